@@ -1,0 +1,43 @@
+"""Errors a user can act on. Each message is one sentence that says what is wrong and what to do.
+
+The command line prints the message and exits with status 1; anything else that reaches the top is a bug.
+"""
+
+
+class MoebenchError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class UnsupportedModelError(MoebenchError):
+    """The model has no router, a router that no family describes, or not every router it should have."""
+
+
+class ModelLoadError(MoebenchError):
+    """A model folder or hub id that cannot be loaded: missing, incomplete, truncated, not safetensors."""
+
+
+class DataError(MoebenchError):
+    """A data set that cannot be read, is empty, or lacks the field asked for."""
+
+
+class RoutingError(MoebenchError):
+    """What a router reported cannot be counted: non-finite logits, wrong shapes, a broken invariant."""
+
+
+class StatsError(MoebenchError):
+    """A stats pair that cannot be read, written or merged."""
+
+
+class MissingExtraError(MoebenchError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(f'{purpose} needs an optional dependency: pip install "mlx-moebench[{extra}]"')
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """A hint for a wrong name: `` Did you mean 'gini'?`` or the list of what exists."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."

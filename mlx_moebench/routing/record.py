@@ -1,0 +1,70 @@
+"""The one record of what a router said, shared by every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Array = Any
+"""An array of any namespace that follows the Python array API: NumPy, ``mlx.core``, torch."""
+
+Distribution = Literal["softmax", "softmax_then_topk_derived", "sigmoid_normalised"]
+"""Which rule turns logits into the routing distribution p.
+
+``softmax``: softmax over all R columns, as the model itself does before it chooses.
+``softmax_then_topk_derived``: the model applies softmax to the chosen logits only; p over all R is derived.
+``sigmoid_normalised``: sigmoid(z) / sum sigmoid(z).
+"""
+
+Kind = Literal["ffn", "neg", "zero", "copy", "constant", "null"]
+Phase = Literal["prefill", "decode", "unsplit"]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What one router said about one batch of B sequences of S positions, R routable columns, K chosen.
+
+    logits: [B, S, R] float32, cast from what the gate returned.
+    indices: [B, S, K] integers as the experts received them; never re-derived from the logits.
+    weights: [B, S, K] float32, the gate weights g by the family's declared rule.
+    mask: [B, S] bool, True where a position counts; padding is False.
+    distribution: the rule that makes p from the logits.
+    selection: [B, S, R] float32, the scores that were ranked, where a bias or a group limit makes them
+        differ from p; None means p.
+    kinds, signs: [R] what each column is (routed experts first) and the sign its output enters with;
+        None means every column is an ordinary expert.
+    """
+
+    logits: Array
+    indices: Array
+    weights: Array
+    mask: Array
+    distribution: Distribution = "softmax"
+    selection: Array | None = None
+    kinds: tuple[Kind, ...] | None = None
+    signs: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """The fixed facts about one router.
+
+    layer: absolute block index; moe_layer: ordinal among the blocks that have a router.
+    router: ``mlp`` or ``attention``. n_experts: R routable columns; top_k: K.
+    router_bits: bits per stored router weight (16 or 32 unless quantised), or None when unknown.
+    """
+
+    layer: int
+    moe_layer: int
+    router: str
+    n_experts: int
+    top_k: int
+    distribution: Distribution = "softmax"
+    router_bits: int | None = None
+    kinds: tuple[Kind, ...] | None = None
+    signs: tuple[int, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """``layer.3.mlp``: the key of this router in files and messages."""
+        return f"layer.{self.layer}.{self.router}"
