@@ -17,7 +17,17 @@ from pathlib import Path
 DOMAINS = ("math", "code", "general")
 HELD_OUT_BYTE = 13  # 13/256, about 5% of the documents
 # Tables of characters, generated data and test fixtures: large, repetitive, and not how people write code.
-SKIPPED_STDLIB = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages", "turtledemo", "__pycache__"}
+SKIPPED_STDLIB = {
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "encodings",
+    "pydoc_data",
+    "site-packages",
+    "turtledemo",
+    "__pycache__",
+}
 
 
 def read_corpus(data: Path) -> dict[str, tuple[list[str], list[str]]]:

@@ -104,7 +104,9 @@ def batch(streams: dict[str, np.ndarray], step: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def routing_losses(router_logits: tuple[torch.Tensor, ...], top_k: int) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+def routing_losses(
+    router_logits: tuple[torch.Tensor, ...], top_k: int
+) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
     """Switch balance (1 when balanced) and z-loss, means over layers; and each layer's top load as a multiple of even."""
     balance, z, top_load = [], [], []
     for logits in router_logits:
@@ -127,7 +129,11 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items() for name, value in state.items()}
+    return {
+        f"{index}.{name}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
 
 
 def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -143,7 +149,9 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     from safetensors import safe_open
 
     tensors = load_file(path)
-    model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
+    model.load_state_dict(
+        {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    )
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -162,7 +170,12 @@ def export(model: OlmoeForCausalLM, tokenizer: Tokenizer, folder: Path, trained:
     settings.pop("experts_implementation", None)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    special = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT, "model_max_length": 1024}
+    special = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        "model_max_length": 1024,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(special, indent=2) + "\n")
     (folder / "training.json").write_text(json.dumps(trained, indent=2) + "\n")
 
@@ -171,7 +184,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with math/, code/ and text/")
     parser.add_argument("--out", type=Path, default=Path("runs/nano"))
-    parser.add_argument("--steps", type=int, default=3000, help=f"of {len(DOMAINS) * ROWS_PER_DOMAIN * SEQUENCE:,} tokens each")
+    parser.add_argument(
+        "--steps", type=int, default=3000, help=f"of {len(DOMAINS) * ROWS_PER_DOMAIN * SEQUENCE:,} tokens each"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=100)
     args = parser.parse_args()
@@ -180,7 +195,9 @@ def main() -> None:
     corpus = read_corpus(args.data)
     texts = {domain: train for domain, (train, _) in corpus.items()}
     tokenizer_file = args.out / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(tokenizer_file)) if tokenizer_file.exists() else train_tokenizer(texts, tokenizer_file)
+    tokenizer = (
+        Tokenizer.from_file(str(tokenizer_file)) if tokenizer_file.exists() else train_tokenizer(texts, tokenizer_file)
+    )
     streams = {domain: encode(tokenizer, documents) for domain, documents in texts.items()}
     print({domain: f"{len(stream):,} tokens" for domain, stream in streams.items()}, flush=True)
 
@@ -205,7 +222,9 @@ def main() -> None:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 output = model.model(rows[:, :-1], output_router_logits=True, use_cache=False)
                 logits = model.lm_head(output.last_hidden_state)
-            losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
+            losses = torch.nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none"
+            )
             ce = losses.mean()
             balance, z, top_load = routing_losses(output.router_logits, model.config.num_experts_per_tok)
             (ce + BALANCE_WEIGHT * balance + Z_WEIGHT * z).backward()
@@ -224,10 +243,23 @@ def main() -> None:
             if step % 20 == 0:
                 speed = rows[:, 1:].numel() / (time.perf_counter() - began)
                 domains = " ".join(f"{d} {v:.3f}" for d, v in zip(DOMAINS, by_domain, strict=True))
-                print(f"step {step} ce {ce.item():.3f} ({domains}) balance {balance.item():.3f} {speed:,.0f} tokens/s", flush=True)
+                print(
+                    f"step {step} ce {ce.item():.3f} ({domains}) balance {balance.item():.3f} {speed:,.0f} tokens/s",
+                    flush=True,
+                )
 
     tokens = args.steps * len(DOMAINS) * ROWS_PER_DOMAIN * SEQUENCE
-    export(model, tokenizer, args.out / "model", {"tokens": tokens, "steps": args.steps, "seed": args.seed, "unique_tokens": {d: len(s) for d, s in streams.items()}})
+    export(
+        model,
+        tokenizer,
+        args.out / "model",
+        {
+            "tokens": tokens,
+            "steps": args.steps,
+            "seed": args.seed,
+            "unique_tokens": {d: len(s) for d, s in streams.items()},
+        },
+    )
     print(f"Wrote {args.out / 'model'}")
 
 

@@ -1,0 +1,1 @@
+"""Measure how sparse Mixture-of-Experts language models route."""

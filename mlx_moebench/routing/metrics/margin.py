@@ -1,0 +1,66 @@
+"""How close the router's decisions were."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..sums import Floats, Sums
+from .registry import metric
+
+
+@metric("margin", "probability", "mean", high=lambda e, k: 1.0)
+def margin_prob(s: Sums) -> Floats:
+    """Gap between the two most probable experts.
+
+    Formula: mean_t p_(1) - p_(2).
+    Unit: probability.
+    Range: [0, 1].
+    Null: no token, E = 1, or the logits were not seen.
+    Source: LibMoE, appendix C (router margin on probabilities).
+    """
+    return _mean(s, "margin_prob") if s.n_experts > 1 else np.full(np.shape(s.n_tokens), math.nan)
+
+
+@metric("margin", "weight", "mean", high=lambda e, k: 1.0)
+def margin_weight(s: Sums) -> Floats:
+    """Gap between the two largest gate weights, renormalised over the chosen.
+
+    Formula: mean_t q_(1) - q_(2), q = g / sum g.
+    Unit: weight.
+    Range: [0, 1].
+    Null: K = 1.
+    Source: LibMoE, appendix C (router margin on weights).
+    """
+    return _mean(s, "margin_weight") if s.top_k > 1 else np.full(np.shape(s.n_tokens), math.nan)
+
+
+@metric("margin", "selection score", "mean")
+def selection_margin(s: Sums) -> Floats:
+    """Gap between the last expert chosen and the best one not chosen.
+
+    Formula: mean_t (K-th selection score) - (best unchosen); selection score = p + bias, dropped groups -inf.
+    Unit: selection score (probability where there is no bias).
+    Range: >= 0.
+    Null: K = E.
+    Source: definition; how little would have changed the choice.
+    """
+    return _mean(s, "selection_margin") if s.top_k < s.n_experts else np.full(np.shape(s.n_tokens), math.nan)
+
+
+@metric("margin", "nats squared", "mean")
+def router_z(s: Sums) -> Floats:
+    """Size of the logits, as the router z-loss measures it.
+
+    Formula: mean_t logsumexp(z_t)^2.
+    Unit: nats squared.
+    Range: >= 0.
+    Null: sigmoid routers, whose logits it does not normalise.
+    Source: Zoph et al. 2022 (ST-MoE), eq. 5.
+    """
+    return _mean(s, "z_squared") if s.distribution != "sigmoid_normalised" else np.full(np.shape(s.n_tokens), math.nan)
+
+
+def _mean(s: Sums, name: str) -> Floats:
+    return s.scalar(name) / np.where(s.n_tokens > 0, s.n_tokens, np.nan)

@@ -1,0 +1,76 @@
+"""How a metric is declared, found by name, and computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ...errors import MoebenchError, did_you_mean
+from ..sums import Floats, Sums
+
+Group = Literal["entropy", "load", "margin", "structure"]
+Interval = Literal["mean", "maximum", "plugin", "none"]
+"""Which interval a metric gets (see `routing.uncertainty`).
+
+``mean``: a ratio of sums over tokens. ``maximum``: the largest of R shares. ``plugin``: a smooth function of the
+shares, biased in finite samples. ``none``: resampling says nothing about it.
+"""
+Limit = Callable[[int, int], float]
+"""A bound as a function of (E, K)."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that describes one router.
+
+    function: Sums -> [...], or [..., R] when interval is ``maximum`` (the metric is then the maximum over R).
+    """
+
+    name: str
+    group: Group
+    unit: str
+    interval: Interval
+    low: Limit
+    high: Limit
+    function: Callable[[Sums], Floats]
+
+    def values(self, sums: Sums) -> Floats:
+        """The metric for every leading index of ``sums``, shape [...]."""
+        result = self.function(sums)
+        return result.max(axis=-1) if self.interval == "maximum" else result
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(
+    group: Group,
+    unit: str,
+    interval: Interval,
+    low: Limit = lambda e, k: 0.0,
+    high: Limit = lambda e, k: math.inf,
+) -> Callable[[Callable[[Sums], Floats]], Callable[[Sums], Floats]]:
+    """Register a function of `Sums` as a metric under its own name.
+
+    Its docstring gives Formula, Unit, Range, Null (when it is undefined, or what chance gives) and Source.
+    """
+
+    def register(function: Callable[[Sums], Floats]) -> Callable[[Sums], Floats]:
+        METRICS[function.__name__] = Metric(function.__name__, group, unit, interval, low, high, function)
+        return function
+
+    return register
+
+
+def get_metric(name: str) -> Metric:
+    """The metric of that name; a wrong name raises `MoebenchError` with the nearest right one."""
+    if name not in METRICS:
+        raise MoebenchError(f"Unknown metric {name!r}.{did_you_mean(name, sorted(METRICS))}")
+    return METRICS[name]
+
+
+def compute(sums: Sums) -> dict[str, Floats]:
+    """Every metric of ``sums`` by name, each of shape [...]; undefined values are NaN."""
+    return {name: m.values(sums) for name, m in METRICS.items()}

@@ -1,0 +1,117 @@
+"""The JSON report of a `RoutingStats`: every number with its interval or the reason there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any
+
+from .metrics import METRICS
+from .uncertainty import Interval, Intervals, Plan, collapsed_fraction, intervals
+
+if TYPE_CHECKING:
+    from .stats import RoutingStats
+
+SCHEMA_VERSION = "1"
+INTEGERS = {"dead_experts", "n90"}
+
+
+def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any]:
+    """Provenance, ``routers`` (one entry each), ``summary`` (main router kind) and ``summary_by_router`` (each kind)."""
+    plan = plan or Plan()
+    stats.check()
+    kinds = list(dict.fromkeys(spec.router for spec in stats.specs))
+    members = {kind: [i for i, spec in enumerate(stats.specs) if spec.router == kind] for kind in kinds}
+    routers: list[dict[str, Any]] = [{} for _ in stats.specs]
+    summaries = {}
+    for kind, numbers in members.items():
+        values = [stats.values(i) for i in numbers]
+        found = intervals([stats.sums(i) for i in numbers], stats.strata, plan)
+        for number, value, ci in zip(numbers, values, found.routers, strict=True):
+            routers[number] = _router(stats, number, value, ci)
+        summaries[kind] = _summary(stats, numbers, values, found, plan)
+    main = "mlp" if "mlp" in summaries else kinds[0]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": stats.model,
+        "data": data_section(stats),
+        "environment": stats.environment,
+        "settings": {
+            "tau": stats.tau,
+            "collapse_on": stats.collapse_on,
+            "ci": {"method": plan.method, "resamples": plan.resamples, "seed": plan.seed, "level": plan.level},
+        },
+        "routers": routers,
+        "summary": summaries[main],
+        "summary_by_router": summaries,
+    }
+
+
+def data_section(stats: RoutingStats) -> dict[str, Any]:
+    """Facts about the data: those of the one source, or name and hash of all with the sources listed."""
+    clusters = stats.clusters
+    counted = {"n_sequences": len(clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
+    if len(stats.sources) == 1:
+        (sha, facts), *_ = stats.sources.items()
+        return {**facts, "sha256": sha, **counted}
+    shas = sorted(stats.sources)
+    return {
+        "name": "+".join(str(stats.sources[sha].get("name", sha[:12])) for sha in shas),
+        "sha256": hashlib.sha256("".join(shas).encode()).hexdigest(),
+        **counted,
+        "sources": [{**stats.sources[sha], "sha256": sha} for sha in shas],
+    }
+
+
+def _router(stats: RoutingStats, number: int, values: dict[str, float], ci: dict[str, Interval]) -> dict[str, Any]:
+    spec, total = stats.specs[number], stats.totals(number)
+    flag, reason = stats.collapsed(number, values[stats.collapse_on])
+    entry: dict[str, Any] = {
+        "layer": spec.layer,
+        "moe_layer": spec.moe_layer,
+        "router": spec.router,
+        "n_experts": spec.n_experts,
+        "top_k": spec.top_k,
+        "distribution": spec.distribution,
+        "router_bits": spec.router_bits,
+        "n_tokens": int(total.n_tokens),
+        "selection_counts": [int(c) for c in total.counts],
+        "top1_counts": [int(c) for c in total.top1_counts],
+        **{name: _json_number(name, value) for name, value in values.items()},
+        "collapsed": flag,
+        "ci": {name: interval.to_dict() for name, interval in ci.items()},
+    }
+    if reason:
+        entry["collapsed_reason"] = reason
+    return entry
+
+
+def _summary(
+    stats: RoutingStats, numbers: list[int], values: list[dict[str, float]], found: Intervals, plan: Plan
+) -> dict[str, Any]:
+    """Means over routers, peaks of the shares, and the fraction of routers whose flag is set."""
+    summary: dict[str, Any] = {}
+    shares = {}
+    for number, value in zip(numbers, values, strict=True):
+        share = value[stats.collapse_on]
+        if stats.collapsed(number, share)[0] is not None:
+            shares[stats.specs[number].name] = share
+    fraction, ci = collapsed_fraction(shares, found.peak_margin.get(stats.collapse_on), stats.tau)
+    summary["collapsed_fraction"] = {"value": fraction, "level": plan.level, "over": len(shares), **ci.to_dict()}
+    for name, m in METRICS.items():
+        finite = [v[name] for v in values if math.isfinite(v[name])]
+        if m.interval == "maximum":
+            peak = max(finite) if finite else None
+            ci = found.peak.get(name, Interval(reason="the metric is null here"))
+            summary[f"peak_{name}"] = {"value": peak, "level": plan.level, **ci.to_dict()}
+        else:
+            mean = sum(finite) / len(finite) if finite else None
+            ci = found.mean.get(name, Interval(reason="no interval for this metric"))
+            summary[name] = {"value": mean, "level": plan.level, **ci.to_dict()}
+    return summary
+
+
+def _json_number(name: str, value: float) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    return int(value) if name in INTEGERS else value

@@ -1,0 +1,326 @@
+"""`RoutingStats`: per-sequence sums of what every router of a model said, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MoebenchError, RoutingError, StatsError
+from .metrics import coactivation, coactivation_lift, compute, get_metric, transition
+from .record import Phase, RouterSpec
+from .sums import Sums
+from .tally import SCALARS, Tally
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .uncertainty import Plan
+
+Cluster = tuple[str, int]
+"""(sha256 of the data set, row in it): the sequence that tokens belong to and that is resampled."""
+
+SHARES = ("top_share_token", "top_share_selection", "top_share_top1")
+"""What `collapsed` may be decided on."""
+
+
+class RoutingStats:
+    """Sufficient statistics of all routers of one model over sequences of one phase.
+
+    Merging is associative and free of order; every metric and interval is recomputed from the sums.
+
+    specs: the routers, in the order they run. tau in (0, 1) and collapse_on (one of `SHARES`) define `collapsed`.
+    model, environment: provenance. sources: {sha256: facts about that data set}.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[RouterSpec],
+        *,
+        phase: Phase = "prefill",
+        tau: float = 0.40,
+        collapse_on: str = "top_share_token",
+        model: Mapping[str, Any] | None = None,
+        sources: Mapping[str, Mapping[str, Any]] | None = None,
+        environment: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_flag(tau, collapse_on)
+        self.specs = tuple(specs)
+        self.phase: Phase = phase
+        self.tau = tau
+        self.collapse_on = collapse_on
+        self.model = dict(model or {})
+        self.sources = {sha: dict(facts) for sha, facts in (sources or {}).items()}
+        self.environment = dict(environment or {})
+        self._rows: dict[Cluster, int] = {}
+        self._sums = [_Accumulator(spec.n_experts) for spec in self.specs]
+        # From router i to the next one; there is none after the last.
+        self._transitions = [
+            np.zeros((a.n_experts, b.n_experts), dtype=np.int64)
+            for a, b in zip(self.specs, self.specs[1:], strict=False)
+        ]
+
+    # -- measuring ---------------------------------------------------------------------------------------------
+
+    def add(self, router: int, clusters: Sequence[Cluster], tally: Tally) -> None:
+        """Add one router's tally of a batch whose rows belong to ``clusters`` (a cluster may own several rows).
+
+        Raises `RoutingError` for non-finite logits and for counts that are not tokens x K; nothing is added then.
+        """
+        spec = self.specs[router]
+        host = {name: np.asarray(getattr(tally, name)) for name in _ARRAYS}
+        bad = int(np.asarray(tally.non_finite).sum())
+        if bad:
+            raise RoutingError(
+                f"Layer {spec.layer} ({spec.router}) gave non-finite router logits or weights for {bad} of "
+                f"{int(host['n_tokens'].sum())} tokens: check the checkpoint, or load it with --dtype float32."
+            )
+        if host["counts"].shape != (len(clusters), spec.n_experts):
+            raise RoutingError(
+                f"Layer {spec.layer} ({spec.router}) gave counts of shape {host['counts'].shape}, "
+                f"but {len(clusters)} sequences and {spec.n_experts} experts were expected."
+            )
+        _check_counts(spec, host["counts"], host["n_tokens"])
+        index = np.array([self._rows.setdefault(cluster, len(self._rows)) for cluster in clusters])
+        self._sums[router].add(index, len(self._rows), host, np.asarray(tally.pairs))
+
+    def add_transition(self, router: int, counts: npt.ArrayLike) -> None:
+        """Add `transition_counts` [R1, R2] from this router to the next one."""
+        self._transitions[router] += np.rint(np.asarray(counts)).astype(np.int64)
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    @property
+    def clusters(self) -> list[Cluster]:
+        """Every sequence seen, sorted: the order of all per-sequence arrays."""
+        return sorted(self._rows)
+
+    @property
+    def strata(self) -> list[str]:
+        """The domain of each cluster: the name of its data set."""
+        return [str(self.sources.get(sha, {}).get("name", sha)) for sha, _ in self.clusters]
+
+    @property
+    def n_tokens(self) -> int:
+        """Valid tokens counted (of the first router; all routers of a model see the same ones)."""
+        return int(self.totals(0).n_tokens) if self.specs and self._rows else 0
+
+    def sums(self, router: int) -> Sums:
+        """Per-cluster sums of one router, first axis in the order of `clusters`."""
+        spec = self.specs[router]
+        order = np.array([self._rows[cluster] for cluster in self.clusters], dtype=np.int64)
+        arrays = self._sums[router].arrays(len(self._rows))
+        return Sums(spec.n_experts, spec.top_k, spec.distribution, **{name: arrays[name][order] for name in _ARRAYS})
+
+    def totals(self, router: int) -> Sums:
+        """Sums of one router over all clusters."""
+        return self.sums(router).total()
+
+    def coactivation(self, router: int) -> npt.NDArray[np.float64]:
+        """`metrics.coactivation` [R, R] of one router."""
+        return coactivation(self._sums[router].pairs)
+
+    def coactivation_lift(self, router: int) -> npt.NDArray[np.float64]:
+        """`metrics.coactivation_lift` [R, R] of one router."""
+        return coactivation_lift(self._sums[router].pairs, int(self.totals(router).n_tokens))
+
+    def transition(self, router: int) -> npt.NDArray[np.float64]:
+        """`metrics.transition` [R1, R2] from one router to the next; the last router has none."""
+        if not 0 <= router < len(self._transitions):
+            raise StatsError(f"Router {router} has no next router: the model has {len(self.specs)}, counted from 0.")
+        return transition(self._transitions[router], self.specs[router + 1].top_k)
+
+    def collapsed(self, router: int, share: float) -> tuple[bool | None, str | None]:
+        """(flag, reason): whether the busiest share exceeds tau; null where even routing already would."""
+        spec = self.specs[router]
+        even = get_metric(self.collapse_on).low(spec.n_experts, spec.top_k)
+        if even >= self.tau:
+            return None, f"even routing already gives {even:.3g} >= tau = {self.tau:g}"
+        if not np.isfinite(share):
+            return None, f"{self.collapse_on} is null"
+        return bool(share > self.tau), None
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per router: layer, moe_layer, router, n_experts, top_k, n_tokens, every metric, collapsed."""
+        import pandas as pd
+
+        rows = []
+        for number, spec in enumerate(self.specs):
+            values = self.values(number)
+            flag, _ = self.collapsed(number, values[self.collapse_on])
+            identity = {k: getattr(spec, k) for k in ("layer", "moe_layer", "router", "n_experts", "top_k")}
+            rows.append({**identity, "n_tokens": int(self.totals(number).n_tokens), **values, "collapsed": flag})
+        return pd.DataFrame(rows)
+
+    def values(self, router: int) -> dict[str, float]:
+        """Every metric of one router by name; undefined ones are NaN."""
+        return {name: float(value) for name, value in compute(self.totals(router)).items()}
+
+    def report(self, plan: Plan | None = None) -> dict[str, Any]:
+        """The JSON report: provenance, every router with metrics and intervals, and the summary."""
+        from .report import build_report
+
+        return build_report(self, plan)
+
+    def check(self) -> None:
+        """Selections are tokens x K for every router and sequence, exactly; raises `RoutingError` otherwise."""
+        for number, spec in enumerate(self.specs):
+            sums = self.sums(number)
+            _check_counts(spec, sums.counts, sums.n_tokens)
+
+    # -- files and merging -------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, plan: Plan | None = None) -> tuple[Path, Path]:
+        """Write the stats pair STEM.json (report) and STEM.safetensors (sums); returns both paths."""
+        from .storage import save_pair
+
+        return save_pair(self, Path(path), plan)
+
+    @staticmethod
+    def load(path: str | Path) -> RoutingStats:
+        """Read a stats pair by either name; needs the .safetensors half, which alone holds the sums.
+
+        For a report without its sums use `routing.storage.read_report`.
+        """
+        from .storage import load_pair
+
+        return load_pair(Path(path))
+
+    @staticmethod
+    def merge(parts: Sequence[RoutingStats]) -> RoutingStats:
+        """One `RoutingStats` of several, in any order. Nothing is added if a sequence occurs in two of them.
+
+        Raises `StatsError` when the parts differ in model, routers, phase, or in how the same data was read.
+        """
+        if not parts:
+            raise StatsError("There is nothing to merge.")
+        first = parts[0]
+        merged = RoutingStats(
+            first.specs,
+            phase=first.phase,
+            tau=first.tau,
+            collapse_on=first.collapse_on,
+            model=first.model,
+            environment=first.environment,
+        )
+        for part in parts:
+            _check_mergeable(merged, part)
+            merged._take(part)
+        return merged
+
+    def _take(self, part: RoutingStats) -> None:
+        for sha, facts in part.sources.items():
+            self.sources.setdefault(sha, dict(facts))
+        clusters = part.clusters
+        index = np.array([self._rows.setdefault(cluster, len(self._rows)) for cluster in clusters], dtype=np.int64)
+        for number, own in enumerate(self._sums):
+            sums = part.sums(number)
+            own.add(index, len(self._rows), {name: getattr(sums, name) for name in _ARRAYS}, part._sums[number].pairs)
+        for own_transition, other in zip(self._transitions, part._transitions, strict=True):
+            own_transition += other
+
+
+_ARRAYS = ("n_tokens", "counts", "top1_counts", "p_sum", "scalars")
+
+
+class _Accumulator:
+    """Growing per-cluster arrays of one router."""
+
+    def __init__(self, n_experts: int) -> None:
+        wide, integer = (0, n_experts), np.int64
+        self._arrays: dict[str, npt.NDArray[Any]] = {
+            "n_tokens": np.zeros(0, integer),
+            "counts": np.zeros(wide, integer),
+            "top1_counts": np.zeros(wide, integer),
+            "p_sum": np.zeros(wide),
+            "scalars": np.zeros((0, len(SCALARS))),
+        }
+        self.pairs = np.zeros((n_experts, n_experts), integer)
+
+    def add(
+        self, index: npt.NDArray[Any], clusters: int, host: Mapping[str, npt.NDArray[Any]], pairs: npt.NDArray[Any]
+    ) -> None:
+        self._grow(clusters)
+        for name, array in self._arrays.items():
+            np.add.at(array, index, host[name].astype(array.dtype))
+        self.pairs += np.rint(pairs).astype(np.int64)
+
+    def arrays(self, clusters: int) -> dict[str, npt.NDArray[Any]]:
+        self._grow(clusters)
+        return {name: array[:clusters] for name, array in self._arrays.items()}
+
+    def _grow(self, clusters: int) -> None:
+        have = len(self._arrays["n_tokens"])
+        if clusters > have:
+            more = max(clusters, 2 * have) - have
+            for name, array in self._arrays.items():
+                self._arrays[name] = np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
+
+
+def check_flag(tau: float, collapse_on: str) -> None:
+    """Raise `MoebenchError` unless tau lies in (0, 1) and collapse_on is a share that exists."""
+    if not 0 < tau < 1:
+        raise MoebenchError(f"tau is a share of tokens and lies between 0 and 1, got {tau}.")
+    if collapse_on not in SHARES:
+        raise MoebenchError(f"Cannot decide collapse on {collapse_on!r}: choose {', '.join(SHARES)}.")
+
+
+def _check_counts(spec: RouterSpec, counts: npt.NDArray[Any], n_tokens: npt.NDArray[Any]) -> None:
+    selections, expected = counts.sum(axis=-1), n_tokens * spec.top_k
+    if not np.array_equal(selections, expected):
+        raise RoutingError(
+            f"Layer {spec.layer} ({spec.router}) counted {int(selections.sum())} selections for "
+            f"{int(n_tokens.sum())} tokens x {spec.top_k} experts: the captured indices are not distinct experts below {spec.n_experts}."
+        )
+
+
+_IDENTITY = ("id", "revision", "model_type", "dtype", "weight_bits", "adapter")
+_READING = ("max_length", "bos", "field", "template")
+
+
+def _check_mergeable(a: RoutingStats, b: RoutingStats) -> None:
+    for what, x, y in (
+        ("models", [a.model.get(k) for k in _IDENTITY], [b.model.get(k) for k in _IDENTITY]),
+        ("routers", [asdict(s) for s in a.specs], [asdict(s) for s in b.specs]),
+        ("phases", a.phase, b.phase),
+        ("values of tau", (a.tau, a.collapse_on), (b.tau, b.collapse_on)),
+    ):
+        if x != y:
+            raise StatsError(f"These statistics cannot be merged, their {what} differ: {_brief(x)} and {_brief(y)}.")
+    for sha in a.sources.keys() & b.sources.keys():
+        for key in _READING:
+            x, y = a.sources[sha].get(key), b.sources[sha].get(key)
+            if x != y:
+                raise StatsError(
+                    f"These statistics cannot be merged: the same data was read with {key} {x!r} and {y!r}."
+                )
+    twice = a._rows.keys() & b._rows.keys()
+    if twice:
+        sha, row = min(twice)
+        name = b.sources.get(sha, {}).get("name", sha[:12])
+        raise StatsError(
+            f"Row {row} of {name} ({len(twice)} rows in all) is in two of the statistics to merge: it would count twice."
+        )
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def with_tau(stats: RoutingStats, tau: float, collapse_on: str) -> RoutingStats:
+    """The same sums judged by another tau or share; the original is left as it is."""
+    judged = RoutingStats(
+        [replace(spec) for spec in stats.specs],
+        phase=stats.phase,
+        tau=tau,
+        collapse_on=collapse_on,
+        model=stats.model,
+        environment=stats.environment,
+    )
+    judged._take(stats)
+    return judged

@@ -1,0 +1,123 @@
+"""Sufficient statistics on the host, and the arithmetic that resampling needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .record import Distribution
+from .tally import SCALARS
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums of one router over tokens; leading axes ``...`` are clusters, resamples, or none.
+
+    n_tokens [...]; counts, top1_counts, p_sum [..., R]; scalars [..., len(SCALARS)].
+    A quantity that was not measured (counts imported without logits, say) is NaN, and so is every
+    metric that needs it.
+    """
+
+    n_experts: int
+    top_k: int
+    distribution: Distribution
+    n_tokens: npt.NDArray[Any]
+    counts: npt.NDArray[Any]
+    top1_counts: npt.NDArray[Any]
+    p_sum: npt.NDArray[Any]
+    scalars: npt.NDArray[Any]
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: npt.ArrayLike,
+        n_tokens: npt.ArrayLike,
+        top_k: int,
+        top1_counts: npt.ArrayLike | None = None,
+        distribution: Distribution = "softmax",
+    ) -> Sums:
+        """Sums of which only the selections are known: counts [..., R], n_tokens [...], optionally top1_counts [..., R].
+
+        >>> Sums.from_counts([3, 1, 0, 0], 2, top_k=2).load
+        array([0.75, 0.25, 0.  , 0.  ])
+        """
+        c = np.asarray(counts, dtype=np.float64)
+        unknown = np.full_like(c, np.nan)
+        top1 = unknown if top1_counts is None else np.asarray(top1_counts, dtype=np.float64)
+        scalars = np.full((*c.shape[:-1], len(SCALARS)), np.nan)
+        return cls(c.shape[-1], top_k, distribution, np.asarray(n_tokens, dtype=np.float64), c, top1, unknown, scalars)
+
+    def scalar(self, name: str) -> Floats:
+        """Sum over tokens of one of `SCALARS`, shape [...]."""
+        values: Floats = self.scalars[..., SCALARS.index(name)]
+        return values
+
+    @cached_property
+    def load(self) -> Floats:
+        """f [..., R]: selections per expert over all selections."""
+        return self.counts / _positive(self.n_tokens * self.top_k)[..., None]
+
+    @cached_property
+    def mean_p(self) -> Floats:
+        """p-bar [..., R]: the routing distribution averaged over tokens."""
+        return self.p_sum / _positive(self.n_tokens)[..., None]
+
+    @cached_property
+    def load_entropy(self) -> Floats:
+        """H(f) [...], nats."""
+        return entropy(self.load)
+
+    @cached_property
+    def marginal_entropy(self) -> Floats:
+        """H(p-bar) [...], nats."""
+        return entropy(self.mean_p)
+
+    @cached_property
+    def sorted_load(self) -> Floats:
+        """f in ascending order, [..., R]."""
+        return np.sort(self.load, axis=-1)
+
+    def total(self) -> Sums:
+        """Sums over the first axis."""
+        return self._with(self._packed.sum(axis=0))
+
+    def leave_one_out(self) -> Sums:
+        """[N, ...]: the total without each cluster in turn."""
+        return self._with(self._packed.sum(axis=0) - self._packed)
+
+    def weighted(self, weights: Floats) -> Sums:
+        """[B, ...]: totals of B resamples, one matrix product of weights [B, N] with the sums [N, ...]."""
+        return self._with(weights @ self._packed)
+
+    @cached_property
+    def _packed(self) -> Floats:
+        columns = [self.n_tokens[..., None], self.scalars, self.counts, self.top1_counts, self.p_sum]
+        return np.concatenate(columns, axis=-1, dtype=np.float64)
+
+    def _with(self, packed: Floats) -> Sums:
+        m, r = 1 + len(SCALARS), self.n_experts
+        counts, top1, p_sum = (packed[..., m + i * r : m + (i + 1) * r] for i in range(3))
+        return Sums(
+            self.n_experts, self.top_k, self.distribution, packed[..., 0], counts, top1, p_sum, packed[..., 1:m]
+        )
+
+
+def entropy(p: npt.ArrayLike) -> Floats:
+    """-sum p ln p over the last axis, nats, with 0 ln 0 = 0.
+
+    >>> float(entropy([0.5, 0.5, 0.0]))
+    0.6931471805599453
+    """
+    p = np.asarray(p, dtype=np.float64)
+    return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
+
+
+def _positive(n: npt.NDArray[Any]) -> Floats:
+    """A divisor that is NaN where there is nothing to divide by."""
+    return np.where(n > 0, n, np.nan)

@@ -1,0 +1,167 @@
+"""Reduce one `Routing` record to sufficient statistics, on the device that holds it.
+
+Written once in the Python array API, so Metal, CUDA, MLX on a CPU and the NumPy reference run these same lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from array_api_compat import array_namespace
+
+from .record import Array, Distribution, Routing
+
+SCALARS = (
+    "entropy",  # H(p), nats
+    "topk_entropy",  # H(g / sum g), nats
+    "margin_prob",  # p_(1) - p_(2)
+    "margin_weight",  # the same on renormalised g
+    "selection_margin",  # lowest chosen minus best unchosen selection score
+    "z_squared",  # logsumexp(z)^2
+    "adjacent_shared",  # experts shared with the next position of the same row
+    "adjacent_pairs",  # how many such next positions there are
+)
+"""Per-token quantities of which a tally holds the sum over a row's valid tokens, in this order."""
+
+BLOCK = 32  # tokens summed at a time: fp32 error then grows with S/32, and not with how far a row was padded
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over the valid tokens of each row of a batch, still on the device.
+
+    n_tokens [B]; counts, top1_counts [B, R] integers; p_sum [B, R]; scalars [B, len(SCALARS)];
+    non_finite [B]: valid tokens whose logits or weights are NaN or infinite;
+    pairs [R, R]: tokens of the batch that chose both experts (the diagonal is the counts);
+    selected [B, S, R] float 0/1: S of the definitions, zero at padding, for `transition_counts`.
+    """
+
+    n_tokens: Array
+    counts: Array
+    top1_counts: Array
+    p_sum: Array
+    scalars: Array
+    non_finite: Array
+    pairs: Array
+    selected: Array
+
+    def arrays(self) -> list[Array]:
+        """Everything to evaluate before it is read on the host."""
+        return [self.n_tokens, self.counts, self.top1_counts, self.p_sum, self.scalars, self.non_finite, self.pairs]
+
+
+def log_distribution(logits: Array, rule: Distribution) -> tuple[Array, Array]:
+    """(ln p [..., R], logsumexp(z) [...]) of fp32 logits z [..., R], stable for any finite z.
+
+    For ``sigmoid_normalised``, p is the softmax of ln sigmoid(z), which never divides by an underflowed sum.
+    """
+    xp = array_namespace(logits)
+    log_sum = _log_sum_exp(logits)
+    if rule == "sigmoid_normalised":
+        scores = xp.minimum(logits, xp.zeros_like(logits)) - xp.log1p(xp.exp(-xp.abs(logits)))
+        return scores - _log_sum_exp(scores)[..., None], log_sum
+    return logits - log_sum[..., None], log_sum
+
+
+def selection_matrix(indices: Array, n_experts: int) -> Array:
+    """0/1 matrix [..., R] bool of which experts the indices [..., K] name."""
+    xp = array_namespace(indices)
+    return xp.any(indices[..., None] == xp.arange(n_experts, dtype=indices.dtype), axis=-2)
+
+
+def tally(routing: Routing) -> Tally:
+    """Sums per row of what one router said about one batch; nothing of size tokens x R outlives the call but ``selected``."""
+    xp = array_namespace(routing.logits)
+    n_experts, top_k = routing.logits.shape[-1], routing.indices.shape[-1]
+    mask = routing.mask
+    valid = mask[..., None]
+    log_p, log_sum = log_distribution(routing.logits, routing.distribution)
+    p = xp.exp(log_p)
+    chosen = selection_matrix(routing.indices, n_experts)
+    selected = xp.astype(xp.logical_and(chosen, valid), xp.float32)
+
+    # Ties go to the lowest index: argmax returns the first of equals.
+    top1 = xp.argmax(xp.where(chosen, p, xp.zeros_like(p) - 1), axis=-1)
+    is_top1 = top1[..., None] == xp.arange(n_experts, dtype=top1.dtype)
+    weights = routing.weights
+    total = xp.sum(weights, axis=-1)
+    finite = xp.logical_and(xp.isfinite(log_sum), xp.isfinite(total))
+    shared = xp.sum(selected[:, :-1] * selected[:, 1:], axis=-1)
+    adjacent = xp.astype(xp.logical_and(mask[:, :-1], mask[:, 1:]), xp.float32)
+    last = xp.zeros_like(total[:, :1])
+    per_token = {
+        "entropy": -xp.sum(xp.where(p > 0, p * log_p, xp.zeros_like(p)), axis=-1),
+        **_weight_scalars(weights, total, top_k),
+        "margin_prob": _top_two_gap(p),
+        "selection_margin": _selection_margin(routing.selection if routing.selection is not None else p, chosen),
+        "z_squared": log_sum * log_sum,
+        "adjacent_shared": xp.concat([shared, last], axis=1),
+        "adjacent_pairs": xp.concat([adjacent, last], axis=1),
+    }
+    scalars = xp.stack([per_token[name] for name in SCALARS], axis=-1)
+    flat = xp.reshape(selected, (-1, n_experts))
+    return Tally(
+        n_tokens=xp.sum(xp.astype(mask, xp.int32), axis=1),
+        counts=xp.sum(xp.astype(selected, xp.int32), axis=1),
+        top1_counts=xp.sum(xp.astype(xp.logical_and(is_top1, valid), xp.int32), axis=1),
+        p_sum=_sum_tokens(xp.where(valid, p, xp.zeros_like(p))),
+        scalars=_sum_tokens(xp.where(valid, scalars, xp.zeros_like(scalars))),
+        non_finite=xp.sum(xp.astype(xp.logical_and(mask, xp.logical_not(finite)), xp.int32), axis=1),
+        pairs=xp.matmul(xp.matrix_transpose(flat), flat),
+        selected=selected,
+    )
+
+
+def transition_counts(previous: Array, current: Array) -> Array:
+    """[R1, R2] how often a token that chose i at one router chose j at the next, from two ``Tally.selected``.
+
+    Every one of a token's K1 x K2 pairs counts once. Exact in float32 up to 2^24 tokens a batch.
+    """
+    xp = array_namespace(previous)
+    first = xp.reshape(previous, (-1, previous.shape[-1]))
+    return xp.matmul(xp.matrix_transpose(first), xp.reshape(current, (-1, current.shape[-1])))
+
+
+def _log_sum_exp(x: Array) -> Array:
+    xp = array_namespace(x)
+    largest = xp.max(x, axis=-1, keepdims=True)
+    return xp.log(xp.sum(xp.exp(x - largest), axis=-1)) + largest[..., 0]
+
+
+def _weight_scalars(weights: Array, total: Array, top_k: int) -> dict[str, Array]:
+    """Entropy and top-two gap of g renormalised over the chosen; a token whose weights are all zero adds 0."""
+    xp = array_namespace(weights)
+    q = weights / xp.where(total > 0, total, xp.zeros_like(total) + 1)[..., None]
+    positive = q > 0
+    entropy = -xp.sum(
+        xp.where(positive, q * xp.log(xp.where(positive, q, xp.zeros_like(q) + 1)), xp.zeros_like(q)), axis=-1
+    )
+    if top_k == 1:
+        return {"topk_entropy": entropy, "margin_weight": xp.zeros_like(entropy)}
+    ordered = xp.sort(q, axis=-1)
+    return {"topk_entropy": entropy, "margin_weight": ordered[..., -1] - ordered[..., -2]}
+
+
+def _top_two_gap(p: Array) -> Array:
+    xp = array_namespace(p)
+    if p.shape[-1] == 1:
+        return xp.zeros_like(p[..., 0])
+    best = xp.argmax(p, axis=-1)
+    is_best = best[..., None] == xp.arange(p.shape[-1], dtype=best.dtype)
+    return xp.max(p, axis=-1) - xp.max(xp.where(is_best, xp.zeros_like(p), p), axis=-1)
+
+
+def _selection_margin(scores: Array, chosen: Array) -> Array:
+    xp = array_namespace(scores)
+    infinity = xp.zeros_like(scores) + float("inf")
+    return xp.min(xp.where(chosen, scores, infinity), axis=-1) - xp.max(xp.where(chosen, -infinity, scores), axis=-1)
+
+
+def _sum_tokens(x: Array) -> Array:
+    """Sum [B, S, C] over S in blocks, then over the blocks, so that trailing padding does not regroup the sum."""
+    xp = array_namespace(x)
+    batch, length, columns = x.shape
+    whole = length // BLOCK * BLOCK
+    blocks = xp.sum(xp.reshape(x[:, :whole], (batch, whole // BLOCK, BLOCK, columns)), axis=2)
+    rest = xp.sum(x[:, whole:], axis=1)
+    return xp.sum(blocks, axis=1) + rest
