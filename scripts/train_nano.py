@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def encode(tokenizer: Tokenizer, documents: list[str]) -> np.ndarray:
 
 
 def batch(streams: dict[str, np.ndarray], step: int, seed: int) -> torch.Tensor:
-    """Rows [len(DOMAINS) * ROWS_PER_DOMAIN, SEQUENCE + 1], each from one domain; every epoch shifts and reshuffles the windows."""
+    """Rows [DOMAINS x ROWS_PER_DOMAIN, SEQUENCE + 1], each of one domain; epochs shift and reshuffle windows."""
     rows = []
     for number, domain in enumerate(DOMAINS):
         stream = streams[domain]
@@ -107,7 +106,7 @@ def batch(streams: dict[str, np.ndarray], step: int, seed: int) -> torch.Tensor:
 def routing_losses(
     router_logits: tuple[torch.Tensor, ...], top_k: int
 ) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
-    """Switch balance (1 when balanced) and z-loss, means over layers; and each layer's top load as a multiple of even."""
+    """Switch balance (1 when balanced) and z-loss, means over layers; each layer's top load as a multiple of even."""
     balance, z, top_load = [], [], []
     for logits in router_logits:
         logits = logits.reshape(-1, logits.shape[-1]).float()
@@ -142,7 +141,7 @@ def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     tensors |= {f"optimizer.{name}": value for name, value in optimizer_tensors(optimizer).items()}
     aside = path.with_suffix(".tmp")
     save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata={"step": str(step)})
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -163,7 +162,7 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
 
 
 def export(model: OlmoeForCausalLM, tokenizer: Tokenizer, folder: Path, trained: dict[str, Any]) -> None:
-    """The Hugging Face folder: bf16 weights under the per-expert names of the published OLMoE, tokenizer, provenance."""
+    """The Hugging Face folder: bf16 weights under the per-expert names of the published OLMoE, and the tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder)
     settings = json.loads((folder / "config.json").read_text())

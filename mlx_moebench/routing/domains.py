@@ -37,7 +37,7 @@ def domain_information(counts: npt.ArrayLike) -> Floats:
     c = np.asarray(counts, dtype=np.float64)
     totals = c.sum(axis=-1, keepdims=True)
     load = c / np.where(totals > 0, totals, np.nan)
-    return entropy(load.mean(axis=-2)) - entropy(load).mean(axis=-1)
+    return np.asarray(entropy(load.mean(axis=-2)) - entropy(load).mean(axis=-1))
 
 
 def domain_information_null(

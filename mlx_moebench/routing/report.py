@@ -17,7 +17,7 @@ INTEGERS = {"dead_experts", "n90"}
 
 
 def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any]:
-    """Provenance, ``routers`` (one entry each), ``summary`` (main router kind) and ``summary_by_router`` (each kind)."""
+    """Provenance, ``routers``, ``summary`` (of the main router kind) and ``summary_by_router`` (of each kind)."""
     plan = plan or Plan()
     stats.check()
     kinds = list(dict.fromkeys(spec.router for spec in stats.specs))

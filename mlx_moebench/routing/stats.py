@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..errors import MoebenchError, RoutingError, StatsError
 from .metrics import coactivation, coactivation_lift, compute, get_metric, transition
 from .record import Phase, RouterSpec
-from .sums import Sums
+from .sums import FIELDS, Sums
 from .tally import SCALARS, Tally
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class RoutingStats:
         Raises `RoutingError` for non-finite logits and for counts that are not tokens x K; nothing is added then.
         """
         spec = self.specs[router]
-        host = {name: np.asarray(getattr(tally, name)) for name in _ARRAYS}
         bad = int(np.asarray(tally.non_finite).sum())
+        host = {name: np.asarray(getattr(tally, name)) for name in FIELDS}
         if bad:
             raise RoutingError(
                 f"Layer {spec.layer} ({spec.router}) gave non-finite router logits or weights for {bad} of "
@@ -84,9 +84,15 @@ class RoutingStats:
                 f"Layer {spec.layer} ({spec.router}) gave counts of shape {host['counts'].shape}, "
                 f"but {len(clusters)} sequences and {spec.n_experts} experts were expected."
             )
-        _check_counts(spec, host["counts"], host["n_tokens"])
-        index = np.array([self._rows.setdefault(cluster, len(self._rows)) for cluster in clusters])
-        self._sums[router].add(index, len(self._rows), host, np.asarray(tally.pairs))
+        sums = Sums(spec.n_experts, spec.top_k, spec.distribution, **host)
+        self.add_sums(router, clusters, sums, np.asarray(tally.pairs))
+
+    def add_sums(self, router: int, clusters: Sequence[Cluster], sums: Sums, pairs: npt.ArrayLike) -> None:
+        """Add sums that already lie on the host, first axis ``clusters``; pairs [R, R] as in `Tally`."""
+        _check_counts(self.specs[router], sums.counts, sums.n_tokens)
+        index = np.array([self._rows.setdefault(cluster, len(self._rows)) for cluster in clusters], dtype=np.int64)
+        host = {name: getattr(sums, name) for name in FIELDS}
+        self._sums[router].add(index, len(self._rows), host, np.asarray(pairs))
 
     def add_transition(self, router: int, counts: npt.ArrayLike) -> None:
         """Add `transition_counts` [R1, R2] from this router to the next one."""
@@ -114,25 +120,33 @@ class RoutingStats:
         spec = self.specs[router]
         order = np.array([self._rows[cluster] for cluster in self.clusters], dtype=np.int64)
         arrays = self._sums[router].arrays(len(self._rows))
-        return Sums(spec.n_experts, spec.top_k, spec.distribution, **{name: arrays[name][order] for name in _ARRAYS})
+        return Sums(spec.n_experts, spec.top_k, spec.distribution, **{name: arrays[name][order] for name in FIELDS})
 
     def totals(self, router: int) -> Sums:
         """Sums of one router over all clusters."""
         return self.sums(router).total()
 
+    def pairs(self, router: int) -> npt.NDArray[np.int64]:
+        """Tokens that chose both experts, [R, R]; the diagonal is the counts."""
+        return self._sums[router].pairs
+
+    def transition_counts(self, router: int) -> npt.NDArray[np.int64]:
+        """Pairs (expert here, expert at the next router) [R1, R2]; raises `StatsError` for the last router."""
+        if not 0 <= router < len(self._transitions):
+            raise StatsError(f"Router {router} has no next router: the model has {len(self.specs)}, counted from 0.")
+        return self._transitions[router]
+
     def coactivation(self, router: int) -> npt.NDArray[np.float64]:
         """`metrics.coactivation` [R, R] of one router."""
-        return coactivation(self._sums[router].pairs)
+        return coactivation(self.pairs(router))
 
     def coactivation_lift(self, router: int) -> npt.NDArray[np.float64]:
         """`metrics.coactivation_lift` [R, R] of one router."""
-        return coactivation_lift(self._sums[router].pairs, int(self.totals(router).n_tokens))
+        return coactivation_lift(self.pairs(router), int(self.totals(router).n_tokens))
 
     def transition(self, router: int) -> npt.NDArray[np.float64]:
         """`metrics.transition` [R1, R2] from one router to the next; the last router has none."""
-        if not 0 <= router < len(self._transitions):
-            raise StatsError(f"Router {router} has no next router: the model has {len(self.specs)}, counted from 0.")
-        return transition(self._transitions[router], self.specs[router + 1].top_k)
+        return transition(self.transition_counts(router), self.specs[router + 1].top_k)
 
     def collapsed(self, router: int, share: float) -> tuple[bool | None, str | None]:
         """(flag, reason): whether the busiest share exceeds tau; null where even routing already would."""
@@ -215,16 +229,10 @@ class RoutingStats:
     def _take(self, part: RoutingStats) -> None:
         for sha, facts in part.sources.items():
             self.sources.setdefault(sha, dict(facts))
-        clusters = part.clusters
-        index = np.array([self._rows.setdefault(cluster, len(self._rows)) for cluster in clusters], dtype=np.int64)
-        for number, own in enumerate(self._sums):
-            sums = part.sums(number)
-            own.add(index, len(self._rows), {name: getattr(sums, name) for name in _ARRAYS}, part._sums[number].pairs)
-        for own_transition, other in zip(self._transitions, part._transitions, strict=True):
-            own_transition += other
-
-
-_ARRAYS = ("n_tokens", "counts", "top1_counts", "p_sum", "scalars")
+        for number in range(len(self.specs)):
+            self.add_sums(number, part.clusters, part.sums(number), part.pairs(number))
+        for number, counts in enumerate(part._transitions):
+            self.add_transition(number, counts)
 
 
 class _Accumulator:
@@ -274,7 +282,8 @@ def _check_counts(spec: RouterSpec, counts: npt.NDArray[Any], n_tokens: npt.NDAr
     if not np.array_equal(selections, expected):
         raise RoutingError(
             f"Layer {spec.layer} ({spec.router}) counted {int(selections.sum())} selections for "
-            f"{int(n_tokens.sum())} tokens x {spec.top_k} experts: the captured indices are not distinct experts below {spec.n_experts}."
+            f"{int(n_tokens.sum())} tokens x {spec.top_k} experts: the captured indices are not distinct experts "
+            f"below {spec.n_experts}."
         )
 
 
@@ -283,12 +292,13 @@ _READING = ("max_length", "bos", "field", "template")
 
 
 def _check_mergeable(a: RoutingStats, b: RoutingStats) -> None:
-    for what, x, y in (
+    compared: tuple[tuple[str, object, object], ...] = (
         ("models", [a.model.get(k) for k in _IDENTITY], [b.model.get(k) for k in _IDENTITY]),
         ("routers", [asdict(s) for s in a.specs], [asdict(s) for s in b.specs]),
         ("phases", a.phase, b.phase),
         ("values of tau", (a.tau, a.collapse_on), (b.tau, b.collapse_on)),
-    ):
+    )
+    for what, x, y in compared:
         if x != y:
             raise StatsError(f"These statistics cannot be merged, their {what} differ: {_brief(x)} and {_brief(y)}.")
     for sha in a.sources.keys() & b.sources.keys():
@@ -303,24 +313,11 @@ def _check_mergeable(a: RoutingStats, b: RoutingStats) -> None:
         sha, row = min(twice)
         name = b.sources.get(sha, {}).get("name", sha[:12])
         raise StatsError(
-            f"Row {row} of {name} ({len(twice)} rows in all) is in two of the statistics to merge: it would count twice."
+            f"Row {row} of {name} ({len(twice)} rows in all) is in two of the statistics to merge "
+            "and would count twice."
         )
 
 
 def _brief(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def with_tau(stats: RoutingStats, tau: float, collapse_on: str) -> RoutingStats:
-    """The same sums judged by another tau or share; the original is left as it is."""
-    judged = RoutingStats(
-        [replace(spec) for spec in stats.specs],
-        phase=stats.phase,
-        tau=tau,
-        collapse_on=collapse_on,
-        model=stats.model,
-        environment=stats.environment,
-    )
-    judged._take(stats)
-    return judged

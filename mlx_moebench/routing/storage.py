@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import StatsError
 from .record import RouterSpec
 from .report import SCHEMA_VERSION
-from .stats import _ARRAYS, RoutingStats
-from .sums import Sums
+from .stats import RoutingStats
+from .sums import FIELDS, Sums
 from .tally import SCALARS
 from .uncertainty import Plan
 
@@ -59,10 +60,10 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
     }
     for number, spec in enumerate(stats.specs):
         sums = stats.sums(number)
-        tensors |= {f"{spec.name}.{name}": np.ascontiguousarray(getattr(sums, name)) for name in _ARRAYS}
-        tensors[f"{spec.name}.pairs"] = stats._sums[number].pairs
-        if number < len(stats._transitions):
-            tensors[f"{spec.name}.transition"] = stats._transitions[number]
+        tensors |= {f"{spec.name}.{name}": np.ascontiguousarray(getattr(sums, name)) for name in FIELDS}
+        tensors[f"{spec.name}.pairs"] = stats.pairs(number)
+        if number + 1 < len(stats.specs):
+            tensors[f"{spec.name}.transition"] = stats.transition_counts(number)
     facts = {
         "specs": [asdict(spec) for spec in stats.specs],
         "scalars": list(SCALARS),
@@ -90,7 +91,8 @@ def load_pair(path: Path) -> RoutingStats:
     if not sums_path.exists():
         if report_path.exists():
             raise StatsError(
-                f"{sums_path.name} is not beside {report_path}: a report without its sums has values but cannot be merged or resampled."
+                f"{sums_path.name} is not beside {report_path}: a report without its sums "
+                "has values but cannot be merged or resampled."
             )
         raise StatsError(f"No stats pair at {path}: neither {report_path.name} nor {sums_path.name} exists.")
     try:
@@ -127,27 +129,29 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def _restore(tensors: dict[str, Any], facts: dict[str, Any]) -> RoutingStats:
-    specs = [
-        RouterSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()})
-        for spec in facts["specs"]
-    ]
+def _restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> RoutingStats:
+    specs = [_spec(fields) for fields in facts["specs"]]
     kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
     stats = RoutingStats(specs, **kept)
     shas = sorted(stats.sources)
     clusters = [(shas[s], int(r)) for s, r in zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)]
-    index = np.array([stats._rows.setdefault(cluster, len(stats._rows)) for cluster in clusters], dtype=np.int64)
     # Columns are found by name, so that a file written before a scalar was added still reads, with NaN for it.
     known = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
     for number, spec in enumerate(specs):
-        arrays = {name: tensors[f"{spec.name}.{name}"] for name in _ARRAYS}
+        arrays = {name: tensors[f"{spec.name}.{name}"] for name in FIELDS}
         padded = np.concatenate([arrays["scalars"], np.full((len(clusters), 1), np.nan)], axis=1)
         arrays["scalars"] = padded[:, known]
-        stats._sums[number].add(index, len(stats._rows), arrays, tensors[f"{spec.name}.pairs"])
-        if number < len(stats._transitions):
-            stats._transitions[number] += tensors[f"{spec.name}.transition"]
-    stats.check()
+        sums = Sums(spec.n_experts, spec.top_k, spec.distribution, **arrays)
+        stats.add_sums(number, clusters, sums, tensors[f"{spec.name}.pairs"])
+        if number + 1 < len(specs):
+            stats.add_transition(number, tensors[f"{spec.name}.transition"])
     return stats
+
+
+def _spec(fields: dict[str, Any]) -> RouterSpec:
+    """JSON has no tuples: lists become them again."""
+    typed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return RouterSpec(**typed)
 
 
 def _metadata(blob: bytes) -> dict[str, str]:
@@ -161,10 +165,7 @@ def _write_aside(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(aside)
-        os.replace(aside, path)
+        aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
-
-
-__all__ = ["Sums", "check_writable", "load_pair", "pair_paths", "read_report", "save_pair"]

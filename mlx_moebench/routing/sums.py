@@ -13,6 +13,8 @@ from .record import Distribution
 from .tally import SCALARS
 
 Floats = npt.NDArray[np.float64]
+FIELDS = ("n_tokens", "counts", "top1_counts", "p_sum", "scalars")
+"""The arrays of a `Sums`, by the names they have in files."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Sums:
         top1_counts: npt.ArrayLike | None = None,
         distribution: Distribution = "softmax",
     ) -> Sums:
-        """Sums of which only the selections are known: counts [..., R], n_tokens [...], optionally top1_counts [..., R].
+        """Sums of which only the selections are known: counts and top1_counts [..., R], n_tokens [...].
 
         >>> Sums.from_counts([3, 1, 0, 0], 2, top_k=2).load
         array([0.75, 0.25, 0.  , 0.  ])
@@ -115,7 +117,7 @@ def entropy(p: npt.ArrayLike) -> Floats:
     0.6931471805599453
     """
     p = np.asarray(p, dtype=np.float64)
-    return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
+    return np.asarray(-np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1))
 
 
 def _positive(n: npt.NDArray[Any]) -> Floats:

@@ -70,7 +70,7 @@ def selection_matrix(indices: Array, n_experts: int) -> Array:
 
 
 def tally(routing: Routing) -> Tally:
-    """Sums per row of what one router said about one batch; nothing of size tokens x R outlives the call but ``selected``."""
+    """Sums per row of what one router said about one batch."""
     xp = array_namespace(routing.logits)
     n_experts, top_k = routing.logits.shape[-1], routing.indices.shape[-1]
     mask = routing.mask

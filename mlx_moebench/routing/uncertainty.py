@@ -9,7 +9,8 @@ recomputed on the resampled sums. Three kinds of statistic need three kinds of i
 ``maximum`` (the busiest of R experts)
     A resampled maximum is biased upwards twice, and its percentiles miss the truth always under even
     routing. Instead a simultaneous band over all experts (for a peak: all experts of all layers):
-    [m - u, m + v], u and v the upper quantiles over resamples of max_i(theta*_i - theta_i) and max_i(theta_i - theta*_i).
+    [m - u, m + v], u and v the upper quantiles over resamples of max_i(theta*_i - theta_i) and
+    max_i(theta_i - theta*_i).
 ``plugin`` (entropies of shares, Gini, ...)
     The basic interval, which moves by the bootstrap bias instead of doubling it; the bias is reported beside it.
 """
@@ -73,7 +74,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Intervals:
-    """routers: one {metric: Interval} a router. mean: the metric averaged over the routers. peak: the largest over them.
+    """routers: one {metric: Interval} each. mean: the metric averaged over the routers. peak: the largest over them.
 
     peak_margin: {metric: (u, v)}, the half-widths of each simultaneous band over all routers' experts.
     """

@@ -72,7 +72,7 @@ def load_entropy_bias(s: Sums) -> Floats:
     Null: no token.
     Source: Miller 1955; Madow 1948.
     """
-    return ((s.counts > 0).sum(axis=-1) - 1) / (2 * s.top_k * _tokens(s))
+    return np.asarray(((s.counts > 0).sum(axis=-1) - 1) / (2 * s.top_k * _tokens(s)))
 
 
 @metric("entropy", "ratio", "plugin", low=lambda e, k: math.log(k) / math.log(e), high=lambda e, k: 1.0)

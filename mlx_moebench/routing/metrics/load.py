@@ -85,7 +85,7 @@ def cv(s: Sums) -> Floats:
     Null: no token.
     Source: Shazeer et al. 2017 (its square is their importance loss).
     """
-    return s.load.std(axis=-1) * s.n_experts
+    return np.asarray(s.load.std(axis=-1) * s.n_experts)
 
 
 @metric("load", "ratio", "plugin", high=lambda e, k: 1 - k / e)
@@ -99,7 +99,7 @@ def gini(s: Sums) -> Floats:
     Source: Gini 1912.
     """
     rank = 2 * np.arange(1, s.n_experts + 1) - s.n_experts - 1
-    return s.sorted_load @ rank.astype(float) / s.n_experts
+    return np.asarray(s.sorted_load @ rank.astype(float) / s.n_experts)
 
 
 @metric("load", "experts", "plugin", low=lambda e, k: k, high=lambda e, k: e)
@@ -167,7 +167,7 @@ def switch_balance(s: Sums) -> Floats:
     Null: no token, or the logits were not seen.
     Source: Fedus et al. 2021 (Switch), eq. 4.
     """
-    return s.n_experts * (s.load * s.mean_p).sum(axis=-1)
+    return np.asarray(s.n_experts * (s.load * s.mean_p).sum(axis=-1))
 
 
 @metric("load", "share", "plugin", low=lambda e, k: -1.0, high=lambda e, k: 1.0)
@@ -181,7 +181,7 @@ def switch_gap(s: Sums) -> Floats:
     Source: expansion of Fedus et al. 2021, eq. 4.
     """
     even = 1 / s.n_experts
-    return ((s.load - even) * (s.mean_p - even)).sum(axis=-1)
+    return np.asarray(((s.load - even) * (s.mean_p - even)).sum(axis=-1))
 
 
 @metric("load", "share", "plugin", high=lambda e, k: math.sqrt(1 / k - 1 / e))
@@ -194,7 +194,7 @@ def load_gap(s: Sums) -> Floats:
     Null: no token.
     Source: the f term of `switch_gap`.
     """
-    return np.sqrt(np.square(s.load - 1 / s.n_experts).sum(axis=-1))
+    return np.asarray(np.linalg.norm(s.load - 1 / s.n_experts, axis=-1))
 
 
 @metric("load", "share", "plugin", high=lambda e, k: math.sqrt(1 - 1 / e))
@@ -207,7 +207,7 @@ def probability_gap(s: Sums) -> Floats:
     Null: no token, or the logits were not seen.
     Source: the P term of `switch_gap`.
     """
-    return np.sqrt(np.square(s.mean_p - 1 / s.n_experts).sum(axis=-1))
+    return np.asarray(np.linalg.norm(s.mean_p - 1 / s.n_experts, axis=-1))
 
 
 @metric("load", "share", "none", high=lambda e, k: 1.0)
@@ -220,4 +220,4 @@ def dead_mass(s: Sums) -> Floats:
     Null: no token, or the logits were not seen.
     Source: definition.
     """
-    return np.where(s.counts == 0, s.mean_p, 0.0 * s.mean_p).sum(axis=-1)
+    return np.asarray(np.where(s.counts == 0, s.mean_p, 0.0 * s.mean_p).sum(axis=-1))

@@ -20,7 +20,7 @@ def adjacent_overlap(s: Sums) -> Floats:
     Source: expert reuse as in Jiang et al. 2024 (Mixtral), table 5; what an expert cache lives on.
     """
     pairs = s.scalar("adjacent_pairs")
-    return s.scalar("adjacent_shared") / (s.top_k * np.where(pairs > 0, pairs, np.nan))
+    return np.asarray(s.scalar("adjacent_shared") / (s.top_k * np.where(pairs > 0, pairs, np.nan)))
 
 
 def coactivation(pairs: npt.ArrayLike) -> Floats:

@@ -1,0 +1,20 @@
+"""Text to route: bundled prompts, data sets from files or the hub, token sequences and padded batches.
+
+Imports NumPy and the standard library only; a tokenizer is whatever object the caller passes in.
+"""
+
+from mlx_moebench.data.corpus import Corpus, Document, bundled_names, read_corpus
+from mlx_moebench.data.encode import Batch, Sequence, batches, bos_policy, encode, pad_id
+
+__all__ = [
+    "Batch",
+    "Corpus",
+    "Document",
+    "Sequence",
+    "batches",
+    "bos_policy",
+    "bundled_names",
+    "encode",
+    "pad_id",
+    "read_corpus",
+]

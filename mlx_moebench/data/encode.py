@@ -1,0 +1,103 @@
+"""Documents to token sequences, and sequences to padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_moebench.data.corpus import Corpus
+from mlx_moebench.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """Tokens that the model sees as one sequence.
+
+    row: of the document; windows of one document share it. window: index of the window, from 0; 0 where there is one.
+    ids: [S] int32 token ids, S >= 1. truncated: tokens of the document were cut off and are in no sequence.
+    """
+
+    row: int
+    window: int
+    ids: NDArray[np.int32]
+    truncated: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences padded on the right to the longest.
+
+    ids: [B, S] int32. mask: [B, S] bool, True at tokens and False at padding. rows: B document rows; a row comes more
+    than once where windows of one document fall into the same batch.
+    """
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.bool_]
+    rows: tuple[int, ...]
+
+
+def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
+    """Tokenise every document, at most ``max_length`` tokens a sequence, in the order of the corpus.
+
+    The tokenizer's own policy decides on special tokens, and they count towards the length; chat documents get none,
+    since their template has put them in. A longer document is truncated, or, when windowed, cut into consecutive
+    windows of ``max_length`` tokens without overlap, of which the last may be shorter; only its first window starts
+    with the BOS token, if there is one. Documents of no token are left out.
+
+    Raises DataError when max_length < 1 or no document has a token.
+    """
+    if max_length < 1:
+        raise DataError(f"max_length is {max_length}; allow at least 1 token a sequence.")
+    sequences = []
+    for document in corpus.documents:
+        # The keyword is left out where it is not needed: its default is the tokenizer's policy.
+        options = {"add_special_tokens": False} if document.chat else {}
+        ids = np.asarray(tokenizer.encode(document.text, **options), dtype=np.int32)
+        if document.windowed:
+            starts = range(0, len(ids), max_length)
+            windows = [(window, ids[start : start + max_length]) for window, start in enumerate(starts)]
+            sequences += [Sequence(document.row, window, part, truncated=False) for window, part in windows]
+        elif len(ids):
+            sequences.append(Sequence(document.row, 0, ids[:max_length], truncated=len(ids) > max_length))
+    if not sequences:
+        raise DataError(f"{corpus.name} gives no token with this tokenizer; give a data set with text it can encode.")
+    return sequences
+
+
+def bos_policy(tokenizer: Any) -> str:
+    """What the tokenizer does with the beginning-of-sequence token: ``none``, or ``added, id 1, counted``."""
+    bos = tokenizer.bos_token_id
+    return f"added, id {bos}, counted" if bos is not None and tokenizer.encode("a")[:1] == [bos] else "none"
+
+
+def pad_id(tokenizer: Any) -> int:
+    """Token id to fill padding with: the tokenizer's pad token, else its EOS token, else 0. Padding never counts."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token) for token in ids if token is not None)
+
+
+def batches(sequences: list[Sequence], batch_size: int, pad_id: int = 0) -> Iterator[Batch]:
+    """Batches of ``batch_size`` sequences (the last may be smaller), longest sequences first.
+
+    Sorted by length over the whole set, ties by row and window: little padding, the largest batch first so that a
+    lack of memory shows at once, and the same batches whatever the order of ``sequences``.
+
+    Raises DataError when batch_size < 1.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}; put at least 1 sequence into a batch.")
+    ordered = sorted(sequences, key=lambda sequence: (-len(sequence.ids), sequence.row, sequence.window))
+    return (_pad(ordered[start : start + batch_size], pad_id) for start in range(0, len(ordered), batch_size))
+
+
+def _pad(sequences: list[Sequence], pad_id: int) -> Batch:
+    lengths = np.array([len(sequence.ids) for sequence in sequences])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, dtype=np.int32)
+    # A boolean index runs row by row, as the concatenation does.
+    ids[mask] = np.concatenate([sequence.ids for sequence in sequences])
+    return Batch(ids, mask, tuple(sequence.row for sequence in sequences))
