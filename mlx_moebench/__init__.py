@@ -1,1 +1,39 @@
-"""Measure how sparse Mixture-of-Experts language models route."""
+"""Measure how sparse Mixture-of-Experts language models route.
+
+``load``, ``attach``, ``detach``, ``analyze`` and ``RoutingStats`` are imported when first used: importing the
+package itself needs neither MLX nor torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("mlx-moebench")
+
+if TYPE_CHECKING:
+    from .analysis import analyze
+    from .instrument import attach, detach
+    from .models import load
+    from .routing import RoutingStats
+
+_HOME = {
+    "RoutingStats": ".routing",
+    "analyze": ".analysis",
+    "attach": ".instrument",
+    "detach": ".instrument",
+    "load": ".models",
+}
+
+__all__ = ["RoutingStats", "__version__", "analyze", "attach", "detach", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -94,14 +94,12 @@ def read_corpus(
     else:
         bundled = isinstance(dataset, str) and dataset in bundled_names()
         path = PROMPTS / f"{dataset}.jsonl" if bundled else Path(dataset)
-        if path.is_dir():
+        form = _form(path, str(dataset))
+        if form == "folder":
             files = _files_below(path)
-            form, sha256 = "folder", _folder_sha256(path, files)
-            rows = chain.from_iterable(map(read_rows, files))
+            sha256, rows = _folder_sha256(path, files), chain.from_iterable(map(read_rows, files))
         else:
-            _check_file(path, str(dataset))
-            form, sha256 = path.suffix.lower().removeprefix("."), file_sha256(path)
-            rows = read_rows(path)
+            sha256, rows = file_sha256(path), read_rows(path)
         name = path.resolve().name
         if bundled:
             name, form = str(dataset), "bundled"
@@ -130,14 +128,23 @@ def _documents(
     return documents, {"+".join(fields) for fields in chosen.values()}
 
 
-def _check_file(path: Path, dataset: str) -> None:
-    if not path.is_file():
+def _form(path: Path, dataset: str) -> str:
+    """``folder``, or a file's suffix without the dot; DataError when it is neither a folder nor a file we read."""
+    try:
+        # An empty string would otherwise mean the working directory.
+        if dataset and path.is_dir():
+            return "folder"
+        found = path.is_file()
+    except OSError as error:
+        raise DataError(f"{dataset} cannot be read: {error.strerror}; check the path and its permissions.") from error
+    if not found:
         raise DataError(
             f"{dataset!r} is no bundled data set and no file or folder; "
             f"give a name, a path or hub:ID.{did_you_mean(dataset, bundled_names())}"
         )
     if path.suffix.lower() not in READERS:
         raise DataError(f"{dataset} is none of {', '.join(READERS)}; convert it and give it that suffix.")
+    return path.suffix.lower().removeprefix(".")
 
 
 def _files_below(folder: Path) -> list[Path]:

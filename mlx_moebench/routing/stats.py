@@ -103,6 +103,7 @@ class RoutingStats:
     @property
     def clusters(self) -> list[Cluster]:
         """Every sequence seen, sorted: the order of all per-sequence arrays."""
+        self._sync()
         return sorted(self._rows)
 
     @property
@@ -113,7 +114,7 @@ class RoutingStats:
     @property
     def n_tokens(self) -> int:
         """Valid tokens counted (of the first router; all routers of a model see the same ones)."""
-        return int(self.totals(0).n_tokens) if self.specs and self._rows else 0
+        return int(self.totals(0).n_tokens) if self.specs and self.clusters else 0
 
     def sums(self, router: int) -> Sums:
         """Per-cluster sums of one router, first axis in the order of `clusters`."""
@@ -128,12 +129,14 @@ class RoutingStats:
 
     def pairs(self, router: int) -> npt.NDArray[np.int64]:
         """Tokens that chose both experts, [R, R]; the diagonal is the counts."""
+        self._sync()
         return self._sums[router].pairs
 
     def transition_counts(self, router: int) -> npt.NDArray[np.int64]:
         """Pairs (expert here, expert at the next router) [R1, R2]; raises `StatsError` for the last router."""
         if not 0 <= router < len(self._transitions):
             raise StatsError(f"Router {router} has no next router: the model has {len(self.specs)}, counted from 0.")
+        self._sync()
         return self._transitions[router]
 
     def coactivation(self, router: int) -> npt.NDArray[np.float64]:
@@ -225,6 +228,9 @@ class RoutingStats:
             _check_mergeable(merged, part)
             merged._take(part)
         return merged
+
+    def _sync(self) -> None:
+        """Bring in what a live measurement has not added yet; nothing here."""
 
     def _take(self, part: RoutingStats) -> None:
         for sha, facts in part.sources.items():

@@ -1,0 +1,5 @@
+"""``python -m mlx_moebench`` is ``mlx-moebench``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,116 @@
+"""One model, one data set: run every sequence once and count what the routers say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, pad_id, read_corpus
+from ..environment import environment
+from ..errors import MoebenchError
+from ..models import Checkpoint, load_checkpoint, select_device
+from ..instrument import LiveRoutingStats, model_facts
+from ..routing.stats import RoutingStats, check_flag
+
+Step = Callable[[str, int, int], None]
+"""step(what, done, total) is told of progress; total 0 means unknown."""
+
+
+def analyze(
+    model: Any = None,
+    dataset: str | Path = "math",
+    *,
+    tokenizer: Any = None,
+    text_field: str | None = None,
+    max_samples: int | None = None,
+    max_length: int = 256,
+    batch_size: int = 8,
+    device: str = "auto",
+    dtype: str | None = None,
+    tau: float = 0.40,
+    collapse_on: str = "top_share_token",
+    trust_remote_code: bool = False,
+    step: Step = lambda what, done, total: None,
+) -> RoutingStats:
+    """Measure how ``model`` routes ``dataset``, every sequence as one prompt (phase prefill).
+
+    model: None for the embedded model, a folder, a hub id, a `Checkpoint`, or an mlx-lm model together with its
+    ``tokenizer``. dataset: see `data.read_corpus`. max_length: tokens kept of a document. The result depends on
+    neither batch_size nor order, up to rounding. The model is left as it was.
+
+    Raises `MoebenchError` subclasses with one sentence that says what to do.
+    """
+    check_flag(tau, collapse_on)
+    select_device(device)
+    step("loading the model", 0, 0)
+    checkpoint = _checkpoint(model, tokenizer, dtype, trust_remote_code)
+    step("reading the text", 0, 0)
+    corpus = read_corpus(dataset, text_field=text_field, max_samples=max_samples, tokenizer=checkpoint.tokenizer)
+    sequences = encode(corpus, checkpoint.tokenizer, max_length)
+    stats = LiveRoutingStats(
+        checkpoint.model,
+        tau=tau,
+        collapse_on=collapse_on,
+        model=_model_facts(checkpoint),
+        sources={corpus.sha256: _data_facts(corpus, sequences, checkpoint.tokenizer, max_length)},
+        environment=environment(),
+    )
+    with stats:
+        done = 0
+        for batch in batches(sequences, batch_size, pad_id(checkpoint.tokenizer)):
+            step("measuring, sequences", done, len(sequences))
+            _forward(checkpoint.model, stats, batch)
+            done += len(batch.rows)
+        step("measuring, sequences", done, len(sequences))
+    return stats
+
+
+def _forward(model: Any, stats: LiveRoutingStats, batch: Batch) -> None:
+    """Only the tallies are evaluated, so MLX never computes the output head nor the last layer's experts."""
+    import mlx.core as mx
+
+    with stats.batch(mask=batch.mask, ids=batch.rows):
+        model(mx.array(batch.ids))
+
+
+def _checkpoint(model: Any, tokenizer: Any, dtype: str | None, trust_remote_code: bool) -> Checkpoint | _Given:
+    if model is None or isinstance(model, str | Path):
+        return load_checkpoint(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    if isinstance(model, Checkpoint):
+        return model
+    if tokenizer is None:
+        raise MoebenchError("A model object needs its tokenizer: analyze(model, dataset, tokenizer=tokenizer).")
+    return _Given(model, tokenizer)
+
+
+class _Given:
+    """A model and tokenizer that the caller loaded."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+
+def _model_facts(checkpoint: Checkpoint | _Given) -> dict[str, Any]:
+    facts = model_facts(checkpoint.model)
+    if isinstance(checkpoint, Checkpoint):
+        facts |= {
+            "id": checkpoint.name,
+            "revision": checkpoint.revision,
+            "dtype": checkpoint.dtype,
+            "weight_bits": checkpoint.weight_bits,
+        }
+    return facts
+
+
+def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, max_length: int) -> dict[str, Any]:
+    return {
+        "name": corpus.name,
+        "format": corpus.format,
+        "field": corpus.field,
+        "template": corpus.template,
+        "max_length": max_length,
+        "truncated_sequences": sum(s.truncated for s in sequences),
+        "padding": "right, masked",
+        "bos": bos_policy(tokenizer),
+    }

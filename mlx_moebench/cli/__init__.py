@@ -1,0 +1,74 @@
+"""The command line. One file per subcommand, each with a click ``command``; a new file here is a new subcommand."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import MoebenchError
+
+
+class _Folder(click.Group):
+    """Subcommands are the modules of this package, imported when named, so that --help stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        return command
+
+
+EPILOG = """\b
+Examples:
+  mlx-moebench analyze
+  mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --dataset code --plot load.png
+  mlx-moebench doctor
+"""
+
+
+@click.command(cls=_Folder, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mlx-moebench")
+def group() -> None:
+    """Measure how sparse Mixture-of-Experts language models route.
+
+    Entropy, load, collapse and their intervals, from the model's own routers on MLX. It measures routing,
+    not serving speed and not accuracy.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every foreseen failure is one sentence on stderr and a non-zero exit."""
+    try:
+        group.main(args=arguments, prog_name="mlx-moebench", standalone_mode=False)
+        sys.stdout.flush()
+    except MoebenchError as error:
+        _stop(str(error), 1)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _stop("Stopped by Ctrl-C; nothing was written.", 130)
+    except BrokenPipeError:
+        # The reader of a pipe left, as `head` does; a second complaint at exit would only confuse.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if os.environ.get("MLX_MOEBENCH_DEBUG"):
+            raise
+        _stop(f"{type(error).__name__}: {error} (unforeseen; set MLX_MOEBENCH_DEBUG=1 for the traceback)", 70)
+
+
+def _stop(message: str, code: int) -> Any:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,33 @@
+"""Progress on stderr: what is being done, how far, how long still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Step = Callable[[str, int, int], None]
+"""step(what, done, total); total 0 means unknown."""
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Step]:
+    """A `Step` that draws one bar, or that does nothing when ``quiet``."""
+    if quiet:
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        current = ""
+
+        def step(what: str, done: int, total: int) -> None:
+            nonlocal current
+            if what != current:  # a new phase restarts the clock, or its ETA would be that of the one before
+                bar.reset(task)
+                current = what
+            bar.update(task, description=what, completed=done, total=total or None)
+
+        yield step

@@ -1,0 +1,136 @@
+"""``mlx-moebench analyze``: one model, one data set, every router."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+EPILOG = """\b
+Examples:
+  mlx-moebench analyze                                   the model in the package, on maths
+  mlx-moebench analyze --dataset code --plot load.png    with a heatmap of the load
+  mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --max-samples 40
+  mlx-moebench analyze --model ./checkpoint --dataset questions.jsonl --text-field question
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]")
+@click.option(
+    "--dataset",
+    default="math",
+    show_default=True,
+    help="math, general, code; a .jsonl, .txt or .csv file or a folder of them; or hub:ID[:CONFIG[:SPLIT]].",
+)
+@click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]")
+@click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]")
+@click.option(
+    "--max-length", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens kept of a document (of a window, for .txt)."
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass.")
+@click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Cast the weights.  [default: as stored; float32 on a CPU]",
+)
+@click.option(
+    "--tau",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.40,
+    show_default=True,
+    help="A router is flagged as collapsed when its busiest expert's share exceeds this.",
+)
+@click.option(
+    "--collapse-on",
+    type=click.Choice(["top_share_token", "top_share_selection", "top_share_top1"]),
+    default="top_share_token",
+    show_default=True,
+    help="The share that --tau is compared with.",
+)
+@click.option(
+    "--ci",
+    type=click.Choice(["bca", "percentile", "layer"]),
+    default="bca",
+    show_default=True,
+    help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
+)
+@click.option("--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Bootstrap resamples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap; the measurement has none.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Stats pair to write: OUT.json and OUT.safetensors.  [default: routing_stats_MODEL_DATASET.json]",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Layer x expert load heatmap, .png or .svg.")
+@click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def command(
+    model: str | None,
+    dataset: str,
+    text_field: str | None,
+    max_samples: int | None,
+    max_length: int,
+    batch_size: int,
+    device: str,
+    dtype: str | None,
+    tau: float,
+    collapse_on: str,
+    ci: str,
+    resamples: int,
+    seed: int,
+    output: Path | None,
+    plot: Path | None,
+    trust_remote_code: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure how a model's routers treat a text: entropy, load, margins, collapse, with intervals.
+
+    Prints a table of the routers and a summary, and writes a stats pair: OUT.json, the report, and
+    OUT.safetensors, the per-sequence sums from which every number and interval can be computed again.
+    """
+    from ..analysis import default_output, run
+    from ..report.heatmap import check_plot
+    from ..routing.storage import check_writable, read_report
+    from ..routing.uncertainty import Plan
+    from ._progress import progress
+
+    plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
+    output = output or default_output(model, dataset)
+    check_writable(output)
+    if plot:
+        check_plot(plot)
+    with progress(quiet) as step:
+        stats = run(
+            model,
+            dataset,
+            text_field=text_field,
+            max_samples=max_samples,
+            max_length=max_length,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            tau=tau,
+            collapse_on=collapse_on,
+            trust_remote_code=trust_remote_code,
+            step=step,
+        )
+        stats.environment["command"] = " ".join(["mlx-moebench", *sys.argv[1:]])
+        step(f"{resamples} resamples of {len(stats.clusters)} sequences", 0, 0)
+        paths = stats.save(output, plan)
+        if plot:
+            from ..report.heatmap import plot_load
+
+            plot_load(read_report(paths[0]), plot)
+    report = read_report(paths[0])
+    if as_json:
+        click.echo(paths[0].read_text(encoding="utf-8"), nl=False)
+        return
+    from ..report.table import print_report
+
+    print_report(report)
+    click.echo(f"Wrote {paths[0]} and {paths[1].name}" + (f"; {plot}" if plot else ""))

@@ -1,0 +1,35 @@
+"""The machine and software a measurement was made with, for its report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+from .blas import blas_in_use
+
+
+def package_version(package: str) -> str | None:
+    """Installed version, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform, device, BLAS and threads; needs MLX."""
+    import mlx.core as mx
+
+    return {
+        "mlx_moebench": package_version("mlx-moebench"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "numpy": package_version("numpy"),
+        "mlx": package_version("mlx"),
+        "mlx_lm": package_version("mlx-lm"),
+        "device": "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu",
+        "blas": blas_in_use(),
+        "threads": os.cpu_count(),
+    }

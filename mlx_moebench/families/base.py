@@ -1,0 +1,102 @@
+"""What a family file declares: where a model keeps its routers, and what their scores mean. Needs no MLX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from ..errors import ModelLoadError
+from ..routing.record import Array, Distribution, RouterSpec
+
+Config = Mapping[str, Any]
+"""The settings of a ``config.json``, or of a loaded model's arguments."""
+
+
+@dataclass(frozen=True)
+class RouterForm:
+    """One kind of router inside a block; most families have one, JetMoE-like families two.
+
+    router: ``mlp`` or ``attention``.
+    gate: dotted path, inside a block, of the module whose output is the router logits.
+    experts: dotted path, inside a block, of the module that is called with ``(x, indices)``.
+    distribution: the rule that makes the routing distribution p from the logits.
+    weights: the rule that makes the gate weights g: ``(logits [..., R] float32, indices [..., K], config) ->
+        [..., K]``, in the Python array API so that NumPy, MLX and torch run the same lines.
+    """
+
+    router: str
+    gate: str
+    experts: str
+    distribution: Distribution
+    weights: Callable[[Array, Array, Config], Array]
+
+
+def all_layers(config: Config) -> Sequence[int]:
+    """The layers of a model in which every block is sparse."""
+    return range(int(setting(config, "num_hidden_layers")))
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that route alike.
+
+    model_types: the ``model_type`` values of config.json that this family serves.
+    routers: the routers of one sparse block, in the order in which they run.
+    n_experts, top_k: the config keys that hold E and K.
+    layers: the absolute indices of the blocks that have routers, from the config.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    routers: tuple[RouterForm, ...]
+    n_experts: str
+    top_k: str
+    layers: Callable[[Config], Sequence[int]] = all_layers
+
+    def specs(self, config: Config) -> tuple[RouterSpec, ...]:
+        """The routers a model with this config must have, in the order in which they run.
+
+        ``router_bits`` is None: a config alone does not say it.
+        Raises ModelLoadError where the config lacks a setting.
+        """
+        n_experts, top_k = int(setting(config, self.n_experts)), int(setting(config, self.top_k))
+        return tuple(
+            RouterSpec(layer, moe_layer, form.router, n_experts, top_k, form.distribution)
+            for moe_layer, layer in enumerate(self.layers(config))
+            for form in self.routers
+        )
+
+    def form(self, router: str) -> RouterForm:
+        """The form named ``router``; KeyError where the family has no such router."""
+        return {form.router: form for form in self.routers}[router]
+
+
+def setting(config: Config, key: str) -> Any:
+    """``config[key]``, or the one inside ``text_config`` of a multimodal model.
+
+    Raises ModelLoadError where neither has it.
+    """
+    for scope in (config, config.get("text_config") or {}):
+        if scope.get(key) is not None:
+            return scope[key]
+    raise ModelLoadError(
+        f"The config of this {config.get('model_type')!r} model lacks {key!r}; add it to config.json or fetch the "
+        "checkpoint again."
+    )
+
+
+def module_at(block: Any, path: str) -> Any:
+    """What a dotted path like ``mlp.gate`` leads to inside a block, or None."""
+    for name in path.split("."):
+        block = getattr(block, name, None)
+    return block
+
+
+def softmax(logits: Array) -> Array:
+    """Softmax over the last axis, in the array's own namespace and dtype."""
+    xp = array_namespace(logits)
+    e = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
+    return e / xp.sum(e, axis=-1, keepdims=True)

@@ -1,0 +1,10 @@
+"""Let an MLX model's own routers report what they do, without changing what it computes."""
+
+from ..blas import load_fast_blas
+
+load_fast_blas()  # before anything below imports mlx
+
+from .capture import Capture, capture, config_of, detach, is_traced, routers_of, routing_from  # noqa: E402
+from .tap import Sink  # noqa: E402
+
+__all__ = ["Capture", "Sink", "capture", "config_of", "detach", "is_traced", "routers_of", "routing_from"]

@@ -1,0 +1,199 @@
+"""Find a model's routers, tap them all or none, and give the classes back.
+
+Inside a function transformation the model's results do not change, but what can be recorded does:
+
+- ``mx.grad``, ``mx.value_and_grad``, ``mx.jvp``: the sink gets ordinary arrays that can be read at any time.
+- ``mx.checkpoint``: the forward runs again in the backward pass, so the sink is called twice per router.
+- ``mx.compile``, ``mx.vmap``: Python runs while the function is traced, and for ``compile`` only then. The sink
+  gets placeholders, which may be used inside the same function but never afterwards; ``is_traced`` tells them
+  apart. A call that reuses a compiled function does not reach the sink at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import RoutingError, UnsupportedModelError
+from ..families import GUIDE, Config, RouterForm, family_for
+from ..families.base import module_at
+from ..routing.record import Array, RouterSpec, Routing
+from .tap import LayerTap, RouterTap, Sink, tap_experts, tap_gate, tap_layer, tap_of, untap
+
+
+@dataclass(frozen=True)
+class _Located:
+    """One router found in a model: the facts about it, its form, and its two modules."""
+
+    spec: RouterSpec
+    form: RouterForm
+    gate: nn.Module
+    experts: nn.Module
+
+
+class Capture:
+    """Taps on every router of one model, until ``close`` or the end of a ``with`` block.
+
+    specs: the routers in the order in which they run; the sink's ``number`` is a position in it.
+    """
+
+    def __init__(self, model: nn.Module, sink: Sink) -> None:
+        self._config = config_of(model)
+        located = _locate(model, self._config)  # raises before anything is touched
+        self.specs = tuple(router.spec for router in located)
+        self._forms = tuple(router.form for router in located)
+        self._model = model
+        layers = {spec.layer: LayerTap() for spec in self.specs}
+        routers = [RouterTap(n, spec.name, sink, layers[spec.layer]) for n, spec in enumerate(self.specs)]
+        self._taps = [*layers.values(), *routers]
+        detach(model)
+        for layer, layer_tap in layers.items():
+            tap_layer(model.layers[layer], layer_tap)
+        for router, router_tap in zip(located, routers, strict=True):
+            tap_gate(router.gate, router_tap)
+            tap_experts(router.experts, router_tap)
+
+    def routing(self, number: int, logits: Array, indices: Array, mask: Array) -> Routing:
+        """The record of what router ``number`` gave the sink; mask [B, S] True where a position counts.
+
+        Raises RoutingError as ``routing_from`` does.
+        """
+        return routing_from(self._forms[number], self._config, logits, indices, mask)
+
+    def close(self) -> None:
+        """Take the taps off. Taps that a later capture put in their place stay; a second call does nothing."""
+        for module in self._model.modules():
+            if any(tap_of(module) is tap for tap in self._taps):
+                untap(module)
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def capture(model: nn.Module, sink: Sink) -> Capture:
+    """Tap every router of ``model``: ``sink(number, logits, indices, shape)`` per router and forward, in running order.
+
+    logits: [..., R] exactly as the gate returned them (OLMoE flattens a batch to [B * S, R]), with a LoRA adapter
+        on the gate already added. indices: [..., K] as the experts received them. Neither is evaluated.
+    shape: (B, S) of the hidden states in the router's layer.
+    A capture replaces an earlier one of the same model. An exception in the sink ends the forward.
+
+    Raises UnsupportedModelError, leaving the model as it was, where a router that the model's family declares is
+    missing.
+    """
+    return Capture(model, sink)
+
+
+def detach(model: nn.Module) -> None:
+    """Give every tapped module of ``model`` its own class back; nothing happens where there is none."""
+    for module in model.modules():
+        untap(module)
+
+
+def routers_of(model: nn.Module) -> list[RouterSpec]:
+    """The routers of ``model`` in the order in which they run.
+
+    Raises UnsupportedModelError where no family serves the model or a declared router is missing.
+    """
+    return [router.spec for router in _locate(model, config_of(model))]
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """The settings of an mlx-lm model: its arguments and ``model_type``."""
+    args = getattr(model, "args", None)
+    if args is None or not hasattr(model, "layers"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not a language model as mlx-lm builds them (it has no 'args' or no 'layers'); "
+            "load it with mlx_moebench.load or mlx_lm.load."
+        )
+    return {**vars(args), "model_type": getattr(model, "model_type", getattr(args, "model_type", None))}
+
+
+def routing_from(form: RouterForm, config: Config, logits: Array, indices: Array, mask: Array) -> Routing:
+    """The record of one router on one batch, from what a sink was given.
+
+    logits: [B, S, R] or [B * S, R]; indices: the same with K; mask: [B, S] bool. Logits are cast to float32 before
+    the gate weights are computed. Raises RoutingError where the sizes do not fit.
+    """
+    shape = tuple(mask.shape)
+    for name, array in (("logits", logits), ("indices", indices)):
+        leading = tuple(array.shape[:-1])
+        if len(shape) != 2 or leading not in (shape, (math.prod(shape),)):
+            raise RoutingError(
+                f"The {name} of the {form.router} router have shape {tuple(array.shape)}, which does not fit a mask of "
+                f"shape {shape}: give a mask [B, S] with one entry per position of the batch that was run."
+            )
+    z = logits.astype(mx.float32).reshape(*shape, -1)
+    chosen = indices.reshape(*shape, -1)
+    weights = form.weights(z, chosen, config)
+    return Routing(z, chosen, weights, mx.array(mask).astype(mx.bool_), form.distribution)
+
+
+def is_traced(*arrays: Array) -> bool:
+    """Whether an array is a placeholder of ``mx.compile`` or ``mx.vmap``, dead once the traced function returns.
+
+    Right inside the traced function and after it.
+    The arrays are scheduled for evaluation (and inside a gradient evaluated), which changes no result.
+    """
+    # async_eval is refused inside every transformation; eval only where there is nothing to evaluate.
+    for evaluate in (mx.async_eval, mx.eval):
+        try:
+            evaluate(*arrays)
+        except (ValueError, RuntimeError) as error:
+            if not any(words in str(error) for words in ("transformation", "without a primitive")):
+                raise
+        else:
+            return False
+    return True
+
+
+def _locate(model: nn.Module, config: Mapping[str, Any]) -> list[_Located]:
+    family = family_for(config)
+    located = []
+    for spec in family.specs(config):
+        form = family.form(spec.router)
+        if not 0 <= spec.layer < len(model.layers):
+            raise UnsupportedModelError(
+                f"The {family.name!r} family expects a router in layer {spec.layer}, but the model has "
+                f"{len(model.layers)} layers; {GUIDE}."
+            )
+        gate, experts = (_router_part(model, spec.layer, path, family.name) for path in (form.gate, form.experts))
+        weight = _stored_weight(gate)
+        if weight is None or weight.weight.shape[0] != spec.n_experts:
+            found = "no weight" if weight is None else f"a weight with {weight.weight.shape[0]} rows"
+            raise UnsupportedModelError(
+                f"Layer {spec.layer}: '{form.gate}' should score {spec.n_experts} experts but has {found}; check that "
+                f"config.json belongs to these weights, or {GUIDE}."
+            )
+        bits = getattr(weight, "bits", weight.weight.dtype.size * 8)
+        located.append(_Located(replace(spec, router_bits=bits), form, gate, experts))
+    return located
+
+
+def _router_part(model: nn.Module, layer: int, path: str, family: str) -> nn.Module:
+    module = module_at(model.layers[layer], path)
+    if not isinstance(module, nn.Module):
+        raise UnsupportedModelError(
+            f"Layer {layer} of this model has no module '{path}', where the {family!r} family has a router; was the "
+            f"model changed, or is it another form? If so, {GUIDE}."
+        )
+    return module
+
+
+def _stored_weight(gate: nn.Module) -> nn.Module | None:
+    """The module that holds the gate's weight matrix: the gate, or the linear layer inside a LoRA adapter."""
+    if "weight" in gate:
+        return gate
+    inner = gate.get("linear")
+    return _stored_weight(inner) if isinstance(inner, nn.Module) else None

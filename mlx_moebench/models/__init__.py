@@ -1,0 +1,10 @@
+"""Loading sparse checkpoints into MLX."""
+
+from ..blas import load_fast_blas
+
+load_fast_blas()  # before anything below imports mlx
+
+from .device import select_device  # noqa: E402
+from .load import NANO, Checkpoint, load, load_checkpoint  # noqa: E402
+
+__all__ = ["NANO", "Checkpoint", "load", "load_checkpoint", "select_device"]

@@ -1,0 +1,99 @@
+"""Is this folder a complete checkpoint? Everything here reads headers only, never a weight."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelLoadError
+from .hub import WEIGHTS
+
+INDEX = "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "*.tiktoken", "vocab.json", "vocab.txt")
+_MAX_HEADER = 100_000_000  # the limit of the safetensors format
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of ``folder``. Raises ModelLoadError where it is missing, no JSON, or names no model_type."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelLoadError(f"{folder} has no config.json; give the folder that holds it and the weights.")
+    config = _read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelLoadError(f"{path} names no model_type; it is not the config of a language model.")
+    return config
+
+
+def check_weights(folder: Path) -> list[Path]:
+    """The weight files of ``folder``, each proven complete by its header.
+
+    Raises ModelLoadError where there is none, a shard of the index is missing, or a file is not as long as its
+    header says.
+    """
+    files = sorted(folder.glob(WEIGHTS))
+    index = folder / INDEX
+    if index.is_file():
+        content = _read_json(index)
+        named = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(named, dict):
+            raise ModelLoadError(f"{index} has no weight_map; fetch the checkpoint again.")
+        missing = sorted(set(map(str, named.values())) - {file.name for file in files})
+        if missing:
+            raise ModelLoadError(
+                f"{folder} lacks {len(missing)} of {len(set(named.values()))} weight files named in {INDEX} "
+                f"({_some(missing)}); fetch the checkpoint again."
+            )
+    if not files:
+        pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
+        found = f"only pickled weights ({_some(pickled)})" if pickled else f"no {WEIGHTS}"
+        raise ModelLoadError(
+            f"{folder} holds {found}, and only safetensors are read; convert it with transformers: "
+            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER)."
+        )
+    for file in files:
+        _check_complete(file)
+    return files
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises ModelLoadError where ``folder`` has no tokenizer."""
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
+        raise ModelLoadError(
+            f"{folder} has no tokenizer (none of {', '.join(_TOKENIZERS)}); copy it from the original model."
+        )
+
+
+def _check_complete(file: Path) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or not 2 <= length <= _MAX_HEADER:
+            raise ModelLoadError(
+                f"{file} is not a safetensors file ({size} bytes); if it is a Git LFS pointer, run `git lfs pull`."
+            )
+        header = stream.read(length)
+    expected = 8 + length
+    if len(header) == length:
+        try:
+            tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+            expected += max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ModelLoadError(f"{file} has a broken safetensors header; fetch it again.") from error
+    if size != expected:
+        raise ModelLoadError(
+            f"{file} is {'truncated' if size < expected else 'longer than its header says'}: {size} bytes instead of "
+            f"{expected}; fetch it again."
+        )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ModelLoadError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,30 @@
+"""Which device MLX computes on."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ..errors import MoebenchError, did_you_mean
+
+DEVICES = ("auto", "gpu", "cpu", "mps", "cuda")
+
+
+def select_device(name: str = "auto") -> str:
+    """Make ``name`` MLX's default device; returns ``gpu`` or ``cpu``.
+
+    ``auto`` is the GPU where there is one; ``mps`` is another name for ``gpu``, and ``cuda`` for a CUDA one.
+    Raises MoebenchError for an unknown name, or where the GPU asked for is not there.
+    """
+    if name not in DEVICES:
+        raise MoebenchError(f"There is no device {name!r}.{did_you_mean(name, list(DEVICES))}")
+    gpu = mx.is_available(mx.Device(mx.gpu))
+    if name == "cuda" and not mx.cuda.is_available():
+        raise MoebenchError(
+            "MLX sees no CUDA device here; install mlx-moebench[cuda12] or [cuda13] on a machine with an NVIDIA GPU, "
+            "or use --device auto."
+        )
+    if name in ("gpu", "mps") and not gpu:
+        raise MoebenchError("MLX sees no GPU here; use --device cpu, or --device auto to take what there is.")
+    device = mx.gpu if gpu and name != "cpu" else mx.cpu
+    mx.set_default_device(mx.Device(device))
+    return "gpu" if device == mx.gpu else "cpu"

@@ -1,0 +1,171 @@
+"""Load a checkpoint into MLX, with every check that needs no weights made before weights are read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import load_model, load_tokenizer
+
+from ..errors import ModelLoadError, did_you_mean
+from ..families import Family, family_for
+from ..families.base import module_at
+from .checkpoint import check_tokenizer, check_weights, read_config
+from .hub import commit_of, fetch, local_folder
+
+NANO = Path(__file__).parent / "nano"
+"""The small trained model that ships in the package."""
+
+_NANO_NAME = "moebench-nano"
+_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model and where it came from.
+
+    name: the hub id, the folder's name, or ``moebench-nano``. revision: the commit, where the folder is a snapshot
+    of the hub cache, else the revision asked for. dtype: what the model computes in. weight_bits: bits per weight
+    of the experts as stored (16 for bfloat16, 4 for 4-bit; the mean where they differ), before any cast.
+    """
+
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    config: dict[str, Any]
+    name: str
+    path: Path
+    revision: str | None
+    dtype: str
+    weight_bits: float | int
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    dtype: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module, TokenizerWrapper]:
+    """``load_checkpoint`` for those who want the model and the tokenizer only."""
+    checkpoint = load_checkpoint(model, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
+    return checkpoint.model, checkpoint.tokenizer
+
+
+def load_checkpoint(
+    model: str | Path | None = None,
+    *,
+    dtype: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
+    """Load a sparse model: a folder, a hub id, or with None the small model that ships in the package.
+
+    dtype: ``float32``, ``bfloat16`` or ``float16`` for the floating parameters; packed quantised weights stay as
+        they are. None means float32 on the CPU, where MLX runs unquantised experts in float32 only, and as stored
+        elsewhere.
+    revision: branch, tag or commit of a hub model.
+    trust_remote_code: run Python files that the checkpoint brings.
+
+    Raises ModelLoadError where the checkpoint is missing, incomplete or broken, and UnsupportedModelError where it
+    is dense or no family serves it.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise ModelLoadError(f"There is no dtype {dtype!r}.{did_you_mean(dtype, list(_DTYPES))}")
+    folder = NANO if model is None else local_folder(model)
+    if folder is not None:
+        config = read_config(folder)
+        family = family_for(config)
+    else:
+        # The settings first: no one should download gigabytes to be told that the model is dense.
+        settings = fetch(str(model), revision, weights=False, code=trust_remote_code)
+        config = read_config(settings)
+        family = family_for(config)
+        folder = fetch(str(model), commit_of(settings) or revision, weights=True, code=trust_remote_code)
+    family.specs(config)  # the settings that routers need are there
+    check_weights(folder)
+    check_tokenizer(folder)
+    if config.get("model_file") is not None and not trust_remote_code:
+        raise _refused(folder, config["model_file"])
+
+    network, config = _build(folder, trust_remote_code)
+    tokenizer = _tokenizer(folder, config, trust_remote_code)
+    weight_bits = _expert_bits(network, family, config)
+    if dtype is None and mx.default_device() == mx.Device(mx.cpu):
+        dtype = "float32"
+    if dtype is not None:
+        network.set_dtype(_DTYPES[dtype])
+    mx.eval(network.parameters())
+    local = _NANO_NAME if model is None else folder.name
+    return Checkpoint(
+        model=network,
+        tokenizer=tokenizer,
+        config=config,
+        name=str(model) if model is not None and local_folder(model) is None else local,
+        path=folder,
+        revision=commit_of(folder) or revision,
+        dtype=_floating_dtype(network),
+        weight_bits=weight_bits,
+    )
+
+
+def _build(folder: Path, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with its weights mapped but not read, and its config."""
+    try:
+        model, config = load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
+    except KeyError as error:
+        raise ModelLoadError(f"{folder}: {error.args[0]!r} is missing; fetch the checkpoint again.") from error
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        raise ModelLoadError(f"{folder}: config.json and weights do not fit ({_shortened(error)}).") from error
+    return model, config
+
+
+def _tokenizer(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> TokenizerWrapper:
+    # Said either way: left open, transformers would stop and ask on the terminal.
+    extra = {"trust_remote_code": trust_remote_code}
+    try:
+        return load_tokenizer(folder, extra, eos_token_ids=config.get("eos_token_id"))
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
+        if "trust_remote_code" in str(error):
+            raise _refused(folder, "its tokenizer") from error
+        raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded ({_shortened(error)}).") from error
+
+
+def _refused(folder: Path, what: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"{folder} runs its own Python code ({what}); read it, and if you trust it pass --trust-remote-code."
+    )
+
+
+def _expert_bits(model: nn.Module, family: Family, config: dict[str, Any]) -> float | int:
+    """Bits per stored expert weight, the mean over all of them."""
+    stored, weights = 0, 0
+    for spec in family.specs(config):
+        experts = module_at(model.layers[spec.layer], family.form(spec.router).experts)
+        for module in experts.modules():
+            if "weight" in module:
+                packed = module.weight.nbytes * 8
+                bits = getattr(module, "bits", module.weight.dtype.size * 8)
+                stored, weights = stored + packed, weights + packed // bits
+    mean = stored / weights
+    return int(mean) if mean == int(mean) else round(mean, 3)
+
+
+def _floating_dtype(model: nn.Module) -> str:
+    """The dtype of most floating parameters."""
+    sizes: Counter[str] = Counter()
+    for _, array in tree_flatten(model.parameters()):
+        if mx.issubdtype(array.dtype, mx.floating):
+            sizes[str(array.dtype).rpartition(".")[2]] += array.size
+    return sizes.most_common(1)[0][0]
+
+
+def _shortened(error: BaseException, limit: int = 240) -> str:
+    """The message on one line, and no longer than a person reads."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."

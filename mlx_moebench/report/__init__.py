@@ -1,0 +1,1 @@
+"""What a person sees: tables, plots, the doctor's findings. Reads reports, never models."""

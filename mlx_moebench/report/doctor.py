@@ -1,0 +1,85 @@
+"""What the machine has and lacks for measuring."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from typing import Any
+
+from rich.console import Console
+
+from ..blas import blas_in_use
+
+EXTRAS = {"data": "datasets", "torch": "torch"}
+
+
+def examine() -> dict[str, Any]:
+    """Versions, device, memory, BLAS and what is missing; ``ready`` says whether a model can be measured."""
+    findings: dict[str, Any] = {
+        "mlx_moebench": _version("mlx-moebench"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "memory_gb": _memory_gb(),
+        "mlx": _version("mlx"),
+        "mlx_lm": _version("mlx-lm"),
+        "transformers": _version("transformers"),
+    }
+    missing = []
+    if findings["mlx"] and findings["mlx_lm"]:
+        from ..models import NANO, device_facts
+
+        findings |= device_facts()
+        findings["embedded_model"] = (NANO / "model.safetensors").is_file()
+        if not findings["embedded_model"]:
+            missing.append("the embedded model: reinstall the package")
+    else:
+        extra = "" if platform.system() == "Darwin" else "[cpu]"
+        missing.append(f'mlx and mlx-lm: pip install "mlx-moebench{extra}" (on Linux with a GPU: [cuda12] or [cuda13])')
+    findings["blas"] = blas_in_use()
+    findings["huggingface"] = {k: os.environ[k] for k in ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE") if k in os.environ}
+    findings["ready"] = not missing
+    notes = [f'{module}: pip install "mlx-moebench[{extra}]"' for extra, module in EXTRAS.items() if not _importable(module)]
+    if platform.system() == "Linux" and findings.get("device") == "cpu" and "slow" in findings["blas"]:
+        notes.append("a fast BLAS makes MLX several times faster on this CPU: apt-get install libopenblas0-pthread")
+    return findings | {"missing": missing, "optional": notes}
+
+
+def print_findings(findings: dict[str, Any], console: Console | None = None) -> None:
+    """One line a finding, then what is missing and what could be added."""
+    console = console or Console(highlight=False)
+    words = {
+        "mlx_moebench": "mlx-moebench",
+        "mlx_lm": "mlx-lm",
+        "memory_gb": "memory, GB",
+        "gpu_memory_gb": "GPU working set, GB",
+        "embedded_model": "embedded model",
+        "blas": "BLAS",
+        "huggingface": "Hugging Face settings",
+    }
+    for key, value in findings.items():
+        if key not in ("missing", "optional", "ready"):
+            shown = ", ".join(f"{k}={v}" for k, v in value.items()) or "default" if isinstance(value, dict) else value
+            shown = {True: "present", False: "missing", None: "not installed"}.get(shown, shown)
+            console.print(f"{words.get(key, key):<22} {shown}", markup=False)
+    for line in findings["missing"]:
+        console.print(f"Missing: {line}", style="red", markup=False)
+    for line in findings["optional"]:
+        console.print(f"Optional: {line}", style="yellow", markup=False)
+    console.print("Ready to measure." if findings["ready"] else "Not ready.", markup=False)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _importable(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _memory_gb() -> float:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

@@ -1,0 +1,119 @@
+"""The report as tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+SUMMARY = (
+    ("collapsed_fraction", "Routers flagged as collapsed", "fraction"),
+    ("mean_entropy", "Mean entropy of a token's routing", "nats"),
+    ("peak_top_share_token", "Busiest expert of any layer", "share of tokens"),
+    ("peak_top_load_ratio", "The same", "x even load"),
+    ("eae", "Load entropy / ln E", "ratio"),
+    ("token_information", "Information of token about expert", "nats"),
+    ("margin_prob", "Margin of the first choice", "probability"),
+    ("adjacent_overlap", "Experts shared by adjacent tokens", "share"),
+)
+
+
+def print_report(report: dict[str, Any], console: Console | None = None) -> None:
+    """Print one row per router, then the summary, each number with its interval."""
+    console = console or Console()
+    console.print(render(report))
+
+
+def render(report: dict[str, Any]) -> Group:
+    """The tables of a report as one rich renderable."""
+    parts: list[Any] = [_heading(report), _routers(report)]
+    summaries = report.get("summary_by_router") or {"": report["summary"]}
+    for kind, summary in summaries.items():
+        parts.append(_summary(summary, f"Summary of {kind} routers" if len(summaries) > 1 else "Summary"))
+    parts.append(_notes(report))
+    return Group(*parts)
+
+
+def _heading(report: dict[str, Any]) -> Text:
+    model, data = report["model"], report["data"]
+    return Text(
+        f"{model.get('id', 'model')} on {data['name']}: {_count(data['n_sequences'], 'sequence')}, "
+        f"{_count(data['n_tokens'], 'token')}, {data['phase']}",
+        style="bold",
+    )
+
+
+def _routers(report: dict[str, Any]) -> Table:
+    kinds = {router["router"] for router in report["routers"]}
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("layer", justify="right")
+    if len(kinds) > 1:
+        table.add_column("router")
+    table.add_column("top-K of E", justify="right")
+    table.add_column("entropy, nats")
+    table.add_column("busiest, token share")
+    for name in ("x even", "n_eff", "dead"):
+        table.add_column(name, justify="right")
+    table.add_column("tau")
+    for r in report["routers"]:
+        cells = [str(r["layer"])]
+        if len(kinds) > 1:
+            cells.append(r["router"])
+        cells += [
+            f"{r['top_k']} of {r['n_experts']}",
+            _with_interval(r["mean_entropy"], r["ci"].get("mean_entropy")),
+            _with_interval(r["top_share_token"], r["ci"].get("top_share_token")),
+            number(r["top_load_ratio"]),
+            number(r["n_eff"]),
+            str(r["dead_experts"]),
+            {True: "collapsed", False: "-", None: "n/a"}[r["collapsed"]],
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def _summary(summary: dict[str, Any], title: str) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left", title_style="bold")
+    for name, words, unit in SUMMARY:
+        if name in summary:
+            table.add_row(words, _with_interval(summary[name]["value"], summary[name]), unit)
+    return table
+
+
+def _notes(report: dict[str, Any]) -> Text:
+    settings, first = report["settings"], report["summary"]["mean_entropy"]
+    ci = settings["ci"]
+    share = settings["collapse_on"].removeprefix("top_share_")
+    lines = [f"collapsed: the busiest expert's {share} share exceeds tau = {settings['tau']:g}; a flag on one domain, not a verdict."]
+    reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
+    lines += [f"n/a: {reason}." for reason in reasons]
+    if first["low"] is None:
+        lines.append(f"No intervals: {first.get('reason', 'unknown reason')}.")
+    else:
+        lines.append(
+            f"[low, high]: {ci['level']:.0%}, {first['method']}, {ci['resamples']:,} resamples; "
+            "shares: a band that holds for all experts at once."
+        )
+    return Text(escape("\n".join(lines)).replace("\\[", "["), style="dim")
+
+
+def _with_interval(value: float | None, ci: dict[str, Any] | None) -> str:
+    if value is None:
+        return "null"
+    if not ci or ci["low"] is None:
+        return number(value)
+    return escape(f"{number(value)} [{number(ci['low'])}, {number(ci['high'])}]")
+
+
+def number(value: float | None) -> str:
+    """Three decimals below 10, fewer above; ``null`` for None."""
+    if value is None:
+        return "null"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

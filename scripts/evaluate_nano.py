@@ -1,0 +1,209 @@
+"""Write the model card of a folder that train_nano.py made: held-out perplexity, baselines, routing by domain.
+
+    python scripts/evaluate_nano.py --data ../shared/data --run runs/nano
+
+Writes RUN/model/README.md and RUN/model/loss_curve.svg. Every number on the card is computed here, on documents
+that training did not see, with the bf16 weights of the folder in float32 on MLX.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nano_corpus import DOMAINS, HELD_OUT_BYTE, read_corpus
+from tokenizers import Tokenizer
+
+from mlx_moebench import load
+from mlx_moebench.data import Sequence, batches
+from mlx_moebench.instrument import LiveRoutingStats
+from mlx_moebench.routing import domain_information_null
+
+WINDOW = 256
+DATA = {
+    "math": "MATH (hendrycks/math, MIT), GSM8K (MIT), SVAMP (MIT)",
+    "code": f"the standard library of CPython {platform.python_version()} (PSF), MBPP (CC BY 4.0), psf/requests (Apache-2.0)",
+    "general": "TinyStories (CDLA-Sharing-1.0), State of the Union speeches and Tiny Shakespeare (public domain), "
+    "WikiText-2 validation (CC BY-SA)",
+}
+
+
+def windows(tokenizer: Tokenizer, documents: list[str]) -> list[Sequence]:
+    """Documents, closed by the end-of-text id, as windows of at most WINDOW tokens; the row is the document."""
+    found = []
+    for row, encoding in enumerate(tokenizer.encode_batch(documents)):
+        ids = np.array([*encoding.ids, tokenizer.token_to_id("<|endoftext|>")], dtype=np.int32)
+        parts = [ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW)]
+        found += [Sequence(row, i, part, False) for i, part in enumerate(parts) if len(part) > 1]
+    return found
+
+
+def baselines(train: np.ndarray, test: list[Sequence], vocabulary: int) -> dict[str, float]:
+    """Perplexity of a unigram (add-one) and of a bigram interpolated with it, both trained on the same domain.
+
+    The interpolation weight is the best one on the held-out text itself, which favours the baseline.
+    """
+    unigram = np.bincount(train, minlength=vocabulary) + 1.0
+    unigram /= unigram.sum()
+    pairs, counts = np.unique(train[:-1] * vocabulary + train[1:], return_counts=True)
+    histories = np.bincount(train[:-1], minlength=vocabulary)
+    before = np.concatenate([s.ids[:-1] for s in test]).astype(np.int64)
+    after = np.concatenate([s.ids[1:] for s in test]).astype(np.int64)
+    at = np.minimum(np.searchsorted(pairs, before * vocabulary + after), len(pairs) - 1)
+    seen = np.where(pairs[at] == before * vocabulary + after, counts[at], 0)
+    bigram = seen / np.maximum(histories[before], 1)
+    mixed = [float(np.exp(-np.log(w * bigram + (1 - w) * unigram[after]).mean())) for w in np.arange(0, 1, 0.02)]
+    return {"unigram": float(np.exp(-np.log(unigram[after]).mean())), "bigram": min(mixed)}
+
+
+def measure(model: Any, held_out: dict[str, list[Sequence]]) -> tuple[dict[str, float], LiveRoutingStats]:
+    """Held-out perplexity per domain, and routing statistics whose clusters are (domain, document)."""
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    perplexity = {}
+    with LiveRoutingStats(model, sources={domain: {"name": domain} for domain in DOMAINS}) as stats:
+        for domain, sequences in held_out.items():
+            loss, tokens = 0.0, 0
+            for batch in batches(sequences, 16):
+                ids, mask = mx.array(batch.ids), mx.array(batch.mask)
+                with stats.batch(mask=batch.mask, ids=[(domain, row) for row in batch.rows]):
+                    logits = model(ids)
+                    losses = nn.losses.cross_entropy(logits[:, :-1], ids[:, 1:]) * mask[:, 1:]
+                    loss += losses.sum().item()
+                tokens += int(batch.mask[:, 1:].sum())
+            perplexity[domain] = float(np.exp(loss / tokens))
+    return perplexity, stats
+
+
+def routing_rows(stats: LiveRoutingStats) -> list[dict[str, Any]]:
+    """Per layer: MI(domain; expert) with its null, and each domain's busiest experts in both halves of its documents."""
+    domains = np.array([sha for sha, _ in stats.clusters])
+    rows_of = np.array([row for _, row in stats.clusters])
+    rows = []
+    for number, spec in enumerate(stats.specs):
+        counts = stats.sums(number).counts
+        information = domain_information_null(counts, domains, permutations=999, seed=0)
+        busiest = {
+            domain: [int(counts[(domains == domain) & (rows_of % 2 == half)].sum(axis=0).argmax()) for half in (0, 1)]
+            for domain in DOMAINS
+        }
+        stable = all(first == second for first, second in busiest.values())
+        rows.append({"layer": spec.layer, "information": information, "busiest": busiest, "stable": stable})
+    return rows
+
+
+def plot_loss(log: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "moebench-nano", "font.size": 9}):
+        figure = Figure(figsize=(6, 3), layout="constrained")
+        axis = figure.subplots()
+        width = 25
+        for domain in DOMAINS:
+            values = np.array([entry[f"ce_{domain}"] for entry in log])
+            blocks = values[: len(values) // width * width].reshape(-1, width).mean(axis=1)
+            axis.plot(np.arange(len(blocks)) * width + width / 2, blocks, label=domain, linewidth=1)
+        axis.set(xlabel="step (6,144 tokens each)", ylabel="training cross-entropy, nats per token")
+        axis.legend(frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def card(trained: dict[str, Any], log: list[dict[str, Any]], table: dict[str, dict[str, Any]], rows: list[dict[str, Any]], parameters: int) -> str:
+    log_3 = float(np.log(len(DOMAINS)))
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "language: en",
+        "tags: [mixture-of-experts, olmoe, mlx]",
+        "---",
+        "# moebench-nano",
+        "",
+        "A small Mixture-of-Experts language model for trying routing measurements in seconds. It is a real trained",
+        "OLMoE, not a good language model: use it to study and test routers, never for its text.",
+        "",
+        f"- Architecture: OLMoE, 6 layers, width 128, 4 heads, 16 experts of width 112, top-2, vocabulary 4,096; {parameters:,} parameters in bf16.",
+        f"- Training: {trained['tokens']:,} tokens in {trained['steps']:,} steps of 24 single-domain rows of 256 (8 a domain), AdamW, seed {trained['seed']},",
+        "  Switch balance 0.01 over the whole mixed batch, router z-loss 0.001, float32 weights with bf16 matrix products.",
+        "- Made by `scripts/train_nano.py`; this card by `scripts/evaluate_nano.py`. Loads in mlx-lm and transformers.",
+        f"- Context: trained on {WINDOW} tokens; positions beyond that are untrained.",
+        "",
+        "## Data",
+        "",
+        "| domain | unique training tokens | sources |",
+        "|---|---|---|",
+        *(f"| {d} | {trained['unique_tokens'][d]:,} | {DATA[d]} |" for d in DOMAINS),
+        "",
+        f"Documents whose SHA-256 starts with a byte below {HELD_OUT_BYTE} (about 5%) were held out. The texts are not part of this package;",
+        "the licences of the sources stand as named.",
+        "",
+        "## Held-out perplexity per token",
+        "",
+        "| domain | documents | tokens | moebench-nano | interpolated bigram | unigram |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {d} | {t['documents']:,} | {t['tokens']:,} | {t['nano']:.2f} | {t['bigram']:.2f} | {t['unigram']:.2f} |"
+            for d, t in table.items()
+        ),
+        "",
+        f"Windows of {WINDOW} tokens, first token of each not scored. Baselines are trained on the same domain's training tokens;",
+        "the bigram's interpolation weight is the best one on the held-out text itself, which favours it.",
+        "",
+        "## Routing on the held-out documents",
+        "",
+        f"MI(domain; expert) over three equally weighted domains, at most ln 3 = {log_3:.4f} nats; null: domain labels permuted over",
+        "documents, 999 times. Busiest expert per domain in the two halves of its documents (even and odd rows).",
+        "",
+        f"| layer | MI, nats | MI / ln 3 | null mean | null 95% | p | {' | '.join(f'busiest on {d}' for d in DOMAINS)} | same in both halves |",
+        "|---" * (7 + len(DOMAINS)) + "|",
+    ]
+    for row in rows:
+        i = row["information"]
+        busiest = " | ".join("/".join(str(e) for e in dict.fromkeys(row["busiest"][d])) for d in DOMAINS)
+        lines.append(
+            f"| {row['layer']} | {i.mi:.4f} | {i.relative:.4f} | {i.null_mean:.5f} | {i.null_high:.5f} | {i.p_value:.3f} | {busiest} | "
+            f"{'yes' if row['stable'] else 'no'} |"
+        )
+    lines += ["", "## Loss", "", "![Training loss by domain](loss_curve.svg)", "", "| step | math | code | general | balance (1 = even) |", "|---|---|---|---|---|"]
+    for start in (0, *(len(log) * k // 6 for k in range(1, 6)), len(log) - 50):
+        part = log[start : start + 50]
+        mean = {key: float(np.mean([entry[key] for entry in part])) for key in ("ce_math", "ce_code", "ce_general", "balance")}
+        lines.append(f"| {start}-{start + len(part) - 1} | {mean['ce_math']:.3f} | {mean['ce_code']:.3f} | {mean['ce_general']:.3f} | {mean['balance']:.3f} |")
+    lines += ["", "Mean training cross-entropy in nats per token over the steps named."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that train_nano.py was given")
+    parser.add_argument("--run", type=Path, default=Path("runs/nano"), help="the folder that train_nano.py wrote")
+    args = parser.parse_args()
+    folder = args.run / "model"
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model, _ = load(folder)
+    corpus = read_corpus(args.data)
+    held_out = {domain: windows(tokenizer, documents) for domain, (_, documents) in corpus.items()}
+    perplexity, stats = measure(model, held_out)
+    table = {}
+    for domain, (train, documents) in corpus.items():
+        stream = np.concatenate([s.ids for s in windows(tokenizer, train)]).astype(np.int64)
+        tokens = sum(len(s.ids) for s in held_out[domain])
+        table[domain] = {"documents": len(documents), "tokens": tokens, "nano": perplexity[domain]}
+        table[domain] |= baselines(stream, held_out[domain], tokenizer.get_vocab_size())
+    log = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
+    from mlx.utils import tree_flatten
+
+    parameters = sum(p.size for _, p in tree_flatten(model.parameters()))
+    trained = json.loads((folder / "training.json").read_text())
+    plot_loss(log, folder / "loss_curve.svg")
+    (folder / "README.md").write_text(card(trained, log, table, routing_rows(stats), parameters), encoding="utf-8")
+    print((folder / "README.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
