@@ -187,7 +187,7 @@ def test_max_length_must_be_positive(plain):
 
 
 def sequence(row: int, length: int, window: int = 0) -> Sequence:
-    return Sequence(row, window, np.arange(1, length + 1, dtype=np.int32) + 100 * row, truncated=False)
+    return Sequence(row, window, np.arange(1, length + 1, dtype=np.int32) + 100 * row + 10 * window, truncated=False)
 
 
 def test_a_batch_is_padded_on_the_right():

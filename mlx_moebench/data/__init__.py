@@ -3,8 +3,8 @@
 Imports NumPy and the standard library only; a tokenizer is whatever object the caller passes in.
 """
 
-from mlx_moebench.data.corpus import Corpus, Document, bundled_names, read_corpus
-from mlx_moebench.data.encode import Batch, Sequence, batches, bos_policy, encode, pad_id
+from .corpus import Corpus, Document, bundled_names, read_corpus
+from .encode import Batch, Sequence, batches, bos_policy, encode, pad_id
 
 __all__ = [
     "Batch",

@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mlx_moebench.data.fields import choose_fields, template_sha256, text_of
-from mlx_moebench.data.hub import HubTable
-from mlx_moebench.data.rows import READERS, Row, file_sha256, read_rows
-from mlx_moebench.errors import DataError, did_you_mean
+from ..errors import DataError, did_you_mean
+from .fields import choose_fields, template_sha256, text_of
+from .hub import HubTable
+from .rows import READERS, Row, file_sha256, read_rows
 
 PROMPTS = Path(__file__).parent / "prompts"
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_moebench.data.corpus import Corpus
-from mlx_moebench.errors import DataError
+from ..errors import DataError
+from .corpus import Corpus
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
 def bos_policy(tokenizer: Any) -> str:
     """What the tokenizer does with the beginning-of-sequence token: ``none``, or ``added, id 1, counted``."""
     bos = tokenizer.bos_token_id
-    return f"added, id {bos}, counted" if bos is not None and tokenizer.encode("a")[:1] == [bos] else "none"
+    return f"added, id {bos}, counted" if tokenizer.encode("a")[:1] == [bos] else "none"
 
 
 def pad_id(tokenizer: Any) -> int:

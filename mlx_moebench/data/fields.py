@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from textwrap import shorten
 from typing import Any
 
-from mlx_moebench.data.rows import Row
-from mlx_moebench.errors import DataError, did_you_mean
+from ..errors import DataError, did_you_mean
+from .rows import Row
 
 CANDIDATES: tuple[tuple[str, ...], ...] = (
     ("text",),

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mlx_moebench.data.fields import choose_fields
-from mlx_moebench.data.rows import Row
-from mlx_moebench.errors import DataError, MissingExtraError
+from ..errors import DataError, MissingExtraError
+from .fields import choose_fields
+from .rows import Row
 
 
 class HubTable:

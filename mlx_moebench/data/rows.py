@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_moebench.errors import DataError
+from ..errors import DataError
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,19 @@ from ..blas import load_fast_blas
 load_fast_blas()  # before anything below imports mlx
 
 from .capture import Capture, capture, config_of, detach, is_traced, routers_of, routing_from  # noqa: E402
+from .live import LiveRoutingStats, attach, model_facts  # noqa: E402
 from .tap import Sink  # noqa: E402
 
-__all__ = ["Capture", "Sink", "capture", "config_of", "detach", "is_traced", "routers_of", "routing_from"]
+__all__ = [
+    "Capture",
+    "LiveRoutingStats",
+    "Sink",
+    "attach",
+    "capture",
+    "config_of",
+    "detach",
+    "is_traced",
+    "model_facts",
+    "routers_of",
+    "routing_from",
+]

@@ -75,7 +75,7 @@ def max_violation(s: Sums) -> Floats:
     return s.load * s.n_experts - 1
 
 
-@metric("load", "ratio", "plugin", high=lambda e, k: math.sqrt(e / k - 1))
+@metric("load", "ratio", "distance", high=lambda e, k: math.sqrt(e / k - 1))
 def cv(s: Sums) -> Floats:
     """Coefficient of variation of the load.
 
@@ -88,7 +88,7 @@ def cv(s: Sums) -> Floats:
     return np.asarray(s.load.std(axis=-1) * s.n_experts)
 
 
-@metric("load", "ratio", "plugin", high=lambda e, k: 1 - k / e)
+@metric("load", "ratio", "distance", high=lambda e, k: 1 - k / e)
 def gini(s: Sums) -> Floats:
     """Gini coefficient of the load.
 
@@ -184,7 +184,7 @@ def switch_gap(s: Sums) -> Floats:
     return np.asarray(((s.load - even) * (s.mean_p - even)).sum(axis=-1))
 
 
-@metric("load", "share", "plugin", high=lambda e, k: math.sqrt(1 / k - 1 / e))
+@metric("load", "share", "distance", high=lambda e, k: math.sqrt(1 / k - 1 / e))
 def load_gap(s: Sums) -> Floats:
     """Distance of the load from even.
 
@@ -197,7 +197,7 @@ def load_gap(s: Sums) -> Floats:
     return np.asarray(np.linalg.norm(s.load - 1 / s.n_experts, axis=-1))
 
 
-@metric("load", "share", "plugin", high=lambda e, k: math.sqrt(1 - 1 / e))
+@metric("load", "share", "distance", high=lambda e, k: math.sqrt(1 - 1 / e))
 def probability_gap(s: Sums) -> Floats:
     """Distance of the mean routing distribution from even.
 

@@ -11,11 +11,11 @@ from ...errors import MoebenchError, did_you_mean
 from ..sums import Floats, Sums
 
 Group = Literal["entropy", "load", "margin", "structure"]
-Interval = Literal["mean", "maximum", "plugin", "none"]
+Interval = Literal["mean", "maximum", "plugin", "distance", "none"]
 """Which interval a metric gets (see `routing.uncertainty`).
 
 ``mean``: a ratio of sums over tokens. ``maximum``: the largest of R shares. ``plugin``: a smooth function of the
-shares, biased in finite samples. ``none``: resampling says nothing about it.
+shares, biased in finite samples. ``distance``: a distance of the shares from even. ``none``: resampling says nothing about it.
 """
 Limit = Callable[[int, int], float]
 """A bound as a function of (E, K)."""

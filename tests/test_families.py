@@ -1,0 +1,133 @@
+"""Families: found by listing the folder, right for a config, and clear about what they do not serve."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlx_moebench.errors import ModelLoadError, UnsupportedModelError
+from mlx_moebench.families import by_model_type, families, family_for
+from mlx_moebench.families.base import module_at, setting, softmax
+
+# One row per family: model_type, a config, (layer, router, E, K) of its first and last router, number of routers.
+ROWS = [
+    (
+        "olmoe",
+        {"num_hidden_layers": 16, "num_experts": 64, "num_experts_per_tok": 8},
+        (0, "mlp", 64, 8),
+        (15, "mlp", 64, 8),
+        16,
+    ),
+]
+
+
+@pytest.mark.parametrize(("model_type", "config", "first", "last", "count"), ROWS)
+def test_specs_follow_from_the_config(
+    model_type: str, config: dict[str, Any], first: tuple[Any, ...], last: tuple[Any, ...], count: int
+) -> None:
+    config = {"model_type": model_type} | config
+    specs = family_for(config).specs(config)
+    assert [(s.layer, s.router, s.n_experts, s.top_k) for s in (specs[0], specs[-1])] == [first, last]
+    assert len(specs) == count
+    assert len({spec.name for spec in specs}) == count
+
+
+def test_every_family_has_a_row() -> None:
+    assert set(families()) == {row[0] for row in ROWS}
+
+
+def test_two_families_may_not_claim_one_model_type() -> None:
+    olmoe = families()["olmoe"]
+    with pytest.raises(ValueError, match="'olmoe' is claimed by olmoe and other"):
+        by_model_type([olmoe, replace(olmoe, name="other")])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama", "num_hidden_layers": 2},
+        {"model_type": "llama", "num_experts": None, "num_local_experts": 0},
+        {"model_type": "gemma3", "text_config": {"hidden_size": 8}},
+        {"model_type": None},
+        {},
+    ],
+)
+def test_dense_models_are_named_as_dense(config: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"is dense: its config names no experts.*supported: olmoe"):
+        family_for(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ({"model_type": "brandnew_moe", "num_experts": 32}, "num_experts=32"),
+        ({"model_type": "brandnew", "num_local_experts": 8}, "num_local_experts=8"),
+        ({"model_type": "brandnew", "n_routed_experts": 160}, "n_routed_experts=160"),
+        ({"model_type": "brandnew", "moe_num_experts": [64, 64]}, "moe_num_experts="),
+        ({"model_type": "brandnew", "text_config": {"num_experts_per_tok": 4}}, "num_experts_per_tok=4"),
+    ],
+)
+def test_unknown_sparse_models_are_named_with_the_way_forward(config: dict[str, Any], count: str) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        family_for(config)
+    message = str(caught.value)
+    assert repr(config["model_type"]) in message
+    assert count in message
+    for part in ("nearest, 'olmoe'", "'mlp.gate'", "'mlp.switch_mlp'", "CONTRIBUTING.md, 'Adding a family'"):
+        assert part in message
+
+
+def test_a_missing_setting_is_named() -> None:
+    config = {"model_type": "olmoe", "num_hidden_layers": 2, "num_experts": 8}
+    with pytest.raises(ModelLoadError, match="'olmoe' model lacks 'num_experts_per_tok'"):
+        family_for(config).specs(config)
+
+
+def test_settings_are_also_found_in_the_text_config() -> None:
+    assert setting({"num_experts": None, "text_config": {"num_experts": 4}}, "num_experts") == 4
+
+
+def test_softmax_survives_extreme_logits() -> None:
+    p = softmax(np.array([[1e4, 0.0, -1e4], [0.0, 0.0, 0.0]], dtype=np.float32))
+    np.testing.assert_allclose(p, [[1, 0, 0], [1 / 3] * 3], atol=1e-7)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_olmoe_gate_weights(normalised: bool) -> None:
+    z = np.log(np.array([[[0.5, 0.1, 0.3, 0.1]]], dtype=np.float32))
+    indices = np.array([[[2, 0]]], dtype=np.uint32)
+    config = {"model_type": "olmoe", "norm_topk_prob": normalised}
+    g = family_for(config).form("mlp").weights(z, indices, config)
+    np.testing.assert_allclose(g, [[[0.375, 0.625]]] if normalised else [[[0.3, 0.5]]], rtol=1e-6)
+
+
+def test_module_at_walks_a_dotted_path() -> None:
+    class Block:
+        mlp = type("Mlp", (), {"gate": "here"})
+
+    assert module_at(Block(), "mlp.gate") == "here"
+    assert module_at(Block(), "mlp.router") is None
+    assert module_at(Block(), "attention.router.gate") is None
+
+
+def test_families_import_and_compute_without_mlx() -> None:
+    code = """
+import sys
+class NoMlx:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"mlx", "mlx_lm", "torch", "transformers"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoMlx())
+import numpy as np
+from mlx_moebench.families import families
+form = families()["olmoe"].routers[0]
+g = form.weights(np.zeros((1, 1, 4), np.float32), np.zeros((1, 1, 2), np.int64), {})
+assert g.tolist() == [[[0.25, 0.25]]]
+assert not [name for name in sys.modules if name.split(".")[0] in {"mlx", "mlx_lm", "torch"}]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

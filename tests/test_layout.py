@@ -1,0 +1,76 @@
+"""The structure that CONTRIBUTING.md promises: what imports what, and what imports without MLX."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mlx_moebench"
+RANK = {
+    "routing": 0,
+    "families": 1,
+    "instrument": 2,
+    "models": 2,
+    "data": 2,
+    "analysis": 3,
+    "report": 4,
+    "cli": 5,
+}
+
+
+def imports(path: Path) -> set[str]:
+    """First-level packages of mlx_moebench that a file imports, wherever in it."""
+    found = set()
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level] if node.level else ()
+            module = (*base, *(node.module or "").split("."))
+            names = [(*module, alias.name) for alias in node.names]
+            found |= {name[1] for name in names if name[0] == "mlx_moebench" and len(name) > 1}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("mlx_moebench.")}
+    return found
+
+
+@pytest.mark.parametrize("folder", sorted(RANK))
+def test_imports_go_one_way(folder: str) -> None:
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for other in imports(path) & RANK.keys() - {folder}:
+            allowed = RANK[other] < RANK[folder]
+            assert allowed, f"{path.relative_to(PACKAGE)} imports {other}"
+
+
+BLOCKED = ("mlx", "mlx_lm", "torch", "transformers")
+
+
+@pytest.mark.parametrize("module", ["", ".routing", ".families", ".data", ".report", ".cli", ".report.doctor"])
+def test_imports_without_mlx_torch_and_transformers(module: str) -> None:
+    code = (
+        "import sys, importlib\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {BLOCKED!r}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        f"importlib.import_module('mlx_moebench{module}')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_cli_file_is_a_command_with_examples() -> None:
+    from click.testing import CliRunner
+
+    from mlx_moebench.cli import group
+
+    names = [p.stem for p in (PACKAGE / "cli").glob("*.py") if not p.stem.startswith("_")]
+    assert {"analyze", "doctor"} <= set(names)
+    for name in names:
+        result = CliRunner().invoke(group, [name, "--help"])
+        assert result.exit_code == 0
+        assert "Examples:" in result.output

@@ -1,0 +1,88 @@
+"""Tables and pictures: what they say, and that odd reports do not break them."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mlx_moebench.errors import StatsError
+from mlx_moebench.report.heatmap import check_plot, load_matrix, plot_load
+from mlx_moebench.report.table import render
+from mlx_moebench.routing import RouterSpec, Routing, RoutingStats, tally
+
+
+def report(experts: tuple[int, ...] = (4, 4), kinds: tuple[str, ...] = ("mlp",), sequences: int = 12) -> dict[str, Any]:
+    """A report of random routing: one layer for each entry of ``experts``, each with every kind of router."""
+    rng = np.random.default_rng(0)
+    specs = [RouterSpec(i, i, kind, e, 2) for i, e in enumerate(experts) for kind in kinds]
+    model = {"id": "a $strange$ [bold]<model>&co", "model_type": "x"}
+    stats = RoutingStats(specs, model=model, sources={"s": {"name": "t<e>xt"}})
+    for number, spec in enumerate(specs):
+        logits = rng.normal(size=(sequences, 20, spec.n_experts)).astype(np.float32)
+        indices = np.argsort(-logits, axis=-1)[..., :2]
+        weights = np.ones(indices.shape, np.float32)
+        routing = Routing(logits, indices, weights, np.ones(logits.shape[:2], bool))
+        stats.add(number, [("s", row) for row in range(sequences)], tally(routing))
+    return stats.report()
+
+
+def text(found: dict[str, Any]) -> str:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(render(found))
+    return console.export_text()
+
+
+def test_table_has_every_layer_with_intervals() -> None:
+    found = report()
+    shown = text(found)
+    for router in found["routers"]:
+        ci = router["ci"]["mean_entropy"]
+        assert f"{router['mean_entropy']:.3f} [{ci['low']:.3f}, {ci['high']:.3f}]" in shown
+    assert "a $strange$ [bold]<model>&co on t<e>xt: 12 sequences, 240 tokens, prefill" in shown
+    assert "BCa" in shown
+
+
+def test_table_says_why_there_is_no_interval_or_flag() -> None:
+    shown = text(report(sequences=3))
+    assert "No intervals: 3 sequences are too few" in shown
+    assert "n/a: even routing already gives 0.5 >= tau = 0.4." in shown
+
+
+def test_two_kinds_of_router_are_never_pooled() -> None:
+    found = report(kinds=("attention", "mlp"))
+    assert set(found["summary_by_router"]) == {"attention", "mlp"}
+    shown = text(found)
+    assert "Summary of attention routers" in shown
+    assert "Summary of mlp routers" in shown
+
+
+def test_load_matrix_is_one_at_even_load_and_nan_beyond_e() -> None:
+    routers = [{"n_experts": 2, "selection_counts": [5, 5]}, {"n_experts": 3, "selection_counts": [6, 0, 0]}]
+    np.testing.assert_array_equal(load_matrix(routers), [[1, 1, np.nan], [3, 0, 0]])
+
+
+@pytest.mark.parametrize("experts", [(4, 4), (4, 9), (3,)])
+@pytest.mark.parametrize("kinds", [("mlp",), ("attention", "mlp")])
+def test_heatmap_is_drawn(tmp_path: Path, experts: tuple[int, ...], kinds: tuple[str, ...]) -> None:
+    found = report(experts, kinds)
+    plot_load(found, tmp_path / "load.png")
+    assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
+    plot_load(found, tmp_path / "load.svg")
+    first = (tmp_path / "load.svg").read_bytes()
+    ET.fromstring(first)
+    plot_load(found, tmp_path / "load.svg")
+    assert (tmp_path / "load.svg").read_bytes() == first, "the same report draws the same file"
+
+
+def test_plot_path_is_checked_before_measuring(tmp_path: Path) -> None:
+    check_plot(tmp_path / "new" / "load.PNG")
+    with pytest.raises(StatsError, match=r"\.png or \.svg"):
+        check_plot(tmp_path / "load.pdf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StatsError, match="Cannot write"):
+        check_plot(tmp_path / "file" / "load.png")
