@@ -26,7 +26,8 @@ from mlx_moebench.routing import domain_information_null
 WINDOW = 256
 DATA = {
     "math": "MATH (hendrycks/math, MIT), GSM8K (MIT), SVAMP (MIT)",
-    "code": f"the standard library of CPython {platform.python_version()} (PSF), MBPP (CC BY 4.0), psf/requests (Apache-2.0)",
+    "code": f"the standard library of CPython {platform.python_version()} (PSF), MBPP (CC BY 4.0), "
+    "psf/requests (Apache-2.0)",
     "general": "TinyStories (CDLA-Sharing-1.0), State of the Union speeches and Tiny Shakespeare (public domain), "
     "WikiText-2 validation (CC BY-SA)",
 }
@@ -81,7 +82,7 @@ def measure(model: Any, held_out: dict[str, list[Sequence]]) -> tuple[dict[str, 
 
 
 def routing_rows(stats: LiveRoutingStats) -> list[dict[str, Any]]:
-    """Per layer: MI(domain; expert) with its null, and each domain's busiest experts in both halves of its documents."""
+    """Per layer: MI(domain; expert) with its null, and each domain's busiest expert in both halves of its documents."""
     domains = np.array([sha for sha, _ in stats.clusters])
     rows_of = np.array([row for _, row in stats.clusters])
     rows = []
@@ -92,8 +93,7 @@ def routing_rows(stats: LiveRoutingStats) -> list[dict[str, Any]]:
             domain: [int(counts[(domains == domain) & (rows_of % 2 == half)].sum(axis=0).argmax()) for half in (0, 1)]
             for domain in DOMAINS
         }
-        stable = all(first == second for first, second in busiest.values())
-        rows.append({"layer": spec.layer, "information": information, "busiest": busiest, "stable": stable})
+        rows.append({"layer": spec.layer, "mi": information, "busiest": busiest})
     return rows
 
 
@@ -114,68 +114,108 @@ def plot_loss(log: list[dict[str, Any]], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def card(trained: dict[str, Any], log: list[dict[str, Any]], table: dict[str, dict[str, Any]], rows: list[dict[str, Any]], parameters: int) -> str:
-    log_3 = float(np.log(len(DOMAINS)))
-    lines = [
-        "---",
-        "license: apache-2.0",
-        "language: en",
-        "tags: [mixture-of-experts, olmoe, mlx]",
-        "---",
-        "# moebench-nano",
+def row(*cells: object) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def table(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
+    return [row(*header), "|---" * len(header) + "|", *(row(*cells) for cells in rows), ""]
+
+
+def card(
+    trained: dict[str, Any],
+    log: list[dict[str, Any]],
+    scores: dict[str, dict[str, Any]],
+    routing: list[dict[str, Any]],
+    parameters: int,
+) -> str:
+    lines = f"""---
+license: apache-2.0
+language: en
+tags: [mixture-of-experts, olmoe, mlx]
+---
+# moebench-nano
+
+A small Mixture-of-Experts language model for trying routing measurements in seconds. It is a real trained OLMoE and
+a poor writer: use it to study and test routers, never for its text.
+
+- Architecture: OLMoE, 6 layers, width 128, 4 heads, 16 experts of width 112, top-2, vocabulary 4,096; {parameters:,}
+  parameters, stored in bf16.
+- Training: {trained["tokens"]:,} tokens in {trained["steps"]:,} steps of 24 rows of {WINDOW}, 8 rows of each domain;
+  AdamW, cosine schedule, seed {trained["seed"]}; Switch balance loss 0.01 over the whole mixed batch, router z-loss
+  0.001; float32 weights, bf16 matrix products.
+- Made by `scripts/train_nano.py`, this card by `scripts/evaluate_nano.py`. Loads in mlx-lm and in transformers.
+- Context: trained on {WINDOW} tokens; later positions are untrained.
+
+## Data
+""".splitlines()
+    lines += [
         "",
-        "A small Mixture-of-Experts language model for trying routing measurements in seconds. It is a real trained",
-        "OLMoE, not a good language model: use it to study and test routers, never for its text.",
-        "",
-        f"- Architecture: OLMoE, 6 layers, width 128, 4 heads, 16 experts of width 112, top-2, vocabulary 4,096; {parameters:,} parameters in bf16.",
-        f"- Training: {trained['tokens']:,} tokens in {trained['steps']:,} steps of 24 single-domain rows of 256 (8 a domain), AdamW, seed {trained['seed']},",
-        "  Switch balance 0.01 over the whole mixed batch, router z-loss 0.001, float32 weights with bf16 matrix products.",
-        "- Made by `scripts/train_nano.py`; this card by `scripts/evaluate_nano.py`. Loads in mlx-lm and transformers.",
-        f"- Context: trained on {WINDOW} tokens; positions beyond that are untrained.",
-        "",
-        "## Data",
-        "",
-        "| domain | unique training tokens | sources |",
-        "|---|---|---|",
-        *(f"| {d} | {trained['unique_tokens'][d]:,} | {DATA[d]} |" for d in DOMAINS),
-        "",
-        f"Documents whose SHA-256 starts with a byte below {HELD_OUT_BYTE} (about 5%) were held out. The texts are not part of this package;",
-        "the licences of the sources stand as named.",
-        "",
-        "## Held-out perplexity per token",
-        "",
-        "| domain | documents | tokens | moebench-nano | interpolated bigram | unigram |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {d} | {t['documents']:,} | {t['tokens']:,} | {t['nano']:.2f} | {t['bigram']:.2f} | {t['unigram']:.2f} |"
-            for d, t in table.items()
+        *table(
+            ("domain", "unique tokens", "sources"), [(d, f"{trained['unique_tokens'][d]:,}", DATA[d]) for d in DOMAINS]
         ),
-        "",
-        f"Windows of {WINDOW} tokens, first token of each not scored. Baselines are trained on the same domain's training tokens;",
-        "the bigram's interpolation weight is the best one on the held-out text itself, which favours it.",
-        "",
-        "## Routing on the held-out documents",
-        "",
-        f"MI(domain; expert) over three equally weighted domains, at most ln 3 = {log_3:.4f} nats; null: domain labels permuted over",
-        "documents, 999 times. Busiest expert per domain in the two halves of its documents (even and odd rows).",
-        "",
-        f"| layer | MI, nats | MI / ln 3 | null mean | null 95% | p | {' | '.join(f'busiest on {d}' for d in DOMAINS)} | same in both halves |",
-        "|---" * (7 + len(DOMAINS)) + "|",
     ]
-    for row in rows:
-        i = row["information"]
-        busiest = " | ".join("/".join(str(e) for e in dict.fromkeys(row["busiest"][d])) for d in DOMAINS)
-        lines.append(
-            f"| {row['layer']} | {i.mi:.4f} | {i.relative:.4f} | {i.null_mean:.5f} | {i.null_high:.5f} | {i.p_value:.3f} | {busiest} | "
-            f"{'yes' if row['stable'] else 'no'} |"
-        )
-    lines += ["", "## Loss", "", "![Training loss by domain](loss_curve.svg)", "", "| step | math | code | general | balance (1 = even) |", "|---|---|---|---|---|"]
-    for start in (0, *(len(log) * k // 6 for k in range(1, 6)), len(log) - 50):
+    lines += f"""Documents whose SHA-256 starts with a byte below {HELD_OUT_BYTE} (about 5%) were held out. The texts are not
+part of this package; the licences of the sources stand as named.
+
+## Held-out perplexity per token
+""".splitlines()
+    header = ("domain", "documents", "tokens", "moebench-nano", "interpolated bigram", "unigram")
+    lines += [
+        "",
+        *table(
+            header,
+            [
+                (d, f"{t['documents']:,}", f"{t['tokens']:,}", *(f"{t[k]:.2f}" for k in ("nano", "bigram", "unigram")))
+                for d, t in scores.items()
+            ],
+        ),
+    ]
+    lines += f"""Windows of {WINDOW} tokens, the first token of each not scored. The baselines are trained on the same domain's
+training tokens; the bigram's interpolation weight is the best one on the held-out text itself, which favours it.
+
+## Routing on the held-out documents
+
+MI(domain; expert) over three equally weighted domains, at most ln 3 = {float(np.log(3)):.4f} nats. Null: domain labels
+permuted over documents, 999 times. Busiest: most selections in even / odd rows of the domain's documents.
+""".splitlines()
+    header = ("layer", "MI, nats", "MI / ln 3", "null mean", "null 95%", "p", *(f"busiest, {d}" for d in DOMAINS))
+    lines += [
+        "",
+        *table(
+            header,
+            [
+                (
+                    r["layer"],
+                    *(f"{v:.4f}" for v in (r["mi"].mi, r["mi"].relative, r["mi"].null_mean, r["mi"].null_high)),
+                    f"{r['mi'].p_value:.3f}",
+                    *(" / ".join(str(e) for e in r["busiest"][d]) for d in DOMAINS),
+                )
+                for r in routing
+            ],
+        ),
+    ]
+    apart = [
+        r["layer"]
+        for r in routing
+        if all(len({r["busiest"][d][half] for d in DOMAINS}) == len(DOMAINS) for half in (0, 1))
+    ]
+    lines += [
+        "Layers whose busiest experts differ between all three domains in both halves: "
+        f"{', '.join(map(str, apart)) or 'none'}.",
+        "",
+    ]
+    lines += ["## Loss", "", "![Training loss by domain](loss_curve.svg)", ""]
+    keys = ("ce_math", "ce_code", "ce_general", "balance")
+    rows: list[tuple[object, ...]] = []
+    for start in (*(len(log) * k // 6 for k in range(6)), len(log) - 50):
         part = log[start : start + 50]
-        mean = {key: float(np.mean([entry[key] for entry in part])) for key in ("ce_math", "ce_code", "ce_general", "balance")}
-        lines.append(f"| {start}-{start + len(part) - 1} | {mean['ce_math']:.3f} | {mean['ce_code']:.3f} | {mean['ce_general']:.3f} | {mean['balance']:.3f} |")
-    lines += ["", "Mean training cross-entropy in nats per token over the steps named."]
-    return "\n".join(lines) + "\n"
+        rows.append(
+            (f"{start}-{start + len(part) - 1}", *(f"{np.mean([entry[key] for entry in part]):.3f}" for key in keys))
+        )
+    lines += table(("steps", "math", "code", "general", "balance (1 = even)"), rows)
+    lines += ["Mean training cross-entropy in nats per token over the steps named.", ""]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -189,19 +229,19 @@ def main() -> None:
     corpus = read_corpus(args.data)
     held_out = {domain: windows(tokenizer, documents) for domain, (_, documents) in corpus.items()}
     perplexity, stats = measure(model, held_out)
-    table = {}
+    scores = {}
     for domain, (train, documents) in corpus.items():
         stream = np.concatenate([s.ids for s in windows(tokenizer, train)]).astype(np.int64)
         tokens = sum(len(s.ids) for s in held_out[domain])
-        table[domain] = {"documents": len(documents), "tokens": tokens, "nano": perplexity[domain]}
-        table[domain] |= baselines(stream, held_out[domain], tokenizer.get_vocab_size())
+        scores[domain] = {"documents": len(documents), "tokens": tokens, "nano": perplexity[domain]}
+        scores[domain] |= baselines(stream, held_out[domain], tokenizer.get_vocab_size())
     log = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
     from mlx.utils import tree_flatten
 
     parameters = sum(p.size for _, p in tree_flatten(model.parameters()))
     trained = json.loads((folder / "training.json").read_text())
     plot_loss(log, folder / "loss_curve.svg")
-    (folder / "README.md").write_text(card(trained, log, table, routing_rows(stats), parameters), encoding="utf-8")
+    (folder / "README.md").write_text(card(trained, log, scores, routing_rows(stats), parameters), encoding="utf-8")
     print((folder / "README.md").read_text())
 
 

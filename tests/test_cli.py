@@ -21,7 +21,9 @@ SCHEMA = Path(__file__).parents[1] / "mlx_moebench" / "routing" / "schema" / "ro
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "mlx_moebench", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "mlx_moebench", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")

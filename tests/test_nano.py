@@ -25,7 +25,10 @@ def test_size_and_form() -> None:
     assert sum(f.stat().st_size for f in NANO.rglob("*") if f.is_file()) <= 12e6
     config = json.loads((NANO / "config.json").read_text())
     assert (config["model_type"], config["dtype"]) == ("olmoe", "bfloat16")
-    assert tokenizer.decode(tokenizer.encode("def f(x):\n    return x ** 2  # à ∑")) == "def f(x):\n    return x ** 2  # à ∑"
+    assert (
+        tokenizer.decode(tokenizer.encode("def f(x):\n    return x ** 2  # à ∑"))
+        == "def f(x):\n    return x ** 2  # à ∑"
+    )
 
 
 def test_stock_mlx_lm_loads_it() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, pad_id, read_corpus
 from ..environment import environment
 from ..errors import MoebenchError
-from ..models import Checkpoint, load_checkpoint, select_device
 from ..instrument import LiveRoutingStats, model_facts
+from ..models import Checkpoint, load_checkpoint, select_device
 from ..routing.stats import RoutingStats, check_flag
 
 Step = Callable[[str, int, int], None]

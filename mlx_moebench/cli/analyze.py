@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,7 +18,9 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]")
+@click.option(
+    "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
+)
 @click.option(
     "--dataset",
     default="math",
@@ -27,9 +30,15 @@ Examples:
 @click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]")
 @click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]")
 @click.option(
-    "--max-length", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens kept of a document (of a window, for .txt)."
+    "--max-length",
+    type=click.IntRange(min=2),
+    default=256,
+    show_default=True,
+    help="Tokens kept of a document (of a window, for .txt).",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
+)
 @click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--dtype",
@@ -93,19 +102,19 @@ def command(
     Prints a table of the routers and a summary, and writes a stats pair: OUT.json, the report, and
     OUT.safetensors, the per-sequence sums from which every number and interval can be computed again.
     """
-    from ..analysis import default_output, run
+    from ..analysis import analyze
     from ..report.heatmap import check_plot
     from ..routing.storage import check_writable, read_report
     from ..routing.uncertainty import Plan
     from ._progress import progress
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
-    output = output or default_output(model, dataset)
+    output = output or _default_output(model, dataset)
     check_writable(output)
     if plot:
         check_plot(plot)
     with progress(quiet) as step:
-        stats = run(
+        stats = analyze(
             model,
             dataset,
             text_field=text_field,
@@ -134,3 +143,10 @@ def command(
 
     print_report(report)
     click.echo(f"Wrote {paths[0]} and {paths[1].name}" + (f"; {plot}" if plot else ""))
+
+
+def _default_output(model: str | None, dataset: str) -> Path:
+    """routing_stats_MODEL_DATASET.json here, from the last parts of both names."""
+    names = [Path(name).name or "data" for name in (model or "moebench-nano", dataset.removeprefix("hub:"))]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(names))
+    return Path(f"routing_stats_{stem}.json")

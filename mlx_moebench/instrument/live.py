@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import numpy.typing as npt
 
 from ..errors import RoutingError
@@ -29,7 +30,7 @@ class LiveRoutingStats(RoutingStats):
     """
 
     def __init__(
-        self, model: nn.Module, *, sources: Mapping[str, Mapping[str, Any]] | None = None, **settings: Any
+        self, model: nn.Module, /, *, sources: Mapping[str, Mapping[str, Any]] | None = None, **settings: Any
     ) -> None:
         sources = sources or {LIVE: {"name": LIVE}}
         super().__init__(routers_of(model), sources=sources, **settings)
@@ -51,7 +52,7 @@ class LiveRoutingStats(RoutingStats):
         only = next(iter(self.sources))
         clusters = None if ids is None else [i if isinstance(i, tuple) else (only, int(i)) for i in ids]
         self._sync()
-        self._announced = (None if mask is None else mx.array(mask).astype(mx.bool_), clusters)
+        self._announced = (None if mask is None else mx.array(np.asarray(mask, dtype=bool)), clusters)
         try:
             yield
             self._sync()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 
 from ..errors import MoebenchError, did_you_mean
@@ -28,3 +30,12 @@ def select_device(name: str = "auto") -> str:
     device = mx.gpu if gpu and name != "cpu" else mx.cpu
     mx.set_default_device(mx.Device(device))
     return "gpu" if device == mx.gpu else "cpu"
+
+
+def device_facts() -> dict[str, Any]:
+    """``device`` in use (gpu or cpu), and for a GPU its name and the memory it can work in, in GB."""
+    if not mx.is_available(mx.Device(mx.gpu)):
+        return {"device": "cpu"}
+    info = mx.device_info(mx.Device(mx.gpu))
+    memory = info.get("max_recommended_working_set_size", info.get("memory_size", 0))
+    return {"device": "gpu", "gpu": info.get("device_name"), "gpu_memory_gb": round(int(memory) / 2**30, 1)}

@@ -79,14 +79,16 @@ def load_checkpoint(
         raise ModelLoadError(f"There is no dtype {dtype!r}.{did_you_mean(dtype, list(_DTYPES))}")
     folder = NANO if model is None else local_folder(model)
     if folder is not None:
+        name = _NANO_NAME if model is None else folder.name
         config = read_config(folder)
         family = family_for(config)
     else:
         # The settings first: no one should download gigabytes to be told that the model is dense.
-        settings = fetch(str(model), revision, weights=False, code=trust_remote_code)
+        name = str(model)
+        settings = fetch(name, revision, weights=False, code=trust_remote_code)
         config = read_config(settings)
         family = family_for(config)
-        folder = fetch(str(model), commit_of(settings) or revision, weights=True, code=trust_remote_code)
+        folder = fetch(name, commit_of(settings) or revision, weights=True, code=trust_remote_code)
     family.specs(config)  # the settings that routers need are there
     check_weights(folder)
     check_tokenizer(folder)
@@ -95,18 +97,22 @@ def load_checkpoint(
 
     network, config = _build(folder, trust_remote_code)
     tokenizer = _tokenizer(folder, config, trust_remote_code)
-    weight_bits = _expert_bits(network, family, config)
-    if dtype is None and mx.default_device() == mx.Device(mx.cpu):
-        dtype = "float32"
+    experts = _expert_layers(network, family, config)
+    weight_bits = _stored_bits(experts)
+    if mx.default_device() == mx.Device(mx.cpu):
+        dtype = dtype or "float32"
+        if dtype != "float32" and any(mx.issubdtype(layer.weight.dtype, mx.floating) for layer in experts):
+            raise ModelLoadError(
+                f"On the CPU MLX runs unquantised experts in float32 only, not in {dtype}; leave the dtype out."
+            )
     if dtype is not None:
         network.set_dtype(_DTYPES[dtype])
     mx.eval(network.parameters())
-    local = _NANO_NAME if model is None else folder.name
     return Checkpoint(
         model=network,
         tokenizer=tokenizer,
         config=config,
-        name=str(model) if model is not None and local_folder(model) is None else local,
+        name=name,
         path=folder,
         revision=commit_of(folder) or revision,
         dtype=_floating_dtype(network),
@@ -142,17 +148,17 @@ def _refused(folder: Path, what: str) -> ModelLoadError:
     )
 
 
-def _expert_bits(model: nn.Module, family: Family, config: dict[str, Any]) -> float | int:
-    """Bits per stored expert weight, the mean over all of them."""
-    stored, weights = 0, 0
-    for spec in family.specs(config):
-        experts = module_at(model.layers[spec.layer], family.form(spec.router).experts)
-        for module in experts.modules():
-            if "weight" in module:
-                packed = module.weight.nbytes * 8
-                bits = getattr(module, "bits", module.weight.dtype.size * 8)
-                stored, weights = stored + packed, weights + packed // bits
-    mean = stored / weights
+def _expert_layers(model: nn.Module, family: Family, config: dict[str, Any]) -> list[nn.Module]:
+    """Every module that holds a weight of the routed experts."""
+    blocks = (module_at(model.layers[s.layer], family.form(s.router).experts) for s in family.specs(config))
+    return [module for block in blocks for module in block.modules() if "weight" in module]
+
+
+def _stored_bits(layers: list[nn.Module]) -> float | int:
+    """Bits per stored weight, the mean over all weights of ``layers``."""
+    stored = [layer.weight.nbytes * 8 for layer in layers]
+    bits = [getattr(layer, "bits", layer.weight.dtype.size * 8) for layer in layers]
+    mean = sum(stored) / sum(size / b for size, b in zip(stored, bits, strict=True))
     return int(mean) if mean == int(mean) else round(mean, 3)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -11,20 +10,22 @@ from typing import Any
 from rich.console import Console
 
 from ..blas import blas_in_use
+from ..environment import package_version
 
+WORDS = {"True": "present", "False": "missing", "None": "not installed"}
 EXTRAS = {"data": "datasets", "torch": "torch"}
 
 
 def examine() -> dict[str, Any]:
     """Versions, device, memory, BLAS and what is missing; ``ready`` says whether a model can be measured."""
     findings: dict[str, Any] = {
-        "mlx_moebench": _version("mlx-moebench"),
+        "mlx_moebench": package_version("mlx-moebench"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "memory_gb": _memory_gb(),
-        "mlx": _version("mlx"),
-        "mlx_lm": _version("mlx-lm"),
-        "transformers": _version("transformers"),
+        "mlx": package_version("mlx"),
+        "mlx_lm": package_version("mlx-lm"),
+        "transformers": package_version("transformers"),
     }
     missing = []
     if findings["mlx"] and findings["mlx_lm"]:
@@ -38,9 +39,13 @@ def examine() -> dict[str, Any]:
         extra = "" if platform.system() == "Darwin" else "[cpu]"
         missing.append(f'mlx and mlx-lm: pip install "mlx-moebench{extra}" (on Linux with a GPU: [cuda12] or [cuda13])')
     findings["blas"] = blas_in_use()
-    findings["huggingface"] = {k: os.environ[k] for k in ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE") if k in os.environ}
+    findings["huggingface"] = {
+        k: os.environ[k] for k in ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE") if k in os.environ
+    }
     findings["ready"] = not missing
-    notes = [f'{module}: pip install "mlx-moebench[{extra}]"' for extra, module in EXTRAS.items() if not _importable(module)]
+    notes = [
+        f'{module}: pip install "mlx-moebench[{extra}]"' for extra, module in EXTRAS.items() if not _importable(module)
+    ]
     if platform.system() == "Linux" and findings.get("device") == "cpu" and "slow" in findings["blas"]:
         notes.append("a fast BLAS makes MLX several times faster on this CPU: apt-get install libopenblas0-pthread")
     return findings | {"missing": missing, "optional": notes}
@@ -61,20 +66,13 @@ def print_findings(findings: dict[str, Any], console: Console | None = None) -> 
     for key, value in findings.items():
         if key not in ("missing", "optional", "ready"):
             shown = ", ".join(f"{k}={v}" for k, v in value.items()) or "default" if isinstance(value, dict) else value
-            shown = {True: "present", False: "missing", None: "not installed"}.get(shown, shown)
+            shown = WORDS.get(str(shown), shown)
             console.print(f"{words.get(key, key):<22} {shown}", markup=False)
     for line in findings["missing"]:
         console.print(f"Missing: {line}", style="red", markup=False)
     for line in findings["optional"]:
         console.print(f"Optional: {line}", style="yellow", markup=False)
     console.print("Ready to measure." if findings["ready"] else "Not ready.", markup=False)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _importable(module: str) -> bool:

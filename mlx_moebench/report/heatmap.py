@@ -64,6 +64,8 @@ def plot_load(report: dict[str, Any], path: Path) -> None:
             right = axis.secondary_yaxis("right")
             right.set_yticks(range(len(rows)), [_share(r) for r in rows])
             right.tick_params(length=0, labelsize=8)
+            flagged = f", * above {report['settings']['tau']:g}" if any(r["collapsed"] for r in rows) else ""
+            right.set_ylabel(f"busiest, share of tokens{flagged}", fontsize=8)
             axis.grid(visible=False)
         axes[-1].set_xlabel("expert")
         bar = figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.6, aspect=40, pad=0.02)
@@ -71,7 +73,6 @@ def plot_load(report: dict[str, Any], path: Path) -> None:
         ticks = np.unique(np.concatenate([[0, 0.5, 1], np.linspace(1, most, 4)[1:].round(1)]))
         bar.set_ticks([float(t) for t in ticks if t <= most])
         figure.suptitle(_title(report), fontsize=10)
-        figure.text(0.995, 0.995, "right: busiest expert's share of tokens\n* above tau", ha="right", va="top", fontsize=7)
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
         try:
             figure.savefig(path, dpi=160, metadata=metadata)
@@ -97,5 +98,6 @@ def _share(router: dict[str, Any]) -> str:
 
 def _title(report: dict[str, Any]) -> str:
     model, data = report["model"], report["data"]
-    title = f"{model.get('id', 'model')} on {data['name']}: {data['n_sequences']:,} sequences, {data['n_tokens']:,} tokens, {data['phase']}"
+    counted = f"{data['n_sequences']:,} sequences, {data['n_tokens']:,} tokens, {data['phase']}"
+    title = f"{model.get('id', 'model')} on {data['name']}: {counted}"
     return title.replace("$", r"\$")  # matplotlib would read a formula

@@ -13,7 +13,7 @@ SUMMARY = (
     ("collapsed_fraction", "Routers flagged as collapsed", "fraction"),
     ("mean_entropy", "Mean entropy of a token's routing", "nats"),
     ("peak_top_share_token", "Busiest expert of any layer", "share of tokens"),
-    ("peak_top_load_ratio", "The same", "x even load"),
+    ("peak_top_load_ratio", "Its load, multiple of even", "ratio"),
     ("eae", "Load entropy / ln E", "ratio"),
     ("token_information", "Information of token about expert", "nats"),
     ("margin_prob", "Margin of the first choice", "probability"),
@@ -41,9 +41,13 @@ def _heading(report: dict[str, Any]) -> Text:
     model, data = report["model"], report["data"]
     return Text(
         f"{model.get('id', 'model')} on {data['name']}: {_count(data['n_sequences'], 'sequence')}, "
-        f"{_count(data['n_tokens'], 'token')}, {data['phase']}",
+        f"{_count(data['n_tokens'], 'token')}, {data['phase']}, {', '.join(sorted(_forms(report)))}",
         style="bold",
     )
+
+
+def _forms(report: dict[str, Any]) -> set[str]:
+    return {f"top-{r['top_k']} of {r['n_experts']}" for r in report["routers"]}
 
 
 def _routers(report: dict[str, Any]) -> Table:
@@ -52,9 +56,10 @@ def _routers(report: dict[str, Any]) -> Table:
     table.add_column("layer", justify="right")
     if len(kinds) > 1:
         table.add_column("router")
-    table.add_column("top-K of E", justify="right")
-    table.add_column("entropy, nats")
-    table.add_column("busiest, token share")
+    if len(_forms(report)) > 1:
+        table.add_column("top-K of E", justify="right")
+    table.add_column("entropy, nats", no_wrap=True)
+    table.add_column("busiest, of tokens", no_wrap=True)
     for name in ("x even", "n_eff", "dead"):
         table.add_column(name, justify="right")
     table.add_column("tau")
@@ -62,12 +67,13 @@ def _routers(report: dict[str, Any]) -> Table:
         cells = [str(r["layer"])]
         if len(kinds) > 1:
             cells.append(r["router"])
+        if len(_forms(report)) > 1:
+            cells.append(f"{r['top_k']} of {r['n_experts']}")
         cells += [
-            f"{r['top_k']} of {r['n_experts']}",
             _with_interval(r["mean_entropy"], r["ci"].get("mean_entropy")),
-            _with_interval(r["top_share_token"], r["ci"].get("top_share_token")),
-            number(r["top_load_ratio"]),
-            number(r["n_eff"]),
+            _with_interval(r["top_share_token"], r["ci"].get("top_share_token"), digits=2),
+            _number(r["top_load_ratio"], 2),
+            _number(r["n_eff"]),
             str(r["dead_experts"]),
             {True: "collapsed", False: "-", None: "n/a"}[r["collapsed"]],
         ]
@@ -76,7 +82,15 @@ def _routers(report: dict[str, Any]) -> Table:
 
 
 def _summary(summary: dict[str, Any], title: str) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left", title_style="bold")
+    table = Table(
+        box=None,
+        show_header=False,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+    )
     for name, words, unit in SUMMARY:
         if name in summary:
             table.add_row(words, _with_interval(summary[name]["value"], summary[name]), unit)
@@ -87,7 +101,10 @@ def _notes(report: dict[str, Any]) -> Text:
     settings, first = report["settings"], report["summary"]["mean_entropy"]
     ci = settings["ci"]
     share = settings["collapse_on"].removeprefix("top_share_")
-    lines = [f"collapsed: the busiest expert's {share} share exceeds tau = {settings['tau']:g}; a flag on one domain, not a verdict."]
+    lines = [
+        f"collapsed: the busiest expert's {share} share exceeds tau = {settings['tau']:g}; "
+        "a flag on one domain, not a verdict."
+    ]
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     lines += [f"n/a: {reason}." for reason in reasons]
     if first["low"] is None:
@@ -97,22 +114,23 @@ def _notes(report: dict[str, Any]) -> Text:
             f"[low, high]: {ci['level']:.0%}, {first['method']}, {ci['resamples']:,} resamples; "
             "shares: a band that holds for all experts at once."
         )
-    return Text(escape("\n".join(lines)).replace("\\[", "["), style="dim")
+    return Text("\n".join(lines), style="dim")
 
 
-def _with_interval(value: float | None, ci: dict[str, Any] | None) -> str:
+def _with_interval(value: float | None, ci: dict[str, Any] | None, digits: int = 3) -> str:
     if value is None:
         return "null"
     if not ci or ci["low"] is None:
-        return number(value)
-    return escape(f"{number(value)} [{number(ci['low'])}, {number(ci['high'])}]")
+        return _number(value, digits)
+    low, high = _number(ci["low"], digits), _number(ci["high"], digits)
+    return escape(f"{_number(value, digits)} [{low}, {high}]")
 
 
-def number(value: float | None) -> str:
-    """Three decimals below 10, fewer above; ``null`` for None."""
+def _number(value: float | None, digits: int = 3) -> str:
+    """``digits`` decimals below 10, one above; ``null`` for None."""
     if value is None:
         return "null"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def _count(n: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import MoebenchError
 from .sums import Floats, entropy
 
 
@@ -49,6 +50,8 @@ def domain_information_null(
     """
     c = np.asarray(counts, dtype=np.float64)
     names, labels = np.unique(np.asarray(domains), return_inverse=True)
+    if len(names) < 2:
+        raise MoebenchError(f"Information about the domain needs two or more domains, got {len(names)}.")
     one_hot = np.eye(len(names))[labels]  # [N, D]
     observed = float(domain_information(one_hot.T @ c))
     rng = np.random.default_rng(seed)

@@ -51,15 +51,15 @@ def data_section(stats: RoutingStats) -> dict[str, Any]:
     """Facts about the data: those of the one source, or name and hash of all with the sources listed."""
     clusters = stats.clusters
     counted = {"n_sequences": len(clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
-    if len(stats.sources) == 1:
-        (sha, facts), *_ = stats.sources.items()
-        return {**facts, "sha256": sha, **counted}
-    shas = sorted(stats.sources)
+    shas = sorted({*stats.sources, *(sha for sha, _ in clusters)})
+    sources = [{"name": sha[:12], **stats.sources.get(sha, {}), "sha256": sha} for sha in shas]
+    if len(sources) == 1:
+        return {**sources[0], **counted}
     return {
-        "name": "+".join(str(stats.sources[sha].get("name", sha[:12])) for sha in shas),
+        "name": "+".join(str(source["name"]) for source in sources),
         "sha256": hashlib.sha256("".join(shas).encode()).hexdigest(),
         **counted,
-        "sources": [{**stats.sources[sha], "sha256": sha} for sha in shas],
+        "sources": sources,
     }
 
 

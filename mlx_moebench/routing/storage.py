@@ -1,7 +1,7 @@
 """Stats pairs on disk: STEM.json, the report, and STEM.safetensors, the sums from which it can be made again.
 
-The only module of this package that touches files. Both are written aside and renamed, sums first: a kill
-leaves old or new files, never half of one, and the sums alone are enough to go on.
+The only module of this package that touches files. Both are written aside, then renamed, sums first: a full disk
+leaves the old pair, a kill old or new files, never half of one, and the sums alone are enough to go on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,10 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
 
     report_path, sums_path = pair_paths(path)
     stats.check()
+    shas = sorted({sha for sha, _ in stats.clusters})
     tensors: dict[str, Any] = {
         "clusters.row": np.array([row for _, row in stats.clusters], dtype=np.int64),
-        "clusters.source": np.array([sorted(stats.sources).index(sha) for sha, _ in stats.clusters], dtype=np.int64),
+        "clusters.source": np.array([shas.index(sha) for sha, _ in stats.clusters], dtype=np.int64),
     }
     for number, spec in enumerate(stats.specs):
         sums = stats.sums(number)
@@ -67,6 +68,7 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
     facts = {
         "specs": [asdict(spec) for spec in stats.specs],
         "scalars": list(SCALARS),
+        "sha256": shas,
         "phase": stats.phase,
         "tau": stats.tau,
         "collapse_on": stats.collapse_on,
@@ -77,8 +79,7 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
     metadata = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "stats": json.dumps(facts, sort_keys=True)}
     blob = save(tensors, metadata=metadata)
     text = json.dumps(stats.report(plan), indent=1, allow_nan=False) + "\n"
-    _write_aside(sums_path, lambda file: file.write_bytes(blob))
-    _write_aside(report_path, lambda file: file.write_text(text, encoding="utf-8"))
+    _write_aside({sums_path: blob, report_path: text.encode()})
     return report_path, sums_path
 
 
@@ -122,7 +123,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if not sums_path.exists():
         gone = {"low": None, "high": None, "reason": f"{sums_path.name} with the sums is missing"}
         for router in report["routers"]:
-            router["ci"] = {name: dict(gone) for name in router["ci"]}
+            router["ci"] = {name: dict(gone) for name in router.get("ci", {})}
         for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
             for entry in summary.values():
                 entry.update(gone)
@@ -133,8 +134,8 @@ def _restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> 
     specs = [_spec(fields) for fields in facts["specs"]]
     kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
     stats = RoutingStats(specs, **kept)
-    shas = sorted(stats.sources)
-    clusters = [(shas[s], int(r)) for s, r in zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)]
+    places = zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)
+    clusters = [(facts["sha256"][source], int(row)) for source, row in places]
     # Columns are found by name, so that a file written before a scalar was added still reads, with NaN for it.
     known = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
     for number, spec in enumerate(specs):
@@ -160,12 +161,16 @@ def _metadata(blob: bytes) -> dict[str, str]:
     return metadata
 
 
-def _write_aside(path: Path, write: Callable[[Path], Any]) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _write_aside(contents: Mapping[Path, bytes]) -> None:
+    """Write every file under a temporary name, and only when all are written rename them in order."""
+    asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(aside)
-        aside.replace(path)
+        for path, aside in asides.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(contents[path])
+        for path, aside in asides.items():
+            aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        for aside in asides.values():
+            aside.unlink(missing_ok=True)
         raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error

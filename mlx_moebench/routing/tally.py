@@ -90,7 +90,8 @@ def tally(routing: Routing) -> Tally:
     adjacent = xp.astype(xp.logical_and(mask[:, :-1], mask[:, 1:]), xp.float32)
     last = xp.zeros_like(total[:, :1])
     per_token = {
-        "entropy": -xp.sum(xp.where(p > 0, p * log_p, xp.zeros_like(p)), axis=-1),
+        # Where p is 0, ln p may be -inf, and their product NaN.
+        "entropy": -xp.sum(p * xp.where(p > 0, log_p, xp.zeros_like(p)), axis=-1),
         **_weight_scalars(weights, total, top_k),
         "margin_prob": _top_two_gap(p),
         "selection_margin": _selection_margin(routing.selection if routing.selection is not None else p, chosen),
@@ -152,9 +153,12 @@ def _top_two_gap(p: Array) -> Array:
 
 
 def _selection_margin(scores: Array, chosen: Array) -> Array:
+    """Lowest chosen minus best unchosen score; NaN where no expert was left to choose (K = E, dropped groups)."""
     xp = array_namespace(scores)
     infinity = xp.zeros_like(scores) + float("inf")
-    return xp.min(xp.where(chosen, scores, infinity), axis=-1) - xp.max(xp.where(chosen, -infinity, scores), axis=-1)
+    worst = xp.min(xp.where(chosen, scores, infinity), axis=-1)
+    rival = xp.max(xp.where(chosen, -infinity, scores), axis=-1)
+    return worst - xp.where(xp.isinf(rival), xp.zeros_like(rival) + float("nan"), rival)
 
 
 def _sum_tokens(x: Array) -> Array:

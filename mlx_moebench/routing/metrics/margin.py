@@ -43,7 +43,7 @@ def selection_margin(s: Sums) -> Floats:
     Formula: mean_t (K-th selection score) - (best unchosen); selection score = p + bias, dropped groups -inf.
     Unit: selection score (probability where there is no bias).
     Range: >= 0.
-    Null: K = E.
+    Null: K = E, or a token to which dropped groups left no other expert.
     Source: definition; how little would have changed the choice.
     """
     return _mean(s, "selection_margin") if s.top_k < s.n_experts else np.full(np.shape(s.n_tokens), math.nan)

@@ -15,7 +15,8 @@ Interval = Literal["mean", "maximum", "plugin", "distance", "none"]
 """Which interval a metric gets (see `routing.uncertainty`).
 
 ``mean``: a ratio of sums over tokens. ``maximum``: the largest of R shares. ``plugin``: a smooth function of the
-shares, biased in finite samples. ``distance``: a distance of the shares from even. ``none``: resampling says nothing about it.
+shares, biased in finite samples. ``distance``: how far the shares are from even. ``none``: resampling says nothing
+about it.
 """
 Limit = Callable[[int, int], float]
 """A bound as a function of (E, K)."""
