@@ -155,8 +155,8 @@ a poor writer: use it to study and test routers, never for its text.
             ("domain", "unique tokens", "sources"), [(d, f"{trained['unique_tokens'][d]:,}", DATA[d]) for d in DOMAINS]
         ),
     ]
-    lines += f"""Documents whose SHA-256 starts with a byte below {HELD_OUT_BYTE} (about 5%) were held out. The texts are not
-part of this package; the licences of the sources stand as named.
+    lines += f"""Documents whose SHA-256 starts with a byte below {HELD_OUT_BYTE} (about 5%) were held out. The texts
+are not part of this package; the licences of the sources stand as named.
 
 ## Held-out perplexity per token
 """.splitlines()
@@ -171,8 +171,8 @@ part of this package; the licences of the sources stand as named.
             ],
         ),
     ]
-    lines += f"""Windows of {WINDOW} tokens, the first token of each not scored. The baselines are trained on the same domain's
-training tokens; the bigram's interpolation weight is the best one on the held-out text itself, which favours it.
+    lines += f"""Windows of {WINDOW} tokens, the first token of each not scored. The baselines are trained on the same
+domain's training tokens; the bigram's interpolation weight is the best one on the held-out text, which favours it.
 
 ## Routing on the held-out documents
 

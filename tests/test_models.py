@@ -154,7 +154,7 @@ def test_shards_named_by_an_index(folder: Path, tiny_checkpoint: Path) -> None:
 
 @pytest.mark.usefixtures("cpu")
 def test_none_is_the_embedded_model(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_moebench.models.load.NANO", tiny_checkpoint)
+    monkeypatch.setattr("mlx_moebench.models.loading.NANO", tiny_checkpoint)
     checkpoint = load_checkpoint()
     assert (checkpoint.name, checkpoint.path) == ("moebench-nano", tiny_checkpoint)
 
@@ -241,7 +241,7 @@ def empty_weights(folder: Path) -> None:
 
 
 def pointer_weights(folder: Path) -> None:
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    (folder / "model.safetensors").write_text("version https://git-lfs.example/spec/v1\n", encoding="utf-8")
 
 
 def broken_header(folder: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_tokenizer_that_is_code_needs_trust(tiny_checkpoint: Path, monkeypatch
         assert extra == {"trust_remote_code": False}
         raise ValueError("The repository contains custom code ...\nPlease pass trust_remote_code=True.")
 
-    monkeypatch.setattr("mlx_moebench.models.load.load_tokenizer", refuse)
+    monkeypatch.setattr("mlx_moebench.models.loading.load_tokenizer", refuse)
     with pytest.raises(ModelLoadError, match=r"runs its own Python code \(its tokenizer\).*--trust-remote-code"):
         load(tiny_checkpoint)
 

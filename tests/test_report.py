@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,10 @@ def report(experts: tuple[int, ...] = (4, 4), kinds: tuple[str, ...] = ("mlp",),
 
 
 def text(found: dict[str, Any]) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(render(found))
-    return console.export_text()
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(render(found))
+    return captured.get()
 
 
 def test_table_has_every_layer_with_intervals() -> None:

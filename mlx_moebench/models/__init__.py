@@ -5,6 +5,6 @@ from ..blas import load_fast_blas
 load_fast_blas()  # before anything below imports mlx
 
 from .device import device_facts, select_device  # noqa: E402
-from .load import NANO, Checkpoint, load, load_checkpoint  # noqa: E402
+from .loading import NANO, Checkpoint, load, load_checkpoint  # noqa: E402
 
 __all__ = ["NANO", "Checkpoint", "device_facts", "load", "load_checkpoint", "select_device"]

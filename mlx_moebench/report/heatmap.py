@@ -58,7 +58,7 @@ def plot_load(report: dict[str, Any], path: Path) -> None:
         axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         norm = TwoSlopeNorm(vmin=0.0, vcenter=1.0, vmax=most)
         for axis, (kind, rows) in zip(axes, panels.items(), strict=True):
-            image = axis.imshow(matrices[kind], cmap=_diverging(), norm=norm, aspect="auto", interpolation="nearest")
+            image = axis.imshow(matrices[kind], cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
             axis.set_yticks(range(len(rows)), [str(r["layer"]) for r in rows])
             axis.set_ylabel("layer" if len(panels) == 1 else f"layer ({kind} router)")
             right = axis.secondary_yaxis("right")
@@ -66,7 +66,7 @@ def plot_load(report: dict[str, Any], path: Path) -> None:
             right.tick_params(length=0, labelsize=8)
             flagged = f", * above {report['settings']['tau']:g}" if any(r["collapsed"] for r in rows) else ""
             right.set_ylabel(f"busiest, share of tokens{flagged}", fontsize=8)
-            axis.grid(visible=False)
+            axis.set_facecolor("0.85")  # shows where a router has no such expert
         axes[-1].set_xlabel("expert")
         bar = figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.6, aspect=40, pad=0.02)
         bar.set_label("load, multiple of the even share (1 = even)")
@@ -78,14 +78,6 @@ def plot_load(report: dict[str, Any], path: Path) -> None:
             figure.savefig(path, dpi=160, metadata=metadata)
         except OSError as error:
             raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
-
-
-def _diverging() -> Any:
-    from matplotlib import colormaps
-
-    colours = colormaps["RdBu_r"].copy()
-    colours.set_bad("0.85")
-    return colours
 
 
 def _share(router: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from .tally import SCALARS
 from .uncertainty import Plan
 
 FORMAT = "mlx_moebench.routing_stats"
+"""The key in the file's metadata under which everything but the arrays stands, as JSON."""
 
 
 def pair_paths(path: Path) -> tuple[Path, Path]:
@@ -66,6 +67,7 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
         if number + 1 < len(stats.specs):
             tensors[f"{spec.name}.transition"] = stats.transition_counts(number)
     facts = {
+        "schema_version": SCHEMA_VERSION,
         "specs": [asdict(spec) for spec in stats.specs],
         "scalars": list(SCALARS),
         "sha256": shas,
@@ -76,8 +78,8 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
         "sources": stats.sources,
         "environment": stats.environment,
     }
-    metadata = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "stats": json.dumps(facts, sort_keys=True)}
-    blob = save(tensors, metadata=metadata)
+    # One entry: safetensors writes several in an order that changes from run to run, and equal sums give equal bytes.
+    blob = save(tensors, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
     text = json.dumps(stats.report(plan), indent=1, allow_nan=False) + "\n"
     _write_aside({sums_path: blob, report_path: text.encode()})
     return report_path, sums_path
@@ -99,10 +101,9 @@ def load_pair(path: Path) -> RoutingStats:
     try:
         blob = sums_path.read_bytes()
         tensors, metadata = load(blob), _metadata(blob)
-        if metadata.get("format") != FORMAT:
+        if FORMAT not in metadata:
             raise StatsError(f"{sums_path} is a safetensors file, but not routing statistics.")
-        facts = json.loads(metadata["stats"])
-        return _restore(tensors, facts)
+        return _restore(tensors, json.loads(metadata[FORMAT]))
     except OSError as error:
         raise StatsError(f"Cannot read {sums_path}: {error.strerror or error}.") from error
     except (SafetensorError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:

@@ -56,11 +56,10 @@ def log_distribution(logits: Array, rule: Distribution) -> tuple[Array, Array]:
     For ``sigmoid_normalised``, p is the softmax of ln sigmoid(z), which never divides by an underflowed sum.
     """
     xp = array_namespace(logits)
-    log_sum = _log_sum_exp(logits)
+    log_p, log_sum = _log_softmax(logits)
     if rule == "sigmoid_normalised":
-        scores = xp.minimum(logits, xp.zeros_like(logits)) - xp.log1p(xp.exp(-xp.abs(logits)))
-        return scores - _log_sum_exp(scores)[..., None], log_sum
-    return logits - log_sum[..., None], log_sum
+        log_p, _ = _log_softmax(xp.minimum(logits, xp.zeros_like(logits)) - xp.log1p(xp.exp(-xp.abs(logits))))
+    return log_p, log_sum
 
 
 def selection_matrix(indices: Array, n_experts: int) -> Array:
@@ -123,10 +122,13 @@ def transition_counts(previous: Array, current: Array) -> Array:
     return xp.matmul(xp.matrix_transpose(first), xp.reshape(current, (-1, current.shape[-1])))
 
 
-def _log_sum_exp(x: Array) -> Array:
+def _log_softmax(x: Array) -> tuple[Array, Array]:
+    """(x - logsumexp(x), logsumexp(x)). The maximum goes first: x - logsumexp(x) would lose the digits of a large x."""
     xp = array_namespace(x)
     largest = xp.max(x, axis=-1, keepdims=True)
-    return xp.log(xp.sum(xp.exp(x - largest), axis=-1)) + largest[..., 0]
+    shifted = x - largest
+    log_sum = xp.log(xp.sum(xp.exp(shifted), axis=-1))
+    return shifted - log_sum[..., None], log_sum + largest[..., 0]
 
 
 def _weight_scalars(weights: Array, total: Array, top_k: int) -> dict[str, Array]:

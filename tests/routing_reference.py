@@ -1,0 +1,147 @@
+"""Random routing records, and the definitions written out as slow float64 loops to compare the package with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from mlx_moebench.routing import RouterSpec, Routing, RoutingStats, Sums, tally
+from mlx_moebench.routing.tally import SCALARS
+
+
+def random_routing(
+    seed: int = 0,
+    shape: tuple[int, int] = (3, 9),
+    experts: int = 6,
+    top_k: int = 2,
+    rule: str = "softmax",
+    mask: np.ndarray | None = None,
+    bias: bool = False,
+) -> Routing:
+    """Normal logits; the K with the best score (p, or p + bias) in a random order; weights p over the chosen."""
+    rng = np.random.default_rng(seed)
+    logits = (2 * rng.standard_normal((*shape, experts))).astype(np.float32)
+    p = probabilities(logits, rule)
+    score = p + (rng.normal(0, 0.2, experts) if bias else 0.0)
+    indices = rng.permuted(np.argsort(-score, axis=-1)[..., :top_k], axis=-1)
+    weights = np.take_along_axis(p, indices, -1)
+    return Routing(
+        logits=logits,
+        indices=indices.astype(np.int32),
+        weights=weights.astype(np.float32),
+        mask=np.ones(shape, bool) if mask is None else mask,
+        distribution=rule,  # type: ignore[arg-type]
+        selection=score.astype(np.float32) if bias else None,
+    )
+
+
+def probabilities(logits: np.ndarray, rule: str) -> np.ndarray:
+    z = np.asarray(logits, np.float64)
+    if rule == "sigmoid_normalised":
+        s = 1 / (1 + np.exp(-z))
+        return s / s.sum(-1, keepdims=True)
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def plogp(p: Any) -> float:
+    return -sum(float(x) * math.log(x) for x in p if x > 0)
+
+
+def slow_tally(r: Routing) -> dict[str, np.ndarray]:
+    """`tally` one token at a time."""
+    p_all = probabilities(r.logits, r.distribution)
+    batch, length, experts = r.logits.shape
+    out = {
+        "n_tokens": np.zeros(batch, int),
+        "counts": np.zeros((batch, experts), int),
+        "top1_counts": np.zeros((batch, experts), int),
+        "p_sum": np.zeros((batch, experts)),
+        "scalars": np.zeros((batch, len(SCALARS))),
+        "pairs": np.zeros((experts, experts), int),
+    }
+    for b in range(batch):
+        for t in range(length):
+            if not r.mask[b, t]:
+                continue
+            p, chosen = p_all[b, t], sorted(int(i) for i in r.indices[b, t])
+            q = np.sort(r.weights[b, t].astype(float) / r.weights[b, t].astype(float).sum())[::-1]
+            score = p if r.selection is None else r.selection[b, t]
+            rest = [score[i] for i in range(experts) if i not in chosen]
+            best = sorted(p, reverse=True)
+            token = {
+                "entropy": plogp(p),
+                "topk_entropy": plogp(q),
+                "margin_prob": best[0] - best[1],
+                "margin_weight": q[0] - q[1] if len(q) > 1 else 0.0,
+                "selection_margin": min(score[i] for i in chosen) - max(rest) if rest else math.nan,
+                "z_squared": math.log(sum(math.exp(float(z)) for z in r.logits[b, t])) ** 2,
+            }
+            if t + 1 < length and r.mask[b, t + 1]:
+                token["adjacent_shared"] = len(set(chosen) & {int(i) for i in r.indices[b, t + 1]})
+                token["adjacent_pairs"] = 1
+            out["n_tokens"][b] += 1
+            out["top1_counts"][b, min(chosen, key=lambda i: (-p[i], i))] += 1
+            out["p_sum"][b] += p
+            for name, value in token.items():
+                out["scalars"][b, SCALARS.index(name)] += value
+            for i in chosen:
+                out["counts"][b, i] += 1
+                for j in chosen:
+                    out["pairs"][i, j] += 1
+    return out
+
+
+def make_stats(
+    rows: range = range(12),
+    *,
+    specs: tuple[RouterSpec, ...] | None = None,
+    sha: str = "a" * 64,
+    length: int = 14,
+    max_length: int | None = 64,
+    **settings: Any,
+) -> RoutingStats:
+    """Statistics of random routing on rows of a made-up data set; a row's routing depends on sha and row alone."""
+    specs = specs or tuple(RouterSpec(layer, layer, "mlp", 8, 2) for layer in range(3))
+    settings = {"model": MODEL, "environment": ENVIRONMENT} | settings
+    source = {"name": f"data-{sha[0]}", "max_length": max_length, "padding": "right, masked", "bos": None}
+    stats = RoutingStats(specs, sources={sha: source}, **settings)
+    for number, spec in enumerate(specs):
+        for row in rows:
+            seed = 1000 * row + 10 * number + ord(sha[0])
+            t = tally(random_routing(seed, (1, length + row % 5), spec.n_experts, spec.top_k, spec.distribution))
+            stats.add(number, [(sha, row)], t)
+            if number + 1 < len(specs):
+                after = specs[number + 1]
+                stats.add_transition(number, np.full((spec.n_experts, after.n_experts), row + 1, dtype=np.float32))
+    return stats
+
+
+MODEL = {
+    "id": "test/tiny",
+    "revision": None,
+    "model_type": "olmoe",
+    "dtype": "float32",
+    "weight_bits": 32,
+    "router_bits": 32,
+    "backend": "mlx",
+}
+ENVIRONMENT = {
+    "mlx_moebench": "0",
+    "python": "3",
+    "platform": "test",
+    "numpy": "2",
+    "mlx": None,
+    "mlx_lm": None,
+    "device": "cpu",
+    "blas": None,
+    "threads": 1,
+}
+
+
+def sums_of(packed: dict[str, np.ndarray], top_k: int, distribution: str = "softmax") -> Sums:
+    """`Sums` of a `slow_tally` or of arrays named like one."""
+    fields = {k: packed[k] for k in ("n_tokens", "counts", "top1_counts", "p_sum", "scalars")}
+    return Sums(fields["counts"].shape[-1], top_k, distribution, **fields)  # type: ignore[arg-type]

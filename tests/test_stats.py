@@ -1,0 +1,519 @@
+"""`RoutingStats`, its report, its files and the schema of its report."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import subprocess
+import sys
+from importlib.resources import files
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from routing_reference import make_stats, random_routing
+
+from mlx_moebench.errors import MoebenchError, RoutingError, StatsError
+from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats, Sums, tally
+from mlx_moebench.routing.storage import check_writable, pair_paths, read_report
+from mlx_moebench.routing.sums import FIELDS
+
+PLAN = Plan(resamples=200)
+SCHEMA = json.loads(files("mlx_moebench.routing").joinpath("schema/routing_stats.schema.json").read_text("utf-8"))
+
+
+def validate(report: Any) -> None:
+    """Against the schema, as a reader in another language would see the report."""
+    text = json.dumps(report, allow_nan=False)
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(text))
+
+
+def assert_same(a: RoutingStats, b: RoutingStats, transitions: bool = True) -> None:
+    assert a.specs == b.specs
+    assert a.clusters == b.clusters
+    assert (a.phase, a.tau, a.collapse_on, a.model) == (b.phase, b.tau, b.collapse_on, b.model)
+    assert a.sources == b.sources
+    for number in range(len(a.specs)):
+        for name in FIELDS:
+            x, y = getattr(a.sums(number), name), getattr(b.sums(number), name)
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y, err_msg=name)
+        np.testing.assert_array_equal(a.pairs(number), b.pairs(number))
+    for number in range(len(a.specs) - 1):
+        np.testing.assert_array_equal(a.transition_counts(number), b.transition_counts(number))
+
+
+# -- adding and merging --------------------------------------------------------------------------------------------
+
+
+def test_sums_are_kept_per_sequence_and_sorted() -> None:
+    stats = RoutingStats([RouterSpec(0, 0, "mlp", 6, 2)])
+    r = random_routing(0, (3, 10))
+    t = tally(r)
+    stats.add(0, [("b", 1), ("a", 7), ("b", 1)], t)  # the third row continues the first
+    assert stats.clusters == [("a", 7), ("b", 1)]
+    np.testing.assert_array_equal(stats.sums(0).counts, [t.counts[1], t.counts[0] + t.counts[2]])
+    np.testing.assert_allclose(stats.sums(0).scalars[1], t.scalars[0].astype(float) + t.scalars[2])
+    assert stats.n_tokens == stats.totals(0).n_tokens == 30
+    stats.check()
+
+
+def test_batches_do_not_matter() -> None:
+    specs = (RouterSpec(0, 0, "mlp", 6, 2),)
+    r = random_routing(1, (8, 12))
+    whole, parts = RoutingStats(specs), RoutingStats(specs)
+    whole.add(0, [("x", row) for row in range(8)], tally(r))
+    for row in reversed(range(8)):
+        one = type(r)(r.logits[[row]], r.indices[[row]], r.weights[[row]], r.mask[[row]])
+        parts.add(0, [("x", row)], tally(one))
+    assert_same(whole, parts)
+
+
+def test_bad_counts_add_nothing() -> None:
+    stats = RoutingStats([RouterSpec(5, 0, "mlp", 6, 2)])
+    with pytest.raises(
+        RoutingError, match=r"Layer 5 \(mlp\) gave counts of shape \(2, 6\), but 3 sequences and 6 experts"
+    ):
+        stats.add(0, [("x", 0), ("x", 1), ("x", 2)], tally(random_routing(0, (2, 4))))
+    with pytest.raises(RoutingError, match="counted 12 selections for 4 tokens x 2 experts"):
+        stats.add(0, [("x", 0)], tally(random_routing(0, (1, 4), 6, 3)))
+    assert stats.clusters == []
+    assert stats.totals(0).n_tokens == 0
+
+
+def test_shards_merge_to_one_run_in_any_order() -> None:
+    whole = make_stats(range(12))
+    shards = [make_stats(rows) for rows in (range(0, 5), range(5, 6), range(6, 12))]
+    for order in permutations(shards):
+        assert_same(RoutingStats.merge(order), whole)
+    left = RoutingStats.merge([RoutingStats.merge(shards[:2]), shards[2]])
+    assert_same(left, whole)
+    assert left.report(PLAN) == whole.report(PLAN)
+
+
+def test_merging_leaves_the_parts_alone() -> None:
+    a, b = make_stats(range(3)), make_stats(range(3, 6))
+    before = a.sums(0).counts.copy()
+    RoutingStats.merge([a, b])
+    np.testing.assert_array_equal(a.sums(0).counts, before)
+    assert len(a.clusters) == 3
+
+
+def test_domains_merge() -> None:
+    a, b = make_stats(range(11)), make_stats(range(11), sha="b" * 64, max_length=32)
+    merged = RoutingStats.merge([a, b])
+    assert merged.strata == ["data-a"] * 11 + ["data-b"] * 11
+    data = merged.report(PLAN)["data"]
+    assert data["name"] == "data-a+data-b"
+    assert [s["max_length"] for s in data["sources"]] == [64, 32]
+    assert "max_length" not in data
+    assert data["sha256"] == RoutingStats.merge([b, a]).report(PLAN)["data"]["sha256"]
+    validate(merged.report(PLAN))
+
+
+WIDER = tuple(RouterSpec(layer, layer, "mlp", 8, 3) for layer in range(3))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (make_stats(range(3, 5), model={"id": "other"}), "their models differ"),
+        (make_stats(range(3, 5), phase="decode"), "their phases differ: prefill and decode"),
+        (make_stats(range(3, 5), specs=WIDER), "their routers differ"),
+        (make_stats(range(3, 5), tau=0.5), "their values of tau differ"),
+        (make_stats(range(3, 5), max_length=32), "the same data was read with max_length 64 and 32"),
+        (make_stats(range(2, 5)), r"Row 2 of data-a \(1 rows in all\) is in two"),
+    ],
+)
+def test_what_cannot_be_merged(other: RoutingStats, message: str) -> None:
+    with pytest.raises(StatsError, match=message):
+        RoutingStats.merge([make_stats(range(3)), other])
+
+
+def test_merging_nothing() -> None:
+    with pytest.raises(StatsError, match="nothing to merge"):
+        RoutingStats.merge([])
+
+
+def test_the_flag_is_checked() -> None:
+    with pytest.raises(MoebenchError, match="tau is a share of tokens and lies between 0 and 1, got 40"):
+        make_stats(range(1), tau=40)
+    with pytest.raises(MoebenchError, match="Cannot decide collapse on 'gini'"):
+        make_stats(range(1), collapse_on="gini")
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def test_dataframe() -> None:
+    stats = make_stats()
+    frame = stats.to_dataframe()
+    wanted = {"layer", "moe_layer", "router", "n_tokens", "mean_entropy", "top_share_token", "collapsed"}
+    assert wanted | set(METRICS) <= set(frame.columns)
+    assert len(frame) == 3
+    assert frame["n_tokens"].tolist() == [stats.n_tokens] * 3
+    assert frame["top_share_token"][1] == stats.values(1)["top_share_token"]
+
+
+def test_collapsed() -> None:
+    stats = make_stats(tau=0.40)
+    assert stats.collapsed(0, 0.4001) == (True, None)
+    assert stats.collapsed(0, 0.40) == (False, None)
+    assert stats.collapsed(0, math.nan) == (None, "top_share_token is null")
+    flag, reason = make_stats(tau=0.25).collapsed(0, 0.9)
+    assert flag is None
+    assert reason == "even routing already gives 0.25 >= tau = 0.25"
+    # A share of selections compares with 1/E, not K/E.
+    assert make_stats(tau=0.25, collapse_on="top_share_selection").collapsed(0, 0.3) == (True, None)
+
+
+# -- report --------------------------------------------------------------------------------------------------------
+
+
+def test_schema_is_a_schema_and_describes_every_field() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+    def walk(node: Any, path: str) -> None:
+        if isinstance(node, dict):
+            for name, field in node.get("properties", {}).items():
+                assert "description" in field or "$ref" in field, f"{path}.{name}"
+            for key, value in node.items():
+                if key not in ("if", "then", "else", "anyOf"):  # conditions on fields described elsewhere
+                    walk(value, f"{path}.{key}")
+        elif isinstance(node, list):
+            for value in node:
+                walk(value, path)
+
+    walk(SCHEMA, "")
+    described = SCHEMA["$defs"]["router"]["properties"]
+    assert set(METRICS) <= set(described)
+    assert all("description" in described[name] for name in METRICS)
+
+
+def test_report() -> None:
+    stats = make_stats()
+    report = stats.report(PLAN)
+    validate(report)
+    assert report["data"]["n_sequences"] == 12
+    assert report["data"]["phase"] == "prefill"
+    assert report["settings"]["ci"] == {"method": "bca", "resamples": 200, "seed": 0, "level": 0.95}
+    for number, router in enumerate(report["routers"]):
+        assert sum(router["selection_counts"]) == router["n_tokens"] * router["top_k"]
+        assert sum(router["top1_counts"]) == router["n_tokens"] == stats.n_tokens
+        assert isinstance(router["dead_experts"], int)
+        for name, value in stats.values(number).items():
+            assert router[name] == pytest.approx(value), name
+            assert set(router["ci"]) == set(METRICS)
+        ci = router["ci"]["mean_entropy"]
+        assert ci["low"] < router["mean_entropy"] < ci["high"]
+    entropies = [router["mean_entropy"] for router in report["routers"]]
+    assert report["summary"]["mean_entropy"]["value"] == pytest.approx(np.mean(entropies))
+    shares = [router["top_share_token"] for router in report["routers"]]
+    assert report["summary"]["peak_top_share_token"]["value"] == max(shares)
+    fraction = report["summary"]["collapsed_fraction"]
+    assert fraction["value"] == np.mean([share > 0.40 for share in shares])
+    assert fraction["over"] == 3
+    assert report["summary"] == report["summary_by_router"]["mlp"]
+
+
+def test_report_of_few_sequences() -> None:
+    report = make_stats(range(9)).report(PLAN)
+    validate(report)
+    for router in report["routers"]:
+        assert {(ci["low"], "9 sequences are too few" in ci["reason"]) for ci in router["ci"].values()} == {
+            (None, True)
+        }
+    assert all(entry["low"] is None and entry["reason"] for entry in report["summary"].values())
+    assert report["summary"]["mean_entropy"]["value"] > 0
+
+
+@pytest.mark.parametrize("method", ["percentile", "layer"])
+def test_report_of_other_methods(method: Any) -> None:
+    report = make_stats().report(Plan(method, 200))
+    validate(report)
+    assert method in report["summary"]["mean_entropy"]["method"].replace("layers", "layer")
+
+
+def test_report_where_no_flag_can_be_raised() -> None:
+    specs = (RouterSpec(0, 0, "mlp", 4, 2, router_bits=4), RouterSpec(1, 1, "mlp", 16, 2))
+    report = make_stats(specs=specs).report(PLAN)
+    validate(report)
+    first, second = report["routers"]
+    assert first["collapsed"] is None
+    assert first["collapsed_reason"] == "even routing already gives 0.5 >= tau = 0.4"
+    assert second["collapsed"] is False
+    assert report["summary"]["collapsed_fraction"]["over"] == 1
+    report = make_stats(specs=specs[:1]).report(PLAN)
+    validate(report)
+    assert report["summary"]["collapsed_fraction"]["value"] is None
+
+
+def test_kinds_of_router_are_never_pooled() -> None:
+    specs = (RouterSpec(0, 0, "attention", 16, 2), RouterSpec(0, 0, "mlp", 8, 2), RouterSpec(1, 1, "mlp", 8, 2))
+    stats = make_stats(specs=specs)
+    report = stats.report(PLAN)
+    validate(report)
+    assert set(report["summary_by_router"]) == {"attention", "mlp"}
+    assert report["summary"] == report["summary_by_router"]["mlp"]
+    entropy = [stats.values(i)["mean_entropy"] for i in range(3)]
+    by_router = report["summary_by_router"]
+    assert by_router["attention"]["mean_entropy"]["value"] == pytest.approx(entropy[0])
+    assert by_router["mlp"]["mean_entropy"]["value"] == pytest.approx(np.mean(entropy[1:]))
+
+
+def test_undefined_is_null_in_json() -> None:
+    specs = (RouterSpec(0, 0, "mlp", 6, 1, "sigmoid_normalised"), RouterSpec(1, 1, "mlp", 6, 6))
+    stats = make_stats(specs=specs)
+    report = stats.report(PLAN)
+    validate(report)
+    for number, names in ((0, ("ewa", "margin_weight", "router_z")), (1, ("selection_margin",))):
+        for name in names:
+            assert report["routers"][number][name] is None
+            assert report["routers"][number]["ci"][name] == {
+                "low": None,
+                "high": None,
+                "reason": "the metric is null here",
+            }
+    assert "NaN" not in json.dumps(report)
+
+
+def test_report_of_nothing() -> None:
+    report = RoutingStats(make_stats().specs, model=make_stats().model, environment=make_stats().environment).report(
+        PLAN
+    )
+    assert report["data"]["n_tokens"] == 0
+    assert report["routers"][0]["mean_entropy"] is report["routers"][0]["dead_experts"] is None
+    json.dumps(report, allow_nan=False)
+
+
+def test_data_without_declared_source_is_named_by_its_hash() -> None:
+    stats = RoutingStats([RouterSpec(0, 0, "mlp", 6, 2)])
+    stats.add(0, [("f" * 64, 0)], tally(random_routing(0, (1, 4))))
+    data = stats.report(PLAN)["data"]
+    assert (data["name"], data["sha256"], data["n_sequences"]) == ("f" * 12, "f" * 64, 1)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("routers", 0, "mean_entropy"), "NaN"),
+        (("routers", 0, "dead_experts"), 1.5),
+        (("routers", 0, "selection_counts", 0), -1),
+        (("routers", 0, "router"), "gate"),
+        (("routers", 0, "collapsed"), None),  # without collapsed_reason
+        (("routers", 0, "ci", "gini"), {"low": None, "high": None}),
+        (("routers", 0, "ci", "gini"), {"low": 0.1, "high": None, "method": "m"}),
+        (("routers", 0, "a_later_metric"), "text"),
+        (("data", "phase"), "both"),
+        (("summary", "mean_entropy"), {"low": 0.1, "high": 0.2, "method": "m", "level": 0.95}),
+        (("settings", "tau"), 40),
+    ],
+)
+def test_schema_refuses(where: tuple[Any, ...], value: Any) -> None:
+    report = make_stats().report(PLAN)
+    node = report
+    for key in where[:-1]:
+        node = node[key]
+    node[where[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        validate(report)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ("schema_version",),
+        ("model", "router_bits"),
+        ("data", "bos"),
+        ("data", "sha256"),
+        ("environment", "blas"),
+        ("routers", 0, "n_eff"),
+        ("routers", 0, "ci"),
+        ("summary", "peak_top_share_token"),
+    ],
+)
+def test_schema_requires(where: tuple[Any, ...]) -> None:
+    report = make_stats().report(PLAN)
+    node = report
+    for key in where[:-1]:
+        node = node[key]
+    del node[where[-1]]
+    with pytest.raises(jsonschema.ValidationError, match=r"is a required property|is not valid under any"):
+        validate(report)
+
+
+def test_schema_takes_a_new_metric_and_a_verdict() -> None:
+    report = make_stats().report(PLAN)
+    report["routers"][0]["a_later_metric"] = 0.5
+    report["routers"][1]["a_later_metric"] = None
+    report["routers"][0]["verdict"] = {"word": "specialised", "a": 0.2, "b": 0.98, "r": 0.95, "basis": "point"}
+    validate(report)
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    specs = (
+        RouterSpec(0, 0, "attention", 16, 1, "softmax_then_topk_derived"),
+        RouterSpec(0, 0, "mlp", 4, 4, "sigmoid_normalised", 4, ("ffn", "ffn", "zero", "copy"), (1, -1, 1, 1)),
+    )
+    stats = make_stats(specs=specs, tau=0.3, collapse_on="top_share_top1", phase="decode")
+    report_path, sums_path = stats.save(tmp_path / "deep" / "run", PLAN)
+    assert (report_path.name, sums_path.name) == ("run.json", "run.safetensors")
+    for name in (report_path, sums_path, tmp_path / "deep" / "run"):
+        again = RoutingStats.load(name)
+        assert_same(stats, again)
+        assert again.environment == stats.environment
+    assert again.report(PLAN) == json.loads(report_path.read_text()) == stats.report(PLAN)
+    validate(read_report(sums_path))
+    again.save(tmp_path / "twice", PLAN)
+    assert (tmp_path / "twice.safetensors").read_bytes() == sums_path.read_bytes()
+
+
+def test_loaded_shards_merge_to_the_whole(tmp_path: Path) -> None:
+    make_stats(range(6)).save(tmp_path / "a", PLAN)
+    make_stats(range(6, 12)).save(tmp_path / "b", PLAN)
+    merged = RoutingStats.merge([RoutingStats.load(tmp_path / "b"), RoutingStats.load(tmp_path / "a")])
+    assert_same(merged, make_stats(range(12)))
+
+
+def test_counts_alone_round_trip(tmp_path: Path) -> None:
+    # Counts imported without logits: NaN sums stay NaN, in the file and after it.
+    stats = RoutingStats([RouterSpec(0, 0, "mlp", 4, 2)], sources={"c": {"name": "counts"}})
+    counts = np.array([[4, 3, 2, 1], [1, 2, 3, 4]])
+    sums = Sums.from_counts(counts, [5, 5], 2, [[3, 2, 0, 0], [0, 0, 2, 3]])
+    stats.add_sums(0, [("c", 0), ("c", 1)], sums, np.diag(counts.sum(0)))
+    stats.save(tmp_path / "c", PLAN)
+    again = RoutingStats.load(tmp_path / "c")
+    assert_same(stats, again)
+    assert math.isnan(again.values(0)["mean_entropy"])
+    assert again.values(0)["top_share_token"] == 0.5
+
+
+def test_undeclared_sources_round_trip(tmp_path: Path) -> None:
+    stats = RoutingStats([RouterSpec(0, 0, "mlp", 6, 2)])
+    stats.add(0, [("y", 0), ("x", 3)], tally(random_routing(0, (2, 4))))
+    stats.save(tmp_path / "s", PLAN)
+    assert_same(RoutingStats.load(tmp_path / "s"), stats)
+
+
+def test_names_of_a_pair() -> None:
+    for name in ("a/olmoe-0.5", "a/olmoe-0.5.json", "a/olmoe-0.5.safetensors"):
+        assert pair_paths(Path(name)) == (Path("a/olmoe-0.5.json"), Path("a/olmoe-0.5.safetensors"))
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(StatsError, match=r"No stats pair at .*x: neither x.json nor x.safetensors exists"):
+        RoutingStats.load(tmp_path / "x")
+    with pytest.raises(StatsError, match=r"Cannot read .*x.json: No such file"):
+        read_report(tmp_path / "x")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 20, 500, -1])
+def test_truncated_sums(tmp_path: Path, keep: int) -> None:
+    _, path = make_stats(range(3)).save(tmp_path / "x", PLAN)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(StatsError, match="damaged or from another version"):
+        RoutingStats.load(path)
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.zeros(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(StatsError, match="not routing statistics"):
+        RoutingStats.load(tmp_path / "weights.safetensors")
+    save_file({"w": np.zeros(3)}, tmp_path / "w.safetensors", {"mlx_moebench.routing_stats": "{}"})
+    with pytest.raises(StatsError, match="damaged or from another version"):
+        RoutingStats.load(tmp_path / "w.safetensors")
+    for text, message in (("{", "is not JSON"), ("[1]", "not a routing report"), ('{"a": 1}', "not a routing report")):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(StatsError, match=message):
+            read_report(tmp_path / "r.json")
+
+
+def test_the_report_alone(tmp_path: Path) -> None:
+    stats = make_stats()
+    report_path, sums_path = stats.save(tmp_path / "x", PLAN)
+    whole = read_report(report_path)
+    sums_path.unlink()
+    alone = read_report(sums_path)
+    validate(alone)
+    for before, after in zip(whole["routers"], alone["routers"], strict=True):
+        assert {k: v for k, v in before.items() if k != "ci"} == {k: v for k, v in after.items() if k != "ci"}
+        assert set(after["ci"]) == set(before["ci"])
+        for ci in after["ci"].values():
+            assert (ci["low"], ci["high"]) == (None, None)
+            assert ci["reason"] == "x.safetensors with the sums is missing"
+    for name, entry in alone["summary"].items():
+        assert entry["value"] == whole["summary"][name]["value"]
+        assert entry["low"] is None
+    with pytest.raises(StatsError, match=r"x.safetensors is not beside .*x.json"):
+        RoutingStats.load(report_path)
+
+
+@pytest.mark.parametrize("method", ["write_bytes", "replace"])
+@pytest.mark.parametrize("fails_on", [1, 2])
+def test_a_full_disk_keeps_the_old_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, fails_on: int
+) -> None:
+    paths = make_stats(range(3)).save(tmp_path / "x", PLAN)
+    old = {path: path.read_bytes() for path in paths}
+    real, calls = getattr(Path, method), []
+
+    def refuse(self: Path, *arguments: Any) -> Any:
+        calls.append(self)
+        if len(calls) == fails_on:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(StatsError, match=r"Cannot write .*: No space left on device"):
+        make_stats(range(4)).save(tmp_path / "x", PLAN)
+    monkeypatch.undo()
+    assert sorted(tmp_path.iterdir()) == sorted(paths), "no temporary file is left"
+    assert RoutingStats.load(paths[0]).clusters
+    if method == "write_bytes" or fails_on == 1:
+        assert {path: path.read_bytes() for path in paths} == old
+    else:
+        # Renaming is the last step and needs no space; the sums, from which the report is made, go first.
+        assert len(RoutingStats.load(paths[0]).clusters) == 4
+
+
+def test_check_writable(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "x.json")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(StatsError, match="is a folder; name a file in it"):
+        check_writable(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StatsError, match="Cannot write"):
+        check_writable(tmp_path / "file" / "x.json")
+
+
+# -- imports -------------------------------------------------------------------------------------------------------
+
+
+def test_routing_needs_only_numpy_and_scipy() -> None:
+    code = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"mlx", "mlx_lm", "torch", "transformers", "pandas", "safetensors", "click", "rich"}:
+            raise ImportError(f"blocked: {name}")
+
+sys.meta_path.insert(0, Block())
+import numpy as np
+from mlx_moebench import routing
+
+sums = routing.Sums.from_counts(np.ones((12, 4)), np.full(12, 2.0), 2)
+print(routing.intervals([sums], np.zeros(12), routing.Plan(resamples=100)).routers[0]["top_share_token"].low)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "0.5"
