@@ -33,7 +33,7 @@ def select_device(name: str = "auto") -> str:
 
 
 def device_facts() -> dict[str, Any]:
-    """``device`` in use (gpu or cpu), and for a GPU its name and the memory it can work in, in GB."""
+    """``device`` that ``auto`` takes (gpu or cpu), and for a GPU its name and the memory it can work in, in GB."""
     if not mx.is_available(mx.Device(mx.gpu)):
         return {"device": "cpu"}
     info = mx.device_info(mx.Device(mx.gpu))

@@ -51,7 +51,7 @@ class RouterSpec:
 
     layer: absolute block index; moe_layer: ordinal among the blocks that have a router.
     router: ``mlp`` or ``attention``. n_experts: R routable columns; top_k: K.
-    router_bits: bits per stored router weight (16 or 32 unless quantised), or None when unknown.
+    router_bits: bits per router weight as it computes (16 or 32 unless quantised), or None when unknown.
     """
 
     layer: int

@@ -1,0 +1,50 @@
+"""The intervals contain the truth as often as they say. Run with `pytest -m slow`; see also benchmarks/coverage.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from coverage_simulation import CASES, measure, population
+
+from mlx_moebench.routing.sums import FIELDS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_forty_sequences(case: str) -> None:
+    """2,000 samples: the standard error of a coverage of 95% is 0.5 points."""
+    found = measure(population(case), ["mean_entropy", "top_share_token"], n=40, samples=2000, seed=1)
+    for (name, where), coverage in found.items():
+        if name == "mean_entropy":
+            assert 0.93 <= coverage.inside <= 0.97, (name, where, coverage)
+            assert max(coverage.above, coverage.below) < 0.05, (name, where, coverage)
+        else:
+            assert coverage.inside >= 0.93, (name, where, coverage)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_plug_in_metrics(case: str) -> None:
+    """Statistics with a bias: no interval may miss much more often than it says."""
+    names = ["load_entropy", "n_eff", "gini", "token_information"]
+    for key, coverage in measure(population(case), names, n=40, samples=1000, seed=2).items():
+        assert coverage.inside >= 0.90, (key, coverage)
+
+
+def test_two_domains() -> None:
+    """Resampling keeps 20 sequences of each; what lies between the domains is not noise."""
+    layers = population("mild", domains=2)
+    found = measure(layers, ["mean_entropy", "top_share_token"], n=40, samples=2000, domains=2, seed=3)
+    for (name, where), coverage in found.items():
+        assert coverage.inside >= 0.93, (name, where, coverage)
+        assert name != "mean_entropy" or coverage.inside <= 0.97, (name, where, coverage)
+
+
+def test_sequences_of_equal_length() -> None:
+    """Then G = N, and the widening is the one of the literature."""
+    layers = population("mild")
+    alike = (layers[0].n_tokens >= 44) & (layers[0].n_tokens <= 52)
+    layers = [replace(s, **{f: getattr(s, f)[alike] for f in FIELDS}) for s in layers]
+    for key, coverage in measure(layers, ["mean_entropy"], n=40, samples=2000, seed=4).items():
+        assert 0.93 <= coverage.inside <= 0.97, (key, coverage)
