@@ -215,6 +215,23 @@ def test_intervals_stay_in_range() -> None:
                     assert low - 1e-12 <= ci.low <= ci.high <= high + 1e-12, name  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(("name", "power"), [("load_entropy", 1), ("token_information", 1), ("gini", 2), ("cv", 2)])
+def test_basic_interval_by_hand(name: str, power: int) -> None:
+    sums = clusters(40, experts=4, length=60)
+    sums = replace(sums, n_tokens=np.full(40, 60.0), counts=sums.counts * 60 / sums.n_tokens[:, None])
+    ci = intervals([sums], np.zeros(40), PLAN, [name]).routers[0][name]
+    values = get_metric(name).values
+    point = float(values(sums.total())) ** power
+    boot = values(sums.weighted(resample_weights(np.zeros(40), 400, 0))) ** power
+    widen = scipy_stats.t.ppf(0.975, 39) / scipy_stats.norm.ppf(0.975) * math.sqrt(40 / 39)
+    low, high = np.quantile(boot, [0.025, 0.975])
+    centre = 2 * point - boot.mean()
+    want_low, want_high = centre - widen * (high - boot.mean()), centre + widen * (boot.mean() - low)
+    limit = get_metric(name).high(4, 2)
+    assert ci.low == pytest.approx(min(max(want_low, 0), limit) ** (1 / power))
+    assert ci.high == pytest.approx(min(max(want_high, 0) ** (1 / power), limit))
+
+
 def test_plugin_reports_its_bias() -> None:
     sums = clusters(30)
     ci = intervals([sums], np.zeros(30), PLAN, ["load_entropy", "gini", "mean_entropy"]).routers[0]

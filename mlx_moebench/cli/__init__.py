@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import MoebenchError
+from ..errors import MoebenchError, did_you_mean
 
 
 class _Folder(click.Group):
@@ -20,9 +20,9 @@ class _Folder(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        if cmd_name not in (names := self.list_commands(ctx)):
+            raise click.UsageError(f"No such command {cmd_name!r}.{did_you_mean(cmd_name, names)}", ctx)
         command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
         return command
 

@@ -62,7 +62,7 @@ def _routers(report: dict[str, Any]) -> Table:
     table.add_column("busiest, of tokens", no_wrap=True)
     for name in ("x even", "n_eff", "dead"):
         table.add_column(name, justify="right")
-    table.add_column("tau")
+    table.add_column("> tau")
     for r in report["routers"]:
         cells = [str(r["layer"])]
         if len(kinds) > 1:

@@ -99,10 +99,12 @@ class Sums:
         """[B, ...]: totals of B resamples, the matrix product of weights [B, N] with the sums [N, ...]."""
         # In small products, which BLAS does on the calling thread: its own threads gain nothing on so flat a product,
         # and spin between products (48 routers, two cores, one of them busy: 1.9 s instead of 4 to 8).
-        n, whole = weights.shape[1], len(weights) // ROWS * ROWS
-        packed = np.empty((len(weights), self._packed.shape[1]))
-        packed[:whole] = (weights[:whole].reshape(-1, ROWS, n) @ self._packed).reshape(whole, -1)
-        packed[whole:] = weights[whole:] @ self._packed
+        count, columns = len(weights) // ROWS, self._packed.shape[1]
+        whole = count * ROWS
+        packed = np.empty((len(weights), columns))
+        stacked = weights[:whole].reshape(count, ROWS, weights.shape[1])
+        np.matmul(stacked, self._packed, out=packed[:whole].reshape(count, ROWS, columns))
+        np.matmul(weights[whole:], self._packed, out=packed[whole:])
         return self._with(packed)
 
     @cached_property

@@ -1,7 +1,7 @@
 """Intervals for routing metrics: whole sequences are resampled, because tokens inside one are not independent.
 
 Resampling N clusters is one matrix product, weights [B, N] @ sums [N, columns]; every metric is then
-recomputed on the resampled sums. Three kinds of statistic need three kinds of interval:
+recomputed on the resampled sums. Four kinds of statistic need four kinds of interval:
 
 ``mean`` (ratios of sums)
     BCa (Efron 1987), widened (see below).
@@ -13,14 +13,18 @@ recomputed on the resampled sums. Three kinds of statistic need three kinds of i
 ``plugin`` (entropies of shares, ...)
     The basic interval, which moves by the bootstrap bias instead of doubling it; the bias is reported beside it.
 ``distance`` (Gini and other distances from even routing)
-    The basic interval of the square: near even routing noise adds to a distance in squares, so only there does
-    subtracting the bias remove it. On the plain scale Gini's interval excluded the truth in half of the samples.
+    The basic interval of the square: near even routing noise adds to the square of a distance, so it is there that
+    subtracting the bias removes it. On the plain scale Gini's interval missed the truth in half of the samples.
 
-All of them are widened, because N resampled clusters vary less than N clusters do and N is small (Hesterberg 2015,
-"expanded percentile"): from the normal to Student's t with G - D degrees of freedom, and by sqrt(G / (G - D)), for D
-strata. G = (sum x^2)^2 / sum x^4 <= N, x the tokens of a cluster, counts the clusters that the variance estimate
-really rests on (Satterthwaite's degrees of freedom of a sum of squares in proportion to x^2): with G = N, sequences
-of unequal length brought coverage down to 92%. Measured coverage is in tests/test_coverage.py.
+All of them (but the plain ``percentile`` method) are widened, because N resampled clusters vary less than N clusters
+do and N is small (Hesterberg 2015, "expanded percentile"): from the normal to Student's t with G - D degrees of
+freedom, and by sqrt(G / (G - D)), for D strata. G = (sum x^2)^2 / sum x^4 <= N, x the tokens of a cluster, counts the
+clusters that the variance estimate really rests on (Satterthwaite's degrees of freedom of a sum of squares in
+proportion to x^2): with G = N, sequences of unequal length brought coverage of a 95% interval down to 92%.
+
+Measured on simulated routing (benchmarks/coverage.py: 20 to 100 sequences of unequal length; even, mildly uneven and
+dominated routing; 16 experts top-2 and 64 top-8): mean_entropy 94 to 97%; top_share_token 98% and more, being a band
+over all experts; load_entropy, n_eff, gini and token_information 93% and more, nearly 100% under even routing.
 """
 
 from __future__ import annotations
