@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from importlib.resources import files
 from typing import Any
 
+import jsonschema
 import numpy as np
 
 from mlx_moebench.routing import RouterSpec, Routing, RoutingStats, Sums, tally
+from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
+
+SCHEMA = json.loads(files("mlx_moebench.routing").joinpath("schema/routing_stats.schema.json").read_text("utf-8"))
 
 
 def random_routing(
@@ -145,3 +151,24 @@ def sums_of(packed: dict[str, np.ndarray], top_k: int, distribution: str = "soft
     """`Sums` of a `slow_tally` or of arrays named like one."""
     fields = {k: packed[k] for k in ("n_tokens", "counts", "top1_counts", "p_sum", "scalars")}
     return Sums(fields["counts"].shape[-1], top_k, distribution, **fields)  # type: ignore[arg-type]
+
+
+def validate(report: Any) -> None:
+    """Against the schema, as a reader in another language would see the report."""
+    text = json.dumps(report, allow_nan=False)
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(text))
+
+
+def assert_same(a: RoutingStats, b: RoutingStats) -> None:
+    assert a.specs == b.specs
+    assert a.clusters == b.clusters
+    assert (a.phase, a.tau, a.collapse_on, a.model) == (b.phase, b.tau, b.collapse_on, b.model)
+    assert a.sources == b.sources
+    for number in range(len(a.specs)):
+        for name in FIELDS:
+            x, y = getattr(a.sums(number), name), getattr(b.sums(number), name)
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y, err_msg=name)
+        np.testing.assert_array_equal(a.pairs(number), b.pairs(number))
+    for number in range(len(a.specs) - 1):
+        np.testing.assert_array_equal(a.transition_counts(number), b.transition_counts(number))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence as Order
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from mlx_moebench.errors import MoebenchError, RoutingError
 from mlx_moebench.instrument import LiveRoutingStats, attach, detach
 
 NEAR_TIE = 1e-6
+SCHEMA = Path(__file__).parents[1] / "mlx_moebench" / "routing" / "schema" / "routing_stats.schema.json"
 SOURCE = {"sha": {"name": "math"}}
 
 
@@ -129,6 +133,18 @@ def test_attach_measures_bare_forwards_bit_identically(nano: tuple[Any, Any]) ->
     assert len(stats.clusters) == 2
     wanted = {"layer", "moe_layer", "router", "n_tokens", "mean_entropy", "top_share_token", "collapsed"}
     assert wanted <= set(frame.columns)
+
+
+def test_the_report_of_live_statistics_fits_the_schema(nano: tuple[Any, Any], tmp_path: Path) -> None:
+    model, tokenizer = nano
+    with attach(model) as stats:
+        for document in read_corpus("code", max_samples=12).documents:
+            model(mx.array([tokenizer.encode(document.text)]))
+    path, _ = stats.save(tmp_path / "live")
+    report = json.loads(path.read_text())
+    jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+    assert report["data"]["n_sequences"] == 12
+    assert report["summary"]["mean_entropy"]["low"] is not None
 
 
 def test_a_failed_forward_is_not_counted(nano: tuple[Any, Any]) -> None:

@@ -13,6 +13,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from ..environment import environment
 from ..errors import RoutingError
 from ..routing.record import Array
 from ..routing.stats import Cluster, RoutingStats
@@ -116,8 +117,10 @@ class LiveRoutingStats(RoutingStats):
             )
             return
         mx.eval(*arrays)
-        for number, clusters, result, moves in pending:
-            self.add(number, clusters, result)
+        # All are checked before any is added: a forward counts whole or not at all.
+        checked = [self.checked(number, clusters, result) for number, clusters, result, _ in pending]
+        for (number, clusters, result, moves), sums in zip(pending, checked, strict=True):
+            self.add_sums(number, clusters, sums, np.asarray(result.pairs))
             if moves is not None:
                 self.add_transition(number - 1, moves)
 
@@ -135,7 +138,9 @@ def attach(model: nn.Module, tau: float = 0.40, collapse_on: str = "top_share_to
     tau: share in (0, 1) above which a router is flagged. Raises `UnsupportedModelError` and leaves the model
     untouched if a router that its family declares is missing.
     """
-    return LiveRoutingStats(model, tau=tau, collapse_on=collapse_on, model=model_facts(model))
+    return LiveRoutingStats(
+        model, tau=tau, collapse_on=collapse_on, model=model_facts(model), environment=environment()
+    )
 
 
 def model_facts(model: nn.Module) -> dict[str, Any]:

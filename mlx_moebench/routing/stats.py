@@ -69,11 +69,18 @@ class RoutingStats:
     def add(self, router: int, clusters: Sequence[Cluster], tally: Tally) -> None:
         """Add one router's tally of a batch whose rows belong to ``clusters`` (a cluster may own several rows).
 
-        Raises `RoutingError` for non-finite logits and for counts that are not tokens x K; nothing is added then.
+        Raises `RoutingError` as `checked` does; nothing is added then.
+        """
+        self.add_sums(router, clusters, self.checked(router, clusters, tally), np.asarray(tally.pairs))
+
+    def checked(self, router: int, clusters: Sequence[Cluster], tally: Tally) -> Sums:
+        """The tally on the host, first axis ``clusters``, without adding it.
+
+        Raises `RoutingError` for non-finite logits and for counts that are not tokens x K.
         """
         spec = self.specs[router]
-        bad = int(np.asarray(tally.non_finite).sum())
         host = {name: np.asarray(getattr(tally, name)) for name in FIELDS}
+        bad = int(np.asarray(tally.non_finite).sum())
         if bad:
             raise RoutingError(
                 f"Layer {spec.layer} ({spec.router}) gave non-finite router logits or weights for {bad} of "
@@ -84,8 +91,8 @@ class RoutingStats:
                 f"Layer {spec.layer} ({spec.router}) gave counts of shape {host['counts'].shape}, "
                 f"but {len(clusters)} sequences and {spec.n_experts} experts were expected."
             )
-        sums = Sums(spec.n_experts, spec.top_k, spec.distribution, **host)
-        self.add_sums(router, clusters, sums, np.asarray(tally.pairs))
+        _check_counts(spec, host["counts"], host["n_tokens"])
+        return Sums(spec.n_experts, spec.top_k, spec.distribution, **host)
 
     def add_sums(self, router: int, clusters: Sequence[Cluster], sums: Sums, pairs: npt.ArrayLike) -> None:
         """Add sums that already lie on the host, first axis ``clusters``; pairs [R, R] as in `Tally`."""
@@ -184,10 +191,19 @@ class RoutingStats:
         return build_report(self, plan)
 
     def check(self) -> None:
-        """Selections are tokens x K for every router and sequence, exactly; raises `RoutingError` otherwise."""
+        """Selections are tokens x K for every router and sequence, and all routers saw the same tokens.
+
+        Raises `RoutingError` otherwise.
+        """
+        seen = self.sums(0).n_tokens if self.specs else None
         for number, spec in enumerate(self.specs):
             sums = self.sums(number)
             _check_counts(spec, sums.counts, sums.n_tokens)
+            if not np.array_equal(sums.n_tokens, seen):
+                raise RoutingError(
+                    f"Layer {spec.layer} ({spec.router}) counted {int(sums.n_tokens.sum())} tokens where the first "
+                    f"router counted {self.n_tokens}: a forward pass was recorded in part."
+                )
 
     # -- files and merging -------------------------------------------------------------------------------------
 

@@ -1,0 +1,157 @@
+"""Stats pairs on disk: round trips, damage, a report without its sums, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from routing_reference import assert_same, make_stats, random_routing, validate
+
+from mlx_moebench.errors import StatsError
+from mlx_moebench.routing import Plan, RouterSpec, RoutingStats, Sums, tally
+from mlx_moebench.routing.storage import check_writable, pair_paths, read_report
+
+PLAN = Plan(resamples=200)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    specs = (
+        RouterSpec(0, 0, "attention", 16, 1, "softmax_then_topk_derived"),
+        RouterSpec(0, 0, "mlp", 4, 4, "sigmoid_normalised", 4, ("ffn", "ffn", "zero", "copy"), (1, -1, 1, 1)),
+    )
+    stats = make_stats(specs=specs, tau=0.3, collapse_on="top_share_top1", phase="decode")
+    report_path, sums_path = stats.save(tmp_path / "deep" / "run", PLAN)
+    assert (report_path.name, sums_path.name) == ("run.json", "run.safetensors")
+    for name in (report_path, sums_path, tmp_path / "deep" / "run"):
+        again = RoutingStats.load(name)
+        assert_same(stats, again)
+        assert again.environment == stats.environment
+    assert again.report(PLAN) == json.loads(report_path.read_text()) == stats.report(PLAN)
+    validate(read_report(sums_path))
+    again.save(tmp_path / "twice", PLAN)
+    assert (tmp_path / "twice.safetensors").read_bytes() == sums_path.read_bytes()
+
+
+def test_loaded_shards_merge_to_the_whole(tmp_path: Path) -> None:
+    make_stats(range(6)).save(tmp_path / "a", PLAN)
+    make_stats(range(6, 12)).save(tmp_path / "b", PLAN)
+    merged = RoutingStats.merge([RoutingStats.load(tmp_path / "b"), RoutingStats.load(tmp_path / "a")])
+    assert_same(merged, make_stats(range(12)))
+
+
+def test_counts_alone_round_trip(tmp_path: Path) -> None:
+    # Counts imported without logits: NaN sums stay NaN, in the file and after it.
+    stats = RoutingStats([RouterSpec(0, 0, "mlp", 4, 2)], sources={"c": {"name": "counts"}})
+    counts = np.array([[4, 3, 2, 1], [1, 2, 3, 4]])
+    sums = Sums.from_counts(counts, [5, 5], 2, [[3, 2, 0, 0], [0, 0, 2, 3]])
+    stats.add_sums(0, [("c", 0), ("c", 1)], sums, np.diag(counts.sum(0)))
+    stats.save(tmp_path / "c", PLAN)
+    again = RoutingStats.load(tmp_path / "c")
+    assert_same(stats, again)
+    assert math.isnan(again.values(0)["mean_entropy"])
+    assert again.values(0)["top_share_token"] == 0.5
+
+
+def test_undeclared_sources_round_trip(tmp_path: Path) -> None:
+    stats = RoutingStats([RouterSpec(0, 0, "mlp", 6, 2)])
+    stats.add(0, [("y", 0), ("x", 3)], tally(random_routing(0, (2, 4))))
+    stats.save(tmp_path / "s", PLAN)
+    assert_same(RoutingStats.load(tmp_path / "s"), stats)
+
+
+def test_names_of_a_pair() -> None:
+    for name in ("a/olmoe-0.5", "a/olmoe-0.5.json", "a/olmoe-0.5.safetensors"):
+        assert pair_paths(Path(name)) == (Path("a/olmoe-0.5.json"), Path("a/olmoe-0.5.safetensors"))
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(StatsError, match=r"No stats pair at .*x: neither x.json nor x.safetensors exists"):
+        RoutingStats.load(tmp_path / "x")
+    with pytest.raises(StatsError, match=r"Cannot read .*x.json: No such file"):
+        read_report(tmp_path / "x")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 20, 500, -1])
+def test_truncated_sums(tmp_path: Path, keep: int) -> None:
+    _, path = make_stats(range(3)).save(tmp_path / "x", PLAN)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(StatsError, match="damaged or from another version"):
+        RoutingStats.load(path)
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.zeros(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(StatsError, match="not routing statistics"):
+        RoutingStats.load(tmp_path / "weights.safetensors")
+    save_file({"w": np.zeros(3)}, tmp_path / "w.safetensors", {"mlx_moebench.routing_stats": "{}"})
+    with pytest.raises(StatsError, match="damaged or from another version"):
+        RoutingStats.load(tmp_path / "w.safetensors")
+    for text, message in (("{", "is not JSON"), ("[1]", "not a routing report"), ('{"a": 1}', "not a routing report")):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(StatsError, match=message):
+            read_report(tmp_path / "r.json")
+
+
+def test_the_report_alone(tmp_path: Path) -> None:
+    stats = make_stats()
+    report_path, sums_path = stats.save(tmp_path / "x", PLAN)
+    whole = read_report(report_path)
+    sums_path.unlink()
+    alone = read_report(sums_path)
+    validate(alone)
+    for before, after in zip(whole["routers"], alone["routers"], strict=True):
+        assert {k: v for k, v in before.items() if k != "ci"} == {k: v for k, v in after.items() if k != "ci"}
+        assert set(after["ci"]) == set(before["ci"])
+        for ci in after["ci"].values():
+            assert (ci["low"], ci["high"]) == (None, None)
+            assert ci["reason"] == "x.safetensors with the sums is missing"
+    for name, entry in alone["summary"].items():
+        assert entry["value"] == whole["summary"][name]["value"]
+        assert entry["low"] is None
+    with pytest.raises(StatsError, match=r"x.safetensors is not beside .*x.json"):
+        RoutingStats.load(report_path)
+
+
+@pytest.mark.parametrize("method", ["write_bytes", "replace"])
+@pytest.mark.parametrize("fails_on", [1, 2])
+def test_a_full_disk_keeps_the_old_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, fails_on: int
+) -> None:
+    paths = make_stats(range(3)).save(tmp_path / "x", PLAN)
+    old = {path: path.read_bytes() for path in paths}
+    real, calls = getattr(Path, method), []
+
+    def refuse(self: Path, *arguments: Any) -> Any:
+        calls.append(self)
+        if len(calls) == fails_on:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(StatsError, match=r"Cannot write .*: No space left on device"):
+        make_stats(range(4)).save(tmp_path / "x", PLAN)
+    monkeypatch.undo()
+    assert sorted(tmp_path.iterdir()) == sorted(paths), "no temporary file is left"
+    assert RoutingStats.load(paths[0]).clusters
+    if method == "write_bytes" or fails_on == 1:
+        assert {path: path.read_bytes() for path in paths} == old
+    else:
+        # Renaming is the last step and needs no space; the sums, from which the report is made, go first.
+        assert len(RoutingStats.load(paths[0]).clusters) == 4
+
+
+def test_check_writable(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "x.json")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(StatsError, match="is a folder; name a file in it"):
+        check_writable(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StatsError, match="Cannot write"):
+        check_writable(tmp_path / "file" / "x.json")
