@@ -195,11 +195,10 @@ class RoutingStats:
 
         Raises `RoutingError` otherwise.
         """
-        seen = self.sums(0).n_tokens if self.specs else None
-        for number, spec in enumerate(self.specs):
-            sums = self.sums(number)
+        every = [self.sums(number) for number in range(len(self.specs))]
+        for spec, sums in zip(self.specs, every, strict=True):
             _check_counts(spec, sums.counts, sums.n_tokens)
-            if not np.array_equal(sums.n_tokens, seen):
+            if not np.array_equal(sums.n_tokens, every[0].n_tokens):
                 raise RoutingError(
                     f"Layer {spec.layer} ({spec.router}) counted {int(sums.n_tokens.sum())} tokens where the first "
                     f"router counted {self.n_tokens}: a forward pass was recorded in part."
