@@ -31,5 +31,14 @@ def environment() -> dict[str, Any]:
         "mlx_lm": package_version("mlx-lm"),
         "device": "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu",
         "blas": blas_in_use(),
-        "threads": os.cpu_count(),
+        "threads": _threads(),
     }
+
+
+def _threads() -> int | None:
+    """Threads that a CPU matrix product may use: the cores, unless the BLAS was told fewer."""
+    cores = os.cpu_count()
+    for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        if os.environ.get(variable, "").isdigit():
+            return min(int(os.environ[variable]), cores or 1)
+    return cores

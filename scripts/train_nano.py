@@ -39,7 +39,7 @@ def config() -> OlmoeConfig:
     return OlmoeConfig(
         vocab_size=VOCABULARY,
         hidden_size=128,
-        intermediate_size=112,
+        intermediate_size=128,  # a multiple of 64, so that every expert weight can be quantised in MLX's default groups
         num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=4,
@@ -47,7 +47,7 @@ def config() -> OlmoeConfig:
         num_experts_per_tok=2,
         norm_topk_prob=False,
         max_position_embeddings=1024,
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=0,
         pad_token_id=0,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Sequence as Order
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,49 @@ def test_a_failed_forward_is_not_counted(nano: tuple[Any, Any]) -> None:
     assert stats.clusters == []
 
 
+def test_a_forward_that_breaks_off_counts_nowhere(nano: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that completed before an error counts; one that stopped in the middle does not, in any layer."""
+    model = nano[0]
+    ids = mx.zeros((2, 6), dtype=mx.int32)
+    stats = attach(model)
+    model(ids)
+    with monkeypatch.context() as patched:
+        routing = stats._capture.routing
+        patched.setattr(
+            stats._capture, "routing", lambda number, *rest: 1 / 0 if number == 3 else routing(number, *rest)
+        )
+        with pytest.raises(ZeroDivisionError):
+            model(ids)
+    stats.close()
+    assert {int(stats.totals(n).n_tokens) for n in range(6)} == {12}
+    stats.check()
+
+
+def test_rows_without_an_id_are_sequences_of_their_own(nano: tuple[Any, Any]) -> None:
+    model, ids = nano[0], mx.zeros((3, 5), dtype=mx.int32)
+    with attach(model) as stats:
+        with stats.batch(ids=[0, 1, 7]):
+            model(ids)
+            with stats.batch(ids=[3, 4, 5]):
+                model(ids)
+            model(ids)  # the outer ids hold again
+        model(ids)
+    assert [row for _, row in stats.clusters] == [0, 1, 3, 4, 5, 7, 8, 9, 10]
+    assert stats.sums(0).n_tokens.tolist() == [10, 10, 5, 5, 5, 10, 5, 5, 5]
+
+
+def test_statistics_do_not_hold_the_model(tiny_checkpoint: Path) -> None:
+    model, tokenizer = load(tiny_checkpoint)
+    alive = weakref.ref(model)
+    stats = analyze(model, "math", tokenizer=tokenizer, max_samples=2)
+    live = attach(model)
+    live.close()
+    del model
+    gc.collect()
+    assert alive() is None
+    assert stats.n_tokens > 0
+
+
 def test_transitions_and_pairs_are_all_pairs(nano: tuple[Any, Any], sequences: list[Sequence]) -> None:
     stats = measure(nano[0], sequences[:4], 4)
     tokens = stats.n_tokens
@@ -172,5 +217,9 @@ def test_transitions_and_pairs_are_all_pairs(nano: tuple[Any, Any], sequences: l
 def test_a_model_object_needs_its_tokenizer(nano: tuple[Any, Any]) -> None:
     with pytest.raises(MoebenchError, match="tokenizer"):
         analyze(nano[0], "math")
+    with pytest.raises(MoebenchError, match="brings its own"):
+        analyze(None, "math", tokenizer=nano[1])
+    with pytest.raises(MoebenchError, match="loaded already"):
+        analyze(nano[0], "math", tokenizer=nano[1], dtype="float32")
     with pytest.raises(MoebenchError, match="tau"):
         analyze(nano[0], "math", tokenizer=nano[1], tau=1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -65,7 +66,9 @@ def test_saved_sums_give_the_same_report_again(measured: tuple[Path, subprocess.
 
     folder, _ = measured
     again = RoutingStats.load(folder / "out.safetensors").report(Plan(seed=3))
-    assert again == json.loads((folder / "out.json").read_text())
+    saved = json.loads((folder / "out.json").read_text())
+    assert saved.pop("sums_sha256") == hashlib.sha256((folder / "out.safetensors").read_bytes()).hexdigest()
+    assert again == saved
 
 
 def test_json_on_stdout_is_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,6 +213,87 @@ def test_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     expect_error(["--output", str(tmp_path / "file" / "out.json")], capsys, "Cannot write")
     expect_error(["--output", str(tmp_path)], capsys, "folder")
     expect_error(["--plot", str(tmp_path / "load.jpg")], capsys, ".png or .svg")
+
+
+@pytest.mark.parametrize("output", ["", ".", "..", "/"])
+def test_output_that_names_no_file(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    expect_error(["--output", output], capsys, "Cannot write")
+
+
+def test_output_never_replaces_what_is_no_statistics(nano_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (nano_copy / "model.safetensors").read_bytes()
+    expect_error(["--output", str(nano_copy / "model.safetensors")], capsys, "holds no routing statistics")
+    assert (nano_copy / "model.safetensors").read_bytes() == before
+    expect_error(["--output", str(nano_copy / "config.json")], capsys, "no routing report")
+
+
+def test_a_failed_run_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expect_error(["--dataset", "no-such", "--output", str(tmp_path / "a" / "b.json")], capsys, "no-such")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seed_and_odd_models(capsys: pytest.CaptureFixture[str]) -> None:
+    expect_error(["--seed", "-1"], capsys, "--seed")
+    expect_error(["--model", "~nosuchuser/model"], capsys, "No such folder")
+    expect_error(["--model", ""], capsys, "empty")
+
+
+@pytest.mark.parametrize(("k", "words"), [(17, "17"), (0, "0"), (2.5, "2.5"), ("two", "two")])
+def test_impossible_top_k(nano_copy: Path, k: object, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite_config(nano_copy, num_experts_per_tok=k)
+    expect_error(["--model", str(nano_copy)], capsys, "num_experts_per_tok", words)
+
+
+def test_tokenizer_of_another_model(nano_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ids beyond the embedding are read from memory that is not the model's, without a word from MLX."""
+    weights = dict(mx.load(str(nano_copy / "model.safetensors")))
+    weights = {k: v[:4000] if v.shape[0] == 4096 else v for k, v in weights.items()}
+    mx.save_safetensors(str(nano_copy / "model.safetensors"), weights, {"format": "pt"})
+    rewrite_config(nano_copy, vocab_size=4000)
+    expect_error(["--model", str(nano_copy), "--output", str(tmp_path / "o")], capsys, "4000", "tokenizer")
+
+
+def test_sequences_longer_than_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "long.jsonl").write_text(json.dumps({"text": "word " * 3000}))
+    expect_error(
+        ["--dataset", str(tmp_path / "long.jsonl"), "--max-length", "2000"], capsys, "2000", "--max-length 1024"
+    )
+
+
+def test_paths_with_every_character(nano_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = tmp_path / "run[1] $x$ <b>量"
+    nano_copy.rename(odd)
+    plot = odd / "load[1].svg"
+    main(
+        [
+            "analyze",
+            "--quiet",
+            "--max-samples",
+            "3",
+            "--model",
+            str(odd),
+            "--output",
+            str(odd / "o"),
+            "--plot",
+            str(plot),
+        ]
+    )
+    assert odd.name in capsys.readouterr().out.replace("\n", " ")
+    assert plot.exists()
+
+
+def test_ctrl_c_while_writing_leaves_no_half_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(["analyze", "--quiet", "--max-samples", "3", "--output", str(tmp_path / "o")])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.strip() == "Error: Stopped by Ctrl-C."
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_flag_and_command(capsys: pytest.CaptureFixture[str]) -> None:

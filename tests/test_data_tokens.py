@@ -124,10 +124,17 @@ def test_the_hash_of_chat_does_not_depend_on_the_template(tmp_path, monkeypatch,
 
 
 def test_bos_policy_and_pad_id(plain, with_bos):
-    assert bos_policy(plain) == "none"
-    assert bos_policy(with_bos) == "added, id 1, counted"
+    def policy(tokenizer, *documents):
+        return bos_policy(encode(corpus_of(*documents), tokenizer, 32), tokenizer)
+
+    text, chat = Document(0, "two words"), Document(1, "a template wrote this", chat=True)
+    assert policy(plain, text) == "none"
+    assert policy(with_bos, text) == "first, id 1, counted"
+    # A template that writes no BOS: the tokenizer's own habit does not count, the ids do.
+    assert policy(with_bos, chat) == "none"
+    assert policy(with_bos, text, chat) == "mixed"
     nameless = PreTrainedTokenizerFast(tokenizer_object=plain.backend_tokenizer)
-    assert bos_policy(nameless) == "none"
+    assert policy(nameless, text) == "none"
     # The pad token, else EOS, else 0; an id of 0 is not a missing one.
     zero = PreTrainedTokenizerFast(tokenizer_object=plain.backend_tokenizer, eos_token="</s>", pad_token="<pad>")
     assert [pad_id(tokenizer) for tokenizer in (plain, with_bos, nameless, zero)] == [2, 0, 0, 0]

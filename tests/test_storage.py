@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def test_round_trip(tmp_path: Path) -> None:
         again = RoutingStats.load(name)
         assert_same(stats, again)
         assert again.environment == stats.environment
-    assert again.report(PLAN) == json.loads(report_path.read_text()) == stats.report(PLAN)
+    saved = json.loads(report_path.read_text())
+    assert saved.pop("sums_sha256")
+    assert again.report(PLAN) == saved == stats.report(PLAN)
     validate(read_report(sums_path))
     again.save(tmp_path / "twice", PLAN)
     assert (tmp_path / "twice.safetensors").read_bytes() == sums_path.read_bytes()
@@ -149,9 +152,68 @@ def test_a_full_disk_keeps_the_old_pair(
 
 def test_check_writable(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "x.json")
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list(tmp_path.iterdir()) == [], "asking makes no folder"
     with pytest.raises(StatsError, match="is a folder; name a file in it"):
         check_writable(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(StatsError, match="Cannot write"):
         check_writable(tmp_path / "file" / "x.json")
+
+
+def test_a_report_beside_the_sums_of_another_run_is_refused(tmp_path: Path) -> None:
+    make_stats(seed=1).save(tmp_path / "a", PLAN)
+    make_stats(seed=2).save(tmp_path / "b", PLAN)
+    read_report(tmp_path / "a")
+    (tmp_path / "a.safetensors").write_bytes((tmp_path / "b.safetensors").read_bytes())
+    with pytest.raises(StatsError, match="not the report of"):
+        read_report(tmp_path / "a")
+
+
+NAME = "layer.0.mlp"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({f"{NAME}.p_sum": lambda a: np.where(a == a.max(), np.nan, a)}, "missing sums"),
+        ({f"{NAME}.p_sum": lambda a: a - 1e6}, "negative"),
+        ({f"{NAME}.scalars": lambda a: a + np.inf}, "infinite"),
+        ({f"{NAME}.counts": lambda a: a + 0.5}, "integers"),
+        ({f"{NAME}.top1_counts": lambda a: a * 100}, "first choices"),
+        ({f"{NAME}.pairs": lambda a: a[:1, :1]}, "pairs"),
+        ({"clusters.row": lambda a: a * 0}, "twice"),
+        ({"clusters.source": lambda a: a - 1}, "twice"),
+        ({f"{NAME}.n_tokens": lambda a: a + 1}, "tokens"),
+    ],
+)
+def test_sums_that_no_measurement_writes_are_refused(
+    tmp_path: Path, change: dict[str, Callable[[np.ndarray], np.ndarray]], words: str
+) -> None:
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    _, path = make_stats().save(tmp_path / "x", PLAN)
+    with safe_open(path, "np") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    for key, function in change.items():
+        tensors[key] = np.ascontiguousarray(function(tensors[key]))
+    save_file(tensors, path, metadata)
+    with pytest.raises(StatsError, match=words):
+        RoutingStats.load(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema_version": "99"}, {"phase": "sometimes"}, {"specs": []}, {"sources": [1]}, {"tau": 7}]
+)
+def test_facts_that_no_measurement_writes_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    _, path = make_stats().save(tmp_path / "x", PLAN)
+    with safe_open(path, "np") as file:
+        metadata = file.metadata()
+    ((key, facts),) = metadata.items()
+    save_file(load_file(path), path, {key: json.dumps(json.loads(facts) | change)})
+    with pytest.raises(StatsError, match="damaged"):
+        RoutingStats.load(path)

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, pad_id, read_corpus
 from ..environment import environment
-from ..errors import MoebenchError
-from ..instrument import LiveRoutingStats, model_facts
+from ..errors import DataError, MoebenchError
+from ..instrument import LiveRoutingStats, config_of, model_facts
 from ..models import Checkpoint, load_checkpoint, select_device
 from ..routing.stats import RoutingStats, check_flag
 
@@ -48,6 +48,7 @@ def analyze(
     step("reading the text", 0, 0)
     corpus = read_corpus(dataset, text_field=text_field, max_samples=max_samples, tokenizer=checkpoint.tokenizer)
     sequences = encode(corpus, checkpoint.tokenizer, max_length)
+    _check_fit(checkpoint.model, sequences)
     stats = LiveRoutingStats(
         checkpoint.model,
         tau=tau,
@@ -63,7 +64,23 @@ def analyze(
             _forward(checkpoint.model, stats, batch)
             done += len(batch.rows)
         step("measuring, sequences", done, len(sequences))
-    return stats
+    return RoutingStats.merge([stats])  # without the model, which live statistics hold on to
+
+
+def _check_fit(model: Any, sequences: list[Sequence]) -> None:
+    """MLX looks up an id or a position that the model lacks without a word, in memory that is not the model's."""
+    vocabulary = config_of(model).get("vocab_size")
+    largest = max(int(s.ids.max()) for s in sequences)
+    if vocabulary is not None and largest >= vocabulary:
+        raise DataError(
+            f"The tokenizer gives id {largest}, but the model knows {vocabulary} ids: the tokenizer is another model's."
+        )
+    positions = config_of(model).get("max_position_embeddings")
+    longest = max(len(s.ids) for s in sequences)
+    if positions is not None and longest > positions:
+        raise DataError(
+            f"A sequence has {longest} tokens, but the model has {positions} positions: use --max-length {positions}."
+        )
 
 
 def _forward(model: Any, stats: LiveRoutingStats, batch: Batch) -> None:
@@ -76,7 +93,11 @@ def _forward(model: Any, stats: LiveRoutingStats, batch: Batch) -> None:
 
 def _checkpoint(model: Any, tokenizer: Any, dtype: str | None, trust_remote_code: bool) -> Checkpoint | _Given:
     if model is None or isinstance(model, str | Path):
+        if tokenizer is not None:
+            raise MoebenchError("A tokenizer goes with a model object; a folder or hub id brings its own.")
         return load_checkpoint(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    if dtype is not None:
+        raise MoebenchError("A dtype is chosen when a model is loaded; this one is loaded already.")
     if isinstance(model, Checkpoint):
         return model
     if tokenizer is None:
@@ -99,6 +120,7 @@ def _model_facts(checkpoint: Checkpoint | _Given) -> dict[str, Any]:
             "revision": checkpoint.revision,
             "dtype": checkpoint.dtype,
             "weight_bits": checkpoint.weight_bits,
+            "fingerprint": checkpoint.fingerprint,
         }
     return facts
 
@@ -112,5 +134,5 @@ def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, max_l
         "max_length": max_length,
         "truncated_sequences": sum(s.truncated for s in sequences),
         "padding": "right, masked",
-        "bos": bos_policy(tokenizer),
+        "bos": bos_policy(sequences, tokenizer),
     }

@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every foreseen failure is one sentence on stderr and a non-zero exit."""
     try:
         group.main(args=arguments, prog_name="mlx-moebench", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed by the shell
+            sys.stdout.flush()
     except MoebenchError as error:
         _stop(str(error), 1)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -58,11 +59,13 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _stop("Stopped by Ctrl-C; nothing was written.", 130)
+        _stop("Stopped by Ctrl-C.", 130)
     except BrokenPipeError:
         # The reader of a pipe left, as `head` does; a second complaint at exit would only confuse.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 74)
     except Exception as error:
         if os.environ.get("MLX_MOEBENCH_DEBUG"):
             raise

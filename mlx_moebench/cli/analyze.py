@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -67,7 +68,13 @@ Examples:
     help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
 )
 @click.option("--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Bootstrap resamples.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap; the measurement has none.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the bootstrap; the measurement has none.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -128,7 +135,7 @@ def command(
             trust_remote_code=trust_remote_code,
             step=step,
         )
-        stats.environment["command"] = " ".join(["mlx-moebench", *sys.argv[1:]])
+        stats.environment["command"] = shlex.join(["mlx-moebench", *sys.argv[1:]])
         step(f"{resamples} resamples of {len(stats.clusters)} sequences", 0, 0)
         paths = stats.save(output, plan)
         if plot:

@@ -93,7 +93,8 @@ def read_corpus(
         sha256, rows = table.sha256(), table.rows()
     else:
         bundled = isinstance(dataset, str) and dataset in bundled_names()
-        path = PROMPTS / f"{dataset}.jsonl" if bundled else Path(dataset)
+        # Unlike Path.expanduser this leaves a ~ that names no user as it is.
+        path = PROMPTS / f"{dataset}.jsonl" if bundled else Path(os.path.expanduser(dataset))  # noqa: PTH111
         form = _form(path, str(dataset))
         if form == "folder":
             files = _files_below(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,8 @@ def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
     if max_length < 1:
         raise DataError(f"max_length is {max_length}; allow at least 1 token a sequence.")
     sequences = []
+    # transformers warns of texts longer than the model's window; they are cut to max_length here.
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
     for document in corpus.documents:
         # The keyword is left out where it is not needed: its default is the tokenizer's policy.
         options = {"add_special_tokens": False} if document.chat else {}
@@ -68,10 +71,16 @@ def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
     return sequences
 
 
-def bos_policy(tokenizer: Any) -> str:
-    """What the tokenizer does with the beginning-of-sequence token: ``none``, or ``added, id 1, counted``."""
+def bos_policy(sequences: list[Sequence], tokenizer: Any) -> str:
+    """Whether texts begin with the beginning-of-sequence token: ``none``, ``mixed``, or ``first, id 1, counted``.
+
+    Read off the ids, since the tokenizer or a chat template may have put it there.
+    """
     bos = tokenizer.bos_token_id
-    return f"added, id {bos}, counted" if tokenizer.encode("a")[:1] == [bos] else "none"
+    begins = {bos is not None and int(s.ids[0]) == bos for s in sequences if s.window == 0}
+    if begins == {True}:
+        return f"first, id {bos}, counted"
+    return "none" if begins == {False} else "mixed"
 
 
 def pad_id(tokenizer: Any) -> int:

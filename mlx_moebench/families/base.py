@@ -62,7 +62,12 @@ class Family:
         ``router_bits`` is None: a config alone does not say it.
         Raises ModelLoadError where the config lacks a setting.
         """
-        n_experts, top_k = int(setting(config, self.n_experts)), int(setting(config, self.top_k))
+        n_experts, top_k = count(config, self.n_experts), count(config, self.top_k)
+        if top_k > n_experts:
+            raise ModelLoadError(
+                f"The config of this {config.get('model_type')!r} model chooses {self.top_k} = {top_k} of "
+                f"{self.n_experts} = {n_experts} experts; no token can choose more experts than there are."
+            )
         return tuple(
             RouterSpec(layer, moe_layer, form.router, n_experts, top_k, form.distribution)
             for moe_layer, layer in enumerate(self.layers(config))
@@ -93,6 +98,16 @@ def module_at(block: Any, path: str) -> Any:
     for name in path.split("."):
         block = getattr(block, name, None)
     return block
+
+
+def count(config: Config, key: str) -> int:
+    """``setting(config, key)``, which must be a whole number of 1 or more; raises ModelLoadError otherwise."""
+    value = setting(config, key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelLoadError(
+            f"The config of this {config.get('model_type')!r} model has {key} = {value!r}; it must be 1 or more."
+        )
+    return value
 
 
 def softmax(logits: Array) -> Array:

@@ -48,7 +48,7 @@ class Capture:
         located = _locate(model, self._config)  # raises before anything is touched
         self.specs = tuple(router.spec for router in located)
         self._forms = tuple(router.form for router in located)
-        self._model = model
+        self._model: nn.Module | None = model
         layers = {spec.layer: LayerTap() for spec in self.specs}
         routers = [RouterTap(n, spec.name, sink, layers[spec.layer]) for n, spec in enumerate(self.specs)]
         self._taps = [*layers.values(), *routers]
@@ -67,10 +67,15 @@ class Capture:
         return routing_from(self._forms[number], self._config, logits, indices, mask)
 
     def close(self) -> None:
-        """Take the taps off. Taps that a later capture put in their place stay; a second call does nothing."""
-        for module in self._model.modules():
+        """Take the taps off and let go of the model. Taps that a later capture put in their place stay.
+
+        A second call does nothing.
+        """
+        model, self._model = self._model, None
+        for module in model.modules() if model is not None else ():
             if any(tap_of(module) is tap for tap in self._taps):
                 untap(module)
+        self._taps = []
 
     def __enter__(self) -> Capture:
         return self

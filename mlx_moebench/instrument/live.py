@@ -39,7 +39,7 @@ class LiveRoutingStats(RoutingStats):
         self._previous: tuple[int, Array] | None = None
         self._announced: tuple[Array | None, list[Cluster] | None] = (None, None)
         self._current: tuple[Array, list[Cluster]] | None = None
-        self._next_row = 0
+        self._next_row = 0  # above every row used, so that rows without an id are sequences of their own
         self._capture = Capture(model, self._record)
 
     @contextmanager
@@ -51,6 +51,7 @@ class LiveRoutingStats(RoutingStats):
         if ids is not None and len(self.sources) != 1 and not all(isinstance(i, tuple) for i in ids):
             raise RoutingError("With several data sources an id is a pair (sha256 of the data set, row).")
         only = next(iter(self.sources))
+        before = self._announced
         clusters = None if ids is None else [i if isinstance(i, tuple) else (only, int(i)) for i in ids]
         self._sync()
         self._announced = (None if mask is None else mx.array(np.asarray(mask, dtype=bool)), clusters)
@@ -59,7 +60,7 @@ class LiveRoutingStats(RoutingStats):
             self._sync()
         finally:
             self._pending.clear()
-            self._announced = (None, None)
+            self._announced = before
 
     def close(self) -> None:
         """Take the taps off; what was measured stays."""
@@ -72,8 +73,6 @@ class LiveRoutingStats(RoutingStats):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self._pending.clear()  # a forward that failed is not counted
         self.close()
 
     def _record(self, number: int, logits: Array, indices: Array, shape: tuple[int, ...]) -> None:
@@ -98,16 +97,17 @@ class LiveRoutingStats(RoutingStats):
         if clusters is not None and len(clusters) != shape[0]:
             raise RoutingError(f"{len(clusters)} ids were given for a batch of {shape[0]} rows.")
         if clusters is None:
-            clusters = [(next(iter(self.sources)), self._next_row + row) for row in range(shape[0])]
-            self._next_row += shape[0]
+            source = next(iter(self.sources))
+            clusters = [(source, self._next_row + row) for row in range(shape[0])]
+        self._next_row = max(self._next_row, *(row + 1 for _, row in clusters))
         self._current = (mx.ones(shape, dtype=mx.bool_) if mask is None else mask, clusters)
 
     def _sync(self) -> None:
         pending, self._pending = self._pending, []
         self._previous = None
         self._current = None
-        if not pending:
-            return
+        if {number for number, *_ in pending} != set(range(len(self.specs))):
+            return  # nothing ran, or a forward that broke off in the middle, which does not count
         arrays = [array for _, _, result, moves in pending for array in (*result.arrays(), moves) if array is not None]
         if is_traced(*arrays):
             warnings.warn(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import errors, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    IncompleteSnapshotError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -19,6 +18,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.errors import HTTPError as HubTransportError  # type: ignore[attr-defined]  # of httpx or httpx2
 
 from ..errors import ModelLoadError
+
+# Newer versions tell a snapshot with files missing from one that is not there at all.
+_IncompleteSnapshotError: type[Exception] = getattr(errors, "IncompleteSnapshotError", LocalEntryNotFoundError)
 
 WEIGHTS = "model*.safetensors"
 _SETTINGS = ("*.json", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja")
@@ -31,7 +33,12 @@ def local_folder(model: str | Path) -> Path | None:
     Raises ModelLoadError for something that looks like a path and is no folder.
     """
     text = str(model)
-    path = Path(text).expanduser()
+    if not text:
+        raise ModelLoadError("The model's name is empty; give a folder or a hub id of the form owner/name.")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # the home of a user that does not exist
+        raise ModelLoadError(f"No such folder: {text}") from error
     if path.is_dir():
         return path.resolve()
     if path.exists():
@@ -69,7 +76,7 @@ def fetch(model_id: str, revision: str | None, *, weights: bool, code: bool) -> 
         raise ModelLoadError(
             f"{model_id!r} has no revision {revision!r} on the hub; leave it out or name one."
         ) from error
-    except IncompleteSnapshotError as error:
+    except _IncompleteSnapshotError as error:
         raise ModelLoadError(
             f"Only part of {model_id!r} is in the cache and the hub cannot be reached; run once with a network and "
             "without HF_HUB_OFFLINE to fetch the rest."

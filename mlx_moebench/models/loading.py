@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model, load_tokenizer
@@ -17,7 +19,7 @@ from ..errors import ModelLoadError, did_you_mean
 from ..families import Family, family_for
 from ..families.base import module_at
 from .checkpoint import check_tokenizer, check_weights, read_config
-from .hub import commit_of, fetch, local_folder
+from .hub import WEIGHTS, commit_of, fetch, local_folder
 
 NANO = Path(__file__).parent / "nano"
 """The small trained model that ships in the package."""
@@ -33,6 +35,8 @@ class Checkpoint:
     name: the hub id, the folder's name, or ``moebench-nano``. revision: the commit, where the folder is a snapshot
     of the hub cache, else the revision asked for. dtype: what the model computes in. weight_bits: bits per weight
     of the experts as stored (16 for bfloat16, 4 for 4-bit; the mean where they differ), before any cast.
+    fingerprint: sha256 over the names, shapes and sizes of all weights and the values of the routers, which tells two
+    checkpoints of one name apart without reading gigabytes.
     """
 
     model: nn.Module
@@ -43,6 +47,7 @@ class Checkpoint:
     revision: str | None
     dtype: str
     weight_bits: float | int
+    fingerprint: str
 
 
 def load(
@@ -99,6 +104,7 @@ def load_checkpoint(
     tokenizer = _tokenizer(folder, config, trust_remote_code)
     experts = _expert_layers(network, family, config)
     weight_bits = _stored_bits(experts)
+    fingerprint = _fingerprint(folder, network, family, config)
     if mx.default_device() == mx.Device(mx.cpu):
         dtype = dtype or "float32"
         if dtype != "float32" and any(mx.issubdtype(layer.weight.dtype, mx.floating) for layer in experts):
@@ -117,7 +123,19 @@ def load_checkpoint(
         revision=commit_of(folder) or revision,
         dtype=_floating_dtype(network),
         weight_bits=weight_bits,
+        fingerprint=fingerprint,
     )
+
+
+def _fingerprint(folder: Path, model: nn.Module, family: Family, config: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob(WEIGHTS)):
+        digest.update(file.name.encode() + str(file.stat().st_size).encode())
+    for spec in family.specs(config):
+        gate = module_at(model.layers[spec.layer], family.form(spec.router).gate)
+        for name, array in sorted(tree_flatten(gate.parameters())):
+            digest.update(name.encode() + np.array(array.astype(mx.float32)).tobytes())
+    return digest.hexdigest()
 
 
 def _build(folder: Path, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import StatsError
+from ..routing.storage import probe_folder, write_aside
 
 FORMATS = (".png", ".svg")
 
@@ -16,15 +19,9 @@ def check_plot(path: Path) -> None:
     """Raise `StatsError` if ``path`` is not a .png or .svg in a folder that can be written."""
     if path.suffix.lower() not in FORMATS:
         raise StatsError(f"A plot ends in .png or .svg, got {path.name!r}.")
-    probe = path.with_name(f".{path.name}.probe")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
+    if path.is_dir():
+        raise StatsError(f"Cannot write {path}: it is a folder.")
+    probe_folder(path)
 
 
 def load_matrix(routers: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -74,10 +71,12 @@ def plot_load(report: dict[str, Any], path: Path) -> None:
         bar.set_ticks([float(t) for t in ticks if t <= most])
         figure.suptitle(_title(report), fontsize=10)
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
-        try:
-            figure.savefig(path, dpi=160, metadata=metadata)
-        except OSError as error:
-            raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
+        picture = io.BytesIO()
+        with warnings.catch_warnings():
+            # A name in a script that the font lacks is drawn as boxes; that is no reason to talk of fonts.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(picture, format=path.suffix[1:].lower(), dpi=160, metadata=metadata)
+    write_aside({path: picture.getvalue()})
 
 
 def _share(router: dict[str, Any]) -> str:

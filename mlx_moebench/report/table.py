@@ -110,9 +110,10 @@ def _notes(report: dict[str, Any]) -> Text:
     if first["low"] is None:
         lines.append(f"No intervals: {first.get('reason', 'unknown reason')}.")
     else:
+        over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
         lines.append(
-            f"[low, high]: {ci['level']:.0%}, {first['method']}, {ci['resamples']:,} resamples; "
-            "shares: a band that holds for all experts at once."
+            f"[low, high]: {ci['level']:.0%} bootstrap over {over}, {ci['resamples']:,} resamples; "
+            "the report names each method."
         )
     return Text("\n".join(lines), style="dim")
 

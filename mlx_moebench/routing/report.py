@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from .stats import RoutingStats
 
 SCHEMA_VERSION = "1"
-INTEGERS = {"dead_experts", "n90"}
 
 
 def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any]:
@@ -114,4 +113,4 @@ def _summary(
 def _json_number(name: str, value: float) -> float | int | None:
     if not math.isfinite(value):
         return None
-    return int(value) if name in INTEGERS else value
+    return int(value) if METRICS[name].integer else value

@@ -6,19 +6,21 @@ leaves the old pair, a kill old or new files, never half of one, and the sums al
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StatsError
-from .record import RouterSpec
+from ..errors import MoebenchError, StatsError
+from .record import Phase, RouterSpec
 from .report import SCHEMA_VERSION
 from .stats import RoutingStats
 from .sums import FIELDS, Sums
@@ -30,23 +32,41 @@ FORMAT = "mlx_moebench.routing_stats"
 
 
 def pair_paths(path: Path) -> tuple[Path, Path]:
-    """(STEM.json, STEM.safetensors) for either name, or for the stem alone."""
+    """(STEM.json, STEM.safetensors) for either name, or for the stem alone; raises `StatsError` for no file name."""
     stem = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+    if not stem.name or stem.name == "..":
+        raise StatsError(f"Cannot write statistics to {str(path)!r}: name a file, such as out.json.")
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".safetensors")
 
 
 def check_writable(path: Path) -> None:
-    """Raise `StatsError` if a stats pair cannot be written there: asked before measuring, not after."""
-    report, _ = pair_paths(path)
-    probe = report.with_name(f".{report.name}.{os.getpid()}.probe")
+    """Raise `StatsError` if a stats pair cannot be written there, or would replace a file that is none.
+
+    Asked before measuring, so that nothing measured is lost. Makes no folder.
+    """
+    report_path, sums_path = pair_paths(path)
+    for place in (path, report_path, sums_path):
+        if place.is_dir():
+            raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
+    probe_folder(report_path)
+    if sums_path.exists() and FORMAT not in _metadata(_head(sums_path)):
+        raise StatsError(f"{sums_path} exists and holds no routing statistics: choose another --output.")
+    if report_path.exists():
+        try:
+            read_report(report_path, verify=False)
+        except StatsError as error:
+            raise StatsError(f"{report_path} exists and is no routing report: choose another --output.") from error
+
+
+def probe_folder(path: Path) -> None:
+    """Raise `StatsError` unless a file can be made beside ``path``, or its folder made where a folder exists above."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    probe = folder / f".{path.name}.{os.getpid()}.probe"
     try:
-        if report.is_dir() or path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; name a file in it")
-        report.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise StatsError(f"Cannot write {report}: {error.strerror or error}.") from error
+        raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tuple[Path, Path]:
@@ -80,8 +100,9 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
     }
     # One entry: safetensors writes several in an order that changes from run to run, and equal sums give equal bytes.
     blob = save(tensors, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
-    text = json.dumps(stats.report(plan), indent=1, allow_nan=False) + "\n"
-    _write_aside({sums_path: blob, report_path: text.encode()})
+    report = stats.report(plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    write_aside({sums_path: blob, report_path: text.encode()})
     return report_path, sums_path
 
 
@@ -103,15 +124,18 @@ def load_pair(path: Path) -> RoutingStats:
         tensors, metadata = load(blob), _metadata(blob)
         if FORMAT not in metadata:
             raise StatsError(f"{sums_path} is a safetensors file, but not routing statistics.")
-        return _restore(tensors, json.loads(metadata[FORMAT]))
+        return restore(tensors, json.loads(metadata[FORMAT]))
     except OSError as error:
         raise StatsError(f"Cannot read {sums_path}: {error.strerror or error}.") from error
-    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
-        raise StatsError(f"{sums_path} is damaged or from another version: {error}.") from error
+    except (SafetensorError, MoebenchError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StatsError(f"{sums_path} is damaged or from another version ({str(error).rstrip('.')}).") from error
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """The JSON report at either name of a pair. Without its sums beside it, intervals become null with the reason."""
+def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
+    """The JSON report at either name of a pair. Without its sums beside it, intervals become null with the reason.
+
+    Raises `StatsError` when it is no report, and with ``verify`` when the sums beside it are those of another run.
+    """
     report_path, sums_path = pair_paths(path)
     try:
         report: dict[str, Any] = json.loads(report_path.read_text(encoding="utf-8"))
@@ -119,9 +143,16 @@ def read_report(path: Path) -> dict[str, Any]:
         raise StatsError(f"Cannot read {report_path}: {error.strerror or error}.") from error
     except ValueError as error:
         raise StatsError(f"{report_path} is not JSON: {error}.") from error
-    if not isinstance(report, dict) or "routers" not in report or "summary" not in report:
+    kinds = {"routers": list, "summary": dict, "data": dict, "model": dict}
+    if not isinstance(report, dict) or not all(isinstance(report.get(k), kind) for k, kind in kinds.items()):
         raise StatsError(f"{report_path} is JSON, but not a routing report.")
-    if not sums_path.exists():
+    if sums_path.exists():
+        if verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
+            raise StatsError(
+                f"{report_path.name} is not the report of the {sums_path.name} beside it; the sums can be read with "
+                "RoutingStats.load and saved again."
+            )
+    else:
         gone = {"low": None, "high": None, "reason": f"{sums_path.name} with the sums is missing"}
         for router in report["routers"]:
             router["ci"] = {name: dict(gone) for name in router.get("ci", {})}
@@ -131,12 +162,17 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def _restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> RoutingStats:
+def restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> RoutingStats:
+    """`RoutingStats` from the arrays and facts of a file, refusing what no measurement can have written."""
+    if facts["schema_version"] != SCHEMA_VERSION:
+        raise StatsError(f"schema version {facts['schema_version']}, this is {SCHEMA_VERSION}")
     specs = [_spec(fields) for fields in facts["specs"]]
     kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
+    _expect(bool(specs) and facts["phase"] in get_args(Phase), "no routers, or a phase that does not exist")
     stats = RoutingStats(specs, **kept)
     places = zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)
-    clusters = [(facts["sha256"][source], int(row)) for source, row in places]
+    clusters = [(facts["sha256"][source], int(row)) for source, row in places if source >= 0]
+    _expect(len(set(clusters)) == len(tensors["clusters.row"]), "a sequence twice")
     # Columns are found by name, so that a file written before a scalar was added still reads, with NaN for it.
     known = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
     for number, spec in enumerate(specs):
@@ -144,10 +180,34 @@ def _restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> 
         padded = np.concatenate([arrays["scalars"], np.full((len(clusters), 1), np.nan)], axis=1)
         arrays["scalars"] = padded[:, known]
         sums = Sums(spec.n_experts, spec.top_k, spec.distribution, **arrays)
-        stats.add_sums(number, clusters, sums, tensors[f"{spec.name}.pairs"])
+        pairs = tensors[f"{spec.name}.pairs"]
+        _check_arrays(spec, sums, pairs, len(clusters))
+        stats.add_sums(number, clusters, sums, pairs)
         if number + 1 < len(specs):
-            stats.add_transition(number, tensors[f"{spec.name}.transition"])
+            moves = tensors[f"{spec.name}.transition"]
+            _expect(moves.shape == (spec.n_experts, specs[number + 1].n_experts), f"{spec.name}: transition shape")
+            stats.add_transition(number, moves)
+    stats.check()
     return stats
+
+
+def _check_arrays(spec: RouterSpec, sums: Sums, pairs: npt.NDArray[Any], clusters: int) -> None:
+    wide = (clusters, spec.n_experts)
+    shapes = {"n_tokens": wide[:1], "counts": wide, "top1_counts": wide, "p_sum": wide}
+    for name, shape in shapes.items():
+        array = getattr(sums, name)
+        _expect(array.shape == shape, f"{spec.name}.{name} has shape {array.shape} instead of {shape}")
+        _expect(name == "p_sum" or array.dtype.kind == "i", f"{spec.name}.{name} is not of integers")
+        unmeasured = name == "p_sum" and bool(np.isnan(array).all())
+        _expect(unmeasured or bool(np.all(array >= 0)), f"{spec.name}.{name} has negative or missing sums")
+    _expect(pairs.shape == (spec.n_experts, spec.n_experts), f"{spec.name}.pairs has shape {pairs.shape}")
+    _expect(not np.isinf(sums.p_sum).any() and not np.isinf(sums.scalars).any(), f"{spec.name} has infinite sums")
+    _expect(bool(np.all(sums.top1_counts.sum(axis=1) <= sums.n_tokens)), f"{spec.name} has too many first choices")
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise StatsError(what)
 
 
 def _spec(fields: dict[str, Any]) -> RouterSpec:
@@ -157,13 +217,31 @@ def _spec(fields: dict[str, Any]) -> RouterSpec:
 
 
 def _metadata(blob: bytes) -> dict[str, str]:
+    """The metadata in the header of a safetensors file; empty where there is none."""
+    if len(blob) < 8:
+        return {}
     (length,) = struct.unpack("<Q", blob[:8])
-    metadata: dict[str, str] = json.loads(blob[8 : 8 + length]).get("__metadata__", {})
-    return metadata
+    try:
+        header = json.loads(blob[8 : 8 + length])
+    except ValueError:
+        return {}
+    found: dict[str, str] = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return found
 
 
-def _write_aside(contents: Mapping[Path, bytes]) -> None:
-    """Write every file under a temporary name, and only when all are written rename them in order."""
+def _head(path: Path) -> bytes:
+    """A safetensors file up to the end of its header."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        return start + file.read(min(length, 1 << 27))
+
+
+def write_aside(contents: Mapping[Path, bytes]) -> None:
+    """Write every file under a temporary name, and only when all are written rename them in order.
+
+    Raises `StatsError` when the disk refuses; whatever interrupts it leaves no temporary file.
+    """
     asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
         for path, aside in asides.items():
@@ -172,6 +250,8 @@ def _write_aside(contents: Mapping[Path, bytes]) -> None:
         for path, aside in asides.items():
             aside.replace(path)
     except OSError as error:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)
         raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        for aside in asides.values():
+            with contextlib.suppress(OSError):  # its folder may be what could not be made
+                aside.unlink(missing_ok=True)

@@ -80,6 +80,8 @@ class Plan:
             raise MoebenchError(f"Unknown interval method {self.method!r}: choose bca, percentile or layer.")
         if not 0 < self.level < 1:
             raise MoebenchError(f"The level of an interval lies between 0 and 1, got {self.level}.")
+        if self.seed < 0:
+            raise MoebenchError(f"A seed is 0 or more, got {self.seed}.")
         if self.resamples < 100:
             raise MoebenchError(f"{self.resamples} resamples are too few for an interval: use 100 or more.")
 
@@ -121,7 +123,8 @@ def intervals(
     labels = np.asarray(strata)
     n = len(labels)
     if n < MIN_CLUSTERS:
-        reason = f"{n} sequences are too few for an interval: {MIN_CLUSTERS} or more are needed"
+        are = "sequence is" if n == 1 else "sequences are"
+        reason = f"{n} {are} too few for an interval: {MIN_CLUSTERS} or more are needed"
         none = {m.name: Interval(reason=reason) for m in metrics}
         peaks = {m.name: none[m.name] for m in metrics if m.interval == "maximum"}
         return Intervals([none for _ in routers], none, peaks, {})
@@ -258,6 +261,8 @@ def _clip(interval: Interval, m: Metric, experts: tuple[int, int], top_k: int) -
     least = min(m.low(e, top_k) for e in experts)
     most = max(m.high(e, top_k) for e in experts)
     low, high = (min(max(x, least), most) for x in (interval.low, interval.high))
+    if m.integer:  # outwards, less what rounding in the clipping may have left
+        low, high = math.floor(low + 1e-6), math.ceil(high - 1e-6)
     return Interval(low, high, interval.method, interval.bias, interval.reason)
 
 

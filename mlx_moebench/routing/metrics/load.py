@@ -115,7 +115,14 @@ def n_eff(s: Sums) -> Floats:
     return np.exp(s.load_entropy)
 
 
-@metric("load", "experts", "plugin", low=lambda e, k: math.ceil(0.9 * k), high=lambda e, k: math.ceil(0.9 * e))
+@metric(
+    "load",
+    "experts",
+    "plugin",
+    low=lambda e, k: math.ceil(0.9 * k),
+    high=lambda e, k: math.ceil(0.9 * e),
+    integer=True,
+)
 def n90(s: Sums) -> Floats:
     """Fewest experts that together get 90% of the selections.
 
@@ -131,7 +138,7 @@ def n90(s: Sums) -> Floats:
     return np.where(np.isnan(covered[..., -1]), np.nan, count)
 
 
-@metric("load", "experts", "none")
+@metric("load", "experts", "none", integer=True)
 def dead_experts(s: Sums) -> Floats:
     """Experts that no token chose.
 

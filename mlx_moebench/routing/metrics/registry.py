@@ -27,6 +27,7 @@ class Metric:
     """A number that describes one router.
 
     function: Sums -> [...], or [..., R] when interval is ``maximum`` (the metric is then the maximum over R).
+    low, high: its bounds as functions of (E, K). integer: it counts something.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Metric:
     low: Limit
     high: Limit
     function: Callable[[Sums], Floats]
+    integer: bool = False
 
     def values(self, sums: Sums) -> Floats:
         """The metric for every leading index of ``sums``, shape [...]."""
@@ -52,6 +54,7 @@ def metric(
     interval: Interval,
     low: Limit = lambda e, k: 0.0,
     high: Limit = lambda e, k: math.inf,
+    integer: bool = False,
 ) -> Callable[[Callable[[Sums], Floats]], Callable[[Sums], Floats]]:
     """Register a function of `Sums` as a metric under its own name.
 
@@ -59,7 +62,7 @@ def metric(
     """
 
     def register(function: Callable[[Sums], Floats]) -> Callable[[Sums], Floats]:
-        METRICS[function.__name__] = Metric(function.__name__, group, unit, interval, low, high, function)
+        METRICS[function.__name__] = Metric(function.__name__, group, unit, interval, low, high, function, integer)
         return function
 
     return register
