@@ -100,3 +100,15 @@ def softmax(logits: Array) -> Array:
     xp = array_namespace(logits)
     e = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
     return e / xp.sum(e, axis=-1, keepdims=True)
+
+
+def probabilities_of_chosen(logits: Array, indices: Array, config: Config) -> Array:
+    """g = softmax over all, at the chosen ones; divided by their sum where ``norm_topk_prob`` is set. [..., K]."""
+    xp = array_namespace(logits)
+    chosen = xp.take_along_axis(softmax(logits), indices, axis=-1)
+    return chosen / xp.sum(chosen, axis=-1, keepdims=True) if config.get("norm_topk_prob") else chosen
+
+
+def softmax_of_chosen(logits: Array, indices: Array, config: Config) -> Array:
+    """g = softmax over the chosen logits only. [..., K]."""
+    return softmax(array_namespace(logits).take_along_axis(logits, indices, axis=-1))

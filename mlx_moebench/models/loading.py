@@ -16,6 +16,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 from ..errors import ModelLoadError, did_you_mean
 from ..families import Family, family_for
 from ..families.base import module_at
+from . import jetmoe
 from .checkpoint import check_tokenizer, check_weights, read_config
 from .hub import commit_of, fetch, local_folder
 
@@ -23,6 +24,9 @@ NANO = Path(__file__).parent / "nano"
 """The small trained model that ships in the package."""
 
 _NANO_NAME = "moebench-nano"
+PORTS = {"jetmoe": jetmoe}
+"""Model types that mlx-lm lacks, and the file here that builds each; all others are mlx-lm's."""
+
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
@@ -95,7 +99,7 @@ def load_checkpoint(
     if config.get("model_file") is not None and not trust_remote_code:
         raise _refused(folder, config["model_file"])
 
-    network, config = _build(folder, trust_remote_code)
+    network, config = _build(folder, config, trust_remote_code)
     tokenizer = _tokenizer(folder, config, trust_remote_code)
     experts = _expert_layers(network, family, config)
     weight_bits = _stored_bits(experts)
@@ -120,10 +124,18 @@ def load_checkpoint(
     )
 
 
-def _build(folder: Path, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _build(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The model with its weights mapped but not read, and its config."""
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if port := PORTS.get(config["model_type"]):
+        options["get_model_classes"] = lambda config: (port.Model, port.ModelArgs)
+    # transformers 5 writes the base of the rotary embedding inside rope_parameters, where most of mlx-lm does not look
+    # and silently takes a default of its own.
+    theta = (config.get("rope_parameters") or {}).get("rope_theta")
+    if theta is not None and config.get("rope_theta") is None:
+        options["model_config"] = {"rope_theta": theta}
     try:
-        model, config = load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
+        model, config = load_model(folder, lazy=True, **options)
     except KeyError as error:
         raise ModelLoadError(f"{folder}: {error.args[0]!r} is missing; fetch the checkpoint again.") from error
     except (ValueError, TypeError, RuntimeError, OSError) as error:
