@@ -16,6 +16,8 @@ from mlx_moebench.errors import ModelLoadError
 from mlx_moebench.instrument import capture
 
 import mlx.core as mx  # isort: skip
+import mlx.nn as nn  # isort: skip
+from mlx.utils import tree_flatten  # isort: skip
 from mlx_lm.models.cache import make_prompt_cache  # isort: skip
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
@@ -172,6 +174,20 @@ def test_logits_with_a_cache(tmp_path: Path, ids: np.ndarray, model_type: str) -
         logits.append(np.array(model(mx.array(part), cache=cache)))
     np.testing.assert_allclose(np.hstack(logits), np.hstack(expected), atol=TOLERANCE, rtol=0)
     np.testing.assert_allclose(np.hstack(logits), model(mx.array(ids)), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.usefixtures("cpu")
+def test_gradients_of_our_own_port(tmp_path: Path, ids: np.ndarray) -> None:
+    theirs = random_transformers(tmp_path, "jetmoe")
+    (theirs(torch.tensor(ids), use_cache=False).logits ** 2).mean().backward()
+    model, _ = load(tmp_path)
+    _, gradients = nn.value_and_grad(model, lambda m: (m(mx.array(ids)) ** 2).mean())(model)
+    expected = model.sanitize({name: mx.array(p.grad.numpy()) for name, p in theirs.named_parameters()})
+    gradients = dict(tree_flatten(gradients))
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        atol = TOLERANCE * mx.abs(expected[name]).max().item()
+        np.testing.assert_allclose(gradient, expected[name], atol=atol, rtol=0, err_msg=name)
 
 
 @pytest.mark.usefixtures("cpu")
