@@ -131,22 +131,6 @@ def test_attach_measures_bare_forwards_bit_identically(nano: tuple[Any, Any]) ->
     assert wanted <= set(frame.columns)
 
 
-def test_every_router_counts_tokens_times_k(any_model: Any) -> None:
-    ids = np.random.default_rng(3).integers(1, 320, (3, 9))
-    with attach(any_model) as stats:
-        any_model(mx.array(ids))
-    for number, spec in enumerate(stats.specs):
-        assert stats.totals(number).counts.sum() == ids.size * spec.top_k
-        assert (stats.pairs(number) == stats.pairs(number).T).all()
-    frame, report = stats.to_dataframe(), stats.report()
-    assert list(zip(frame["layer"], frame["router"], strict=True)) == [(s.layer, s.router) for s in stats.specs]
-    assert set(frame["n_tokens"]) == {ids.size}
-    assert [r["distribution"] for r in report["routers"]] == [s.distribution for s in stats.specs]
-    # The next router is the one that runs next, be it in the same block.
-    moves = [stats.transition_counts(number) for number in range(len(stats.specs) - 1)]
-    assert all(m.sum() == ids.size * s.top_k**2 for m, s in zip(moves, stats.specs, strict=False))
-
-
 def test_a_failed_forward_is_not_counted(nano: tuple[Any, Any]) -> None:
     model = nano[0]
     with LiveRoutingStats(model, sources=SOURCE) as stats:

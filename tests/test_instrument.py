@@ -15,7 +15,7 @@ pytest.importorskip("mlx.core", reason="needs MLX")
 from mlx_moebench.errors import RoutingError, UnsupportedModelError
 from mlx_moebench.families import RouterForm, family_for
 from mlx_moebench.families.base import module_at
-from mlx_moebench.instrument import capture, config_of, detach, is_traced, routers_of, routing_from
+from mlx_moebench.instrument import attach, capture, config_of, detach, is_traced, routers_of, routing_from
 
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn  # isort: skip
@@ -400,6 +400,22 @@ def test_dense_and_foreign_models_are_refused() -> None:
         capture(dense, Recorder())
     with pytest.raises(UnsupportedModelError, match=r"Linear is not a language model as mlx-lm builds them"):
         routers_of(nn.Linear(2, 2))
+
+
+def test_every_router_counts_tokens_times_k(any_model: nn.Module) -> None:
+    ids = np.random.default_rng(3).integers(1, 320, (3, 9))
+    with attach(any_model) as stats:
+        any_model(mx.array(ids))
+    for number, spec in enumerate(stats.specs):
+        assert stats.totals(number).counts.sum() == ids.size * spec.top_k
+        assert (stats.pairs(number) == stats.pairs(number).T).all()
+    frame, report = stats.to_dataframe(), stats.report()
+    assert list(zip(frame["layer"], frame["router"], strict=True)) == [(s.layer, s.router) for s in stats.specs]
+    assert set(frame["n_tokens"]) == {ids.size}
+    assert [r["distribution"] for r in report["routers"]] == [s.distribution for s in stats.specs]
+    # The next router is the one that runs next, be it in the same block.
+    moves = [stats.transition_counts(number) for number in range(len(stats.specs) - 1)]
+    assert all(m.sum() == ids.size * s.top_k**2 for m, s in zip(moves, stats.specs, strict=False))
 
 
 def test_generation_is_unchanged_and_every_step_is_seen(any_model: nn.Module) -> None:
