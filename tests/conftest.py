@@ -1,35 +1,22 @@
-"""Fixtures: a tiny random OLMoE, as a model object and as a checkpoint folder."""
+"""Fixtures: a tiny random model of every family, and the OLMoE among them as a checkpoint folder."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from family_rows import CONFIGS
 
 # mx.compile on a CPU calls a C++ compiler at run time; tests that are about compiling switch it on themselves.
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
-TINY_CONFIG: dict[str, Any] = {
-    "architectures": ["OlmoeForCausalLM"],
-    "model_type": "olmoe",
-    "hidden_size": 64,
-    "intermediate_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "norm_topk_prob": False,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-    "vocab_size": 320,
-    "eos_token_id": 0,
-}
+TINY_CONFIG: dict[str, Any] = CONFIGS["olmoe"]
 
 
 @pytest.fixture
@@ -48,6 +35,18 @@ def make_tiny() -> Callable[..., Any]:
 def tiny_model() -> Any:
     """A fresh tiny OLMoE."""
     return build_tiny()
+
+
+@pytest.fixture(params=list(CONFIGS))
+def make_any(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """``make_any(seed=0, **config)``: as ``make_tiny``; a test that uses it runs once per family."""
+    return partial(build_tiny, model_type=request.param)
+
+
+@pytest.fixture
+def any_model(make_any: Callable[..., Any]) -> Any:
+    """A fresh tiny model; a test that uses it runs once per family."""
+    return make_any()
 
 
 @pytest.fixture(scope="session")
@@ -73,17 +72,22 @@ def cpu() -> Iterator[None]:
     mx.set_default_device(before)
 
 
-def build_tiny(seed: int = 0, **config: Any) -> Any:
-    from mlx_moebench.blas import load_fast_blas
+def build_tiny(seed: int = 0, model_type: str = "olmoe", **config: Any) -> Any:
+    from mlx_moebench.families import families
+    from mlx_moebench.families.base import module_at
+    from mlx_moebench.models.loading import PORTS
 
-    load_fast_blas()
-    import mlx.core as mx
-    from mlx_lm.models import olmoe
+    import mlx.core as mx  # isort: skip
 
     mx.random.seed(seed)
-    model = olmoe.Model(olmoe.ModelArgs.from_dict(TINY_CONFIG | config))
+    module = PORTS.get(model_type) or importlib.import_module(f"mlx_lm.models.{model_type}")
+    model = module.Model(module.ModelArgs.from_dict(CONFIGS[model_type] | config))
     for layer in model.layers:
-        layer.mlp.gate.weight = 8 * layer.mlp.gate.weight
+        for form in families()[model_type].routers:
+            gate = module_at(layer, form.gate)
+            gate.weight = 8 * gate.weight
+            if "bias" in (block := module_at(layer, form.gate.rpartition(".")[0])):
+                block.bias = mx.random.normal(block.bias.shape)
     model.eval()
     mx.eval(model.parameters())
     return model

@@ -9,36 +9,39 @@ from typing import Any
 
 import numpy as np
 import pytest
+from family_rows import ROWS, Row
 
 from mlx_moebench.errors import ModelLoadError, UnsupportedModelError
 from mlx_moebench.families import by_model_type, families, family_for
 from mlx_moebench.families.base import module_at, setting, softmax
 
-# One row per family: model_type, a config, (layer, router, E, K) of its first and last router, number of routers.
-ROWS = [
-    (
-        "olmoe",
-        {"num_hidden_layers": 16, "num_experts": 64, "num_experts_per_tok": 8},
-        (0, "mlp", 64, 8),
-        (15, "mlp", 64, 8),
-        16,
-    ),
-]
 
-
-@pytest.mark.parametrize(("model_type", "config", "first", "last", "count"), ROWS)
-def test_specs_follow_from_the_config(
-    model_type: str, config: dict[str, Any], first: tuple[Any, ...], last: tuple[Any, ...], count: int
-) -> None:
-    config = {"model_type": model_type} | config
-    specs = family_for(config).specs(config)
-    assert [(s.layer, s.router, s.n_experts, s.top_k) for s in (specs[0], specs[-1])] == [first, last]
-    assert len(specs) == count
-    assert len({spec.name for spec in specs}) == count
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)
+def test_specs_follow_from_the_config(row: Row) -> None:
+    specs = family_for(row.config).specs(row.config)
+    expected = [(layer, layer, *router) for layer in range(3) for router in row.routers]
+    assert [(s.layer, s.moe_layer, s.router, s.n_experts, s.top_k) for s in specs] == expected
+    assert len({spec.name for spec in specs}) == len(specs)
 
 
 def test_every_family_has_a_row() -> None:
-    assert set(families()) == {row[0] for row in ROWS}
+    assert sorted(families()) == sorted(row.model_type for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5]),
+        ({"decoder_sparse_step": None, "mlp_only_layers": None}, [0, 1, 2, 3, 4, 5]),
+        ({"decoder_sparse_step": 2}, [1, 3, 5]),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [0, 3]}, [1, 5]),
+        ({"mlp_only_layers": [0, 5]}, [1, 2, 3, 4]),
+    ],
+)
+def test_qwen2_moe_may_have_dense_blocks(config: dict[str, Any], layers: list[int]) -> None:
+    config |= {"model_type": "qwen2_moe", "num_hidden_layers": 6, "num_experts": 60, "num_experts_per_tok": 4}
+    specs = family_for(config).specs(config)
+    assert [(spec.layer, spec.moe_layer) for spec in specs] == [(layer, n) for n, layer in enumerate(layers)]
 
 
 def test_two_families_may_not_claim_one_model_type() -> None:
@@ -58,18 +61,20 @@ def test_two_families_may_not_claim_one_model_type() -> None:
     ],
 )
 def test_dense_models_are_named_as_dense(config: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"is dense: its config names no experts.*supported: olmoe"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"is dense: its config names no experts.*supported: jetmoe, mixtral, "
+    ):
         family_for(config)
 
 
 @pytest.mark.parametrize(
     ("config", "count"),
     [
-        ({"model_type": "brandnew_moe", "num_experts": 32}, "num_experts=32"),
-        ({"model_type": "brandnew", "num_local_experts": 8}, "num_local_experts=8"),
-        ({"model_type": "brandnew", "n_routed_experts": 160}, "n_routed_experts=160"),
-        ({"model_type": "brandnew", "moe_num_experts": [64, 64]}, "moe_num_experts="),
-        ({"model_type": "brandnew", "text_config": {"num_experts_per_tok": 4}}, "num_experts_per_tok=4"),
+        ({"model_type": "olmo4_moe", "num_experts": 32}, "num_experts=32"),
+        ({"model_type": "olmo4", "num_local_experts": 8}, "num_local_experts=8"),
+        ({"model_type": "olmo4", "n_routed_experts": 160}, "n_routed_experts=160"),
+        ({"model_type": "olmo4", "moe_num_experts": [64, 64]}, "moe_num_experts="),
+        ({"model_type": "olmo4", "text_config": {"num_experts_per_tok": 4}}, "num_experts_per_tok=4"),
     ],
 )
 def test_unknown_sparse_models_are_named_with_the_way_forward(config: dict[str, Any], count: str) -> None:
@@ -98,12 +103,16 @@ def test_softmax_survives_extreme_logits() -> None:
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-def test_olmoe_gate_weights(normalised: bool) -> None:
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)
+def test_gate_weights(row: Row, normalised: bool) -> None:
     z = np.log(np.array([[[0.5, 0.1, 0.3, 0.1]]], dtype=np.float32))
     indices = np.array([[[2, 0]]], dtype=np.uint32)
-    config = {"model_type": "olmoe", "norm_topk_prob": normalised}
-    g = family_for(config).form("mlp").weights(z, indices, config)
-    np.testing.assert_allclose(g, [[[0.375, 0.625]]] if normalised else [[[0.3, 0.5]]], rtol=1e-6)
+    config = row.config | {"norm_topk_prob": normalised}
+    for form in family_for(config).routers:
+        g = form.weights(z, indices, config)
+        of_chosen = normalised or form.distribution == "softmax_then_topk_derived"
+        np.testing.assert_allclose(g, [[[0.375, 0.625]]] if of_chosen else [[[0.3, 0.5]]], rtol=1e-6)
+        assert np.isfinite(form.weights(1e4 * z, indices, config)).all()
 
 
 def test_module_at_walks_a_dotted_path() -> None:

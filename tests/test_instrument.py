@@ -13,18 +13,22 @@ import pytest
 pytest.importorskip("mlx.core", reason="needs MLX")
 
 from mlx_moebench.errors import RoutingError, UnsupportedModelError
-from mlx_moebench.families import family_for
-from mlx_moebench.instrument import capture, detach, is_traced, routers_of, routing_from
+from mlx_moebench.families import RouterForm, family_for
+from mlx_moebench.families.base import module_at
+from mlx_moebench.instrument import attach, capture, config_of, detach, is_traced, routers_of, routing_from
 
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn  # isort: skip
 from mlx.utils import tree_flatten, tree_unflatten  # isort: skip
 from mlx_lm.generate import generate_step  # isort: skip
 from mlx_lm.models import llama  # isort: skip
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear  # isort: skip
+from mlx_lm.tuner.lora import LoRASwitchLinear  # isort: skip
 from mlx_lm.tuner.utils import linear_to_lora_layers, remove_lora_layers  # isort: skip
 
 IDS = [[5, 17, 250, 3, 88, 41, 9], [301, 2, 2, 76, 130, 4, 12]]
 LORA = {"rank": 4, "scale": 20.0, "dropout": 0.0, "keys": ["mlp.gate"]}
+RENORMALISED = {"norm_topk_prob": True}
 
 
 class Recorder:
@@ -59,11 +63,42 @@ def classes(model: nn.Module) -> dict[str, type]:
     return {name: type(module) for name, module in model.named_modules()}
 
 
-def gate_input(model: nn.Module, ids: mx.array) -> mx.array:
-    """What the gate of layer 0 is called with, computed beside the model's own forward. [B * S, D]."""
-    layer, h = model.layers[0], model.model.embed_tokens(ids)
-    h = h + layer.self_attn(layer.input_layernorm(h), "causal", None)
-    return layer.post_attention_layernorm(h).reshape(-1, h.shape[-1])
+def forms(model: nn.Module) -> list[RouterForm]:
+    """The form of each router, in running order."""
+    family = family_for(config_of(model))
+    return [family.form(spec.router) for spec in routers_of(model)]
+
+
+def gates(model: nn.Module) -> list[nn.Module]:
+    """The gate of each router, in running order."""
+    layers = [model.layers[spec.layer] for spec in routers_of(model)]
+    return [module_at(layer, form.gate) for layer, form in zip(layers, forms(model), strict=True)]
+
+
+def lora(model: nn.Module) -> dict[str, Any]:
+    """Settings of LoRA on every gate."""
+    return LORA | {"keys": sorted({form.gate for form in forms(model)})}
+
+
+def watch(module: nn.Module) -> list[tuple[tuple[Any, ...], mx.array]]:
+    """The list to which ``module`` adds the arguments and the output of every later call."""
+    calls: list[tuple[tuple[Any, ...], mx.array]] = []
+
+    class Watched(type(module)):  # type: ignore[misc]
+        def __call__(self, *args: Any) -> mx.array:
+            y = super().__call__(*args)
+            calls.append((args, y))
+            return y
+
+    module.__class__ = Watched
+    return calls
+
+
+def beside_the_experts(block: nn.Module, x: mx.array) -> Any:
+    """What a block adds to the weighted sum of its experts: a shared expert, a bias, or nothing."""
+    if "shared_expert" in block:
+        return mx.sigmoid(block.shared_expert_gate(x)) * block.shared_expert(x)
+    return block.get("bias", 0)
 
 
 def is_tapped(model: nn.Module) -> bool:
@@ -78,56 +113,68 @@ def test_routers_of_states_the_facts(tiny_model: nn.Module) -> None:
     assert {s.router_bits for s in routers_of(tiny_model)} == {16}
 
 
-def test_taps_change_no_output_and_no_parameter(tiny_model: nn.Module, ids: mx.array) -> None:
-    before, keys, kinds = tiny_model(ids), tree_flatten(tiny_model.parameters()), classes(tiny_model)
-    trainable = [k for k, _ in tree_flatten(tiny_model.trainable_parameters())]
+def test_taps_change_no_output_and_no_parameter(any_model: nn.Module, ids: mx.array) -> None:
+    before, keys, kinds = any_model(ids), tree_flatten(any_model.parameters()), classes(any_model)
+    trainable = [k for k, _ in tree_flatten(any_model.trainable_parameters())]
     recorder = Recorder()
-    with capture(tiny_model, recorder) as taps:
-        assert mx.array_equal(tiny_model(ids), before)
-        assert [k for k, _ in tree_flatten(tiny_model.parameters())] == [k for k, _ in keys]
-        assert [k for k, _ in tree_flatten(tiny_model.trainable_parameters())] == trainable
-        assert "LinearTapped(input_dims=64" in repr(tiny_model.layers[0].mlp.gate)
-    assert classes(tiny_model) == kinds
-    assert not is_tapped(tiny_model)
-    assert mx.array_equal(tiny_model(ids), before)
-    assert [number for number, *_ in recorder.calls] == [0, 1, 2]
+    with capture(any_model, recorder) as taps:
+        assert mx.array_equal(any_model(ids), before)
+        assert [k for k, _ in tree_flatten(any_model.parameters())] == [k for k, _ in keys]
+        assert [k for k, _ in tree_flatten(any_model.trainable_parameters())] == trainable
+        assert "LinearTapped(input_dims=64" in repr(gates(any_model)[0])
+    assert classes(any_model) == kinds
+    assert not is_tapped(any_model)
+    assert mx.array_equal(any_model(ids), before)
+    assert [number for number, *_ in recorder.calls] == list(range(len(taps.specs)))
     assert {shape for *_, shape in recorder.calls} == {(2, 7)}
-    assert len(taps.specs) == 3
+    assert taps.specs == tuple(routers_of(any_model))
 
 
-def test_logits_are_what_the_gate_returned(tiny_model: nn.Module, ids: mx.array) -> None:
+def test_logits_and_indices_are_what_the_modules_saw(any_model: nn.Module, ids: mx.array) -> None:
+    recorder = Recorder()
+    seen = [watch(gate) for gate in gates(any_model)]
+    received = [
+        watch(module_at(any_model.layers[spec.layer], form.experts))
+        for spec, form in zip(routers_of(any_model), forms(any_model), strict=True)
+    ]
+    with capture(any_model, recorder):
+        any_model(ids)
+    for (_, logits, indices, _), gate, experts in zip(recorder.calls, seen, received, strict=True):
+        assert mx.array_equal(logits, gate[0][1])
+        assert mx.array_equal(indices, experts[0][0][1])
+    assert not is_tapped(any_model)
+
+
+@pytest.mark.parametrize("config", [{}, RENORMALISED], ids=["as-in-the-row", "renormalised"])
+def test_block_output_is_the_weighted_sum_of_expert_outputs(
+    make_any: Callable[..., Any], ids: mx.array, config: dict[str, Any]
+) -> None:
+    model = make_any(**config)
+    recorder, layers = Recorder(), [model.layers[spec.layer] for spec in routers_of(model)]
+    blocks = [module_at(layer, form.gate.rpartition(".")[0]) for layer, form in zip(layers, forms(model), strict=True)]
+    outputs = [watch(block) for block in blocks]
+    received = [watch(module_at(layer, form.experts)) for layer, form in zip(layers, forms(model), strict=True)]
+    with capture(model, recorder) as taps:
+        model(ids)
+    for (number, logits, indices, _), block, calls, experts in zip(
+        recorder.calls, blocks, outputs, received, strict=True
+    ):
+        routing = taps.routing(number, logits, indices, mx.ones(ids.shape, dtype=mx.bool_))
+        y = experts[0][1].reshape(*routing.weights.shape, -1)
+        (x, *_), output = calls[0]
+        expected = (routing.weights[..., None] * y).sum(axis=-2) + beside_the_experts(block, x)
+        np.testing.assert_allclose(expected, output, atol=1e-5)
+        # Wrong weights would show: the experts contribute, and not evenly.
+        assert mx.abs(output - beside_the_experts(block, x)).max() > 1e-2
+        assert (routing.weights.max(axis=-1) - routing.weights.min(axis=-1)).max() > 0.1
+
+
+def test_a_block_alone_knows_only_the_flattened_shape(tiny_model: nn.Module) -> None:
     recorder = Recorder()
     with capture(tiny_model, recorder):
-        tiny_model(ids)
-    expected = tiny_model.layers[0].mlp.gate(gate_input(tiny_model, ids))
-    np.testing.assert_allclose(recorder.calls[0][1], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("normalised", [False, True])
-def test_block_output_is_the_weighted_sum_of_expert_outputs(
-    make_tiny: Callable[..., Any], ids: mx.array, normalised: bool
-) -> None:
-    model = make_tiny(norm_topk_prob=normalised)
-    block, recorder = model.layers[1].mlp, Recorder()
-    received: list[tuple[mx.array, mx.array]] = []
-
-    class Spy(type(block.switch_mlp)):  # type: ignore[misc]
-        def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
-            y = super().__call__(x, indices)
-            received.append((indices, y))
-            return y
-
-    block.switch_mlp.__class__ = Spy
-    x = mx.random.normal((2, 7, 64), key=mx.random.key(1))
-    with capture(model, recorder) as taps:
-        output = block(x)
-    assert type(block.switch_mlp) is Spy
-    number, logits, indices, shape = recorder.calls[0]
-    assert (number, shape) == (1, (14,))  # the block ran alone, so only the flattened shape is known
-    assert mx.array_equal(indices, received[0][0])
-    routing = taps.routing(number, logits, indices, mx.ones((2, 7), dtype=mx.bool_))
-    y = received[0][1].reshape(2, 7, 2, 64)
-    np.testing.assert_allclose((routing.weights[..., None] * y).sum(axis=-2), output, atol=1e-5)
+        tiny_model.layers[1].mlp(mx.zeros((2, 7, 64)))
+    number, _, _, shape = recorder.calls[0]
+    assert (number, shape) == (1, (14,))
 
 
 def test_routing_has_the_shape_of_the_batch(tiny_model: nn.Module, ids: mx.array) -> None:
@@ -157,25 +204,27 @@ def test_sizes_that_do_not_fit_are_refused(
 
 
 def test_weights_saved_while_tapped_load_into_an_untapped_model(
-    make_tiny: Callable[..., Any], ids: mx.array, tmp_path: Path
+    make_any: Callable[..., Any], ids: mx.array, tmp_path: Path
 ) -> None:
-    model, other = make_tiny(seed=0), make_tiny(seed=1)
+    model, other = make_any(seed=0), make_any(seed=1)
     with capture(model, Recorder()):
         model.save_weights(str(tmp_path / "w.safetensors"))
         other.load_weights(str(tmp_path / "w.safetensors"))
     assert mx.array_equal(model(ids), other(ids))
 
 
-def test_quantising_a_tapped_model_keeps_the_taps(make_tiny: Callable[..., Any], ids: mx.array) -> None:
-    model, reference, recorder = make_tiny(), make_tiny(), Recorder()
+def test_quantising_a_tapped_model_keeps_the_taps(make_any: Callable[..., Any], ids: mx.array) -> None:
+    model, reference, recorder = make_any(), make_any(), Recorder()
     nn.quantize(reference, group_size=32, bits=8)
     with capture(model, recorder):
         nn.quantize(model, group_size=32, bits=8)
         assert mx.array_equal(model(ids), reference(ids))
     first = recorder.take()
     assert classes(model) == classes(reference)
-    assert isinstance(model.layers[0].mlp.gate, nn.QuantizedLinear)
+    assert all(isinstance(gate, nn.QuantizedLinear) for gate in gates(model))
+    assert any(isinstance(module, QuantizedSwitchLinear) for module in model.modules())
     assert {s.router_bits for s in routers_of(model)} == {8}
+    assert len(first) == len(routers_of(model))
     with capture(model, recorder):
         model(ids)
     for (_, z, i, _), (_, z2, i2, _) in zip(first, recorder.take(), strict=True):
@@ -184,57 +233,65 @@ def test_quantising_a_tapped_model_keeps_the_taps(make_tiny: Callable[..., Any],
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_lora_on_a_tapped_gate_records_the_adapted_logits(
-    tiny_model: nn.Module, ids: mx.array, quantised: bool
-) -> None:
+def test_lora_on_a_tapped_gate_records_the_adapted_logits(any_model: nn.Module, ids: mx.array, quantised: bool) -> None:
     if quantised:
-        nn.quantize(tiny_model, group_size=32, bits=8)
-    recorder = Recorder()
-    with capture(tiny_model, recorder):
-        plain = tiny_model(ids)
+        nn.quantize(any_model, group_size=32, bits=8)
+    recorder, specs = Recorder(), routers_of(any_model)
+    with capture(any_model, recorder):
+        plain = any_model(ids)
         before = recorder.take()[0][1]
-        linear_to_lora_layers(tiny_model, 3, LORA)
-        for layer in tiny_model.layers:
-            assert type(layer.mlp.gate).__name__ == "LoRALinearTapped"
-            layer.mlp.gate.lora_b = mx.random.normal(layer.mlp.gate.lora_b.shape, key=mx.random.key(7)) / 20
-        adapted = tiny_model(ids)
-        number, logits, _, _ = recorder.take()[0]
-        z = tiny_model.layers[0].mlp.gate(gate_input(tiny_model, ids))
-        assert number == 0
-        np.testing.assert_allclose(logits, z, atol=1e-5)
-        assert mx.abs(logits - before).max() > 0.1
-        assert {s.n_experts for s in routers_of(tiny_model)} == {8}
-        assert {s.router_bits for s in routers_of(tiny_model)} == {8 if quantised else 32}
+        linear_to_lora_layers(any_model, 3, lora(any_model))
+        for gate in gates(any_model):
+            assert type(gate).__name__ == "LoRALinearTapped"
+            gate.lora_b = mx.random.normal(gate.lora_b.shape, key=mx.random.key(7)) / 20
+        assert routers_of(any_model) == specs
+        seen = [watch(gate) for gate in gates(any_model)]
+        adapted = any_model(ids)
+        after = recorder.take()
+        assert [number for number, *_ in after] == list(range(len(specs)))
+        assert all(mx.array_equal(logits, calls[0][1]) for (_, logits, _, _), calls in zip(after, seen, strict=True))
+        assert mx.abs(after[0][1] - before).max() > 0.1
 
-        fused = [(k, m.fuse(dequantize=True)) for k, m in tiny_model.named_modules() if hasattr(m, "fuse")]
-        tiny_model.update_modules(tree_unflatten(fused))
-        assert [type(layer.mlp.gate).__name__ for layer in tiny_model.layers] == ["LinearTapped"] * 3
-        assert mx.allclose(tiny_model(ids), adapted, atol=1e-3)
+        fused = [(k, m.fuse(dequantize=True)) for k, m in any_model.named_modules() if hasattr(m, "fuse")]
+        any_model.update_modules(tree_unflatten(fused))
+        assert {type(gate).__name__ for gate in gates(any_model)} == {"LinearTapped"}
+        assert mx.allclose(any_model(ids), adapted, atol=1e-3)
         assert not mx.allclose(plain, adapted, atol=1e-3)
-        np.testing.assert_allclose(recorder.take()[0][1], logits, atol=1e-4)
-    assert not is_tapped(tiny_model)
+        for (_, fused_logits, _, _), (_, logits, _, _) in zip(recorder.take(), after, strict=True):
+            np.testing.assert_allclose(fused_logits, logits, atol=1e-3)
+    assert not is_tapped(any_model)
 
 
-def test_quantising_under_lora_and_removing_lora_keep_the_taps(tiny_model: nn.Module, ids: mx.array) -> None:
-    recorder = Recorder()
-    with capture(tiny_model, recorder):
-        linear_to_lora_layers(tiny_model, 3, LORA)
-        nn.quantize(tiny_model, group_size=32, bits=8)
-        assert isinstance(tiny_model.layers[0].mlp.gate.linear, nn.QuantizedLinear)
-        tiny_model(ids)
-        assert len(recorder.take()) == 3
-        remove_lora_layers(tiny_model)
-        tiny_model(ids)
-        assert len(recorder.take()) == 3
-    assert not is_tapped(tiny_model)
+def test_quantising_under_lora_and_removing_lora_keep_the_taps(any_model: nn.Module, ids: mx.array) -> None:
+    recorder, count = Recorder(), len(routers_of(any_model))
+    with capture(any_model, recorder):
+        linear_to_lora_layers(any_model, 3, lora(any_model))
+        nn.quantize(any_model, group_size=32, bits=8)
+        assert all(isinstance(gate.linear, nn.QuantizedLinear) for gate in gates(any_model))
+        any_model(ids)
+        assert len(recorder.take()) == count
+        remove_lora_layers(any_model)
+        any_model(ids)
+        assert len(recorder.take()) == count
+    assert not is_tapped(any_model)
 
 
-def test_a_tapped_gate_inside_lora_of_all_linear_layers_is_adapted_once(tiny_model: nn.Module, ids: mx.array) -> None:
-    with capture(tiny_model, Recorder()):
-        linear_to_lora_layers(tiny_model, 1, {**LORA, "keys": None})
-        gate = tiny_model.layers[-1].mlp.gate
-        assert type(gate.linear).__name__ == "LinearTapped"
-        tiny_model(ids)
+def test_lora_and_fusing_of_all_linear_layers_keep_the_taps(any_model: nn.Module, ids: mx.array) -> None:
+    recorder, count = Recorder(), len(routers_of(any_model))
+    with capture(any_model, recorder):
+        linear_to_lora_layers(any_model, 3, LORA | {"keys": None})
+        # Adapted once, not once for the tap and once for the layer in it.
+        assert {type(gate.linear).__name__ for gate in gates(any_model)} == {"LinearTapped"}
+        for module in any_model.modules():
+            if isinstance(module, LoRASwitchLinear):
+                module.lora_b = mx.random.normal(module.lora_b.shape, key=mx.random.key(7)) / 100
+        adapted = any_model(ids)
+        assert len(recorder.take()) == count
+        fused = [(k, m.fuse(dequantize=True)) for k, m in any_model.named_modules() if hasattr(m, "fuse")]
+        any_model.update_modules(tree_unflatten(fused))
+        np.testing.assert_allclose(any_model(ids), adapted, atol=1e-3)
+        assert len(recorder.take()) == count
+    assert not is_tapped(any_model)
 
 
 def test_a_gate_replaced_behind_the_tap_is_an_error_until_attached_again(tiny_model: nn.Module, ids: mx.array) -> None:
@@ -345,51 +402,71 @@ def test_dense_and_foreign_models_are_refused() -> None:
         routers_of(nn.Linear(2, 2))
 
 
-def test_generation_is_unchanged_and_every_step_is_seen(tiny_model: nn.Module) -> None:
+def test_every_router_counts_tokens_times_k(any_model: nn.Module) -> None:
+    ids = np.random.default_rng(3).integers(1, 320, (3, 9))
+    with attach(any_model) as stats:
+        any_model(mx.array(ids))
+    for number, spec in enumerate(stats.specs):
+        assert stats.totals(number).counts.sum() == ids.size * spec.top_k
+        assert (stats.pairs(number) == stats.pairs(number).T).all()
+    frame, report = stats.to_dataframe(), stats.report()
+    assert list(zip(frame["layer"], frame["router"], strict=True)) == [(s.layer, s.router) for s in stats.specs]
+    assert set(frame["n_tokens"]) == {ids.size}
+    assert [r["distribution"] for r in report["routers"]] == [s.distribution for s in stats.specs]
+    # The next router is the one that runs next, be it in the same block.
+    moves = [stats.transition_counts(number) for number in range(len(stats.specs) - 1)]
+    assert all(m.sum() == ids.size * s.top_k**2 for m, s in zip(moves, stats.specs, strict=False))
+
+
+def test_generation_is_unchanged_and_every_step_is_seen(any_model: nn.Module) -> None:
     def tokens() -> list[int]:
-        steps = generate_step(mx.array(IDS[0]), tiny_model, max_tokens=4, prefill_step_size=3)
+        steps = generate_step(mx.array(IDS[0]), any_model, max_tokens=4, prefill_step_size=3)
         return [int(token) for token, _ in steps]
 
     expected, recorder = tokens(), Recorder()
-    with capture(tiny_model, recorder):
+    with capture(any_model, recorder):
         assert tokens() == expected
-    shapes = [shape for number, *_, shape in recorder.calls if number == 0]
-    assert shapes[:4] == [(1, 3), (1, 3), (1, 1), (1, 1)]
+    for router in range(len(routers_of(any_model))):
+        shapes = [shape for number, *_, shape in recorder.calls if number == router]
+        assert shapes[:4] == [(1, 3), (1, 3), (1, 1), (1, 1)]
 
 
-def test_gradients_are_unchanged_and_what_was_seen_stays_readable(tiny_model: nn.Module, ids: mx.array) -> None:
+def test_gradients_are_unchanged_and_what_was_seen_stays_readable(any_model: nn.Module, ids: mx.array) -> None:
     def loss(model: nn.Module) -> mx.array:
         return (model(ids) ** 2).mean()
 
-    step, recorder = nn.value_and_grad(tiny_model, loss), Recorder()
-    value, gradients = step(tiny_model)
+    step, recorder = nn.value_and_grad(any_model, loss), Recorder()
+    value, gradients = step(any_model)
     mx.eval(value, gradients)
-    with capture(tiny_model, recorder):
-        tapped_value, tapped_gradients = step(tiny_model)
+    with capture(any_model, recorder):
+        tapped_value, tapped_gradients = step(any_model)
         mx.eval(tapped_value, tapped_gradients)
     assert mx.array_equal(value, tapped_value)
-    for (_, a), (_, b) in zip(tree_flatten(gradients), tree_flatten(tapped_gradients), strict=True):
+    for (name, a), (_, b) in zip(tree_flatten(gradients), tree_flatten(tapped_gradients), strict=True):
         assert mx.array_equal(a, b)
-    assert len(recorder.calls) == 3
+        assert mx.abs(a).max() > 0, f"no gradient reaches {name}"
+    assert len(recorder.calls) == len(routers_of(any_model))
     assert not is_traced(*(array for _, z, i, _ in recorder.calls for array in (z, i)))
     assert np.isfinite(np.array(recorder.calls[0][1])).all()
 
 
-def test_under_gradient_checkpointing_the_sink_is_called_again(tiny_model: nn.Module) -> None:
+def test_under_gradient_checkpointing_the_sink_is_called_again(any_model: nn.Module) -> None:
     recorder = Recorder()
     h = mx.random.normal((2, 7, 64), key=mx.random.key(1))
-    layer = nn.utils.checkpoint(tiny_model.layers[1])
-    with capture(tiny_model, recorder):
-        mx.eval(nn.value_and_grad(tiny_model, lambda: layer(h).sum())())
-    assert [number for number, *_ in recorder.calls] == [1, 1]
+    layer = nn.utils.checkpoint(any_model.layers[1])
+    with capture(any_model, recorder):
+        mx.eval(nn.value_and_grad(any_model, lambda: layer(h).sum())())
+    ran = [n for n, spec in enumerate(routers_of(any_model)) if spec.layer == 1]
+    assert [number for number, *_ in recorder.calls] == ran * 2
     assert not is_traced(*(logits for _, logits, _, _ in recorder.calls))
 
 
 @pytest.mark.usefixtures("compiling")
-def test_compiling_is_unchanged_and_placeholders_are_recognised(tiny_model: nn.Module, ids: mx.array) -> None:
+def test_compiling_is_unchanged_and_placeholders_are_recognised(any_model: nn.Module, ids: mx.array) -> None:
     def forward(x: mx.array) -> mx.array:
-        return tiny_model(x)
+        return any_model(x)
 
+    count = len(routers_of(any_model))
     plain = mx.compile(forward)(ids)
     inside: list[bool] = []
     recorder = Recorder()
@@ -398,14 +475,14 @@ def test_compiling_is_unchanged_and_placeholders_are_recognised(tiny_model: nn.M
         inside.append(is_traced(logits, indices))
         recorder(number, logits, indices, shape)
 
-    with capture(tiny_model, sink):
+    with capture(any_model, sink):
         compiled = mx.compile(lambda x: forward(x))
         assert mx.array_equal(compiled(ids), plain)
-        assert inside == [True] * 3
+        assert inside == [True] * count
         assert mx.array_equal(compiled(ids), plain)  # Python does not run again
-        assert len(recorder.calls) == 3
+        assert len(recorder.calls) == count
         assert all(is_traced(logits) and is_traced(indices) for _, logits, indices, _ in recorder.take())
-        tiny_model(ids)
+        any_model(ids)
         assert not any(is_traced(logits, indices) for _, logits, indices, _ in recorder.take())
     assert mx.array_equal(compiled(ids), plain)
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import build_tiny, save_checkpoint
+from family_rows import CONFIGS
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
@@ -100,6 +102,36 @@ def test_a_quantised_checkpoint_stays_quantised(folder: Path, tiny_model: nn.Mod
     assert checkpoint.weight_bits == 4
     assert checkpoint.model.layers[0].mlp.switch_mlp.up_proj.weight.dtype == mx.uint32
     np.testing.assert_allclose(checkpoint.model(mx.array(IDS)), tiny_model(mx.array(IDS)), atol=1e-5)
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("quantised", [False, True])
+def test_every_family_loads_from_its_own_folder(make_any: Callable[..., Any], tmp_path: Path, quantised: bool) -> None:
+    model = make_any()
+    folder = save_checkpoint(tmp_path / "any", model, CONFIGS[model.model_type])
+    if quantised:
+        quantise(folder, model, group_size=32, bits=8)
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.weight_bits == (8 if quantised else 32)
+    assert mx.array_equal(checkpoint.model(mx.array(IDS)), model(mx.array(IDS)))
+
+
+@pytest.mark.usefixtures("cpu")
+def test_jetmoe_may_have_an_output_matrix_of_its_own(tmp_path: Path) -> None:
+    model = build_tiny(model_type="jetmoe", tie_word_embeddings=False)
+    folder = save_checkpoint(tmp_path / "untied", model, CONFIGS["jetmoe"] | {"tie_word_embeddings": False})
+    assert mx.array_equal(load(folder)[0](mx.array(IDS)), model(mx.array(IDS)))
+    # Where it is tied, a copy that a checkpoint may bring is not a parameter.
+    edit_config(folder, tie_word_embeddings=True)
+    assert "lm_head" not in load(folder)[0]
+
+
+@pytest.mark.usefixtures("cpu")
+def test_jetmoe_of_another_activation_is_refused(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "gelu", build_tiny(model_type="jetmoe"), CONFIGS["jetmoe"])
+    edit_config(folder, activation_function="gelu")
+    with pytest.raises(ModelLoadError, match="JetMoE is built with activation 'silu' only, not 'gelu'"):
+        load(folder)
 
 
 @pytest.mark.usefixtures("cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -47,6 +47,8 @@ class Family:
     routers: the routers of one sparse block, in the order in which they run.
     n_experts, top_k: the config keys that hold E and K.
     layers: the absolute indices of the blocks that have routers, from the config.
+    built_in: settings that the MLX model does not read, and the value it has built in. Another value would be
+        computed as this one without a word, so such a checkpoint is refused.
     """
 
     name: str
@@ -55,6 +57,16 @@ class Family:
     n_experts: str
     top_k: str
     layers: Callable[[Config], Sequence[int]] = all_layers
+    built_in: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, config: Config) -> None:
+        """Raises ModelLoadError where the config asks for something that the MLX model computes otherwise."""
+        for key, value in self.built_in.items():
+            if config.get(key, value) != value:
+                raise ModelLoadError(
+                    f"This {config.get('model_type')!r} checkpoint has {key} = {config[key]!r}, but the MLX model is "
+                    f"built with {key} = {value!r}: its numbers would be those of another model."
+                )
 
     def specs(self, config: Config) -> tuple[RouterSpec, ...]:
         """The routers a model with this config must have, in the order in which they run.
@@ -115,3 +127,15 @@ def softmax(logits: Array) -> Array:
     xp = array_namespace(logits)
     e = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
     return e / xp.sum(e, axis=-1, keepdims=True)
+
+
+def probabilities_of_chosen(logits: Array, indices: Array, config: Config) -> Array:
+    """g = softmax over all, at the chosen ones; divided by their sum where ``norm_topk_prob`` is set. [..., K]."""
+    xp = array_namespace(logits)
+    chosen = xp.take_along_axis(softmax(logits), indices, axis=-1)
+    return chosen / xp.sum(chosen, axis=-1, keepdims=True) if config.get("norm_topk_prob") else chosen
+
+
+def softmax_of_chosen(logits: Array, indices: Array, config: Config) -> Array:
+    """g = softmax over the chosen logits only. [..., K]."""
+    return softmax(array_namespace(logits).take_along_axis(logits, indices, axis=-1))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 from ..errors import ModelLoadError, did_you_mean
 from ..families import Family, family_for
 from ..families.base import module_at
+from . import jetmoe
 from .checkpoint import check_tokenizer, check_weights, read_config
 from .hub import WEIGHTS, commit_of, fetch, local_folder
 
@@ -25,6 +30,9 @@ NANO = Path(__file__).parent / "nano"
 """The small trained model that ships in the package."""
 
 _NANO_NAME = "moebench-nano"
+PORTS = {"jetmoe": jetmoe}
+"""Model types that mlx-lm lacks, and the file here that builds each; all others are mlx-lm's."""
+
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
@@ -95,12 +103,13 @@ def load_checkpoint(
         family = family_for(config)
         folder = fetch(name, commit_of(settings) or revision, weights=True, code=trust_remote_code)
     family.specs(config)  # the settings that routers need are there
+    family.check({**config, **_mlx_settings(config)})
     check_weights(folder)
     check_tokenizer(folder)
     if config.get("model_file") is not None and not trust_remote_code:
         raise _refused(folder, config["model_file"])
 
-    network, config = _build(folder, trust_remote_code)
+    network, config = _build(folder, config, trust_remote_code)
     tokenizer = _tokenizer(folder, config, trust_remote_code)
     experts = _expert_layers(network, family, config)
     weight_bits = _stored_bits(experts)
@@ -138,15 +147,46 @@ def _fingerprint(folder: Path, model: nn.Module, family: Family, config: dict[st
     return digest.hexdigest()
 
 
-def _build(folder: Path, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _mlx_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Rotary settings under the names mlx-lm reads.
+
+    transformers 5 writes them inside rope_parameters, where most of mlx-lm does not look and silently takes a default.
+    """
+    rope = config.get("rope_parameters") or {}
+    found = {}
+    if "rope_theta" in rope and config.get("rope_theta") is None:
+        found["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
+        found["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return found
+
+
+def _build(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The model with its weights mapped but not read, and its config."""
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if port := PORTS.get(config["model_type"]):
+        options["get_model_classes"] = lambda config: (port.Model, port.ModelArgs)
+    options["model_config"] = _mlx_settings(config)
     try:
-        model, config = load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
+        with _without_wildcards(folder) as path:
+            model, config = load_model(path, lazy=True, **options)
     except KeyError as error:
         raise ModelLoadError(f"{folder}: {error.args[0]!r} is missing; fetch the checkpoint again.") from error
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise ModelLoadError(f"{folder}: config.json and weights do not fit ({_shortened(error)}).") from error
     return model, config
+
+
+@contextmanager
+def _without_wildcards(folder: Path) -> Iterator[Path]:
+    """A path to ``folder`` that mlx-lm's search for weight files does not take for a pattern."""
+    if not glob.has_magic(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as aside:
+        link = Path(aside) / "model"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield link
 
 
 def _tokenizer(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> TokenizerWrapper:
