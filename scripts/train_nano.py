@@ -27,6 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import OlmoeConfig, OlmoeForCausalLM
 
 END_OF_TEXT = "<|endoftext|>"
+TIED = "lm_head.weight"  # the embedding under a second name, which safetensors refuses to write twice
 VOCABULARY = 4096
 SEQUENCE = 256
 ROWS_PER_DOMAIN = 8
@@ -137,7 +138,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """One file, written aside and renamed: a kill leaves the old checkpoint or the new one."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name != TIED}
     tensors |= {f"optimizer.{name}": value for name, value in optimizer_tensors(optimizer).items()}
     aside = path.with_suffix(".tmp")
     save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata={"step": str(step)})
@@ -148,9 +149,10 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     from safetensors import safe_open
 
     tensors = load_file(path)
-    model.load_state_dict(
-        {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    )
+    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if unexpected or set(missing) - {TIED}:
+        raise SystemExit(f"{path} is the checkpoint of another model: remove it to start again.")
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -184,7 +186,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with math/, code/ and text/")
     parser.add_argument("--out", type=Path, default=Path("runs/nano"))
     parser.add_argument(
-        "--steps", type=int, default=3000, help=f"of {len(DOMAINS) * ROWS_PER_DOMAIN * SEQUENCE:,} tokens each"
+        "--steps", type=int, default=2400, help=f"of {len(DOMAINS) * ROWS_PER_DOMAIN * SEQUENCE:,} tokens each"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=100)
