@@ -14,7 +14,7 @@ __version__ = version("mlx-moebench")
 
 if TYPE_CHECKING:
     from .analysis import analyze
-    from .instrument import attach, detach
+    from .instrument import attach, detach, stream_generate
     from .models import load
     from .routing import RoutingStats
 
@@ -24,9 +24,10 @@ _HOME = {
     "attach": ".instrument",
     "detach": ".instrument",
     "load": ".models",
+    "stream_generate": ".instrument",
 }
 
-__all__ = ["RoutingStats", "__version__", "analyze", "attach", "detach", "load"]
+__all__ = ["RoutingStats", "__version__", "analyze", "attach", "detach", "load", "stream_generate"]
 
 
 def __getattr__(name: str) -> Any:

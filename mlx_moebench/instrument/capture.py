@@ -51,6 +51,7 @@ class Capture:
         self._model: nn.Module | None = model
         layers = {spec.layer: LayerTap() for spec in self.specs}
         routers = [RouterTap(n, spec.name, sink, layers[spec.layer]) for n, spec in enumerate(self.specs)]
+        self._routers = routers
         self._taps = [*layers.values(), *routers]
         detach(model)
         for layer, layer_tap in layers.items():
@@ -65,6 +66,10 @@ class Capture:
         Raises RoutingError as ``routing_from`` does.
         """
         return routing_from(self._forms[number], self._config, logits, indices, mask)
+
+    def cache(self, number: int) -> Any:
+        """The KV cache that the layer of router ``number`` was called with, while it runs; None without one."""
+        return self._routers[number].layer.cache
 
     def close(self) -> None:
         """Take the taps off and let go of the model. Taps that a later capture put in their place stay.
@@ -104,6 +109,12 @@ def detach(model: nn.Module) -> None:
     """Give every tapped module of ``model`` its own class back; nothing happens where there is none."""
     for module in model.modules():
         untap(module)
+
+
+def sink_of(model: nn.Module) -> Sink | None:
+    """The sink that the taps on ``model`` report to; None without taps."""
+    taps = (tap_of(module) for module in model.modules())
+    return next((tap.sink for tap in taps if isinstance(tap, RouterTap)), None)
 
 
 def routers_of(model: nn.Module) -> list[RouterSpec]:

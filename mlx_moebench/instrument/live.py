@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,19 +17,55 @@ import numpy.typing as npt
 
 from ..environment import environment
 from ..errors import RoutingError
-from ..routing.record import Array
+from ..routing.record import Array, Phase
 from ..routing.stats import Cluster, RoutingStats
 from ..routing.tally import Tally, tally, transition_counts
 from .capture import Capture, config_of, is_traced, routers_of
 
 LIVE = "live"
 """The data set name of rows that came without a name."""
+QUEUE = 32  # forwards whose tallies wait together; evaluating each at once would stop a generation's pipelining
+
+
+@dataclass
+class _Span:
+    """The sequences that a series of forward passes goes through, piece by piece."""
+
+    clusters: list[Cluster]
+    mask: Array | None
+    prompt_lengths: Array | None
+    cache: Callable[[], Any] = lambda: None  # of a bare generation: a weak reference to its KV cache
+    position: int = 0
+    # By phase and router: `selected` at the last position, so that adjacent tokens count across pieces.
+    last: dict[tuple[Phase, int], Array] = field(default_factory=dict)
+
+
+class _Piece(NamedTuple):
+    """One router's tally of one forward pass, not evaluated yet."""
+
+    phase: Phase
+    number: int
+    clusters: list[Cluster]
+    tally: Tally
+    moves: Array | None
+
+
+@dataclass
+class _Forward:
+    """One forward pass while it runs: what counts in which phase, and what its routers gave so far."""
+
+    span: _Span
+    masks: dict[Phase, Array]
+    pieces: list[_Piece] = field(default_factory=list)
+    routers: int = 0
 
 
 class LiveRoutingStats(RoutingStats):
-    """Statistics of a tapped model. Reading them evaluates what is still pending.
+    """Statistics of a tapped model: those of prompts (phase prefill) here, the others in `phase_stats`.
 
-    A row of a batch is one sequence of which every position counts, unless ``batch`` says otherwise.
+    A row of a batch is one sequence of which every position counts as prompt, unless ``batch`` says otherwise.
+    A forward with a KV cache that no ``batch`` describes is part of a generation whose prompt is unknown: its phase is
+    ``unsplit``. Reading the statistics evaluates what is still pending.
     """
 
     def __init__(
@@ -35,31 +73,49 @@ class LiveRoutingStats(RoutingStats):
     ) -> None:
         sources = sources or {LIVE: {"name": LIVE}}
         super().__init__(routers_of(model), sources=sources, **settings)
-        self._pending: list[tuple[int, list[Cluster], Tally, Array | None]] = []
-        self._previous: tuple[int, Array] | None = None
-        self._announced: tuple[Array | None, list[Cluster] | None] = (None, None)
-        self._current: tuple[Array, list[Cluster]] | None = None
+        others: tuple[Phase, ...] = ("decode", "unsplit")
+        self._others = {p: RoutingStats(self.specs, phase=p, sources=sources, **settings) for p in others}
+        self._announced: _Span | None = None
+        self._bare: _Span | None = None
+        self._forward: _Forward | None = None
+        self._queue: list[_Piece] = []
         self._next_row = 0  # above every row used, so that rows without an id are sequences of their own
         self._capture = Capture(model, self._record)
 
-    @contextmanager
-    def batch(self, mask: npt.ArrayLike | None = None, ids: Sequence[int | Cluster] | None = None) -> Iterator[None]:
-        """Describe the forward passes inside: mask [B, S] True where a position counts, ids of the B sequences.
-
-        An id is the row in the data set, or (sha256 of the data set, row). Rows that share an id are one sequence.
-        """
-        if ids is not None and len(self.sources) != 1 and not all(isinstance(i, tuple) for i in ids):
-            raise RoutingError("With several data sources an id is a pair (sha256 of the data set, row).")
-        only = next(iter(self.sources))
-        before = self._announced
-        clusters = None if ids is None else [i if isinstance(i, tuple) else (only, int(i)) for i in ids]
+    def phase_stats(self, phase: Phase) -> RoutingStats:
+        """What was measured in one phase, apart from the others. Statistics of two phases are never mixed."""
         self._sync()
-        self._announced = (None if mask is None else mx.array(np.asarray(mask, dtype=bool)), clusters)
+        return self if phase == "prefill" else self._others[phase]
+
+    @contextmanager
+    def batch(
+        self,
+        mask: npt.ArrayLike | None = None,
+        ids: Sequence[int | Cluster] | None = None,
+        prompt_lengths: Sequence[int] | None = None,
+    ) -> Iterator[None]:
+        """Describe the forward passes inside, which together go through the same B sequences from their start.
+
+        mask: [B, S] True where a position counts. ids: of the B sequences, each the row in the data set, or (sha256 of
+        the data set, row); rows that share an id are one sequence. prompt_lengths: [B] tokens of each prompt; later
+        positions are phase decode, however the forwards are cut. None means that all are prompt.
+        """
+        self._sync()
+        before = self._announced
+        lengths = None if prompt_lengths is None else mx.array(np.asarray(prompt_lengths, dtype=np.int32))
+        allowed = None if mask is None else mx.array(np.asarray(mask, dtype=bool))
+        self._announced = _Span(self._clusters_of(ids), allowed, lengths)
         try:
             yield
+        except GeneratorExit:  # a generation that its reader ended early; what it ran counts
+            self._sync()
+            raise
+        except BaseException:
+            self._forward, self._queue = None, []
+            raise
+        else:
             self._sync()
         finally:
-            self._pending.clear()
             self._announced = before
 
     def close(self) -> None:
@@ -75,40 +131,90 @@ class LiveRoutingStats(RoutingStats):
     ) -> None:
         self.close()
 
-    def _record(self, number: int, logits: Array, indices: Array, shape: tuple[int, ...]) -> None:
-        if number == 0 or self._current is None:
-            self._begin(shape)
-        assert self._current is not None
-        mask, clusters = self._current
-        result = tally(self._capture.routing(number, logits, indices, mask))
-        follows = self._previous is not None and self._previous[0] == number - 1
-        moves = transition_counts(self._previous[1], result.selected) if self._previous and follows else None
-        self._previous = (number, result.selected)
-        self._pending.append((number, clusters, result, moves))
+    def _clusters_of(self, ids: Sequence[int | Cluster] | None) -> list[Cluster]:
+        if ids is None:
+            return []
+        if len(self.sources) != 1 and not all(isinstance(i, tuple) for i in ids):
+            raise RoutingError("With several data sources an id is a pair (sha256 of the data set, row).")
+        only = next(iter(self.sources))
+        clusters = [i if isinstance(i, tuple) else (only, int(i)) for i in ids]
+        self._next_row = max(self._next_row, *(row + 1 for _, row in clusters))
+        return clusters
 
-    def _begin(self, shape: tuple[int, ...]) -> None:
+    def _record(self, number: int, logits: Array, indices: Array, shape: tuple[int, ...]) -> None:
+        if number == 0 or self._forward is None:
+            self._forward = self._begin(shape)
+        forward, span = self._forward, self._forward.span
+        for phase, mask in forward.masks.items():
+            result = tally(self._capture.routing(number, logits, indices, mask), span.last.get((phase, number)))
+            previous = next((p for p in forward.pieces if (p.phase, p.number) == (phase, number - 1)), None)
+            moves = transition_counts(previous.tally.selected, result.selected) if previous else None
+            forward.pieces.append(_Piece(phase, number, span.clusters, result, moves))
+            span.last[phase, number] = result.selected[:, -1]
+        forward.routers += 1
+
+    def _begin(self, shape: tuple[int, ...]) -> _Forward:
         """A new forward of ``shape`` (B, S) starts at its first router."""
-        self._sync()
+        self._end()
         if len(shape) != 2:
             raise RoutingError(f"A forward pass should see hidden states [B, S, D], but the first block saw {shape}.")
-        mask, clusters = self._announced
-        if mask is not None and tuple(mask.shape) != tuple(shape):
-            raise RoutingError(f"The mask has shape {tuple(mask.shape)}, but the model was given {tuple(shape)}.")
-        if clusters is not None and len(clusters) != shape[0]:
-            raise RoutingError(f"{len(clusters)} ids were given for a batch of {shape[0]} rows.")
-        if clusters is None:
-            source = next(iter(self.sources))
-            clusters = [(source, self._next_row + row) for row in range(shape[0])]
-        self._next_row = max(self._next_row, *(row + 1 for _, row in clusters))
-        self._current = (mx.ones(shape, dtype=mx.bool_) if mask is None else mask, clusters)
+        rows, length = shape
+        span, unknown = self._span(rows)
+        if not span.clusters:
+            span.clusters = [(next(iter(self.sources)), self._next_row + row) for row in range(rows)]
+            self._next_row += rows
+        if len(span.clusters) != rows:
+            raise RoutingError(f"{len(span.clusters)} ids were given for a batch of {rows} rows.")
+        if span.mask is not None and tuple(span.mask.shape) != tuple(shape):
+            raise RoutingError(f"The mask has shape {tuple(span.mask.shape)}, but the model was given {tuple(shape)}.")
+        counts = mx.ones(shape, dtype=mx.bool_) if span.mask is None else span.mask
+        start, span.position = span.position, span.position + length
+        if unknown:
+            return _Forward(span, {"unsplit": counts})
+        if span.prompt_lengths is None:
+            return _Forward(span, {"prefill": counts})
+        if span.prompt_lengths.shape != (rows,):
+            raise RoutingError(f"{span.prompt_lengths.size} prompt lengths were given for a batch of {rows} rows.")
+        # Phase comes from position: mlx-lm feeds a prompt in chunks, and its last token alone.
+        prompt = mx.arange(start, start + length)[None] < span.prompt_lengths[:, None]
+        masks: dict[Phase, Array] = {"prefill": counts & prompt, "decode": counts & ~prompt}
+        longest, shortest = span.prompt_lengths.max().item(), span.prompt_lengths.min().item()
+        if start + length <= shortest:
+            del masks["decode"]
+        elif start >= longest:
+            del masks["prefill"]
+        return _Forward(span, masks)
+
+    def _span(self, rows: int) -> tuple[_Span, bool]:
+        """The sequences that a starting forward belongs to, and whether their prompt is unknown."""
+        if self._announced is not None:
+            if self._announced.prompt_lengths is None:
+                self._announced.position, self._announced.last = 0, {}  # a forward without prompt lengths is whole
+            return self._announced, False
+        cache = self._capture.cache(0)
+        if cache is None:
+            return _Span([], None, None), False
+        if self._bare is None or self._bare.cache() is not cache or len(self._bare.clusters) != rows:
+            self._bare = _Span([], None, None, weakref.ref(cache))
+        return self._bare, True
+
+    def _end(self) -> None:
+        """The running forward is over: queue it if it reached every router, else drop it, in every phase."""
+        forward, self._forward = self._forward, None
+        if forward is not None and forward.routers == len(self.specs):
+            self._queue += forward.pieces
+            if len(self._queue) >= QUEUE * len(self.specs):
+                self._flush()
 
     def _sync(self) -> None:
-        pending, self._pending = self._pending, []
-        self._previous = None
-        self._current = None
-        if {number for number, *_ in pending} != set(range(len(self.specs))):
-            return  # nothing ran, or a forward that broke off in the middle, which does not count
-        arrays = [array for _, _, result, moves in pending for array in (*result.arrays(), moves) if array is not None]
+        self._end()
+        self._flush()
+
+    def _flush(self) -> None:
+        queue, self._queue = self._queue, []
+        arrays = [array for p in queue for array in (*p.tally.arrays(), p.moves) if array is not None]
+        if not arrays:
+            return
         if is_traced(*arrays):
             warnings.warn(
                 "A forward pass inside mx.compile or mx.vmap was not recorded: run the model outside it to measure.",
@@ -118,11 +224,12 @@ class LiveRoutingStats(RoutingStats):
             return
         mx.eval(*arrays)
         # All are checked before any is added: a forward counts whole or not at all.
-        checked = [self.checked(number, clusters, result) for number, clusters, result, _ in pending]
-        for (number, clusters, result, moves), sums in zip(pending, checked, strict=True):
-            self.add_sums(number, clusters, sums, np.asarray(result.pairs))
-            if moves is not None:
-                self.add_transition(number - 1, moves)
+        checked = [self.checked(p.number, p.clusters, p.tally) for p in queue]
+        for piece, sums in zip(queue, checked, strict=True):
+            into = self if piece.phase == "prefill" else self._others[piece.phase]
+            into.add_sums(piece.number, piece.clusters, sums, np.asarray(piece.tally.pairs))
+            if piece.moves is not None:
+                into.add_transition(piece.number - 1, piece.moves)
 
 
 def attach(model: nn.Module, tau: float = 0.40, collapse_on: str = "top_share_token") -> LiveRoutingStats:

@@ -27,9 +27,13 @@ _CONVERSIONS = ("to_quantized", "to_lora", "fuse")
 
 @dataclass
 class LayerTap:
-    """The leading shape of the hidden states in a layer while it runs; gates often see them flattened."""
+    """What a layer was called with, while it runs.
+
+    shape: the leading shape of its hidden states, which gates often see flattened. cache: its KV cache, if any.
+    """
 
     shape: tuple[int, ...] | None = None
+    cache: Any = None
 
 
 @dataclass
@@ -96,10 +100,11 @@ def _layer_class(base: Any) -> Any:
     def __call__(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         tap = getattr(self, _TAP)
         tap.shape = tuple(x.shape[:-1])
+        tap.cache = next((a for a in (*args, *kwargs.values()) if hasattr(a, "update_and_fetch")), None)
         try:
             return base.__call__(self, x, *args, **kwargs)
         finally:
-            tap.shape = None
+            tap.shape = tap.cache = None
 
     return _recording(base, {"__call__": __call__})
 

@@ -18,8 +18,8 @@ SCALARS = (
     "margin_weight",  # the same on renormalised g
     "selection_margin",  # lowest chosen minus best unchosen selection score
     "z_squared",  # logsumexp(z)^2
-    "adjacent_shared",  # experts shared with the next position of the same row
-    "adjacent_pairs",  # how many such next positions there are
+    "adjacent_shared",  # experts shared with the position before it in the same row
+    "adjacent_pairs",  # how many have such a position before them
 )
 """Per-token quantities of which a tally holds the sum over a row's valid tokens, in this order."""
 
@@ -68,8 +68,12 @@ def selection_matrix(indices: Array, n_experts: int) -> Array:
     return xp.any(indices[..., None] == xp.arange(n_experts, dtype=indices.dtype), axis=-2)
 
 
-def tally(routing: Routing) -> Tally:
-    """Sums per row of what one router said about one batch."""
+def tally(routing: Routing, before: Array | None = None) -> Tally:
+    """Sums per row of what one router said about one batch.
+
+    before: [B, R] ``selected`` of the position just before the batch's first, for a sequence that is run in pieces;
+    zeros where there is none. Adjacent positions then count as in one piece.
+    """
     xp = array_namespace(routing.logits)
     n_experts, top_k = routing.logits.shape[-1], routing.indices.shape[-1]
     mask = routing.mask
@@ -85,9 +89,8 @@ def tally(routing: Routing) -> Tally:
     weights = routing.weights
     total = xp.sum(weights, axis=-1)
     finite = xp.logical_and(xp.isfinite(log_sum), xp.isfinite(total))
-    shared = xp.sum(selected[:, :-1] * selected[:, 1:], axis=-1)
-    adjacent = xp.astype(xp.logical_and(mask[:, :-1], mask[:, 1:]), xp.float32)
-    last = xp.zeros_like(total[:, :1])
+    first = xp.zeros_like(selected[:, :1]) if before is None else before[:, None]
+    previous = xp.concat([first, selected[:, :-1]], axis=1)
     per_token = {
         # Where p is 0, ln p may be -inf, and their product NaN.
         "entropy": -xp.sum(p * xp.where(p > 0, log_p, xp.zeros_like(p)), axis=-1),
@@ -95,8 +98,8 @@ def tally(routing: Routing) -> Tally:
         "margin_prob": _top_two_gap(p),
         "selection_margin": _selection_margin(routing.selection if routing.selection is not None else p, chosen),
         "z_squared": log_sum * log_sum,
-        "adjacent_shared": xp.concat([shared, last], axis=1),
-        "adjacent_pairs": xp.concat([adjacent, last], axis=1),
+        "adjacent_shared": xp.sum(previous * selected, axis=-1),
+        "adjacent_pairs": xp.astype(xp.logical_and(xp.any(previous > 0, axis=-1), mask), xp.float32),
     }
     scalars = xp.stack([per_token[name] for name in SCALARS], axis=-1)
     flat = xp.reshape(selected, (-1, n_experts))
