@@ -1,6 +1,6 @@
 """One small file per routing form; found by listing this folder. Needs no MLX.
 
-A new family is one file here that defines ``FAMILY`` and one row in ``tests/test_families.py``.
+A new family is one file here that defines ``FAMILY`` and one row in ``tests/family_rows.py``.
 """
 
 from __future__ import annotations
