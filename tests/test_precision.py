@@ -472,7 +472,7 @@ def test_command_line(folders: dict[str, Path], tmp_path: Path, capsys: pytest.C
     adapter = write_adapter(tmp_path / "floor")
     model = ("--model", str(folders["olmoe"]), "--output", str(tmp_path / "out"))
     out, err = run(capsys, *model, "--4bit", "--bits", "4", "--adapter-path", str(adapter))
-    assert out.startswith("olmoe in 4 bit with floor on math: 3 sequences")
+    assert out.startswith("olmoe at 4 bits per expert weight with floor on math: 3")
     assert err == ""
     assert "Warning" not in out
     out, err = run(capsys, *model, "--4bit", "--router-bits", "4")

@@ -159,7 +159,10 @@ def load_checkpoint(
 def _find(
     model: str | Path | None, revision: str | None, trust_remote_code: bool, unquantised: bool
 ) -> tuple[Path, str, dict[str, Any], Family]:
-    """(folder, name, config, family) of a checkpoint on disk that passed every check that needs no weights."""
+    """(folder, name, config, family) of a checkpoint on disk that passed every check that needs no weights.
+
+    unquantised: whether it must be.
+    """
     folder = NANO if model is None else local_folder(model)
     if folder is not None:
         name = _NANO_NAME if model is None else folder.name

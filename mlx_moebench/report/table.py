@@ -47,11 +47,11 @@ def _heading(report: dict[str, Any]) -> Text:
 
 
 def model_name(model: dict[str, Any]) -> str:
-    """Its id, and what makes it another model than that: weights of less than 16 bit, an adapter."""
+    """Its id, and what makes it another model than that: experts of less than 16 bit (mean), an adapter."""
     name = str(model.get("id", "model"))
     bits, adapter = model.get("weight_bits"), model.get("adapter")
     if bits is not None and bits < 16:
-        name += f" in {bits:.3g} bit"
+        name += f" at {bits:.3g} bits per expert weight"
     return f"{name} with {adapter['name']}" if adapter else name
 
 
