@@ -28,6 +28,9 @@ def analyze(
     batch_size: int = 8,
     device: str = "auto",
     dtype: str | None = None,
+    bits: int | None = None,
+    router_bits: int | None = None,
+    adapter_path: str | Path | None = None,
     tau: float = 0.40,
     collapse_on: str = "top_share_token",
     trust_remote_code: bool = False,
@@ -36,15 +39,18 @@ def analyze(
     """Measure how ``model`` routes ``dataset``, every sequence as one prompt (phase prefill).
 
     model: None for the embedded model, a folder, a hub id, a `Checkpoint`, or an mlx-lm model together with its
-    ``tokenizer``. dataset: see `data.read_corpus`. max_length: tokens kept of a document. The result depends on
-    neither batch_size nor order, up to rounding. The model is left as it was.
+    ``tokenizer``. dataset: see `data.read_corpus`. max_length: tokens kept of a document. dtype, bits, router_bits,
+    adapter_path: see `models.load_checkpoint`; not for a model that is loaded already. The result depends on neither
+    batch_size nor order, up to rounding. The model is left as it was. ``stats.model["warnings"]`` says what a reader
+    must know of the routers' precision.
 
     Raises `MoebenchError` subclasses with one sentence that says what to do.
     """
     check_flag(tau, collapse_on)
     select_device(device)
     step("loading the model", 0, 0)
-    checkpoint = _checkpoint(model, tokenizer, dtype, trust_remote_code)
+    precision = {"dtype": dtype, "bits": bits, "router_bits": router_bits, "adapter_path": adapter_path}
+    checkpoint = _checkpoint(model, tokenizer, precision, trust_remote_code)
     step("reading the text", 0, 0)
     corpus = read_corpus(dataset, text_field=text_field, max_samples=max_samples, tokenizer=checkpoint.tokenizer)
     sequences = encode(corpus, checkpoint.tokenizer, max_length)
@@ -91,13 +97,13 @@ def _forward(model: Any, stats: LiveRoutingStats, batch: Batch) -> None:
         model(mx.array(batch.ids))
 
 
-def _checkpoint(model: Any, tokenizer: Any, dtype: str | None, trust_remote_code: bool) -> Checkpoint | _Given:
+def _checkpoint(model: Any, tokenizer: Any, precision: dict[str, Any], trust_remote_code: bool) -> Checkpoint | _Given:
     if model is None or isinstance(model, str | Path):
         if tokenizer is not None:
             raise MoebenchError("A tokenizer goes with a model object; a folder or hub id brings its own.")
-        return load_checkpoint(model, dtype=dtype, trust_remote_code=trust_remote_code)
-    if dtype is not None:
-        raise MoebenchError("A dtype is chosen when a model is loaded; this one is loaded already.")
+        return load_checkpoint(model, **precision, trust_remote_code=trust_remote_code)
+    if asked := [name for name, value in precision.items() if value is not None]:
+        raise MoebenchError(f"This model is loaded already; give {' and '.join(asked)} when loading it.")
     if isinstance(model, Checkpoint):
         return model
     if tokenizer is None:
@@ -121,6 +127,8 @@ def _model_facts(checkpoint: Checkpoint | _Given) -> dict[str, Any]:
             "dtype": checkpoint.dtype,
             "weight_bits": checkpoint.weight_bits,
             "fingerprint": checkpoint.fingerprint,
+            "quantised_on_load": checkpoint.quantised_on_load,
+            "adapter": checkpoint.adapter,
         }
     return facts
 

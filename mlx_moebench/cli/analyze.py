@@ -15,6 +15,7 @@ Examples:
   mlx-moebench analyze --dataset code --plot load.png    with a heatmap of the load
   mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --max-samples 40
   mlx-moebench analyze --model ./checkpoint --dataset questions.jsonl --text-field question
+  mlx-moebench analyze --model ./checkpoint --bits 4 --adapter-path ./adapters
 """
 
 
@@ -46,6 +47,18 @@ Examples:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Cast the weights.  [default: as stored; float32 on a CPU]",
 )
+@click.option(
+    "--bits",
+    type=click.Choice(["4", "8"]),
+    help="Quantise while loading; routers keep 8 bit.  [default: as stored]",
+)
+@click.option("--4bit", "four_bit", is_flag=True, help="The same as --bits 4.")
+@click.option(
+    "--router-bits",
+    type=click.Choice(["4", "8", "16"]),
+    help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
+)
+@click.option("--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora.")
 @click.option(
     "--tau",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -93,6 +106,10 @@ def command(
     batch_size: int,
     device: str,
     dtype: str | None,
+    bits: str | None,
+    four_bit: bool,
+    router_bits: str | None,
+    adapter_path: str | None,
     tau: float,
     collapse_on: str,
     ci: str,
@@ -116,7 +133,10 @@ def command(
     from ._progress import progress
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
-    output = output or _default_output(model, dataset)
+    if four_bit and bits not in (None, "4"):
+        raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
+    bits = "4" if four_bit else bits
+    output = output or _default_output(model, dataset, bits, router_bits, adapter_path)
     check_writable(output)
     if plot:
         check_plot(plot)
@@ -130,6 +150,9 @@ def command(
             batch_size=batch_size,
             device=device,
             dtype=dtype,
+            bits=int(bits) if bits else None,
+            router_bits=int(router_bits) if router_bits else None,
+            adapter_path=adapter_path,
             tau=tau,
             collapse_on=collapse_on,
             trust_remote_code=trust_remote_code,
@@ -143,6 +166,8 @@ def command(
 
             plot_load(read_report(paths[0]), plot)
     report = read_report(paths[0])
+    for warning in report["model"]["warnings"]:
+        click.echo(f"Warning: {warning}", err=True)
     if as_json:
         click.echo(paths[0].read_text(encoding="utf-8"), nl=False)
         return
@@ -152,8 +177,14 @@ def command(
     click.echo(f"Wrote {paths[0]} and {paths[1].name}" + (f"; {plot}" if plot else ""))
 
 
-def _default_output(model: str | None, dataset: str) -> Path:
-    """routing_stats_MODEL_DATASET.json here, from the last parts of both names."""
-    names = [Path(name).name or "data" for name in (model or "moebench-nano", dataset.removeprefix("hub:"))]
+def _default_output(
+    model: str | None, dataset: str, bits: str | None, router_bits: str | None, adapter_path: str | None
+) -> Path:
+    """routing_stats_MODEL_DATASET.json here, from the last parts of both names, with what changes the model between."""
+    names = [Path(model or "moebench-nano").name or "data"]
+    names += [f"{bits}bit"] if bits else []
+    names += [f"router{router_bits}bit"] if router_bits else []
+    names += [Path(adapter_path).name or "adapter"] if adapter_path else []
+    names += [Path(dataset.removeprefix("hub:")).name or "data"]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(names))
     return Path(f"routing_stats_{stem}.json")

@@ -112,6 +112,13 @@ def module_at(block: Any, path: str) -> Any:
     return block
 
 
+def stored_weight(gate: Any) -> Any:
+    """The module that holds the gate's weight matrix: the gate, or the layer inside an adapter on it; or None."""
+    while gate is not None and "weight" not in gate:
+        gate = gate.get("linear")
+    return gate
+
+
 def count(config: Config, key: str) -> int:
     """``setting(config, key)``, which must be a whole number of 1 or more; raises ModelLoadError otherwise."""
     value = setting(config, key)

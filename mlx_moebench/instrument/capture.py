@@ -22,7 +22,7 @@ import mlx.nn as nn
 
 from ..errors import RoutingError, UnsupportedModelError
 from ..families import GUIDE, Config, RouterForm, family_for
-from ..families.base import module_at
+from ..families.base import module_at, stored_weight
 from ..routing.record import Array, RouterSpec, Routing
 from .tap import LayerTap, RouterTap, Sink, tap_experts, tap_gate, tap_layer, tap_of, untap
 
@@ -185,7 +185,7 @@ def _locate(model: nn.Module, config: Mapping[str, Any]) -> list[_Located]:
                 f"{len(model.layers)} layers; {GUIDE}."
             )
         gate, experts = (_router_part(model, spec.layer, path, family.name) for path in (form.gate, form.experts))
-        weight = _stored_weight(gate)
+        weight = stored_weight(gate)
         if weight is None or weight.weight.shape[0] != spec.n_experts:
             found = "no weight" if weight is None else f"a weight with {weight.weight.shape[0]} rows"
             raise UnsupportedModelError(
@@ -205,11 +205,3 @@ def _router_part(model: nn.Module, layer: int, path: str, family: str) -> nn.Mod
             f"model changed, or is it another form? If so, {GUIDE}."
         )
     return module
-
-
-def _stored_weight(gate: nn.Module) -> nn.Module | None:
-    """The module that holds the gate's weight matrix: the gate, or the linear layer inside a LoRA adapter."""
-    if "weight" in gate:
-        return gate
-    inner = gate.get("linear")
-    return _stored_weight(inner) if isinstance(inner, nn.Module) else None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..environment import environment
 from ..errors import RoutingError
-from ..routing.record import Array, Phase
+from ..routing.record import Array, Phase, router_warnings
 from ..routing.stats import Cluster, RoutingStats
 from ..routing.tally import Tally, tally, transition_counts
 from .capture import Capture, config_of, is_traced, routers_of
@@ -262,4 +262,5 @@ def model_facts(model: nn.Module) -> dict[str, Any]:
         "weight_bits": None,
         "router_bits": min(spec.router_bits for spec in routers if spec.router_bits is not None),
         "backend": "mlx",
+        "warnings": router_warnings(routers),
     }

@@ -20,7 +20,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelLoadError(f"{folder} has no config.json; give the folder that holds it and the weights.")
-    config = _read_json(path)
+    config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelLoadError(f"{path} names no model_type; it is not the config of a language model.")
     return config
@@ -35,7 +35,7 @@ def check_weights(folder: Path) -> list[Path]:
     files = sorted(folder.glob(WEIGHTS))
     index = folder / INDEX
     if index.is_file():
-        content = _read_json(index)
+        content = read_json(index)
         named = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(named, dict):
             raise ModelLoadError(f"{index} has no weight_map; fetch the checkpoint again.")
@@ -53,7 +53,7 @@ def check_weights(folder: Path) -> list[Path]:
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER)."
         )
     for file in files:
-        _check_complete(file)
+        check_complete(file)
     return files
 
 
@@ -65,7 +65,8 @@ def check_tokenizer(folder: Path) -> None:
         )
 
 
-def _check_complete(file: Path) -> None:
+def check_complete(file: Path) -> int:
+    """The number of tensors in ``file``, a safetensors file as long as its header says; ModelLoadError otherwise."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -74,7 +75,7 @@ def _check_complete(file: Path) -> None:
                 f"{file} is not a safetensors file ({size} bytes); if it is a Git LFS pointer, run `git lfs pull`."
             )
         header = stream.read(length)
-    expected = 8 + length
+    expected, tensors = 8 + length, {}
     if len(header) == length:
         try:
             tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
@@ -86,13 +87,21 @@ def _check_complete(file: Path) -> None:
             f"{file} is {'truncated' if size < expected else 'longer than its header says'}: {size} bytes instead of "
             f"{expected}; fetch it again."
         )
+    return len(tensors)
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What the file holds; raises ModelLoadError where that is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not UTF-8
         raise ModelLoadError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+
+
+def shortened(error: BaseException, limit: int = 240) -> str:
+    """The message on one line, and no longer than a person reads."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."
 
 
 def _some(names: list[str]) -> str:

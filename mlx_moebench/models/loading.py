@@ -21,10 +21,12 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from ..errors import ModelLoadError, did_you_mean
 from ..families import Family, family_for
-from ..families.base import module_at
+from ..families.base import module_at, stored_weight
 from . import jetmoe
-from .checkpoint import check_tokenizer, check_weights, read_config
+from .adapters import apply_adapter, read_adapter
+from .checkpoint import check_tokenizer, check_weights, read_config, shortened
 from .hub import WEIGHTS, commit_of, fetch, local_folder
+from .precision import check_bits, check_unquantised, quantise
 
 NANO = Path(__file__).parent / "nano"
 """The small trained model that ships in the package."""
@@ -42,9 +44,11 @@ class Checkpoint:
 
     name: the hub id, the folder's name, or ``moebench-nano``. revision: the commit, where the folder is a snapshot
     of the hub cache, else the revision asked for. dtype: what the model computes in. weight_bits: bits per weight
-    of the experts as stored (16 for bfloat16, 4 for 4-bit; the mean where they differ), before any cast.
+    of the experts as they are used (4 for 4-bit, whoever quantised; the mean where they differ), for unquantised ones
+    as stored, before any cast (16 for bfloat16). quantised_on_load: whether ``bits`` or ``router_bits`` did it.
+    adapter: name, sha256, fine_tune_type and scale of the adapter, None without.
     fingerprint: sha256 over the names, shapes and sizes of all weights and the values of the routers, which tells two
-    checkpoints of one name apart without reading gigabytes.
+    checkpoints of one name apart without reading gigabytes; of the files, before quantising and without the adapter.
     """
 
     model: nn.Module
@@ -56,17 +60,30 @@ class Checkpoint:
     dtype: str
     weight_bits: float | int
     fingerprint: str
+    quantised_on_load: bool = False
+    adapter: dict[str, Any] | None = None
 
 
 def load(
     model: str | Path | None = None,
     *,
     dtype: str | None = None,
+    bits: int | None = None,
+    router_bits: int | None = None,
+    adapter_path: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[nn.Module, TokenizerWrapper]:
     """``load_checkpoint`` for those who want the model and the tokenizer only."""
-    checkpoint = load_checkpoint(model, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
+    checkpoint = load_checkpoint(
+        model,
+        dtype=dtype,
+        bits=bits,
+        router_bits=router_bits,
+        adapter_path=adapter_path,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
     return checkpoint.model, checkpoint.tokenizer
 
 
@@ -74,6 +91,9 @@ def load_checkpoint(
     model: str | Path | None = None,
     *,
     dtype: str | None = None,
+    bits: int | None = None,
+    router_bits: int | None = None,
+    adapter_path: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Checkpoint:
@@ -82,14 +102,67 @@ def load_checkpoint(
     dtype: ``float32``, ``bfloat16`` or ``float16`` for the floating parameters; packed quantised weights stay as
         they are. None means float32 on the CPU, where MLX runs unquantised experts in float32 only, and as stored
         elsewhere.
+    bits: 4 or 8 quantises an unquantised checkpoint while it is read, in MLX's affine form with groups of 64, or 32
+        where 64 does not divide a row; what neither divides stays as it is. None leaves everything as stored.
+    router_bits: 4, 8 or 16 (unquantised) for the routers. None means max(8, bits), because a router of fewer bits
+        chooses other experts. Without ``bits`` only the routers are quantised.
+    adapter_path: folder of an adapter that mlx-lm trained; it is applied first, so bits quantise what it changed.
     revision: branch, tag or commit of a hub model.
     trust_remote_code: run Python files that the checkpoint brings.
 
-    Raises ModelLoadError where the checkpoint is missing, incomplete or broken, and UnsupportedModelError where it
-    is dense or no family serves it.
+    Raises ModelLoadError where the checkpoint or the adapter is missing, incomplete or broken, where they do not fit,
+    or where bits are asked for that it cannot have; UnsupportedModelError where it is dense or no family serves it.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise ModelLoadError(f"There is no dtype {dtype!r}.{did_you_mean(dtype, list(_DTYPES))}")
+    check_bits(bits, router_bits)
+    unquantised = bits is not None or router_bits is not None
+    adapter = None if adapter_path is None else read_adapter(adapter_path)
+    folder, name, config, family = _find(model, revision, trust_remote_code, unquantised)
+    network, config = _build(folder, config, trust_remote_code)
+    if unquantised:
+        check_unquantised(config, name)  # again, because some formats say so in another file than config.json
+    tokenizer = _tokenizer(folder, config, trust_remote_code)
+    fingerprint = _fingerprint(folder, network, family, config)
+    if adapter is not None:
+        apply_adapter(network, adapter, name)
+    quantisation = quantise(network, _routers(network, family, config), bits, router_bits)
+    if quantisation is not None:
+        config["quantization"] = quantisation
+    expert_modules = _expert_modules(network, family, config)
+    experts = [module for module in expert_modules if "weight" in module]
+    if bits is not None and not any("scales" in layer for layer in experts):
+        raise ModelLoadError(
+            f"No expert of {name} can be quantised, because no group of 32 weights divides the rows of its matrices; "
+            "leave --bits out."
+        )
+    weight_bits = _stored_bits(experts)
+    dtype = _checked_dtype(dtype, expert_modules)
+    if dtype is not None:
+        network.set_dtype(_DTYPES[dtype])
+    _read_weights(network)
+    return Checkpoint(
+        model=network,
+        tokenizer=tokenizer,
+        config=config,
+        name=name,
+        path=folder,
+        revision=commit_of(folder) or revision,
+        dtype=_floating_dtype(network),
+        weight_bits=weight_bits,
+        fingerprint=fingerprint,
+        quantised_on_load=quantisation is not None,
+        adapter=adapter.facts if adapter else None,
+    )
+
+
+def _find(
+    model: str | Path | None, revision: str | None, trust_remote_code: bool, unquantised: bool
+) -> tuple[Path, str, dict[str, Any], Family]:
+    """(folder, name, config, family) of a checkpoint on disk that passed every check that needs no weights.
+
+    unquantised: whether it must be.
+    """
     folder = NANO if model is None else local_folder(model)
     if folder is not None:
         name = _NANO_NAME if model is None else folder.name
@@ -101,6 +174,8 @@ def load_checkpoint(
         settings = fetch(name, revision, weights=False, code=trust_remote_code)
         config = read_config(settings)
         family = family_for(config)
+        if unquantised:
+            check_unquantised(config, name)
         folder = fetch(name, commit_of(settings) or revision, weights=True, code=trust_remote_code)
     family.specs(config)  # the settings that routers need are there
     family.check({**config, **_mlx_settings(config)})
@@ -108,41 +183,35 @@ def load_checkpoint(
     check_tokenizer(folder)
     if config.get("model_file") is not None and not trust_remote_code:
         raise _refused(folder, config["model_file"])
+    return folder, name, config, family
 
-    network, config = _build(folder, config, trust_remote_code)
-    tokenizer = _tokenizer(folder, config, trust_remote_code)
-    experts = _expert_layers(network, family, config)
-    weight_bits = _stored_bits(experts)
-    fingerprint = _fingerprint(folder, network, family, config)
-    if mx.default_device() == mx.Device(mx.cpu):
-        dtype = dtype or "float32"
-        if dtype != "float32" and any(mx.issubdtype(layer.weight.dtype, mx.floating) for layer in experts):
-            raise ModelLoadError(
-                f"On the CPU MLX runs unquantised experts in float32 only, not in {dtype}; leave the dtype out."
-            )
-    if dtype is not None:
-        network.set_dtype(_DTYPES[dtype])
-    mx.eval(network.parameters())
-    return Checkpoint(
-        model=network,
-        tokenizer=tokenizer,
-        config=config,
-        name=name,
-        path=folder,
-        revision=commit_of(folder) or revision,
-        dtype=_floating_dtype(network),
-        weight_bits=weight_bits,
-        fingerprint=fingerprint,
-    )
+
+def _checked_dtype(dtype: str | None, expert_modules: list[nn.Module]) -> str | None:
+    """The dtype to cast to: on the CPU float32 where nothing else was asked for, elsewhere as asked."""
+    if mx.default_device() != mx.Device(mx.cpu):
+        return dtype
+    if dtype not in (None, "float32"):
+        adapted = any("lora_a" in module for module in expert_modules)
+        unquantised = any("weight" in m and mx.issubdtype(m.weight.dtype, mx.floating) for m in expert_modules)
+        if unquantised or adapted:
+            what = "unquantised experts" if unquantised else "experts with an adapter"
+            raise ModelLoadError(f"On the CPU MLX runs {what} in float32 only, not in {dtype}; leave the dtype out.")
+    return dtype or "float32"
+
+
+def _read_weights(model: nn.Module) -> None:
+    """Compute every parameter, one at a time: what it is cast or packed from is gone before the next is read."""
+    for _, array in tree_flatten(model.parameters()):
+        mx.eval(array)
+    mx.clear_cache()
 
 
 def _fingerprint(folder: Path, model: nn.Module, family: Family, config: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.glob(WEIGHTS)):
         digest.update(file.name.encode() + str(file.stat().st_size).encode())
-    for spec in family.specs(config):
-        gate = module_at(model.layers[spec.layer], family.form(spec.router).gate)
-        for name, array in sorted(tree_flatten(gate.parameters())):
+    for router in _routers(model, family, config):
+        for name, array in sorted(tree_flatten(router.parameters())):
             digest.update(name.encode() + np.array(array.astype(mx.float32)).tobytes())
     return digest.hexdigest()
 
@@ -173,7 +242,7 @@ def _build(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> tup
     except KeyError as error:
         raise ModelLoadError(f"{folder}: {error.args[0]!r} is missing; fetch the checkpoint again.") from error
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        raise ModelLoadError(f"{folder}: config.json and weights do not fit ({_shortened(error)}).") from error
+        raise ModelLoadError(f"{folder}: config.json and weights do not fit ({shortened(error)}).") from error
     return model, config
 
 
@@ -197,7 +266,7 @@ def _tokenizer(folder: Path, config: dict[str, Any], trust_remote_code: bool) ->
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
         if "trust_remote_code" in str(error):
             raise _refused(folder, "its tokenizer") from error
-        raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded ({_shortened(error)}).") from error
+        raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
 
 
 def _refused(folder: Path, what: str) -> ModelLoadError:
@@ -206,10 +275,16 @@ def _refused(folder: Path, what: str) -> ModelLoadError:
     )
 
 
-def _expert_layers(model: nn.Module, family: Family, config: dict[str, Any]) -> list[nn.Module]:
-    """Every module that holds a weight of the routed experts."""
+def _routers(model: nn.Module, family: Family, config: dict[str, Any]) -> list[nn.Module]:
+    """The modules that hold the routers' weights."""
+    gates = (module_at(model.layers[s.layer], family.form(s.router).gate) for s in family.specs(config))
+    return [stored_weight(gate) for gate in gates]
+
+
+def _expert_modules(model: nn.Module, family: Family, config: dict[str, Any]) -> list[nn.Module]:
+    """Every module of the routed experts; those that hold a weight, and those around them."""
     blocks = (module_at(model.layers[s.layer], family.form(s.router).experts) for s in family.specs(config))
-    return [module for block in blocks for module in block.modules() if "weight" in module]
+    return [module for block in blocks for module in block.modules()]
 
 
 def _stored_bits(layers: list[nn.Module]) -> float | int:
@@ -227,9 +302,3 @@ def _floating_dtype(model: nn.Module) -> str:
         if mx.issubdtype(array.dtype, mx.floating):
             sizes[str(array.dtype).rpartition(".")[2]] += array.size
     return sizes.most_common(1)[0][0]
-
-
-def _shortened(error: BaseException, limit: int = 240) -> str:
-    """The message on one line, and no longer than a person reads."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import StatsError
 from ..routing.storage import probe_folder, write_aside
+from .table import model_name
 
 FORMATS = (".png", ".svg")
 
@@ -90,5 +91,5 @@ def _share(router: dict[str, Any]) -> str:
 def _title(report: dict[str, Any]) -> str:
     model, data = report["model"], report["data"]
     counted = f"{data['n_sequences']:,} sequences, {data['n_tokens']:,} tokens, {data['phase']}"
-    title = f"{model.get('id', 'model')} on {data['name']}: {counted}"
+    title = f"{model_name(model)} on {data['name']}: {counted}"
     return title.replace("$", r"\$")  # matplotlib would read a formula

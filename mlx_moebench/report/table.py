@@ -40,10 +40,19 @@ def render(report: dict[str, Any]) -> Group:
 def _heading(report: dict[str, Any]) -> Text:
     model, data = report["model"], report["data"]
     return Text(
-        f"{model.get('id', 'model')} on {data['name']}: {_count(data['n_sequences'], 'sequence')}, "
+        f"{model_name(model)} on {data['name']}: {_count(data['n_sequences'], 'sequence')}, "
         f"{_count(data['n_tokens'], 'token')}, {data['phase']}, {', '.join(sorted(_forms(report)))}",
         style="bold",
     )
+
+
+def model_name(model: dict[str, Any]) -> str:
+    """Its id, and what makes it another model than that: experts of less than 16 bit (mean), an adapter."""
+    name = str(model.get("id", "model"))
+    bits, adapter = model.get("weight_bits"), model.get("adapter")
+    if bits is not None and bits < 16:
+        name += f" at {bits:.3g} bits per expert weight"
+    return f"{name} with {adapter['name']}" if adapter else name
 
 
 def _forms(report: dict[str, Any]) -> set[str]:
@@ -105,6 +114,7 @@ def _notes(report: dict[str, Any]) -> Text:
         f"collapsed: the busiest expert's {share} share exceeds tau = {settings['tau']:g}; "
         "a flag on one domain, not a verdict."
     ]
+    lines += [f"Warning: {warning}" for warning in report["model"].get("warnings", [])]
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     lines += [f"n/a: {reason}." for reason in reasons]
     if first["low"] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,9 @@ Distribution = Literal["softmax", "softmax_then_topk_derived", "sigmoid_normalis
 
 Kind = Literal["ffn", "neg", "zero", "copy", "constant", "null"]
 Phase = Literal["prefill", "decode", "unsplit"]
+
+PRECISE_ROUTER_BITS = 8
+"""Fewest bits per weight at which a router still chooses nearly as its unquantised self does."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,15 @@ class RouterSpec:
     def name(self) -> str:
         """``layer.3.mlp``: the key of this router in files and messages."""
         return f"layer.{self.layer}.{self.router}"
+
+
+def router_warnings(specs: Sequence[RouterSpec]) -> list[str]:
+    """What a reader must know of the precision of these routers, one sentence each; none for precise ones."""
+    low = [s.router_bits for s in specs if s.router_bits is not None and s.router_bits < PRECISE_ROUTER_BITS]
+    if not low:
+        return []
+    return [
+        f"{len(low)} of {len(specs)} routers have weights of {min(low)} bit, which changes what they choose (a random "
+        "top-8-of-64 router kept 96% of its sets at 8 bit and 48% at 4 bit): these numbers are not those of the "
+        f"unquantised model, which --bits would load with routers at {PRECISE_ROUTER_BITS} bit."
+    ]

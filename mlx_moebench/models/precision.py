@@ -1,0 +1,72 @@
+"""Quantising a model when it is loaded, with its routers kept precise enough to choose as they did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.nn as nn
+
+from ..errors import ModelLoadError
+from ..routing.record import PRECISE_ROUTER_BITS
+
+BITS = (4, 8)
+ROUTER_BITS = (4, 8, 16)
+UNQUANTISED = 16
+"""The ``router_bits`` that leave routers as they are."""
+
+_GROUP_SIZES = (64, 32)
+"""In the order in which they are tried; MLX's own default first."""
+
+
+def check_bits(bits: int | None, router_bits: int | None) -> None:
+    """Raises ModelLoadError for bits that cannot be asked for."""
+    for name, value, allowed in (("bits", bits, BITS), ("router_bits", router_bits, ROUTER_BITS)):
+        if value is not None and value not in allowed:
+            raise ModelLoadError(f"{name} = {value!r} is not offered; choose {' or '.join(map(str, allowed))}.")
+
+
+def check_unquantised(config: dict[str, Any], name: str) -> None:
+    """Raises ModelLoadError where ``config`` says that the weights of ``name`` are quantised already."""
+    stored = config.get("quantization") or config.get("quantization_config")
+    if not stored:
+        return
+    bits = stored.get("bits") if isinstance(stored, dict) else None
+    raise ModelLoadError(
+        f"{name} is quantised already{f' ({bits} bit)' if bits else ''} and is used as stored: leave --bits and "
+        "--router-bits out, or give the unquantised model."
+    )
+
+
+def quantise(
+    model: nn.Module, routers: Sequence[nn.Module], bits: int | None, router_bits: int | None
+) -> dict[str, Any] | None:
+    """Quantise the weights of ``model`` in place, in MLX's affine form.
+
+    Returns what config.json says of it under ``quantization``, or None where nothing was quantised.
+
+    routers: the modules that hold the routers' weights; they get router_bits, which is max(8, bits) by default.
+    bits: for everything else; None leaves it. A weight whose rows divide by no group size stays as it is.
+
+    Nothing is computed yet: a weight that was loaded lazily is read, packed and dropped when its turn comes.
+    """
+    if router_bits is None:
+        router_bits = UNQUANTISED if bits is None else max(PRECISE_ROUTER_BITS, bits)
+    kept = {id(router) for router in routers}
+    default = {"group_size": _GROUP_SIZES[0], "bits": bits or router_bits, "mode": "affine"}
+    found: dict[str, dict[str, Any]] = {}
+
+    def kind(path: str, module: nn.Module) -> dict[str, Any] | bool:
+        if not hasattr(module, "to_quantized"):
+            return False
+        wanted = router_bits if id(module) in kept else bits
+        group = next((size for size in _GROUP_SIZES if module.weight.shape[-1] % size == 0), None)
+        if wanted in (None, UNQUANTISED) or group is None:
+            return False
+        found[path] = {"group_size": group, "bits": wanted, "mode": "affine"}
+        return found[path]
+
+    if bits is None and router_bits == UNQUANTISED:
+        return None
+    nn.quantize(model, class_predicate=kind)
+    return {**default, **{path: chosen for path, chosen in found.items() if chosen != default}} if found else None
