@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, pad_id, read_corpus
+from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard, read_corpus
 from ..environment import environment
 from ..errors import DataError, MoebenchError
 from ..instrument import LiveRoutingStats, config_of, model_facts
 from ..models import Checkpoint, load_checkpoint, select_device
 from ..routing.stats import RoutingStats, check_flag
+from ..routing.uncertainty import Plan
+from .keep import Keeper
 
 Step = Callable[[str, int, int], None]
 """step(what, done, total) is told of progress; total 0 means unknown."""
@@ -31,6 +33,11 @@ def analyze(
     tau: float = 0.40,
     collapse_on: str = "top_share_token",
     trust_remote_code: bool = False,
+    shard: str | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    plan: Plan | None = None,
+    command: str | None = None,
     step: Step = lambda what, done, total: None,
 ) -> RoutingStats:
     """Measure how ``model`` routes ``dataset``, every sequence as one prompt (phase prefill).
@@ -38,32 +45,50 @@ def analyze(
     model: None for the embedded model, a folder, a hub id, a `Checkpoint`, or an mlx-lm model together with its
     ``tokenizer``. dataset: see `data.read_corpus`. max_length: tokens kept of a document. The result depends on
     neither batch_size nor order, up to rounding. The model is left as it was.
+    shard: ``i/n``, only rows with row % n == i - 1 of the documents chosen; `RoutingStats.merge` puts shards together.
+
+    output: stats pair, saved while the run goes on (at most 5% of its time) and at its end, with the intervals of
+    ``plan``; so a run that is killed, or stopped by Ctrl-C or an error, leaves there what it had measured.
+    resume: go on from the pair at ``output``, if there is one, to the very numbers of a run that was never stopped.
+    command: what the report says started it.
 
     Raises `MoebenchError` subclasses with one sentence that says what to do.
     """
     check_flag(tau, collapse_on)
+    if resume and output is None:
+        raise MoebenchError("Only a run with an output can be resumed: name the stats pair.")
+    if shard is not None:
+        parse_shard(shard)
     select_device(device)
     step("loading the model", 0, 0)
     checkpoint = _checkpoint(model, tokenizer, dtype, trust_remote_code)
     step("reading the text", 0, 0)
     corpus = read_corpus(dataset, text_field=text_field, max_samples=max_samples, tokenizer=checkpoint.tokenizer)
-    sequences = encode(corpus, checkpoint.tokenizer, max_length)
+    every = encode(corpus, checkpoint.tokenizer, max_length)
+    sequences = in_shard(every, shard)
     _check_fit(checkpoint.model, sequences)
+    planned = batches(sequences, batch_size, pad_id(checkpoint.tokenizer))
+    facts = _data_facts(corpus, every, checkpoint.tokenizer, max_length)
+    facts |= {"max_samples": max_samples, "parts": [_part(sequences, shard, batch_size)]}
     stats = LiveRoutingStats(
         checkpoint.model,
         tau=tau,
         collapse_on=collapse_on,
         model=_model_facts(checkpoint),
-        sources={corpus.sha256: _data_facts(corpus, sequences, checkpoint.tokenizer, max_length)},
-        environment=environment(),
+        sources={corpus.sha256: facts},
+        environment=environment() | ({} if command is None else {"command": command}),
     )
+    keeper = Keeper(stats, None if output is None else Path(output), plan)
     with stats:
-        done = 0
-        for batch in batches(sequences, batch_size, pad_id(checkpoint.tokenizer)):
-            step("measuring, sequences", done, len(sequences))
-            _forward(checkpoint.model, stats, batch)
-            done += len(batch.rows)
-        step("measuring, sequences", done, len(sequences))
+        if resume:
+            planned = keeper.resume(planned)
+        with keeper:
+            for batch in planned:
+                step("measuring, sequences", keeper.sequences, len(sequences))
+                _forward(checkpoint.model, stats, batch)
+                keeper.count(batch)
+            step("computing the intervals", 0, 0)
+            keeper.finish()
     return RoutingStats.merge([stats])  # without the model, which live statistics hold on to
 
 
@@ -132,7 +157,21 @@ def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, max_l
         "field": corpus.field,
         "template": corpus.template,
         "max_length": max_length,
-        "truncated_sequences": sum(s.truncated for s in sequences),
+        "documents": len({s.row for s in sequences}),
+        "truncated_sequences": 0,
         "padding": "right, masked",
         "bos": bos_policy(sequences, tokenizer),
+    }
+
+
+def _part(sequences: list[Sequence], shard: str | None, batch_size: int) -> dict[str, Any]:
+    """What this run has to measure, of which nothing is done; see `routing.parts`."""
+    return {
+        "shard": shard,
+        "documents": len({s.row for s in sequences}),
+        "sequences": len(sequences),
+        "sequences_done": 0,
+        "batch_size": batch_size,
+        "batches": -(-len(sequences) // batch_size),
+        "batches_done": 0,
     }

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import click
 
+from ._options import interval_options
+
 EPILOG = """\b
 Examples:
   mlx-moebench analyze                                   the model in the package, on maths
   mlx-moebench analyze --dataset code --plot load.png    with a heatmap of the load
   mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --max-samples 40
   mlx-moebench analyze --model ./checkpoint --dataset questions.jsonl --text-field question
+  mlx-moebench analyze --dataset big.jsonl --output big.json --resume    start, or go on after Ctrl-C or a crash
+  mlx-moebench analyze --dataset big.jsonl --shard 1/4 --output part1    see mlx-moebench merge
 """
 
 
@@ -40,6 +44,7 @@ Examples:
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
 )
+@click.option("--shard", metavar="I/N", help="Measure the rows with row % N = I - 1 only.  [default: all rows]")
 @click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--dtype",
@@ -60,25 +65,14 @@ Examples:
     show_default=True,
     help="The share that --tau is compared with.",
 )
-@click.option(
-    "--ci",
-    type=click.Choice(["bca", "percentile", "layer"]),
-    default="bca",
-    show_default=True,
-    help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
-)
-@click.option("--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Bootstrap resamples.")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of the bootstrap; the measurement has none.",
-)
+@interval_options
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     help="Stats pair to write: OUT.json and OUT.safetensors.  [default: routing_stats_MODEL_DATASET.json]",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on from the pair at --output; the options must be those it was started with."
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Layer x expert load heatmap, .png or .svg.")
 @click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
@@ -91,6 +85,7 @@ def command(
     max_samples: int | None,
     max_length: int,
     batch_size: int,
+    shard: str | None,
     device: str,
     dtype: str | None,
     tau: float,
@@ -99,6 +94,7 @@ def command(
     resamples: int,
     seed: int,
     output: Path | None,
+    resume: bool,
     plot: Path | None,
     trust_remote_code: bool,
     as_json: bool,
@@ -108,20 +104,22 @@ def command(
 
     Prints a table of the routers and a summary, and writes a stats pair: OUT.json, the report, and
     OUT.safetensors, the per-sequence sums from which every number and interval can be computed again.
+    The pair is saved while the run goes on: stop it as you like, --resume ends with the very same numbers.
     """
     from ..analysis import analyze
     from ..report.heatmap import check_plot
-    from ..routing.storage import check_writable, read_report
+    from ..routing.storage import check_writable, pair_paths, read_report
     from ..routing.uncertainty import Plan
     from ._progress import progress
+    from ._result import show
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
-    output = output or _default_output(model, dataset)
+    output = output or _default_output(model, dataset, shard)
     check_writable(output)
     if plot:
         check_plot(plot)
     with progress(quiet) as step:
-        stats = analyze(
+        analyze(
             model,
             dataset,
             text_field=text_field,
@@ -133,27 +131,24 @@ def command(
             tau=tau,
             collapse_on=collapse_on,
             trust_remote_code=trust_remote_code,
+            shard=shard,
+            output=output,
+            resume=resume,
+            plan=plan,
+            command=shlex.join(["mlx-moebench", *sys.argv[1:]]),
             step=step,
         )
-        stats.environment["command"] = shlex.join(["mlx-moebench", *sys.argv[1:]])
-        step(f"{resamples} resamples of {len(stats.clusters)} sequences", 0, 0)
-        paths = stats.save(output, plan)
         if plot:
             from ..report.heatmap import plot_load
 
-            plot_load(read_report(paths[0]), plot)
-    report = read_report(paths[0])
-    if as_json:
-        click.echo(paths[0].read_text(encoding="utf-8"), nl=False)
-        return
-    from ..report.table import print_report
-
-    print_report(report)
-    click.echo(f"Wrote {paths[0]} and {paths[1].name}" + (f"; {plot}" if plot else ""))
+            plot_load(read_report(pair_paths(output)[0]), plot)
+    show(output, as_json, plot)
 
 
-def _default_output(model: str | None, dataset: str) -> Path:
-    """routing_stats_MODEL_DATASET.json here, from the last parts of both names."""
+def _default_output(model: str | None, dataset: str, shard: str | None) -> Path:
+    """routing_stats_MODEL_DATASET.json here, from the last parts of both names; a shard's says which it is."""
     names = [Path(name).name or "data" for name in (model or "moebench-nano", dataset.removeprefix("hub:"))]
+    if shard:
+        names.append("shard-" + shard.replace("/", "-of-"))
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(names))
     return Path(f"routing_stats_{stem}.json")
