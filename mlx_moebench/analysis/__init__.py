@@ -1,5 +1,6 @@
 """The questions one can ask of a model's routers."""
 
-from .analyze import analyze
+from .analyze import analyze, analyze_generation
+from .keep import decode_output
 
-__all__ = ["analyze"]
+__all__ = ["analyze", "analyze_generation", "decode_output"]

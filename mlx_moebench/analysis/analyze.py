@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, pad_id, read_corpus
+from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard, read_corpus
 from ..environment import environment
 from ..errors import DataError, MoebenchError
-from ..instrument import LiveRoutingStats, config_of, model_facts
+from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
 from ..models import Checkpoint, load_checkpoint, select_device
+from ..routing.record import Phase
 from ..routing.stats import RoutingStats, check_flag
+from ..routing.uncertainty import Plan
+from .keep import Keeper
 
 Step = Callable[[str, int, int], None]
 """step(what, done, total) is told of progress; total 0 means unknown."""
@@ -34,6 +37,11 @@ def analyze(
     tau: float = 0.40,
     collapse_on: str = "top_share_token",
     trust_remote_code: bool = False,
+    shard: str | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    plan: Plan | None = None,
+    command: str | None = None,
     step: Step = lambda what, done, total: None,
 ) -> RoutingStats:
     """Measure how ``model`` routes ``dataset``, every sequence as one prompt (phase prefill).
@@ -43,37 +51,107 @@ def analyze(
     adapter_path: see `models.load_checkpoint`; not for a model that is loaded already. The result depends on neither
     batch_size nor order, up to rounding. The model is left as it was. ``stats.model["warnings"]`` says what a reader
     must know of the routers' precision.
+    shard: ``i/n``, only rows with row % n == i - 1 of the documents chosen; `RoutingStats.merge` puts shards together.
+
+    output: stats pair, saved while the run goes on (at most 5% of its time) and at its end, with the intervals of
+    ``plan``; so a run that is killed, or stopped by Ctrl-C or an error, leaves there what it had measured.
+    resume: go on from the pair at ``output``, if there is one, to the very numbers of a run that was never stopped.
+    command: what the report says started it.
 
     Raises `MoebenchError` subclasses with one sentence that says what to do.
     """
+    options = {key: value for key, value in locals().items() if key not in ("model", "dataset", "batch_size")}
+    return _measure(model, dataset, batch_size, None, **options)["prefill"]
+
+
+def analyze_generation(
+    model: Any = None, dataset: str | Path = "math", *, max_tokens: int, **options: Any
+) -> dict[Phase, RoutingStats]:
+    """Measure prompts and what the model makes of them apart: {"prefill": statistics, "decode": statistics}.
+
+    Every sequence is a prompt, run alone and continued greedily for at most ``max_tokens`` tokens, fewer where the
+    model ends its text. options: as for `analyze`, without batch_size; the decode pair lies at `decode_output`.
+    Raises what `analyze` raises.
+    """
+    if max_tokens < 1:
+        raise MoebenchError(f"Generate at least 1 token, not {max_tokens}.")
+    if "batch_size" in options:
+        raise MoebenchError("Prompts are continued one at a time; leave out batch_size.")
+    return _measure(model, dataset, 1, max_tokens, **options)
+
+
+def _measure(
+    model: Any,
+    dataset: str | Path,
+    batch_size: int,
+    generate: int | None,
+    *,
+    tokenizer: Any = None,
+    text_field: str | None = None,
+    max_samples: int | None = None,
+    max_length: int = 256,
+    device: str = "auto",
+    tau: float = 0.40,
+    collapse_on: str = "top_share_token",
+    trust_remote_code: bool = False,
+    shard: str | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    plan: Plan | None = None,
+    command: str | None = None,
+    step: Step = lambda what, done, total: None,
+    **precision: Any,
+) -> dict[Phase, RoutingStats]:
+    """The statistics of each phase, kept at ``output`` while they grow."""
     check_flag(tau, collapse_on)
+    if resume and output is None:
+        raise MoebenchError("Only a run with an output can be resumed: name the stats pair.")
+    if shard is not None:
+        parse_shard(shard)
     select_device(device)
     step("loading the model", 0, 0)
-    precision = {"dtype": dtype, "bits": bits, "router_bits": router_bits, "adapter_path": adapter_path}
     checkpoint = _checkpoint(model, tokenizer, precision, trust_remote_code)
     step("reading the text", 0, 0)
     corpus = read_corpus(dataset, text_field=text_field, max_samples=max_samples, tokenizer=checkpoint.tokenizer)
-    sequences = encode(corpus, checkpoint.tokenizer, max_length)
-    _check_fit(checkpoint.model, sequences)
+    every = encode(corpus, checkpoint.tokenizer, max_length)
+    sequences = in_shard(every, shard)
+    _check_fit(checkpoint.model, sequences, generate or 0)
+    planned = batches(sequences, batch_size, pad_id(checkpoint.tokenizer))
+    facts = _data_facts(corpus, every, checkpoint.tokenizer, max_length)
+    facts |= {"max_samples": max_samples, "parts": [_part(sequences, shard, batch_size)]}
+    if generate:
+        facts["generation"] = {"max_tokens": generate, "sampling": "greedy"}
     stats = LiveRoutingStats(
         checkpoint.model,
         tau=tau,
         collapse_on=collapse_on,
         model=_model_facts(checkpoint),
-        sources={corpus.sha256: _data_facts(corpus, sequences, checkpoint.tokenizer, max_length)},
-        environment=environment(),
+        sources={corpus.sha256: facts},
+        environment=environment() | ({} if command is None else {"command": command}),
     )
+    decode = stats.phase_stats("decode") if generate else None
+    keeper = Keeper(stats, None if output is None else Path(output), plan, decode)
     with stats:
-        done = 0
-        for batch in batches(sequences, batch_size, pad_id(checkpoint.tokenizer)):
-            step("measuring, sequences", done, len(sequences))
-            _forward(checkpoint.model, stats, batch)
-            done += len(batch.rows)
-        step("measuring, sequences", done, len(sequences))
-    return RoutingStats.merge([stats])  # without the model, which live statistics hold on to
+        if resume:
+            planned = keeper.resume(planned)
+        with keeper:
+            for batch in planned:
+                step("generating, sequences" if generate else "measuring, sequences", keeper.sequences, len(sequences))
+                if generate:
+                    _continue(checkpoint, batch, generate)
+                else:
+                    _forward(checkpoint.model, stats, batch)
+                keeper.count(batch)
+            step("computing the intervals", 0, 0)
+            keeper.finish()
+    # Merged alone they are plain statistics, without the model, which live ones hold on to.
+    found: dict[Phase, RoutingStats] = {"prefill": RoutingStats.merge([stats])}
+    if decode is not None:
+        found["decode"] = RoutingStats.merge([decode])
+    return found
 
 
-def _check_fit(model: Any, sequences: list[Sequence]) -> None:
+def _check_fit(model: Any, sequences: list[Sequence], generate: int) -> None:
     """MLX looks up an id or a position that the model lacks without a word, in memory that is not the model's."""
     vocabulary = config_of(model).get("vocab_size")
     largest = max(int(s.ids.max()) for s in sequences)
@@ -82,10 +160,13 @@ def _check_fit(model: Any, sequences: list[Sequence]) -> None:
             f"The tokenizer gives id {largest}, but the model knows {vocabulary} ids: the tokenizer is another model's."
         )
     positions = config_of(model).get("max_position_embeddings")
-    longest = max(len(s.ids) for s in sequences)
+    longest = max(len(s.ids) for s in sequences) + generate
     if positions is not None and longest > positions:
+        room = positions - generate
+        advice = f"use --max-length {room}" if room > 1 else "generate fewer"
         raise DataError(
-            f"A sequence has {longest} tokens, but the model has {positions} positions: use --max-length {positions}."
+            f"A sequence has {longest} tokens{' with those to generate' if generate else ''}, but the model has "
+            f"{positions} positions: {advice}."
         )
 
 
@@ -95,6 +176,13 @@ def _forward(model: Any, stats: LiveRoutingStats, batch: Batch) -> None:
 
     with stats.batch(mask=batch.mask, ids=batch.rows):
         model(mx.array(batch.ids))
+
+
+def _continue(checkpoint: Checkpoint | _Given, batch: Batch, max_tokens: int) -> None:
+    """Run the one prompt of a batch and let the model go on; the responses themselves are not kept."""
+    prompt = batch.ids[0][batch.mask[0]].tolist()
+    for _ in stream_generate(checkpoint.model, checkpoint.tokenizer, prompt, max_tokens, row=batch.rows[0]):
+        pass
 
 
 def _checkpoint(model: Any, tokenizer: Any, precision: dict[str, Any], trust_remote_code: bool) -> Checkpoint | _Given:
@@ -140,7 +228,21 @@ def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, max_l
         "field": corpus.field,
         "template": corpus.template,
         "max_length": max_length,
-        "truncated_sequences": sum(s.truncated for s in sequences),
+        "documents": len({s.row for s in sequences}),
+        "truncated_sequences": 0,
         "padding": "right, masked",
         "bos": bos_policy(sequences, tokenizer),
+    }
+
+
+def _part(sequences: list[Sequence], shard: str | None, batch_size: int) -> dict[str, Any]:
+    """What this run has to measure, of which nothing is done; see `routing.parts`."""
+    return {
+        "shard": shard,
+        "documents": len({s.row for s in sequences}),
+        "sequences": len(sequences),
+        "sequences_done": 0,
+        "batch_size": batch_size,
+        "batches": -(-len(sequences) // batch_size),
+        "batches_done": 0,
     }

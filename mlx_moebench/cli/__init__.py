@@ -31,6 +31,7 @@ EPILOG = """\b
 Examples:
   mlx-moebench analyze
   mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --dataset code --plot load.png
+  mlx-moebench merge part*.json --output whole.json
   mlx-moebench doctor
 """
 
@@ -52,14 +53,15 @@ def main(arguments: list[str] | None = None) -> None:
         if sys.stdout is not None:  # it may have been closed by the shell
             sys.stdout.flush()
     except MoebenchError as error:
-        _stop(str(error), 1)
+        _stop(_with_notes(error), 1)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _stop("Stopped by Ctrl-C.", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click turns KeyboardInterrupt into Abort, and has written the end of the line with ^C.
+        _stop(str(error) or str(error.__cause__ or "") or "Stopped by Ctrl-C.", 130)
     except BrokenPipeError:
         # The reader of a pipe left, as `head` does; a second complaint at exit would only confuse.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,7 +71,12 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("MLX_MOEBENCH_DEBUG"):
             raise
-        _stop(f"{type(error).__name__}: {error} (unforeseen; set MLX_MOEBENCH_DEBUG=1 for the traceback)", 70)
+        hint = "(unforeseen; set MLX_MOEBENCH_DEBUG=1 for the traceback)"
+        _stop(f"{type(error).__name__}: {_with_notes(error)} {hint}", 70)
+
+
+def _with_notes(error: Exception) -> str:
+    return " ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _stop(message: str, code: int) -> Any:

@@ -6,8 +6,11 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+
+from ._options import interval_options
 
 EPILOG = """\b
 Examples:
@@ -15,7 +18,10 @@ Examples:
   mlx-moebench analyze --dataset code --plot load.png    with a heatmap of the load
   mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --max-samples 40
   mlx-moebench analyze --model ./checkpoint --dataset questions.jsonl --text-field question
+  mlx-moebench analyze --generate 64                     prompts and 64 tokens after each, apart
   mlx-moebench analyze --model ./checkpoint --bits 4 --adapter-path ./adapters
+  mlx-moebench analyze --dataset big.jsonl --output big.json --resume    start, or go on after Ctrl-C or a crash
+  mlx-moebench analyze --dataset big.jsonl --shard 1/4 --output part1    see mlx-moebench merge
 """
 
 
@@ -40,6 +46,14 @@ Examples:
 )
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
+)
+@click.option("--shard", metavar="I/N", help="Measure the rows with row % N = I - 1 only.  [default: all rows]")
+@click.option(
+    "--generate",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Let the model go on for N tokens after each prompt (greedy, one prompt at a time) and measure them apart: "
+    "OUT.decode.json.",
 )
 @click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
 @click.option(
@@ -73,25 +87,14 @@ Examples:
     show_default=True,
     help="The share that --tau is compared with.",
 )
-@click.option(
-    "--ci",
-    type=click.Choice(["bca", "percentile", "layer"]),
-    default="bca",
-    show_default=True,
-    help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
-)
-@click.option("--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Bootstrap resamples.")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of the bootstrap; the measurement has none.",
-)
+@interval_options
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     help="Stats pair to write: OUT.json and OUT.safetensors.  [default: routing_stats_MODEL_DATASET.json]",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on from the pair at --output; the options must be those it was started with."
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Layer x expert load heatmap, .png or .svg.")
 @click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
@@ -104,6 +107,8 @@ def command(
     max_samples: int | None,
     max_length: int,
     batch_size: int,
+    generate: int | None,
+    shard: str | None,
     device: str,
     dtype: str | None,
     bits: str | None,
@@ -116,6 +121,7 @@ def command(
     resamples: int,
     seed: int,
     output: Path | None,
+    resume: bool,
     plot: Path | None,
     trust_remote_code: bool,
     as_json: bool,
@@ -125,66 +131,65 @@ def command(
 
     Prints a table of the routers and a summary, and writes a stats pair: OUT.json, the report, and
     OUT.safetensors, the per-sequence sums from which every number and interval can be computed again.
+    The pair is saved while the run goes on: stop it as you like, --resume ends with the very same numbers.
     """
-    from ..analysis import analyze
+    from ..analysis import analyze, analyze_generation, decode_output
     from ..report.heatmap import check_plot
-    from ..routing.storage import check_writable, read_report
+    from ..routing.storage import check_writable
     from ..routing.uncertainty import Plan
     from ._progress import progress
+    from ._result import show
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
     if four_bit and bits not in (None, "4"):
         raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
     bits = "4" if four_bit else bits
-    output = output or _default_output(model, dataset, bits, router_bits, adapter_path)
-    check_writable(output)
+    output = output or _default_output(model, dataset, bits, router_bits, adapter_path, shard)
+    outputs = [output, decode_output(output)] if generate else [output]
+    for path in outputs:
+        check_writable(path)
     if plot:
         check_plot(plot)
+    options: dict[str, Any] = {
+        "text_field": text_field,
+        "max_samples": max_samples,
+        "max_length": max_length,
+        "device": device,
+        "dtype": dtype,
+        "bits": int(bits) if bits else None,
+        "router_bits": int(router_bits) if router_bits else None,
+        "adapter_path": adapter_path,
+        "tau": tau,
+        "collapse_on": collapse_on,
+        "trust_remote_code": trust_remote_code,
+        "shard": shard,
+        "output": output,
+        "resume": resume,
+        "plan": plan,
+        "command": shlex.join(["mlx-moebench", *sys.argv[1:]]),
+    }
     with progress(quiet) as step:
-        stats = analyze(
-            model,
-            dataset,
-            text_field=text_field,
-            max_samples=max_samples,
-            max_length=max_length,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            bits=int(bits) if bits else None,
-            router_bits=int(router_bits) if router_bits else None,
-            adapter_path=adapter_path,
-            tau=tau,
-            collapse_on=collapse_on,
-            trust_remote_code=trust_remote_code,
-            step=step,
-        )
-        stats.environment["command"] = shlex.join(["mlx-moebench", *sys.argv[1:]])
-        step(f"{resamples} resamples of {len(stats.clusters)} sequences", 0, 0)
-        paths = stats.save(output, plan)
-        if plot:
-            from ..report.heatmap import plot_load
-
-            plot_load(read_report(paths[0]), plot)
-    report = read_report(paths[0])
-    for warning in report["model"]["warnings"]:
-        click.echo(f"Warning: {warning}", err=True)
-    if as_json:
-        click.echo(paths[0].read_text(encoding="utf-8"), nl=False)
-        return
-    from ..report.table import print_report
-
-    print_report(report)
-    click.echo(f"Wrote {paths[0]} and {paths[1].name}" + (f"; {plot}" if plot else ""))
+        if generate:
+            analyze_generation(model, dataset, max_tokens=generate, step=step, **options)
+        else:
+            analyze(model, dataset, batch_size=batch_size, step=step, **options)
+    show(outputs, as_json, plot)
 
 
 def _default_output(
-    model: str | None, dataset: str, bits: str | None, router_bits: str | None, adapter_path: str | None
+    model: str | None,
+    dataset: str,
+    bits: str | None,
+    router_bits: str | None,
+    adapter_path: str | None,
+    shard: str | None,
 ) -> Path:
-    """routing_stats_MODEL_DATASET.json here, from the last parts of both names, with what changes the model between."""
+    """routing_stats_MODEL_DATASET.json here, from the last parts of both names and what sets a run apart."""
     names = [Path(model or "moebench-nano").name or "data"]
     names += [f"{bits}bit"] if bits else []
     names += [f"router{router_bits}bit"] if router_bits else []
     names += [Path(adapter_path).name or "adapter"] if adapter_path else []
     names += [Path(dataset.removeprefix("hub:")).name or "data"]
+    names += ["shard-" + shard.replace("/", "-of-")] if shard else []
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(names))
     return Path(f"routing_stats_{stem}.json")

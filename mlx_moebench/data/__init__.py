@@ -4,7 +4,7 @@ Imports NumPy and the standard library only; a tokenizer is whatever object the 
 """
 
 from .corpus import Corpus, Document, bundled_names, read_corpus
-from .encode import Batch, Sequence, batches, bos_policy, encode, pad_id
+from .encode import Batch, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard
 
 __all__ = [
     "Batch",
@@ -15,6 +15,8 @@ __all__ = [
     "bos_policy",
     "bundled_names",
     "encode",
+    "in_shard",
     "pad_id",
+    "parse_shard",
     "read_corpus",
 ]

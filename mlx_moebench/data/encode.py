@@ -33,12 +33,13 @@ class Batch:
     """Sequences padded on the right to the longest.
 
     ids: [B, S] int32. mask: [B, S] bool, True at tokens and False at padding. rows: B document rows; a row comes more
-    than once where windows of one document fall into the same batch.
+    than once where windows of one document fall into the same batch. truncated: how many of the B were truncated.
     """
 
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
     rows: tuple[int, ...]
+    truncated: int
 
 
 def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
@@ -69,6 +70,29 @@ def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
     if not sequences:
         raise DataError(f"{corpus.name} gives no token with this tokenizer; give a data set with text it can encode.")
     return sequences
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """(i, n) of ``i/n``, the i-th of n shards counted from 1; raises DataError when it is not of that form."""
+    i, slash, n = shard.partition("/")
+    if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise DataError(f"There is no shard {shard!r}: write i/n with i from 1 to n, such as 1/4 to 4/4.")
+    return int(i), int(n)
+
+
+def in_shard(sequences: list[Sequence], shard: str | None) -> list[Sequence]:
+    """The sequences of shard ``i/n``: those of rows with row % n == i - 1. None: all of them.
+
+    Raises DataError when there are none.
+    """
+    if shard is None:
+        return sequences
+    i, n = parse_shard(shard)
+    chosen = [sequence for sequence in sequences if sequence.row % n == i - 1]
+    if not chosen:
+        documents = len({sequence.row for sequence in sequences})
+        raise DataError(f"Shard {shard} is empty, there are only {documents} documents: use fewer shards.")
+    return chosen
 
 
 def bos_policy(sequences: list[Sequence], tokenizer: Any) -> str:
@@ -109,4 +133,5 @@ def _pad(sequences: list[Sequence], pad_id: int) -> Batch:
     ids = np.full(mask.shape, pad_id, dtype=np.int32)
     # A boolean index runs row by row, as the concatenation does.
     ids[mask] = np.concatenate([sequence.ids for sequence in sequences])
-    return Batch(ids, mask, tuple(sequence.row for sequence in sequences))
+    rows = tuple(sequence.row for sequence in sequences)
+    return Batch(ids, mask, rows, sum(sequence.truncated for sequence in sequences))

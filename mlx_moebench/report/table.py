@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group
@@ -107,10 +108,11 @@ def _summary(summary: dict[str, Any], title: str) -> Table:
 
 
 def _notes(report: dict[str, Any]) -> Text:
-    settings, first = report["settings"], report["summary"]["mean_entropy"]
+    settings, data, first = report["settings"], report["data"], report["summary"]["mean_entropy"]
     ci = settings["ci"]
     share = settings["collapse_on"].removeprefix("top_share_")
-    lines = [
+    lines = [f"unfinished: {missing}." for missing in _missing(data)]
+    lines += [
         f"collapsed: the busiest expert's {share} share exceeds tau = {settings['tau']:g}; "
         "a flag on one domain, not a verdict."
     ]
@@ -126,6 +128,21 @@ def _notes(report: dict[str, Any]) -> Text:
             "the report names each method."
         )
     return Text("\n".join(lines), style="dim")
+
+
+def _missing(data: dict[str, Any]) -> Iterator[str]:
+    """What is not measured yet of each data set of which a run says what there was to measure."""
+    for source in data.get("sources", [data]):
+        parts = source.get("parts", [])
+        done, planned = (sum(part[key] for part in parts) for key in ("sequences_done", "sequences"))
+        if done < planned:
+            yield f"{done:,} of {_count(planned, 'sequence')} of {source['name']} measured; analyze --resume goes on"
+        if source.get("shards"):
+            documents = sum(part["documents"] for part in parts)
+            yield (
+                f"shard {', '.join(source['shards'])} of {source['name']}, "
+                f"{documents:,} of {_count(source['documents'], 'document')}; merge puts shards together"
+            )
 
 
 def _with_interval(value: float | None, ci: dict[str, Any] | None, digits: int = 3) -> str:

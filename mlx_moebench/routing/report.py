@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from .metrics import METRICS
+from .parts import completeness
 from .uncertainty import Interval, Intervals, Plan, collapsed_fraction, intervals
 
 if TYPE_CHECKING:
@@ -47,13 +48,20 @@ def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any
 
 
 def data_section(stats: RoutingStats) -> dict[str, Any]:
-    """Facts about the data: those of the one source, or name and hash of all with the sources listed."""
+    """Facts about the data: those of the one source, or name and hash of all with the sources listed.
+
+    ``complete`` is absent where no run says what there was to measure, and false where one of the sources is not.
+    """
     clusters = stats.clusters
-    counted = {"n_sequences": len(clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
+    counted: dict[str, Any] = {"n_sequences": len(clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
     shas = sorted({*stats.sources, *(sha for sha, _ in clusters)})
-    sources = [{"name": sha[:12], **stats.sources.get(sha, {}), "sha256": sha} for sha in shas]
+    every = [(sha, stats.sources.get(sha, {})) for sha in shas]
+    sources = [{"name": sha[:12], **facts, "sha256": sha, **completeness(facts)} for sha, facts in every]
     if len(sources) == 1:
         return {**sources[0], **counted}
+    known = [source["complete"] for source in sources if "complete" in source]
+    if len(known) == len(sources) or not all(known):
+        counted["complete"] = all(known)
     return {
         "name": "+".join(str(source["name"]) for source in sources),
         "sha256": hashlib.sha256("".join(shas).encode()).hexdigest(),

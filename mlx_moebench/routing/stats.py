@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..errors import MoebenchError, RoutingError, StatsError
 from .metrics import coactivation, coactivation_lift, compute, get_metric, transition
+from .parts import join
 from .record import Phase, RouterSpec
 from .sums import FIELDS, Sums
 from .tally import SCALARS, Tally
@@ -104,6 +105,13 @@ class RoutingStats:
     def add_transition(self, router: int, counts: npt.ArrayLike) -> None:
         """Add `transition_counts` [R1, R2] from this router to the next one."""
         self._transitions[router] += np.rint(np.asarray(counts)).astype(np.int64)
+
+    def include(self, part: RoutingStats) -> None:
+        """Add all the sums of statistics of the same routers, but none of their facts and without a check."""
+        for number in range(len(self.specs)):
+            self.add_sums(number, part.clusters, part.sums(number), part.pairs(number))
+        for number, counts in enumerate(part._transitions):
+            self.add_transition(number, counts)
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -241,19 +249,13 @@ class RoutingStats:
         )
         for part in parts:
             _check_mergeable(merged, part)
-            merged._take(part)
+            for sha, facts in part.sources.items():
+                merged.sources[sha] = join(merged.sources[sha], facts) if sha in merged.sources else dict(facts)
+            merged.include(part)
         return merged
 
     def _sync(self) -> None:
         """Bring in what a live measurement has not added yet; nothing here."""
-
-    def _take(self, part: RoutingStats) -> None:
-        for sha, facts in part.sources.items():
-            self.sources.setdefault(sha, dict(facts))
-        for number in range(len(self.specs)):
-            self.add_sums(number, part.clusters, part.sums(number), part.pairs(number))
-        for number, counts in enumerate(part._transitions):
-            self.add_transition(number, counts)
 
 
 class _Accumulator:
@@ -309,7 +311,7 @@ def _check_counts(spec: RouterSpec, counts: npt.NDArray[Any], n_tokens: npt.NDAr
 
 
 _IDENTITY = ("id", "revision", "model_type", "dtype", "weight_bits", "router_bits", "adapter", "fingerprint")
-_READING = ("max_length", "bos", "field", "template")
+_READING = ("max_length", "max_samples", "bos", "field", "template")
 
 
 def _check_mergeable(a: RoutingStats, b: RoutingStats) -> None:

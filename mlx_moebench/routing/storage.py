@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MoebenchError, StatsError
+from .parts import completeness
 from .record import Phase, RouterSpec
 from .report import SCHEMA_VERSION
 from .stats import RoutingStats
@@ -149,8 +150,8 @@ def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
     if sums_path.exists():
         if verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
             raise StatsError(
-                f"{report_path.name} is not the report of the {sums_path.name} beside it; the sums can be read with "
-                "RoutingStats.load and saved again."
+                f"{report_path.name} is not the report of the {sums_path.name} beside it; the sums are what was "
+                f"measured, and `mlx-moebench merge {sums_path.name} -o NEW.json` makes their report."
             )
     else:
         gone = {"low": None, "high": None, "reason": f"{sums_path.name} with the sums is missing"}
@@ -170,6 +171,8 @@ def restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> R
     kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
     _expect(bool(specs) and facts["phase"] in get_args(Phase), "no routers, or a phase that does not exist")
     stats = RoutingStats(specs, **kept)
+    for source in stats.sources.values():
+        completeness(source)  # raises where facts are missing
     places = zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)
     clusters = [(facts["sha256"][source], int(row)) for source, row in places if source >= 0]
     _expect(len(set(clusters)) == len(tensors["clusters.row"]), "a sequence twice")

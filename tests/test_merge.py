@@ -1,0 +1,160 @@
+"""Shards and the merging of pairs from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from routing_reference import make_stats, validate
+
+from mlx_moebench.analysis import analyze
+from mlx_moebench.cli import main
+from mlx_moebench.errors import DataError
+from mlx_moebench.models import Checkpoint, load_checkpoint
+from mlx_moebench.routing import Plan, RoutingStats
+from mlx_moebench.routing.parts import completeness, join
+from mlx_moebench.routing.storage import read_report
+from mlx_moebench.routing.sums import FIELDS
+
+PLAN = Plan(resamples=100)
+SETTINGS: dict[str, Any] = {"max_samples": 24, "max_length": 24, "plan": PLAN}
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return load_checkpoint(None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Path:
+    """``whole``, its shards ``part1`` to ``part3`` in batches of other sizes, and ``code``."""
+    folder = tmp_path_factory.mktemp("merge")
+    analyze(checkpoint, "math", output=folder / "whole", batch_size=4, **SETTINGS)
+    for i in (1, 2, 3):
+        analyze(checkpoint, "math", output=folder / f"part{i}", shard=f"{i}/3", batch_size=i, **SETTINGS)
+    analyze(checkpoint, "code", output=folder / "code", batch_size=4, **SETTINGS)
+    return folder
+
+
+def merge(*arguments: object) -> None:
+    main(["merge", *map(str, arguments), "--resamples", "100"])
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        merge(*arguments)
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_merged_shards_equal_one_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["part3.json", "part1.safetensors", "part2", "part2.json"]  # both names of a pair are one pair
+    merge(*(folder / name for name in names), "-o", tmp_path / "all.json")
+    printed = capsys.readouterr().out
+    assert "moebench-nano on math: 24 sequences" in printed
+    assert f"Wrote {tmp_path / 'all.json'}" in printed.replace("\n", "")
+    assert "unfinished" not in printed
+    whole, merged = RoutingStats.load(folder / "whole"), RoutingStats.load(tmp_path / "all")
+    assert merged.clusters == whole.clusters
+    for number in range(len(whole.specs)):
+        for name in FIELDS:
+            a, b = getattr(whole.sums(number), name), getattr(merged.sums(number), name)
+            if a.dtype.kind == "i":
+                np.testing.assert_array_equal(a, b)
+            else:
+                np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(whole.pairs(number), merged.pairs(number))
+    report, single = read_report(tmp_path / "all.json"), read_report(folder / "whole")
+    validate(report)
+    data, other = report["data"], single["data"]
+    assert data["complete"] is other["complete"] is True
+    assert data["shards"] is other["shards"] is None
+    assert data["truncated_sequences"] == other["truncated_sequences"] > 0
+    assert [(part["shard"], part["batch_size"]) for part in data["parts"]] == [("1/3", 1), ("2/3", 2), ("3/3", 3)]
+    assert {k: v for k, v in data.items() if k != "parts"} == {k: v for k, v in other.items() if k != "parts"}
+    assert report["environment"]["command"].startswith("mlx-moebench")
+
+
+def test_missing_shards_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    merge(folder / "part1", folder / "part3", "-o", tmp_path / "some")
+    assert "unfinished: shard 1/3, 3/3 of math, 16 of 24 documents" in capsys.readouterr().out.replace("\n", " ")
+    data = read_report(tmp_path / "some")["data"]
+    assert (data["complete"], data["shards"]) == (False, ["1/3", "3/3"])
+    merge(tmp_path / "some", folder / "part2", "-o", tmp_path / "all")
+    data = read_report(tmp_path / "all")["data"]
+    assert (data["complete"], data["shards"]) == (True, None)
+    assert [row for _, row in RoutingStats.load(folder / "part2").clusters] == list(range(1, 24, 3))
+
+
+def test_data_sets(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    merge(folder / "whole", folder / "code", "-o", tmp_path / "both", "--json", "--seed", "5", "--ci", "percentile")
+    report = json.loads(capsys.readouterr().out)
+    validate(report)
+    assert report == read_report(tmp_path / "both")
+    assert report["data"]["complete"] is True
+    assert {source["name"] for source in report["data"]["sources"]} == {"math", "code"}
+    assert report["settings"]["ci"] == {"method": "percentile", "resamples": 100, "seed": 5, "level": 0.95}
+    merge(folder / "part1", folder / "code", "-o", tmp_path / "one")
+    assert read_report(tmp_path / "one")["data"]["complete"] is False
+    assert "unfinished: shard 1/3 of math" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_nothing_counts_twice(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(folder / f"part1{suffix}", tmp_path / f"copy{suffix}")
+    assert "Row 0 of math (8 rows in all)" in fails(capsys, folder / "part1", tmp_path / "copy", "-o", tmp_path / "x")
+    assert "given twice" in fails(capsys, folder / "part1", folder / "part1", "-o", tmp_path / "x")
+    assert "in two of" in fails(capsys, folder / "whole", folder / "part2", "-o", tmp_path / "x")
+    assert "one of the pairs" in fails(capsys, folder / "part1", "-o", folder / "part1.json")
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_other_choices_of_documents_are_refused(
+    folder: Path, tmp_path: Path, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = SETTINGS | {"max_samples": 6}
+    analyze(checkpoint, "math", output=tmp_path / "few", shard="2/3", **few)
+    assert "max_samples 24 and 6" in fails(capsys, folder / "part1", tmp_path / "few", "-o", tmp_path / "x")
+    assert "No stats pair" in fails(capsys, tmp_path / "nowhere", "-o", tmp_path / "x")
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "x", "1", "1/0", "-1/4", "1/4/2", "", "/"])
+def test_impossible_shards(shard: str, checkpoint: Checkpoint) -> None:
+    with pytest.raises(DataError, match=f"There is no shard '{shard}'"):
+        analyze(checkpoint, "math", shard=shard)
+
+
+def test_empty_shard(checkpoint: Checkpoint) -> None:
+    with pytest.raises(DataError, match="Shard 4/4 is empty, there are only 3 documents"):
+        analyze(checkpoint, "math", max_samples=3, shard="4/4")
+
+
+def test_the_default_output_of_a_shard_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["analyze", "--max-samples", "4", "--max-length", "16", "--shard", "2/2", "--quiet"])
+    assert (tmp_path / "routing_stats_moebench-nano_math_shard-2-of-2.json").exists()
+    assert "unfinished: shard 2/2" in capsys.readouterr().out
+
+
+def test_facts_join_in_any_order_and_statistics_without_parts_say_nothing() -> None:
+    def facts(shard: str | None, documents: int, done: int = 1) -> dict[str, Any]:
+        part = {"shard": shard, "documents": documents, "batches": 1, "batches_done": done}
+        return {"documents": 9, "truncated_sequences": 2, "parts": [part]}
+
+    a, b, c = facts("1/3", 3), facts("2/3", 3), facts("3/3", 3)
+    assert join(join(a, b), c) == join(c, join(b, a))
+    assert completeness(join(join(a, b), c)) == {"complete": True, "shards": None}
+    assert completeness(join(join(a, b), facts("3/3", 3, done=0))) == {"complete": False, "shards": None}
+    assert completeness(join(a, facts(None, 9, done=0))) == {"complete": False, "shards": ["1/1", "1/3"]}
+    assert join(a, b)["truncated_sequences"] == 4
+    assert completeness({"name": "live"}) == {}
+    assert "complete" not in make_stats().report(PLAN)["data"]
