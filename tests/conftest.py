@@ -13,8 +13,13 @@ from typing import Any
 import pytest
 from family_rows import CONFIGS
 
+from mlx_moebench.blas import load_fast_blas
+
 # mx.compile on a CPU calls a C++ compiler at run time; tests that are about compiling switch it on themselves.
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+
+# Before any test imports MLX: in-process results are compared with those of the command line, bit by bit.
+load_fast_blas()
 
 TINY_CONFIG: dict[str, Any] = CONFIGS["olmoe"]
 
