@@ -1,11 +1,12 @@
 """What measuring costs: time of a forward with the routers tallied over one without, and memory against tokens.
 
-python benchmarks/overhead.py [--pairs 20] [--part width nano memory]
+python benchmarks/overhead.py [--pairs 20] [--tokens 1024] [--part width nano memory]
 
-width: two layers of OLMoE's real widths with random float32 weights (4 GB of memory), 1,024 tokens in 8 rows.
-nano: the embedded model, the same tokens. Both arms evaluate the logits; the measured one also evaluates every tally
-and adds it up, as ``analyze`` does. Arms alternate in one process, and which goes first alternates too, so that
-whatever else the machine does falls on both: read the ratio, not the seconds.
+width: two layers of OLMoE's real widths with random float32 weights, which take 4 GB of memory.
+nano: the embedded model. Both arms evaluate the logits; the measured one also evaluates every tally and adds it up,
+as ``analyze`` does. Arms alternate in one process, and which goes first alternates too, so that whatever else the
+machine does falls on both: read the ratio, not the times. "tallies" is the part of a measured forward that comes
+after its logits, which a noisy machine disturbs less than the difference of two forwards.
 memory: peak resident memory of a process that measures 10,000 or 100,000 tokens on the embedded model.
 """
 
@@ -23,13 +24,13 @@ import numpy as np
 
 from mlx_moebench.data import batches, encode, pad_id, read_corpus
 from mlx_moebench.environment import environment
-from mlx_moebench.instrument import LiveRoutingStats, detach
+from mlx_moebench.instrument import LiveRoutingStats
 from mlx_moebench.models import load, select_device
 
 import mlx.core as mx  # isort: skip  # after the package, which loads a fast BLAS first
 
-ROWS, LENGTH = 8, 128  # 1,024 tokens
-TOKENS = (10_000, 100_000)
+ROWS = 8
+MANY = (10_000, 100_000)
 OLMOE = {
     "model_type": "olmoe",
     "hidden_size": 2048,
@@ -55,38 +56,37 @@ def at_real_width() -> Any:
     return model
 
 
-def seconds(model: Any, ids: mx.array, stats: LiveRoutingStats | None) -> float:
-    """One forward to its logits; with ``stats``, and to sums on the host."""
+def plain(model: Any, ids: mx.array) -> float:
+    """Seconds of a forward to its logits."""
     start = time.perf_counter()
-    if stats is None:
-        mx.eval(model(ids))
-    else:
-        with stats.batch(ids=range(ROWS)):
-            mx.eval(model(ids))
+    mx.eval(model(ids))
     return time.perf_counter() - start
 
 
-def pair(model: Any, ids: mx.array, measured_first: bool) -> tuple[float, float]:
-    """(plain, measured) seconds of two forwards, one right after the other."""
-    found = {}
-    for measured in (measured_first, not measured_first):
-        stats = LiveRoutingStats(model) if measured else None  # taps go on and off outside the clock
-        found[measured] = seconds(model, ids, stats)
-        detach(model)
-    return found[False], found[True]
+def measured(model: Any, ids: mx.array) -> tuple[float, float]:
+    """Seconds of a forward to its logits and its sums on the host, and what of that came after the logits."""
+    with LiveRoutingStats(model) as stats:  # taps go on and off outside the clock
+        start = time.perf_counter()
+        with stats.batch(ids=range(ROWS)):
+            mx.eval(model(ids))
+            after_logits = time.perf_counter()
+        end = time.perf_counter()
+    return end - start, end - after_logits
 
 
-def time_it(name: str, model: Any, pairs: int) -> None:
+def time_it(name: str, model: Any, pairs: int, tokens: int) -> None:
     """Print the ratio of measured to plain over ``pairs`` pairs, after one that warms up."""
-    ids = mx.array(np.random.default_rng(0).integers(0, 4096, (ROWS, LENGTH)))
+    ids = mx.array(np.random.default_rng(0).integers(0, 4096, (ROWS, tokens // ROWS)))
     found = []
     for n in range(pairs + 1):
-        found.append(pair(model, ids, measured_first=bool(n % 2)))
-        print(f"{name}: pair {n} of {pairs}, {found[-1][0]:.2f} and {found[-1][1]:.2f} s", file=sys.stderr, flush=True)
+        first = plain(model, ids) if n % 2 else None
+        whole, tallies = measured(model, ids)
+        found.append((first or plain(model, ids), whole, tallies))
+        print(f"{name}: pair {n} of {pairs}, {found[-1][0]:.2f} and {whole:.2f} s", file=sys.stderr, flush=True)
     times = np.array(found[1:])
     low, middle, high = np.percentile(times[:, 1] / times[:, 0], (25, 50, 75))
-    plain, measured = np.median(times, axis=0)
-    print(f"| {name} | {1000 * plain:.1f} | {1000 * measured:.1f} | {middle:.4f} [{low:.4f}, {high:.4f}] |", flush=True)
+    cells = " | ".join(f"{1000 * seconds:.1f}" for seconds in np.median(times, axis=0))
+    print(f"| {name} | {cells} | {middle:.4f} [{low:.4f}, {high:.4f}] |", flush=True)
 
 
 def measure_tokens(tokens: int, clusters: str) -> None:
@@ -115,7 +115,7 @@ def compare_memory(repeats: int = 3) -> None:
     print("\n| sequences | tokens | sequences kept apart | peak memory, MiB | ratio |\n|---|---|---|---|---|")
     for clusters in ("few", "many"):
         first = None
-        for tokens in TOKENS:
+        for tokens in MANY:
             command = [sys.executable, __file__, "--measure-tokens", str(tokens), "--clusters", clusters]
             peaks, counts = [], "0"
             for _ in range(repeats):
@@ -130,6 +130,7 @@ def compare_memory(repeats: int = 3) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=1024, help="of a forward, in 8 rows")
     parser.add_argument("--part", nargs="+", choices=("width", "nano", "memory"), default=["width", "nano", "memory"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--measure-tokens", type=int, help=argparse.SUPPRESS)
@@ -141,11 +142,12 @@ def main() -> None:
         return
     print(", ".join(f"{key} {value}" for key, value in environment().items()))
     if {"width", "nano"} & set(args.part):
-        print("\n| model, 1,024 tokens | plain, ms | measured, ms | ratio [quartiles] |\n|---|---|---|---|", flush=True)
+        columns = (f"{args.tokens:,} tokens", "plain, ms", "measured, ms", "tallies, ms", "ratio [quartiles]")
+        print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     if "nano" in args.part:
-        time_it("moebench-nano, 6 routers", load(dtype="float32")[0], args.pairs)
+        time_it("moebench-nano, 6 routers", load(dtype="float32")[0], args.pairs, args.tokens)
     if "width" in args.part:
-        time_it("OLMoE's widths, 2 layers", at_real_width(), args.pairs)
+        time_it("OLMoE's widths, 2 layers", at_real_width(), args.pairs, args.tokens)
     if "memory" in args.part:
         compare_memory()
 
