@@ -267,7 +267,8 @@ def test_long_rows_keep_their_precision(backend: str) -> None:
 def test_log_distribution_is_normalised() -> None:
     z = (10 * np.random.default_rng(0).standard_normal((50, 9))).astype(np.float32)
     for rule in RULES:
-        log_p, log_sum = log_distribution(z, rule)  # type: ignore[arg-type]
+        log_p, p, log_sum = log_distribution(z, rule)  # type: ignore[arg-type]
+        np.testing.assert_allclose(p, np.exp(log_p.astype(np.float64)), rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(np.exp(log_p.astype(np.float64)).sum(-1), 1, rtol=1e-5)
         np.testing.assert_allclose(log_sum, np.log(np.exp(z.astype(np.float64)).sum(-1)), rtol=1e-5)
 

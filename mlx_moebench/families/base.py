@@ -35,7 +35,7 @@ class RouterForm:
 
 
 def all_layers(config: Config) -> Sequence[int]:
-    """The layers of a model in which every block is sparse."""
+    """Every block."""
     return range(int(setting(config, "num_hidden_layers")))
 
 
@@ -49,6 +49,7 @@ class Family:
     layers: the absolute indices of the blocks that have routers, from the config.
     built_in: settings that the MLX model does not read, and the value it has built in. Another value would be
         computed as this one without a word, so such a checkpoint is refused.
+    port: mlx-lm lacks the model, and a file of each model_type's name in ``models/`` builds it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Family:
     top_k: str
     layers: Callable[[Config], Sequence[int]] = all_layers
     built_in: Mapping[str, Any] = field(default_factory=dict)
+    port: bool = False
 
     def check(self, config: Config) -> None:
         """Raises ModelLoadError where the config asks for something that the MLX model computes otherwise."""

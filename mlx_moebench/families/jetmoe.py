@@ -19,4 +19,5 @@ FAMILY = Family(
     ),
     n_experts="num_local_experts",
     top_k="num_experts_per_tok",
+    port=True,
 )

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_model, load_tokenizer
 
 from ..errors import ModelLoadError, did_you_mean
-from ..families import Family, family_for
+from ..families import Family, families, family_for
 from ..families.base import module_at, stored_weight
-from . import jetmoe
 from .adapters import apply_adapter, read_adapter
 from .checkpoint import check_tokenizer, check_weights, read_config, shortened
 from .hub import WEIGHTS, commit_of, fetch, local_folder
@@ -32,7 +32,7 @@ NANO = Path(__file__).parent / "nano"
 """The small trained model that ships in the package."""
 
 _NANO_NAME = "moebench-nano"
-PORTS = {"jetmoe": jetmoe}
+PORTS = {name: import_module(f".{name}", __package__) for name, family in families().items() if family.port}
 """Model types that mlx-lm lacks, and the file here that builds each; all others are mlx-lm's."""
 
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}

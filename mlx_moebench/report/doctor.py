@@ -7,7 +7,9 @@ import os
 import platform
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
 
 from ..blas import blas_in_use
 from ..environment import package_version
@@ -64,7 +66,7 @@ def print_findings(findings: dict[str, Any], console: Console | None = None) -> 
         "huggingface": "Hugging Face settings",
     }
     for key, value in findings.items():
-        if key not in ("missing", "optional", "ready"):
+        if key not in ("missing", "optional", "ready", "selftest"):
             shown = ", ".join(f"{k}={v}" for k, v in value.items()) or "default" if isinstance(value, dict) else value
             shown = WORDS.get(str(shown), shown)
             console.print(f"{words.get(key, key):<22} {shown}", markup=False)
@@ -73,6 +75,44 @@ def print_findings(findings: dict[str, Any], console: Console | None = None) -> 
     for line in findings["optional"]:
         console.print(f"Optional: {line}", style="yellow", markup=False)
     console.print("Ready to measure." if findings["ready"] else "Not ready.", markup=False)
+    if "selftest" in findings:
+        console.print(render_selftest(findings["selftest"]))
+
+
+def render_selftest(result: dict[str, Any]) -> Group:
+    """One row a check and device, the verdict, and after a failure what to do."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("device", "check", "differences found", "limit", ""):
+        table.add_column(column)
+    for device in result["devices"]:
+        for check in device["checks"]:
+            passed = Text("pass", "green") if check["passed"] else Text("FAIL", "bold red")
+            table.add_row(device["device"], check["name"], check["found"], f"{check['limit']:g}", passed)
+        if device["error"]:
+            table.add_row(device["device"], "runs", Text(device["error"]), "-", Text("FAIL", "bold red"))
+    heading = Text(f"\nSelf-test: {result['texts']} texts, {result['tokens']:,} tokens, float32", "bold")
+    return Group(heading, table, *(Text(line) for line in _verdict(result)))
+
+
+def _verdict(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for device in result["devices"]:
+        name, seconds = f"{device['device']} ({device['name']})", f"{device['seconds']:.1f} s"
+        if device["passed"]:
+            lines.append(f"Passed on {name}, {seconds}.")
+            continue
+        lines.append(f"FAILED on {name}, {seconds}: do not trust what is measured there.")
+        if first := next((r for r in device["routers"] if r["selections_changed"]), None):
+            lines.append(f"First router that chose otherwise: {first['router']}.")
+    if not result["passed"]:
+        if result["tf32"]:
+            lines.append("MLX may round float32 products to TF32 here; try again with MLX_ENABLE_TF32=0.")
+        lines += [
+            "Until it is mended, measure with --device cpu if that passed. Please report it, and attach the output of",
+            "  mlx-moebench doctor --selftest --json",
+            "and how mlx and mlx-moebench were installed.",
+        ]
+    return lines
 
 
 def _importable(module: str) -> bool:

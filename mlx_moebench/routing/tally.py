@@ -50,16 +50,16 @@ class Tally:
         return [self.n_tokens, self.counts, self.top1_counts, self.p_sum, self.scalars, self.non_finite, self.pairs]
 
 
-def log_distribution(logits: Array, rule: Distribution) -> tuple[Array, Array]:
-    """(ln p [..., R], logsumexp(z) [...]) of fp32 logits z [..., R], stable for any finite z.
+def log_distribution(logits: Array, rule: Distribution) -> tuple[Array, Array, Array]:
+    """(ln p [..., R], p [..., R], logsumexp(z) [...]) of fp32 logits z [..., R], stable for any finite z.
 
     For ``sigmoid_normalised``, p is the softmax of ln sigmoid(z), which never divides by an underflowed sum.
     """
     xp = array_namespace(logits)
-    log_p, log_sum = _log_softmax(logits)
+    log_p, p, log_sum = _log_softmax(logits)
     if rule == "sigmoid_normalised":
-        log_p, _ = _log_softmax(xp.minimum(logits, xp.zeros_like(logits)) - xp.log1p(xp.exp(-xp.abs(logits))))
-    return log_p, log_sum
+        log_p, p, _ = _log_softmax(xp.minimum(logits, xp.zeros_like(logits)) - xp.log1p(xp.exp(-xp.abs(logits))))
+    return log_p, p, log_sum
 
 
 def selection_matrix(indices: Array, n_experts: int) -> Array:
@@ -78,8 +78,7 @@ def tally(routing: Routing, before: Array | None = None) -> Tally:
     n_experts, top_k = routing.logits.shape[-1], routing.indices.shape[-1]
     mask = routing.mask
     valid = mask[..., None]
-    log_p, log_sum = log_distribution(routing.logits, routing.distribution)
-    p = xp.exp(log_p)
+    log_p, p, log_sum = log_distribution(routing.logits, routing.distribution)
     chosen = selection_matrix(routing.indices, n_experts)
     selected = xp.astype(xp.logical_and(chosen, valid), xp.float32)
 
@@ -125,13 +124,18 @@ def transition_counts(previous: Array, current: Array) -> Array:
     return xp.matmul(xp.matrix_transpose(first), xp.reshape(current, (-1, current.shape[-1])))
 
 
-def _log_softmax(x: Array) -> tuple[Array, Array]:
-    """(x - logsumexp(x), logsumexp(x)). The maximum goes first: x - logsumexp(x) would lose the digits of a large x."""
+def _log_softmax(x: Array) -> tuple[Array, Array, Array]:
+    """(x - logsumexp(x), its exponential, logsumexp(x)), with one exponential per element: they cost the most.
+
+    The maximum goes first: x - logsumexp(x) would lose the digits of a large x.
+    """
     xp = array_namespace(x)
     largest = xp.max(x, axis=-1, keepdims=True)
     shifted = x - largest
-    log_sum = xp.log(xp.sum(xp.exp(shifted), axis=-1))
-    return shifted - log_sum[..., None], log_sum + largest[..., 0]
+    powers = xp.exp(shifted)
+    total = xp.sum(powers, axis=-1, keepdims=True)
+    log_sum = xp.log(total)
+    return shifted - log_sum, powers / total, (log_sum + largest)[..., 0]
 
 
 def _weight_scalars(weights: Array, total: Array, top_k: int) -> dict[str, Array]:

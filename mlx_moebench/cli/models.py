@@ -1,0 +1,26 @@
+"""``mlx-moebench models``: what is supported, and tested for what."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+EPILOG = """\b
+Examples:
+  mlx-moebench models
+  mlx-moebench models --json | jq '.families[].model_types'
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def command(as_json: bool) -> None:
+    """List the model families that can be measured: their routers, rules, limits, and what they are tested for."""
+    from ..report.models import print_supported, supported
+
+    found = supported()
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        print_supported(found)
