@@ -32,6 +32,8 @@ def environment() -> dict[str, Any]:
         "device": "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu",
         "blas": blas_in_use(),
         "threads": _threads(),
+        # MLX rounds float32 products to TF32 on NVIDIA GPUs and M5 Macs unless this is 0.
+        "tf32": os.environ.get("MLX_ENABLE_TF32"),
     }
 
 
