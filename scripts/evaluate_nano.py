@@ -128,6 +128,7 @@ def card(
     scores: dict[str, dict[str, Any]],
     routing: list[dict[str, Any]],
     parameters: int,
+    c: dict[str, Any],
 ) -> str:
     lines = f"""---
 license: apache-2.0
@@ -139,8 +140,9 @@ tags: [mixture-of-experts, olmoe, mlx]
 A small Mixture-of-Experts language model for trying routing measurements in seconds. It is a real trained OLMoE and
 a poor writer: use it to study and test routers, never for its text.
 
-- Architecture: OLMoE, 6 layers, width 128, 4 heads, 16 experts of width 112, top-2, vocabulary 4,096; {parameters:,}
-  parameters, stored in bf16.
+- Architecture: OLMoE, {c["num_hidden_layers"]} layers, width {c["hidden_size"]}, {c["num_attention_heads"]} heads,
+  {c["num_experts"]} experts of width {c["intermediate_size"]}, top-{c["num_experts_per_tok"]}; vocabulary
+  {c["vocab_size"]:,}, tied embeddings; {parameters:,} parameters, stored in bf16.
 - Training: {trained["tokens"]:,} tokens in {trained["steps"]:,} steps of 24 rows of {WINDOW}, 8 rows of each domain;
   AdamW, cosine schedule, seed {trained["seed"]}; Switch balance loss 0.01 over the whole mixed batch, router z-loss
   0.001; float32 weights, bf16 matrix products.
@@ -240,8 +242,11 @@ def main() -> None:
 
     parameters = sum(p.size for _, p in tree_flatten(model.parameters()))
     trained = json.loads((folder / "training.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     plot_loss(log, folder / "loss_curve.svg")
-    (folder / "README.md").write_text(card(trained, log, scores, routing_rows(stats), parameters), encoding="utf-8")
+    (folder / "README.md").write_text(
+        card(trained, log, scores, routing_rows(stats), parameters, config), encoding="utf-8"
+    )
     print((folder / "README.md").read_text())
 
 
