@@ -80,7 +80,7 @@ def test_an_interrupted_generation_resumes_to_the_same_numbers(tmp_path: Path, m
         analyze_generation(None, "math", output=tmp_path / "x", **options)
     monkeypatch.setitem(module.__globals__, "_continue", forward)
     assert RoutingStats.load(decode_output(tmp_path / "x")).clusters
-    with pytest.raises(StatsError, match="generation"):
+    with pytest.raises(StatsError, match="its generation is"):
         analyze_generation(None, "math", output=tmp_path / "x", resume=True, **{**options, "max_tokens": 5})
     resumed = analyze_generation(None, "math", output=tmp_path / "x", resume=True, **options)
     for phase, stats in whole.items():
@@ -92,7 +92,11 @@ def test_an_interrupted_generation_resumes_to_the_same_numbers(tmp_path: Path, m
                 )
 
 
-def test_mistakes() -> None:
+def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["analyze", "--generate", "3", "--batch-size", "4", "--output", str(tmp_path / "o")])
+    assert stop.value.code == 2
+    assert "leave out --batch-size" in capsys.readouterr().err
     with pytest.raises(MoebenchError, match="at least 1"):
         analyze_generation(None, "math", max_tokens=0)
     with pytest.raises(MoebenchError, match="batch_size"):

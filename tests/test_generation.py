@@ -88,6 +88,30 @@ def test_a_reader_that_stops_early_loses_nothing(model: Any, tokenizer: Any) -> 
     assert int(stats.phase_stats("decode").totals(0).n_tokens) == 4
 
 
+def test_two_generations_at_a_time_and_one_left_open(model: Any, tokenizer: Any) -> None:
+    """Each counts its own tokens, and what the reader runs in between is not theirs."""
+    with attach(model) as stats:
+        first = mlx_moebench.stream_generate(model, tokenizer, [4, 5, 6], 6, row=0)
+        second = mlx_moebench.stream_generate(model, tokenizer, [4, 5, 6, 7], 6, row=1)
+        for _ in zip(first, second, strict=True):
+            pass
+        left_open = mlx_moebench.stream_generate(model, tokenizer, [4, 5], 20, row=2)
+        next(left_open)
+        with stats.batch(ids=[3]):
+            model(mx.array([[7, 8, 9, 10]]))
+        next(left_open)
+        model(mx.array([[7, 8, 9]]))
+    assert stats.sums(0).n_tokens.tolist() == [3, 4, 2, 4, 3]
+    assert stats.phase_stats("decode").sums(0).n_tokens.tolist() == [6, 6, 2]
+
+
+def test_batched_generation_is_not_recorded_and_says_so(model: Any, tokenizer: Any) -> None:
+    with attach(model) as stats, pytest.warns(RuntimeWarning, match="Batched generation"):
+        mlx_lm.batch_generate(model, tokenizer, [[5, 6, 7], [8, 9, 10, 11, 12]], max_tokens=4)
+    assert stats.clusters == []
+    assert stats.phase_stats("unsplit").clusters == []
+
+
 def test_bare_generation_is_unsplit_and_one_sequence_each(model: Any, tokenizer: Any) -> None:
     with attach(model) as stats:
         for prompt in ([5, 6, 7, 8, 9], [10, 11, 12]):
@@ -117,7 +141,7 @@ def test_rows_and_mistakes(model: Any, tokenizer: Any) -> None:
     with attach(model) as stats:
         for row in (4, 2):
             list(mlx_moebench.stream_generate(model, tokenizer, "what is two and two", 3, row=row))
-        with pytest.raises(MoebenchError, match="no token"):
+        with pytest.raises(MoebenchError, match="one or more token ids"):
             list(mlx_moebench.stream_generate(model, tokenizer, [], 3))
         with pytest.raises(MoebenchError, match="draft model"):
             list(mlx_moebench.stream_generate(model, tokenizer, [1], 3, draft_model=model))

@@ -270,13 +270,22 @@ def test_without_a_pair_resume_starts_from_the_beginning(tmp_path: Path, whole: 
 
 
 def test_without_resume_nothing_of_an_older_pair_stays(
-    tmp_path: Path, whole: Path, checkpoint: Checkpoint, stop_at: Callable[..., list[int]]
+    tmp_path: Path,
+    whole: Path,
+    checkpoint: Checkpoint,
+    stop_at: Callable[..., list[int]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stop_at(4, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         analyze(checkpoint, "math", output=tmp_path / "out", **SETTINGS)
     calls = stop_at()
-    main(["analyze", *RUN, "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:  # what is unfinished is there to be resumed
+        main(["analyze", *RUN, "--output", str(tmp_path / "out")])
+    assert stop.value.code == 1
+    assert "6 of 24 sequences" in capsys.readouterr().err
+    assert not calls
+    analyze(checkpoint, "math", output=tmp_path / "out", **SETTINGS)
     assert len(calls) == 12
     assert_identical(tmp_path / "out", whole)
 
@@ -370,7 +379,8 @@ def test_saving_takes_at_most_a_twentieth_of_the_time(
         clock[0] += cost
         saves.append(cost)
 
-    monkeypatch.setattr(RoutingStats, "save", save)
+    monkeypatch.setattr(keep, "pair_contents", lambda *_: {})
+    monkeypatch.setattr(keep, "write_aside", save)
     forward = measuring._forward
 
     def slow(*arguments: Any) -> None:

@@ -1,6 +1,6 @@
 """The questions one can ask of a model's routers."""
 
 from .analyze import analyze, analyze_generation
-from .keep import decode_output
+from .keep import check_replaceable, decode_output
 
-__all__ = ["analyze", "analyze_generation", "decode_output"]
+__all__ = ["analyze", "analyze_generation", "check_replaceable", "decode_output"]

@@ -14,7 +14,7 @@ from typing import Any
 from ..data import Batch
 from ..errors import MoebenchError, RoutingError, StatsError
 from ..routing.stats import RoutingStats
-from ..routing.storage import load_pair, pair_paths
+from ..routing.storage import load_pair, pair_contents, pair_paths, write_aside
 from ..routing.uncertainty import Plan
 
 MIN_SECONDS = 2.0
@@ -50,6 +50,19 @@ def decode_output(output: str | Path) -> Path:
     """Where the pair of the generated tokens lies, beside that of the prompts: OUT.decode.json for OUT.json."""
     report_path, _ = pair_paths(Path(output))
     return report_path.with_name(f"{report_path.stem}.decode.json")
+
+
+def check_replaceable(output: Path) -> None:
+    """Raise `StatsError` if ``output`` is the pair of a run that did not finish: it is there to be resumed."""
+    if not pair_paths(output)[1].exists():
+        return
+    for facts in load_pair(output).sources.values():
+        for part in facts.get("parts", ()):
+            if part["sequences_done"] < part["sequences"]:
+                raise StatsError(
+                    f"{pair_paths(output)[0]} holds {part['sequences_done']} of {part['sequences']} sequences of a run "
+                    "that did not finish: go on with --resume, or delete it to start again."
+                )
 
 
 class Keeper:
@@ -156,9 +169,10 @@ class Keeper:
             if stats is not None:
                 next(iter(stats.sources.values()))["truncated_sequences"] = done.truncated
         if self._output is not None:
-            self._stats.save(self._output, plan)
+            contents = pair_contents(self._stats, self._output, plan)
             if self._decode is not None:
-                self._decode.save(decode_output(self._output), plan)
+                contents |= pair_contents(self._decode, decode_output(self._output), plan)
+            write_aside(contents)  # together: a kill finds both phases before this batch, or both after it
         self._saved = done
         now = time.monotonic()
         self._due = now + max(MIN_SECONDS, SHARE * (now - began))
@@ -188,7 +202,7 @@ def _compared(run: RoutingStats, before: RoutingStats) -> Iterator[tuple[str, An
         yield "data set", f"{facts_before['name']} (sha256 {sha_before[:12]})", f"{facts['name']} (sha256 {sha[:12]})"
     (part,), (part_before,) = facts["parts"], facts_before["parts"]
     x, y = facts_before | part_before, facts | part
-    chosen = ("max_length", "max_samples", "batch_size", "shard", "field")
+    chosen = ("generation", "max_length", "max_samples", "batch_size", "shard", "field")
     progress = ("name", "format", "parts", "truncated_sequences", "sequences_done", "batches_done")
     for key in dict.fromkeys((*chosen, *x, *y)):
         if key not in progress:

@@ -66,6 +66,10 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of a pipe left, as `head` does; a second complaint at exit would only confuse.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("mlx", "mlx_lm"):
+            raise
+        _stop('MLX is not installed: pip install "mlx-moebench[cpu]" on Linux ([cuda12] or [cuda13] with a GPU).', 1)
     except OSError as error:
         _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 74)
     except Exception as error:

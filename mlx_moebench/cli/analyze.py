@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ._options import interval_options
 
@@ -133,7 +134,7 @@ def command(
     OUT.safetensors, the per-sequence sums from which every number and interval can be computed again.
     The pair is saved while the run goes on: stop it as you like, --resume ends with the very same numbers.
     """
-    from ..analysis import analyze, analyze_generation, decode_output
+    from ..analysis import analyze, analyze_generation, check_replaceable, decode_output
     from ..report.heatmap import check_plot
     from ..routing.storage import check_writable
     from ..routing.uncertainty import Plan
@@ -144,10 +145,15 @@ def command(
     if four_bit and bits not in (None, "4"):
         raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
     bits = "4" if four_bit else bits
-    output = output or _default_output(model, dataset, bits, router_bits, adapter_path, shard)
+    explicit = click.get_current_context().get_parameter_source("batch_size") is not ParameterSource.DEFAULT
+    if generate and explicit:
+        raise click.UsageError("--generate runs one prompt at a time; leave out --batch-size.")
+    output = output or _default_output(model, dataset, bits, router_bits, adapter_path, shard, generate)
     outputs = [output, decode_output(output)] if generate else [output]
     for path in outputs:
         check_writable(path)
+    if not resume:
+        check_replaceable(output)
     if plot:
         check_plot(plot)
     options: dict[str, Any] = {
@@ -183,6 +189,7 @@ def _default_output(
     router_bits: str | None,
     adapter_path: str | None,
     shard: str | None,
+    generate: int | None,
 ) -> Path:
     """routing_stats_MODEL_DATASET.json here, from the last parts of both names and what sets a run apart."""
     names = [Path(model or "moebench-nano").name or "data"]
@@ -190,6 +197,7 @@ def _default_output(
     names += [f"router{router_bits}bit"] if router_bits else []
     names += [Path(adapter_path).name or "adapter"] if adapter_path else []
     names += [Path(dataset.removeprefix("hub:")).name or "data"]
+    names += [f"generate{generate}"] if generate else []
     names += ["shard-" + shard.replace("/", "-of-")] if shard else []
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(names))
     return Path(f"routing_stats_{stem}.json")

@@ -41,7 +41,14 @@ def stream_generate(
         bos = tokenizer.bos_token
         prompt = tokenizer.encode(prompt, add_special_tokens=bos is None or not prompt.startswith(bos))
     ids = prompt if isinstance(prompt, mx.array) else mx.array(list(prompt), dtype=mx.int32)
-    if ids.size == 0:
-        raise MoebenchError("The prompt has no token; give at least one.")
-    with stats.batch(prompt_lengths=[ids.size], ids=None if row is None else [row]):
-        yield from mlx_lm.stream_generate(model, tokenizer, ids, max_tokens, **options)
+    if ids.ndim != 1 or ids.size == 0:
+        raise MoebenchError(f"A prompt is a list of one or more token ids, got an array of shape {tuple(ids.shape)}.")
+    span = stats.describe(prompt_lengths=[ids.size], ids=None if row is None else [row])
+    responses = mlx_lm.stream_generate(model, tokenizer, ids, max_tokens, **options)
+    while True:
+        # Only while mlx-lm runs: between two tokens the reader may run the model for something else.
+        with stats.within(span):
+            response = next(responses, None)
+        if response is None:
+            return
+        yield response

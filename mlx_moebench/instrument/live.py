@@ -28,7 +28,7 @@ QUEUE = 32  # forwards whose tallies wait together; evaluating each at once woul
 
 
 @dataclass
-class _Span:
+class Span:
     """The sequences that a series of forward passes goes through, piece by piece."""
 
     clusters: list[Cluster]
@@ -54,7 +54,7 @@ class _Piece(NamedTuple):
 class _Forward:
     """One forward pass while it runs: what counts in which phase, and what its routers gave so far."""
 
-    span: _Span
+    span: Span
     masks: dict[Phase, Array]
     pieces: list[_Piece] = field(default_factory=list)
     routers: int = 0
@@ -75,8 +75,8 @@ class LiveRoutingStats(RoutingStats):
         super().__init__(routers_of(model), sources=sources, **settings)
         others: tuple[Phase, ...] = ("decode", "unsplit")
         self._others = {p: RoutingStats(self.specs, phase=p, sources=sources, **settings) for p in others}
-        self._announced: _Span | None = None
-        self._bare: _Span | None = None
+        self._announced: Span | None = None
+        self._bare: Span | None = None
         self._forward: _Forward | None = None
         self._queue: list[_Piece] = []
         self._next_row = 0  # above every row used, so that rows without an id are sequences of their own
@@ -101,21 +101,35 @@ class LiveRoutingStats(RoutingStats):
         positions are phase decode, however the forwards are cut. None means that all are prompt.
         """
         self._sync()
-        before = self._announced
+        with self.within(self.describe(mask, ids, prompt_lengths)):
+            try:
+                yield
+            except GeneratorExit:
+                raise
+            except BaseException:
+                self._forward, self._queue = None, []
+                raise
+        self._sync()
+
+    def describe(
+        self,
+        mask: npt.ArrayLike | None = None,
+        ids: Sequence[int | Cluster] | None = None,
+        prompt_lengths: Sequence[int] | None = None,
+    ) -> Span:
+        """Sequences that several ``within`` blocks go through piece by piece; arguments as for ``batch``."""
         lengths = None if prompt_lengths is None else mx.array(np.asarray(prompt_lengths, dtype=np.int32))
         allowed = None if mask is None else mx.array(np.asarray(mask, dtype=bool))
-        self._announced = _Span(self._clusters_of(ids), allowed, lengths)
+        return Span(self._clusters_of(ids), allowed, lengths)
+
+    @contextmanager
+    def within(self, span: Span) -> Iterator[None]:
+        """The forward passes inside go on with ``span``; what was announced before holds again afterwards."""
+        before, self._announced = self._announced, span
         try:
             yield
-        except GeneratorExit:  # a generation that its reader ended early; what it ran counts
-            self._sync()
-            raise
-        except BaseException:
-            self._forward, self._queue = None, []
-            raise
-        else:
-            self._sync()
         finally:
+            self._end()
             self._announced = before
 
     def close(self) -> None:
@@ -159,6 +173,13 @@ class LiveRoutingStats(RoutingStats):
         if len(shape) != 2:
             raise RoutingError(f"A forward pass should see hidden states [B, S, D], but the first block saw {shape}.")
         rows, length = shape
+        if self._announced is None and hasattr(self._capture.cache(0), "left_padding"):
+            warnings.warn(
+                "Batched generation pads and reorders its rows and is not recorded: use mlx_moebench.stream_generate.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return _Forward(Span([], None, None), {})
         span, unknown = self._span(rows)
         if not span.clusters:
             span.clusters = [(next(iter(self.sources)), self._next_row + row) for row in range(rows)]
@@ -185,7 +206,7 @@ class LiveRoutingStats(RoutingStats):
             del masks["prefill"]
         return _Forward(span, masks)
 
-    def _span(self, rows: int) -> tuple[_Span, bool]:
+    def _span(self, rows: int) -> tuple[Span, bool]:
         """The sequences that a starting forward belongs to, and whether their prompt is unknown."""
         if self._announced is not None:
             if self._announced.prompt_lengths is None:
@@ -193,9 +214,9 @@ class LiveRoutingStats(RoutingStats):
             return self._announced, False
         cache = self._capture.cache(0)
         if cache is None:
-            return _Span([], None, None), False
+            return Span([], None, None), False
         if self._bare is None or self._bare.cache() is not cache or len(self._bare.clusters) != rows:
-            self._bare = _Span([], None, None, weakref.ref(cache))
+            self._bare = Span([], None, None, weakref.ref(cache))
         return self._bare, True
 
     def _end(self) -> None:

@@ -72,6 +72,12 @@ def probe_folder(path: Path) -> None:
 
 def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tuple[Path, Path]:
     """Write both halves of the pair; raises `StatsError` and keeps the old files when the disk refuses."""
+    write_aside(pair_contents(stats, path, plan))
+    return pair_paths(path)
+
+
+def pair_contents(stats: RoutingStats, path: Path, plan: Plan | None = None) -> dict[Path, bytes]:
+    """What the files of a pair hold, sums first: for pairs that are to be written together by `write_aside`."""
     from safetensors.numpy import save
 
     report_path, sums_path = pair_paths(path)
@@ -103,8 +109,7 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
     blob = save(tensors, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
     report = stats.report(plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    write_aside({sums_path: blob, report_path: text.encode()})
-    return report_path, sums_path
+    return {sums_path: blob, report_path: text.encode()}
 
 
 def load_pair(path: Path) -> RoutingStats:
@@ -243,7 +248,7 @@ def _head(path: Path) -> bytes:
 def write_aside(contents: Mapping[Path, bytes]) -> None:
     """Write every file under a temporary name, and only when all are written rename them in order.
 
-    Raises `StatsError` when the disk refuses; whatever interrupts it leaves no temporary file.
+    Raises `StatsError` when the disk refuses; an error or Ctrl-C leaves no temporary file.
     """
     asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
