@@ -102,13 +102,13 @@ class LiveRoutingStats(RoutingStats):
         """
         self._sync()
         with self.within(self.describe(mask, ids, prompt_lengths)):
+            whole = False
             try:
                 yield
-            except GeneratorExit:
-                raise
-            except BaseException:
-                self._forward, self._queue = None, []
-                raise
+                whole = True
+            finally:
+                if not whole:  # what an error or Ctrl-C cut short does not count
+                    self._forward, self._queue = None, []
         self._sync()
 
     def describe(
