@@ -28,6 +28,10 @@ class StatsError(MoebenchError):
     """A stats pair that cannot be read, written or merged."""
 
 
+class TrainingError(MoebenchError):
+    """A training that cannot start, go on or be resumed: unknown settings, a floor out of reach, a loss that is NaN."""
+
+
 class MissingExtraError(MoebenchError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

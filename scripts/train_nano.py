@@ -190,6 +190,10 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument(
+        "--balance", type=float, default=BALANCE_WEIGHT, help="weight of the Switch loss; 0 shows what happens without"
+    )
+    parser.add_argument("--z", type=float, default=Z_WEIGHT, help="weight of the router z-loss")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -228,7 +232,7 @@ def main() -> None:
             )
             ce = losses.mean()
             balance, z, top_load = routing_losses(output.router_logits, model.config.num_experts_per_tok)
-            (ce + BALANCE_WEIGHT * balance + Z_WEIGHT * z).backward()
+            (ce + args.balance * balance + args.z * z).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,135 @@
+"""``mlx-moebench train``: LoRA with a loss on the routing, through mlx-lm's trainer."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+EPILOG = """\b
+Examples:
+  mlx-moebench train --iters 100                       the model in the package, on the bundled prompts: plain LoRA
+  mlx-moebench train -c floor.yaml --data ./texts --adapter-path adapters/floor
+  mlx-moebench train -c floor.yaml --set routing_loss.weight=0 --adapter-path adapters/control    its control
+  mlx-moebench train -c floor.yaml --adapter-path adapters/floor --resume    go on after Ctrl-C or a crash
+  mlx.launch -n 2 --backend ring -- python -m mlx_moebench train -c floor.yaml    the batch shared by two processes
+
+\b
+floor.yaml holds the keys of mlx_lm.lora (iters, learning_rate, num_layers, lora_parameters, ...) and
+  routing_loss:
+    name: entropy_floor     # or switch, sequence, global, z
+    weight: 0.1             # lambda; 0 is the control
+    signal: load            # marginal, token (the published form), load
+    scope: batch            # sequence, batch, window (of `window: 16` micro-batches)
+    floor: {fraction: 0.9}  # of ln E; or {experts: 32}, or {nats: 2.5}
+    layers: all             # or a list of MoE layers, counted from 0
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="YAML settings; options given here win.")
+@click.option("--model", help="Folder or hub id of an MoE checkpoint.  [default: the embedded moebench-nano]")
+@click.option(
+    "--data", help="Folder with train.jsonl, valid.jsonl, test.jsonl, or a hub data set.  [default: bundled prompts]"
+)
+@click.option("--adapter-path", help="Folder for adapter, checkpoint, log and reports.  [default: adapters]")
+@click.option("--iters", type=int, help="Steps.  [default: 1000]")
+@click.option("--batch-size", type=int, help="Sequences per step, over all ranks.  [default: 4]")
+@click.option("--learning-rate", type=float, help="[default: 1e-5]")
+@click.option("--optimizer", help="adam, adamw, muon, sgd or adafactor.  [default: adam]")
+@click.option("--fine-tune-type", help="lora, dora or full.  [default: lora]")
+@click.option("--num-layers", type=int, help="Train the last N blocks, -1 for all.  [default: 16, or all there are]")
+@click.option("--max-seq-length", type=int, help="Tokens kept of a sequence.  [default: 2048]")
+@click.option("--val-batches", type=int, help="Validation batches, -1 for all.  [default: 25]")
+@click.option("--steps-per-eval", type=int, help="Steps between validations.  [default: 200]")
+@click.option("--save-every", type=int, help="Steps between checkpoints.  [default: 100]")
+@click.option("--grad-accumulation-steps", type=int, help="Steps per update of the weights.  [default: 1]")
+@click.option("--grad-checkpoint", is_flag=True, default=None, help="Less memory, more time.")
+@click.option("--mask-prompt", is_flag=True, default=None, help="Learn completions only.")
+@click.option("--test", is_flag=True, default=None, help="Cross-entropy on test.jsonl at the end.")
+@click.option("--resume-adapter-file", help="Start from these adapter weights.")
+@click.option("--bits", type=int, help="Quantise the frozen model while loading: 4 or 8; routers keep 8.")
+@click.option("--seed", type=int, help="Of LoRA's start, dropout and the order of the data.  [default: 0]")
+@click.option("--routing-data", help="What routing is measured on before and after.  [default: the validation file]")
+@click.option("--trust-remote-code", is_flag=True, default=None, help="Allow a checkpoint to run its own Python.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any YAML key, nested ones with dots.")
+@click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the adapter's folder, if there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print the training report as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def command(
+    config: Path | None,
+    assignments: tuple[str, ...],
+    device: str,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Fine-tune with LoRA through mlx-lm's own trainer, with a loss on the routing if asked for.
+
+    Writes an adapter that stock mlx-lm loads, a log of every step, routing before and after as stats pairs, a report
+    and a plot. Runs can be stopped at any time; --resume ends with the weights of a run that was never stopped.
+    """
+    from ..train import read_config, train_adapter, training_config
+    from ._progress import progress
+
+    settings = read_config(config) if config else {}
+    settings |= {key: value for key, value in options.items() if value is not None}
+    for assignment in assignments:
+        _assign(settings, assignment)
+    checked = training_config(settings)
+    with warnings.catch_warnings(), progress(quiet) as step:
+        warnings.showwarning = _show_warning
+        warnings.simplefilter("always", UserWarning)
+        report = train_adapter(
+            checked,
+            resume=resume,
+            device=device,
+            command=shlex.join(["mlx-moebench", *sys.argv[1:]]),
+            step=step,
+        )
+    from mlx.core import distributed
+
+    if distributed.init().rank() == 0:
+        _show(report, Path(checked["adapter_path"]).expanduser(), as_json)
+
+
+def _assign(settings: dict[str, Any], assignment: str) -> None:
+    """Set ``a.b=value`` in nested settings; the value is read as YAML."""
+    from ..errors import TrainingError
+    from ..train import parse_value
+
+    path, equals, value = assignment.partition("=")
+    if not equals or not all(path.split(".")):
+        raise click.UsageError(f"--set {assignment!r} is not of the form KEY=VALUE, such as routing_loss.weight=0.")
+    *parents, key = path.split(".")
+    place = settings
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise TrainingError(f"--set {assignment}: {parent} has no keys below it.")
+    place[key] = parse_value(value)
+
+
+def _show_warning(message: Warning | str, *others: Any, **more: Any) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
+def _show(report: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from ..report.training import plot_training, print_training
+    from ..train import LOG, read_log
+
+    for warning in report["routing_loss"]["warnings"]:
+        click.echo(f"Warning: {warning}", err=True)
+    picture = plot_training(read_log(folder / LOG), report, folder / "training.png")
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+    else:
+        print_training(report)
+        click.echo(f"Wrote {folder}: adapters.safetensors, training_log.jsonl, training_report.json, {picture.name}")

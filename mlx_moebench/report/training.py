@@ -1,0 +1,133 @@
+"""What a training did: a table of before and after, and its course as a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ..routing.storage import write_aside
+
+ROWS = (
+    ("load_entropy", "Load entropy H(f), mean over routers", "nats"),
+    ("n_eff", "Experts in effective use", "of E"),
+    ("dead_experts", "Experts never chosen, mean over routers", "experts"),
+    ("peak_top_share_token", "Busiest expert of any layer", "share of tokens"),
+    ("marginal_entropy", "Entropy of the mean routing", "nats"),
+    ("mean_entropy", "Mean entropy of a token's routing", "nats"),
+)
+
+
+def print_training(report: dict[str, Any], console: Console | None = None) -> None:
+    """Print routing before and after with intervals, the cross-entropies, and how often the floor fired."""
+    console = console or Console()
+    loss, ce = report["settings"]["routing_loss"], report["ce"]
+    name = "no routing loss" if loss is None else f"{loss['name']}, weight {loss['weight']:g}"
+    console.print(f"{report['model']}: {report['tokens_trained']:,} tokens, {name}", style="bold", markup=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "before", "after", "unit"):
+        table.add_column(column, justify="right" if column in ("before", "after") else "left")
+    for key, label, unit in ROWS:
+        table.add_row(label, _interval(report["routing_before"][key]), _interval(report["routing_after"][key]), unit)
+    if ce["validation_before"] is not None:
+        before, after = ce["validation_before"], ce["validation_after"]
+        table.add_row("Cross-entropy, validation set", f"{before:.4f}", f"{after:.4f}", ce["unit"])
+    if ce["test_after"] is not None:
+        table.add_row("Cross-entropy, test set", "", f"{ce['test_after']:.4f}", ce["unit"])
+    console.print(table)
+    found = report["routing_loss"]
+    if "steps_with_a_router_below_floor" in found:
+        floors = ", ".join(f"{nats:.3f}" for nats in found["floor_nats"])
+        console.print(
+            f"A router was below the floor of {floors} nats in {found['steps_with_a_router_below_floor']} of "
+            f"{found['steps']} steps."
+        )
+    console.print(
+        "[low, high]: 95% bootstrap over sequences; cross-entropies are means over the whole set.", markup=False
+    )
+
+
+def plot_training(entries: Sequence[dict[str, Any]], report: dict[str, Any], path: Path) -> Path:
+    """Draw cross-entropy, routing loss, entropies and load per step; returns ``path``.
+
+    entries: the lines of ``training_log.jsonl``. Lines are means over routers, bands their smallest and largest.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    steps = [entry for entry in entries if "ce" in entry]
+    validation = [entry for entry in entries if "val_ce" in entry]
+    x = [entry["step"] for entry in steps]
+    with mpl.rc_context({"svg.hashsalt": "mlx-moebench", "font.size": 9}):
+        figure = Figure(figsize=(9.5, 6.4), layout="constrained")
+        (ce, loss), (entropy, load) = figure.subplots(2, 2)
+        ce.plot(x, [entry["ce"] for entry in steps], color="C0", lw=0.9, label="training batch")
+        ce.plot(
+            [e["step"] for e in validation],
+            [e["val_ce"] for e in validation],
+            "o-",
+            color="C3",
+            ms=4,
+            label="validation",
+        )
+        ce.set_ylabel("cross-entropy, nats per token")
+        loss.plot(x, [entry["routing_loss"] for entry in steps], color="C1", lw=0.9)
+        loss.set_ylabel(f"routing loss before its weight{_unit(report)}")
+        loss.set_ylim(bottom=min(0.0, *loss.get_ylim()))
+        for name, label, colour in (
+            ("token_entropy", "token, mean H(p)", "C2"),
+            ("marginal_entropy", "marginal, H(mean p)", "C4"),
+            ("load_entropy", "load, H(f)", "C0"),
+        ):
+            _band(entropy, x, [entry[name] for entry in steps], label, colour)
+        for nats in report["routing_loss"].get("floor_nats", ()):
+            entropy.axhline(nats, color="0.3", ls="--", lw=1, label="floor")
+        entropy.set_ylabel("entropy, nats")
+        _band(load, x, [entry["top_load_ratio"] for entry in steps], "busiest expert, multiple of even", "C3")
+        _band(load, x, [entry["dead_experts"] for entry in steps], "experts not chosen in the batch", "0.4")
+        load.axhline(1, color="0.7", lw=0.8)
+        load.set_ylim(bottom=0)
+        load.set_ylabel("ratio; number of experts")
+        for axis in (ce, loss, entropy, load):
+            axis.set_xlabel("step")
+            axis.grid(alpha=0.25)
+            if axis is not loss:
+                axis.legend(fontsize=8, framealpha=0.7)
+        figure.suptitle(_title(report), fontsize=10)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix[1:], dpi=150)
+    write_aside({path: picture.getvalue()})
+    return path
+
+
+def _band(axis: Any, x: Sequence[int], values: Sequence[Sequence[float]], label: str, colour: str) -> None:
+    array = np.array(values, dtype=float)
+    if array.size:
+        axis.plot(x, array.mean(1), color=colour, lw=1.2, label=label)
+        axis.fill_between(x, array.min(1), array.max(1), color=colour, alpha=0.15, lw=0)
+
+
+def _interval(entry: dict[str, Any]) -> str:
+    if entry["value"] is None:
+        return "-"
+    if entry.get("low") is None:
+        return f"{entry['value']:.3f}"
+    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def _unit(report: dict[str, Any]) -> str:
+    loss = report["settings"]["routing_loss"]
+    return ", nats" if loss is None or loss["name"] == "entropy_floor" else ""
+
+
+def _title(report: dict[str, Any]) -> str:
+    loss = report["settings"]["routing_loss"]
+    if loss is None:
+        return f"{report['model']}, no routing loss".replace("$", r"\$")
+    details = ", ".join(f"{key} {value}" for key, value in loss.items() if key != "name")
+    return f"{report['model']}, {loss['name']}: {details}".replace("$", r"\$")

@@ -1,0 +1,99 @@
+"""What a training must keep to go on as if nothing had happened: mlx-lm's trainer saves the adapter alone.
+
+Beside the adapter that is the optimizer's state, the random state (dropout), the sums of a window, and how many
+batches are done, from which the order of the data follows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from ..errors import ModelLoadError, TrainingError
+from ..models.adapters import CONFIG, WEIGHTS
+from ..models.checkpoint import check_complete
+from ..routing.storage import write_aside
+from .objective import STATE
+
+FILE = "checkpoint.safetensors"
+_FORMAT = "mlx_moebench.training"
+
+
+def save_arrays(path: Path, arrays: dict[str, mx.array], facts: dict[str, Any] | None = None) -> None:
+    """Write a safetensors file aside, prove it complete and rename it. Raises TrainingError where the disk refuses."""
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp.safetensors")
+    try:
+        mx.save_safetensors(str(aside), arrays, {_FORMAT: json.dumps(facts)} if facts else None)
+        check_complete(aside)
+        aside.replace(path)
+    except (OSError, RuntimeError, ModelLoadError) as error:
+        reason = "the disk is full" if isinstance(error, ModelLoadError) else " ".join(str(error).split())
+        raise TrainingError(f"Cannot write {path}: {reason}; the files saved before it are still there.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def save_adapter(folder: Path, model: nn.Module, iteration: int) -> None:
+    """``adapters.safetensors`` and, as mlx-lm names them, ``0000100_adapters.safetensors``.
+
+    Raises TrainingError, keeping the adapter saved before, where a weight is not finite.
+    """
+    weights = dict(tree_flatten(model.trainable_parameters()))
+    finite = mx.stack([mx.isfinite(w).all() for w in weights.values()])
+    if not finite.all().item():
+        raise TrainingError(f"The weights are not finite after step {iteration}")
+    save_arrays(folder / f"{iteration:07d}_{WEIGHTS}", weights)
+    save_arrays(folder / WEIGHTS, weights)
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: Any, facts: dict[str, Any]) -> None:
+    """Everything that `restore_checkpoint` needs. facts: JSON, with ``iteration``."""
+    arrays = {f"model.{name}": value for name, value in tree_flatten(model.trainable_parameters())}
+    arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
+    arrays |= {f"random.{n}": value for n, value in enumerate(mx.random.state)}
+    arrays |= {f"history.{name}": value for name, value in tree_flatten(model[STATE]["history"])}
+    save_arrays(folder / FILE, arrays, facts)
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """The facts of the checkpoint in ``folder``, None without one; TrainingError where it is broken."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        check_complete(path)
+        _, metadata = mx.load(str(path), return_metadata=True)
+        facts: dict[str, Any] = json.loads(metadata[_FORMAT])
+    except (ModelLoadError, KeyError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"{path} is no checkpoint of a training ({error}); remove it to start again.") from error
+    return facts
+
+
+def restore_checkpoint(folder: Path, model: nn.Module, optimizer: Any) -> None:
+    """Put model, optimizer, random state and window back to where the checkpoint was made."""
+    arrays = mx.load(str(folder / FILE))
+    parts: dict[str, list[tuple[str, mx.array]]] = {"model": [], "optimizer": [], "random": [], "history": []}
+    for name, value in arrays.items():
+        part, _, rest = name.partition(".")
+        parts[part].append((rest, value))
+    expected = {name: value.shape for name, value in tree_flatten(model.trainable_parameters())}
+    if {name: value.shape for name, value in parts["model"]} != expected:
+        raise TrainingError(f"{folder / FILE} is the checkpoint of another model; choose another --adapter-path.")
+    model.load_weights(parts["model"], strict=False)
+    optimizer.state = tree_unflatten(parts["optimizer"])
+    for n, value in parts["random"]:
+        mx.random.state[int(n)] = value
+    if parts["history"]:
+        model[STATE]["history"] = tree_unflatten(parts["history"])
+
+
+def write_adapter_config(folder: Path, values: dict[str, Any]) -> None:
+    """``adapter_config.json``, from which stock mlx-lm rebuilds the adapter's layers."""
+    text = json.dumps(dict(sorted(values.items())), indent=4, allow_nan=False) + "\n"
+    write_aside({folder / CONFIG: text.encode()})

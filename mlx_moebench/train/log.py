@@ -1,0 +1,147 @@
+"""``training_log.jsonl``: one line per step, and what the lines say about the routing loss as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import TrainingError
+from ..routing.record import RouterSpec
+from .objective import PER_ROUTER
+from .settings import RoutingLoss
+
+FILE = "training_log.jsonl"
+PATIENCE = 50
+"""Steps without a router below its floor after which the floor is said never to fire."""
+
+LAST = 10
+"""The last tenth of the steps stands for the end of a training."""
+
+
+class TrainingLog:
+    """Appends lines to a training's log; a line is on disk before the next step begins."""
+
+    def __init__(self, path: Path, keep: int) -> None:
+        """Lines up to step ``keep`` are kept, later ones belong to steps that will run again."""
+        self._path = path
+        entries = read_log(path) if path.exists() else []
+        self.entries = [entry for entry in entries if entry["step"] <= keep]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = path.open("w", encoding="utf-8")
+            self._file.writelines(json.dumps(entry) + "\n" for entry in self.entries)
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Write one line; NaN becomes null."""
+        self.entries.append(entry)
+        try:
+            self._file.write(json.dumps(_finite(entry), allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(f"Cannot write {self._path}: {error.strerror or error}.") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a last line that a kill cut short is left out."""
+    entries = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        try:
+            entries.append(json.loads(line))
+        except ValueError as error:
+            if number + 1 < len(lines):
+                raise TrainingError(f"{path}, line {number + 1} is not JSON; it is no training log.") from error
+    return entries
+
+
+def log_entry(step: int, figures: dict[str, Any], info: dict[str, Any], regularised: Sequence[int]) -> dict[str, Any]:
+    """The line of one step, from what the objective measured and what the trainer said.
+
+    ce and routing_loss are apart, in nats; the routing loss is before its weight. routers: lists over all routers, on
+    the batch of the step. signal, below_floor: lists over the regularised routers.
+    """
+    columns = zip(*figures["routers"], strict=True)
+    entry = {
+        "step": step,
+        "ce": figures["ce"],
+        "routing_loss": figures["routing_loss"],
+        "learning_rate": info["learning_rate"],
+        "tokens": int(figures["tokens"]),
+        "tokens_per_second": info["tokens_per_second"],
+        "peak_memory_gb": info["peak_memory"],
+        "signal": figures["signal"],
+        "below_floor": figures["below"],
+        "routers_below_floor": sum(share > 0 for share in figures["below"]),
+    }
+    return entry | {name: list(column) for name, column in zip(PER_ROUTER, columns, strict=True)}
+
+
+def summarise(entries: list[dict[str, Any]], loss: RoutingLoss, specs: Sequence[RouterSpec]) -> dict[str, Any]:
+    """How often the floor fired, and the warnings that follow from the log."""
+    steps = [entry for entry in entries if "ce" in entry]
+    found: dict[str, Any] = {"steps": len(steps), "warnings": []}
+    if not steps or loss.name != "entropy_floor":
+        return found
+    fired = sum(entry["routers_below_floor"] > 0 for entry in steps)
+    found |= {
+        "steps_with_a_router_below_floor": fired,
+        "floor_nats": sorted({loss.floor_nats(s.n_experts) for s in specs}),
+    }
+    if fired == 0:
+        found["warnings"].append(never_fired(len(steps), loss, steps[-1]))
+    found["warnings"] += gamed(steps, loss, specs)
+    return found
+
+
+def never_fired(steps: int, loss: RoutingLoss, entry: dict[str, Any]) -> str:
+    """The sentence about a floor that did nothing in ``steps`` steps."""
+    kind, value = loss.floor
+    return (
+        f"The floor never fired in {steps} steps: the lowest {loss.signal} entropy of the last one is "
+        f"{min(entry['signal']):.4g} nats, above the floor of {{{kind}: {value:g}}}, so the routing loss was 0 and "
+        "changed nothing."
+    )
+
+
+def gamed(steps: list[dict[str, Any]], loss: RoutingLoss, specs: Sequence[RouterSpec]) -> list[str]:
+    """A sentence where the floor is reached at the end although the load says that experts are not used."""
+    last = steps[-max(1, len(steps) // LAST) :]
+    on = loss.routers(tuple(specs))
+    found = []
+    for place, number in enumerate(on):
+        spec = specs[number]
+        reached = _mean([entry["below_floor"][place] for entry in last]) == 0
+        dead = _mean([entry["dead_experts"][number] for entry in last])
+        n_eff = math.exp(_mean([entry["load_entropy"][number] for entry in last]))
+        if reached and loss.signal != "load" and (n_eff < spec.n_experts / 2 or dead >= 1):
+            found.append(f"{spec.name} (n_eff {n_eff:.1f} of {spec.n_experts}, {dead:.1f} dead a batch)")
+    if not found:
+        return []
+    return [
+        f"The floor on the {loss.signal} entropy is reached while experts stay unused in {len(found)} of {len(on)} "
+        f"routers: {', '.join(found[:6])}{', ...' if len(found) > 6 else ''}. The signal does not see the load; use "
+        "signal: load."
+    ]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _finite(entry: dict[str, Any]) -> dict[str, Any]:
+    def clean(value: Any) -> Any:
+        if isinstance(value, list):
+            return [clean(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {key: clean(value) for key, value in entry.items()}

@@ -1,0 +1,58 @@
+"""Which modules get LoRA: what mlx-lm's settings ask for, and every gate that a loss is to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.nn as nn
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from ..errors import TrainingError
+from ..families import family_for
+from ..instrument import config_of
+from ..routing.record import RouterSpec
+
+_LINEAR = (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear, nn.Embedding, nn.QuantizedEmbedding)
+
+
+def lora_keys(model: nn.Module, num_layers: int, keys: list[str] | None, routers: list[RouterSpec]) -> list[str]:
+    """``keys`` for mlx-lm's ``lora_parameters`` that reach all modules asked for, and the gates of all ``routers``.
+
+    num_layers: the last blocks to convert, 0 or less for all. keys: names inside a block, such as ``mlp.gate``; None,
+    as in mlx-lm, is every linear layer. mlx-lm looks up a key inside those blocks and also in the whole model, which
+    is how a gate in an earlier block is named. Raises TrainingError where a key names nothing.
+    """
+    blocks = model.layers[-max(num_layers, 0) :]
+    if keys is None:
+        keys = sorted({path for block in blocks for path, module in block.named_modules() if _can_adapt(module)})
+    else:
+        known = {path for block in blocks for path, _ in block.named_modules()} | {p for p, _ in model.named_modules()}
+        if missing := [key for key in keys if key not in known]:
+            raise TrainingError(
+                f"lora_parameters.keys names {missing[0]!r}, which no block has; linear layers of a block are "
+                f"{', '.join(sorted(p for p, m in model.layers[-1].named_modules() if _can_adapt(m)))}."
+            )
+    family = family_for(config_of(model))
+    first = len(model.layers) - len(blocks)
+    paths = {id(module): path for path, module in model.named_modules()}
+    found = list(keys)
+    for spec in routers:
+        gate = family.form(spec.router).gate
+        inside = spec.layer >= first
+        path = f"{paths[id(model.layers[spec.layer])]}.{gate}"
+        if not (inside and gate in keys) and path not in keys:
+            found.append(path)
+    return found
+
+
+def add_lora(model: nn.Module, num_layers: int, parameters: dict[str, Any], dora: bool) -> None:
+    """Put the adapters of mlx-lm on ``model``, whose other weights stay frozen."""
+    try:
+        linear_to_lora_layers(model, num_layers, parameters, use_dora=dora)
+    except (ValueError, KeyError) as error:
+        raise TrainingError(f"LoRA cannot be put on this model: {error.args[0]}") from error
+
+
+def _can_adapt(module: nn.Module) -> bool:
+    return hasattr(module, "to_lora") or isinstance(module, _LINEAR)
