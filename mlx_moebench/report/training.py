@@ -14,13 +14,14 @@ from rich.table import Table
 from ..routing.storage import write_aside
 
 ROWS = (
-    ("load_entropy", "Load entropy H(f), mean over routers", "nats"),
-    ("n_eff", "Experts in effective use", "of E"),
-    ("dead_experts", "Experts never chosen, mean over routers", "experts"),
-    ("peak_top_share_token", "Busiest expert of any layer", "share of tokens"),
-    ("marginal_entropy", "Entropy of the mean routing", "nats"),
-    ("mean_entropy", "Mean entropy of a token's routing", "nats"),
+    ("load_entropy", "Load entropy H(f), nats", 3),
+    ("n_eff", "Experts in effective use", 1),
+    ("dead_experts", "Experts never chosen", 2),
+    ("peak_top_share_token", "Busiest expert, share of tokens", 3),
+    ("marginal_entropy", "Entropy of the mean routing, nats", 3),
+    ("mean_entropy", "Entropy of a token's routing, nats", 3),
 )
+"""(key in the summary of a routing report, label with unit, digits)"""
 
 
 def print_training(report: dict[str, Any], console: Console | None = None) -> None:
@@ -30,26 +31,21 @@ def print_training(report: dict[str, Any], console: Console | None = None) -> No
     name = "no routing loss" if loss is None else f"{loss['name']}, weight {loss['weight']:g}"
     console.print(f"{report['model']}: {report['tokens_trained']:,} tokens, {name}", style="bold", markup=False)
     table = Table(box=None, pad_edge=False)
-    for column in ("", "before", "after", "unit"):
-        table.add_column(column, justify="right" if column in ("before", "after") else "left")
-    for key, label, unit in ROWS:
-        table.add_row(label, _interval(report["routing_before"][key]), _interval(report["routing_after"][key]), unit)
+    for column in ("", "before", "after"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for key, label, digits in ROWS:
+        table.add_row(label, *(_interval(report[f"routing_{when}"][key], digits) for when in ("before", "after")))
     if ce["validation_before"] is not None:
-        before, after = ce["validation_before"], ce["validation_after"]
-        table.add_row("Cross-entropy, validation set", f"{before:.4f}", f"{after:.4f}", ce["unit"])
+        table.add_row("Validation CE, nats per token", *(f"{ce[f'validation_{w}']:.4f}" for w in ("before", "after")))
     if ce["test_after"] is not None:
-        table.add_row("Cross-entropy, test set", "", f"{ce['test_after']:.4f}", ce["unit"])
+        table.add_row("Test CE, nats per token", "", f"{ce['test_after']:.4f}")
     console.print(table)
     found = report["routing_loss"]
     if "steps_with_a_router_below_floor" in found:
         floors = ", ".join(f"{nats:.3f}" for nats in found["floor_nats"])
-        console.print(
-            f"A router was below the floor of {floors} nats in {found['steps_with_a_router_below_floor']} of "
-            f"{found['steps']} steps."
-        )
-    console.print(
-        "[low, high]: 95% bootstrap over sequences; cross-entropies are means over the whole set.", markup=False
-    )
+        fired = found["steps_with_a_router_below_floor"]
+        console.print(f"A router was below the floor of {floors} nats in {fired} of {found['steps']} steps.")
+    console.print("Means over routers, but the busiest expert, which is that of any layer; 95% bootstrap intervals.")
 
 
 def plot_training(entries: Sequence[dict[str, Any]], report: dict[str, Any], path: Path) -> Path:
@@ -112,12 +108,12 @@ def _band(axis: Any, x: Sequence[int], values: Sequence[Sequence[float]], label:
         axis.fill_between(x, array.min(1), array.max(1), color=colour, alpha=0.15, lw=0)
 
 
-def _interval(entry: dict[str, Any]) -> str:
-    if entry["value"] is None:
+def _interval(entry: dict[str, Any], digits: int) -> str:
+    value, low, high = (entry.get(key) for key in ("value", "low", "high"))
+    if value is None:
         return "-"
-    if entry.get("low") is None:
-        return f"{entry['value']:.3f}"
-    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+    text = f"{value:.{digits}f}"
+    return text if low is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _unit(report: dict[str, Any]) -> str:

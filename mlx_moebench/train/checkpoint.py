@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
+from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelLoadError, TrainingError
 from ..models.adapters import CONFIG, WEIGHTS
@@ -39,6 +40,22 @@ def save_arrays(path: Path, arrays: dict[str, mx.array], facts: dict[str, Any] |
         aside.unlink(missing_ok=True)
 
 
+def load_arrays(path: Path) -> dict[str, mx.array]:
+    """The arrays of a safetensors file. Raises TrainingError where it is missing or broken."""
+    try:
+        check_complete(path)
+        arrays: Any = mx.load(str(path))
+    except (OSError, ModelLoadError, RuntimeError) as error:
+        raise TrainingError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
+    return dict(arrays)
+
+
+def random_state() -> list[mx.array]:
+    """MLX's global random state, to be read and changed in place."""
+    state: Any = mx.random.state
+    return state  # type: ignore[no-any-return]
+
+
 def save_adapter(folder: Path, model: nn.Module, iteration: int) -> None:
     """``adapters.safetensors`` and, as mlx-lm names them, ``0000100_adapters.safetensors``.
 
@@ -56,7 +73,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Any, facts: dict[
     """Everything that `restore_checkpoint` needs. facts: JSON, with ``iteration``."""
     arrays = {f"model.{name}": value for name, value in tree_flatten(model.trainable_parameters())}
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
-    arrays |= {f"random.{n}": value for n, value in enumerate(mx.random.state)}
+    arrays |= {f"random.{n}": value for n, value in enumerate(random_state())}
     arrays |= {f"history.{name}": value for name, value in tree_flatten(model[STATE]["history"])}
     save_arrays(folder / FILE, arrays, facts)
 
@@ -68,16 +85,16 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         check_complete(path)
-        _, metadata = mx.load(str(path), return_metadata=True)
-        facts: dict[str, Any] = json.loads(metadata[_FORMAT])
-    except (ModelLoadError, KeyError, ValueError, RuntimeError) as error:
+        with safe_open(path, "np") as file:
+            facts: dict[str, Any] = json.loads(file.metadata()[_FORMAT])
+    except (ModelLoadError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise TrainingError(f"{path} is no checkpoint of a training ({error}); remove it to start again.") from error
     return facts
 
 
 def restore_checkpoint(folder: Path, model: nn.Module, optimizer: Any) -> None:
     """Put model, optimizer, random state and window back to where the checkpoint was made."""
-    arrays = mx.load(str(folder / FILE))
+    arrays = load_arrays(folder / FILE)
     parts: dict[str, list[tuple[str, mx.array]]] = {"model": [], "optimizer": [], "random": [], "history": []}
     for name, value in arrays.items():
         part, _, rest = name.partition(".")
@@ -88,7 +105,7 @@ def restore_checkpoint(folder: Path, model: nn.Module, optimizer: Any) -> None:
     model.load_weights(parts["model"], strict=False)
     optimizer.state = tree_unflatten(parts["optimizer"])
     for n, value in parts["random"]:
-        mx.random.state[int(n)] = value
+        random_state()[int(n)] = value
     if parts["history"]:
         model[STATE]["history"] = tree_unflatten(parts["history"])
 

@@ -48,12 +48,11 @@ class TrainingConfig:
     """Checked settings.
 
     values: every key of mlx-lm with its value, as ``adapter_config.json`` will hold them. routing_loss: the parsed
-    block; weight 0 where there is none, so that routing is measured in any case. named: what the user named.
+    block; weight 0 where there is none, so that routing is measured in any case.
     """
 
     values: dict[str, Any]
     routing_loss: RoutingLoss
-    named: frozenset[str]
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -100,15 +99,10 @@ def training_config(given: Mapping[str, Any]) -> TrainingConfig:
             raise TrainingError(f"There is no setting {str(key)!r}.{did_you_mean(str(key), known)}")
     values = copy.deepcopy({**CONFIG_DEFAULTS, **_OWN, "model": None, "data": None, "num_layers": None})
     values |= {key: copy.deepcopy(value) for key, value in given.items() if value is not None}
-    if values["fine_tune_type"] not in ("lora", "dora", "full"):
-        raise TrainingError(
-            f"fine_tune_type is {values['fine_tune_type']!r}.{did_you_mean(str(values['fine_tune_type']), ['lora', 'dora', 'full'])}"
-        )
     values["optimizer"] = str(values["optimizer"]).lower()
-    if values["optimizer"] not in _OPTIMIZERS:
-        raise TrainingError(
-            f"optimizer is {values['optimizer']!r}.{did_you_mean(values['optimizer'], list(_OPTIMIZERS))}"
-        )
+    for key, choices in (("fine_tune_type", ["lora", "dora", "full"]), ("optimizer", list(_OPTIMIZERS))):
+        if values[key] not in choices:
+            raise TrainingError(f"{key} is {values[key]!r}.{did_you_mean(str(values[key]), choices)}")
     _check_numbers(values)
     _check_lora(values, given)
     _check_keys("lr_schedule", values["lr_schedule"] or {}, _SCHEDULE)
@@ -117,7 +111,7 @@ def training_config(given: Mapping[str, Any]) -> TrainingConfig:
     loss = RoutingLoss(weight=0.0) if block is None else parse_routing_loss(block)
     values["routing_loss"] = None if block is None else loss.to_dict()
     values["train"] = True
-    config = TrainingConfig(values, loss, frozenset(key for key, value in given.items() if value is not None))
+    config = TrainingConfig(values, loss)
     config.optimizer()
     return config
 

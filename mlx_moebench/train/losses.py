@@ -48,11 +48,11 @@ def token_sums(routing: Routing, scope: Scope = "batch") -> TokenSums:
 
     Padding, where ``routing.mask`` is False, adds nothing.
     """
-    log_p, p, log_sum = log_distribution(routing.logits, routing.distribution)
     valid = routing.mask[..., None]
+    # Padding is cut out here and not only from the sums: a gradient of 0 times a NaN would still be NaN.
+    log_p, p, log_sum = log_distribution(mx.where(valid, routing.logits, 0), routing.distribution)
     chosen = mx.stop_gradient(selection_matrix(routing.indices, p.shape[-1]).astype(mx.float32))
-    # Where p is 0, ln p may be -inf, and their product NaN. Padding is cut out before it is summed, so that not even
-    # a NaN in it counts, neither in the value nor in the gradient.
+    # Where p is 0, ln p may be -inf, and their product NaN.
     entropy = -(p * mx.where(p > 0, log_p, 0)).sum(-1)
     per_row = TokenSums(
         p=mx.where(valid, p, 0).sum(1),

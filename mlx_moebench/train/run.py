@@ -25,6 +25,7 @@ from ..environment import environment
 from ..errors import TrainingError
 from ..instrument import config_of, routers_of
 from ..models import Checkpoint, load_checkpoint, read_adapter, select_device
+from ..models.adapters import WEIGHTS
 from ..routing.record import RouterSpec
 from ..routing.storage import pair_paths, read_report, write_aside
 from . import checkpoint as kept
@@ -38,7 +39,7 @@ from .objective import Objective
 Step = Callable[[str, int, int], None]
 REPORT = "training_report.json"
 BEFORE, AFTER = "routing_before.json", "routing_after.json"
-UNUSED = f".unused.{kept.WEIGHTS}"
+UNUSED = f".unused.{WEIGHTS}"
 """What mlx-lm's trainer writes at its end, in place; the same weights are saved whole before."""
 
 _FREE_TO_CHANGE = (
@@ -88,7 +89,7 @@ def train_adapter(
     folder = Path(config["adapter_path"]).expanduser()
     before = _check_folder(folder, resume)
     start = 0 if before is None else before["iteration"]
-    if int(mx.distributed.all_sum(mx.array(start), stream=mx.cpu).item()) != start * group.size():
+    if mx.distributed.all_sum(mx.array(start), stream=mx.cpu).item() != start * group.size():
         raise TrainingError(f"The ranks do not find the same checkpoint in {folder}: copy it to every machine.")
     step("loading the model", 0, 0)
     checkpoint = load_checkpoint(
@@ -123,7 +124,7 @@ def _check_folder(folder: Path, resume: bool) -> dict[str, Any] | None:
     if folder.is_file():
         raise TrainingError(f"{folder} is a file; name a folder with --adapter-path.")
     if not resume:
-        if (folder / kept.WEIGHTS).exists() or (folder / kept.FILE).exists():
+        if (folder / WEIGHTS).exists() or (folder / kept.FILE).exists():
             raise TrainingError(
                 f"{folder} holds a training already: go on with --resume, or choose another --adapter-path."
             )
@@ -186,16 +187,13 @@ def _prepare(run: _Run, routers: list[RouterSpec]) -> None:
 
 def _start_from(model: nn.Module, path: Path) -> None:
     """Load adapter weights that must fit; mlx-lm would leave out those that do not without a word."""
-    try:
-        weights = mx.load(str(path))
-    except (RuntimeError, ValueError) as error:
-        raise TrainingError(f"Cannot read resume_adapter_file {path}: {' '.join(str(error).split())}.") from error
+    weights = kept.load_arrays(path)
     expected = {name: tuple(value.shape) for name, value in tree_flatten(model.trainable_parameters())}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     if wrong := sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)):
         raise TrainingError(
-            f"resume_adapter_file {path} is the adapter of another model or of other LoRA settings: {wrong[0]} has shape "
-            f"{given.get(wrong[0])} there and {expected.get(wrong[0])} here ({len(wrong)} differ)."
+            f"resume_adapter_file {path} is the adapter of another model or of other LoRA settings: {wrong[0]} has "
+            f"shape {given.get(wrong[0])} there and {expected.get(wrong[0])} here ({len(wrong)} differ)."
         )
     model.load_weights(list(weights.items()), strict=False)
 

@@ -122,7 +122,7 @@ def _floor(block: Mapping[str, Any]) -> tuple[str, float]:
         or (kind := next(iter(floor))) not in ("fraction", "experts", "nats")
     ):
         raise TrainingError(
-            f"routing_loss.floor is {floor!r}; give one of {{fraction: 0.9}} of ln E, {{experts: 32}} and {{nats: 2.5}}."
+            f"routing_loss.floor is {floor!r}; give one of {{fraction: 0.9}} of ln E, {{experts: 32}}, {{nats: 2.5}}."
         )
     value = _number(floor, kind, 0.0, "routing_loss.floor")
     if value <= 0 or (kind == "experts" and value <= 1):
