@@ -1,4 +1,4 @@
-"""Losses on the routing: values at balance, gradients against closed forms and finite differences, extremes, padding."""
+"""Losses on the routing: values at balance, gradients against closed forms and differences, extremes, padding."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_gradients_agree_with_finite_differences(name: str, scope: Any) -> None:
         z = random_logits(2).astype(mx.float64)
         chosen = routing(z).indices
         gradient = np.array(mx.grad(loss)(z))
-        step = 1e-4  # MLX computes exp in float64 to about 1e-10 only
+        step = 3e-3  # large, because MLX computes exp and log in float64 to about 1e-10 only
         rng = np.random.default_rng(0)
         for b, s, e in zip(rng.integers(B, size=6), rng.integers(S, size=6), rng.integers(E, size=6), strict=True):
             move = np.zeros((B, S, E))

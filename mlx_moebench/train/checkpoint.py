@@ -50,10 +50,10 @@ def load_arrays(path: Path) -> dict[str, mx.array]:
     return dict(arrays)
 
 
-def random_state() -> list[mx.array]:
-    """MLX's global random state, to be read and changed in place."""
+def random_key() -> mx.array:
+    """The key [2] that MLX's next random numbers follow from."""
     state: Any = mx.random.state
-    return state  # type: ignore[no-any-return]
+    return state[0]  # type: ignore[no-any-return]
 
 
 def save_adapter(folder: Path, model: nn.Module, iteration: int) -> None:
@@ -73,7 +73,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Any, facts: dict[
     """Everything that `restore_checkpoint` needs. facts: JSON, with ``iteration``."""
     arrays = {f"model.{name}": value for name, value in tree_flatten(model.trainable_parameters())}
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
-    arrays |= {f"random.{n}": value for n, value in enumerate(random_state())}
+    arrays["random.key"] = random_key()
     arrays |= {f"history.{name}": value for name, value in tree_flatten(model[STATE]["history"])}
     save_arrays(folder / FILE, arrays, facts)
 
@@ -104,8 +104,8 @@ def restore_checkpoint(folder: Path, model: nn.Module, optimizer: Any) -> None:
         raise TrainingError(f"{folder / FILE} is the checkpoint of another model; choose another --adapter-path.")
     model.load_weights(parts["model"], strict=False)
     optimizer.state = tree_unflatten(parts["optimizer"])
-    for n, value in parts["random"]:
-        random_state()[int(n)] = value
+    high, low = (int(word) for word in dict(parts["random"])["key"].tolist())
+    mx.random.seed(high << 32 | low)  # the seed is the key: MLX's state cannot be assigned
     if parts["history"]:
         model[STATE]["history"] = tree_unflatten(parts["history"])
 

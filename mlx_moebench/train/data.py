@@ -120,7 +120,9 @@ def load_tokens(config: TrainingConfig, tokenizer: Any, step: Callable[[str, int
                 step(f"tokenising {name}", row, len(split))
             try:
                 ids, offset = split.process(split[row])
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+            except IndexError:  # mlx-lm looks at the last token, and an empty text has none
+                ids, offset = [], 0
+            except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{name} row {row} of {config['data']} cannot be tokenised: {error}.") from error
             if len(ids) - offset < 2:
                 raise DataError(

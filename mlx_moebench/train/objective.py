@@ -61,7 +61,7 @@ class Objective:
             "ce": mx.array(0.0), "routing_loss": mx.array(0.0), "tokens": mx.array(0.0),
             "signal": zeros, "below": zeros,
             "routers": mx.zeros((len(self.specs), len(PER_ROUTER))),
-            "history": {str(n): self._empty_history(n) for n in self.on} if settings.scope == "window" else {},
+            "history": {_key(n): self._empty_history(n) for n in self.on} if settings.scope == "window" else {},
         })  # fmt: skip
 
     def __call__(self, model: nn.Module, batch: Array, lengths: Array) -> tuple[Array, Array]:
@@ -153,10 +153,10 @@ class Objective:
         Without the factor (N_A + T) / T the loss would pull a window-th as hard on the tokens it can still change.
         """
         history = model[STATE]["history"]
-        past = TokenSums(*history[str(number)])
+        past = TokenSums(*history[_key(number)])
         both = now.map(lambda x, before: x + mx.stop_gradient(before.sum(0, keepdims=True)), past)
         later = past.map(lambda before, x: mx.concatenate([before, x])[1:], now.map(mx.stop_gradient))
-        history[str(number)] = later.arrays()
+        history[_key(number)] = later.arrays()
         return both, mx.stop_gradient(both.n / mx.maximum(now.n, 1))[0]
 
     def _empty_history(self, number: int) -> list[Array]:
@@ -174,6 +174,11 @@ class Objective:
             found.append(x + (part - mx.stop_gradient(x)))
             start += x.size
         return found
+
+
+def _key(number: int) -> str:
+    """Not the bare number, which ``tree_unflatten`` would take for a place in a list."""
+    return f"router{number}"
 
 
 def _margin_sum(record: Routing) -> Array:

@@ -1,0 +1,466 @@
+"""`train_adapter`: stock weights without a loss, resumed runs, adapters for stock mlx-lm, guards, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlx_moebench.errors import DataError, MoebenchError, TrainingError
+
+mx = pytest.importorskip("mlx.core")
+from mlx.utils import tree_flatten  # noqa: E402
+
+from mlx_moebench.models import load_checkpoint  # noqa: E402
+from mlx_moebench.train import LOG, read_log, train_adapter, training_config  # noqa: E402
+
+FLOOR = {"name": "entropy_floor", "weight": 0.5, "signal": "load", "floor": {"fraction": 0.98}}
+GATES = {"rank": 2, "scale": 4.0, "dropout": 0.0, "keys": ["mlp.gate"]}
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with texts of unequal length, in words that the tiny tokenizer knows."""
+    words = "a router sends every token to the experts that score it highest and others idle".split()  # noqa: SIM905
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("texts")
+    for name, rows in (("train", 14), ("valid", 12), ("test", 5)):
+        lines = [json.dumps({"text": " ".join(rng.choice(words, rng.integers(6, 14)))}) for _ in range(rows)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def settings(tiny_checkpoint: Path, texts: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """``settings(name, **changes)`` of a training of the tiny OLMoE into tmp_path / name."""
+
+    def make(name: str = "adapters", **changes: Any) -> dict[str, Any]:
+        base = {
+            "model": str(tiny_checkpoint),
+            "data": str(texts),
+            "adapter_path": str(tmp_path / name),
+            "iters": 6,
+            "batch_size": 4,
+            "learning_rate": 1e-2,
+            "save_every": 2,
+            "steps_per_eval": 3,
+            "max_seq_length": 24,
+            "lora_parameters": GATES,
+            "routing_loss": FLOOR,
+        }
+        return {key: value for key, value in (base | changes).items() if value is not None}
+
+    return make
+
+
+def run(settings: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return train_adapter(training_config(settings), device="cpu", **options)
+
+
+def weights(settings: dict[str, Any]) -> dict[str, Any]:
+    loaded: Any = mx.load(str(Path(settings["adapter_path"]) / "adapters.safetensors"))
+    return {name: np.array(value) for name, value in loaded.items()}
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert a.keys() == b.keys()
+    assert a
+    for name, value in a.items():
+        np.testing.assert_array_equal(value, b[name], err_msg=name)
+
+
+def test_weight_zero_trains_exactly_as_stock_mlx_lm_does(settings: Any, tmp_path: Path) -> None:
+    from mlx_lm.tuner.trainer import TrainingArgs, default_loss, train
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    from mlx_moebench.train.data import TrainingOrder, load_tokens
+
+    given = settings(routing_loss=FLOOR | {"weight": 0})
+    run(given)
+    config = training_config(given)
+    checkpoint = load_checkpoint(given["model"])
+    mx.random.seed(0)
+    checkpoint.model.freeze()
+    linear_to_lora_layers(checkpoint.model, 3, GATES)
+    mx.eval(checkpoint.model.parameters())
+    train(
+        checkpoint.model,
+        config.optimizer(),
+        load_tokens(config, checkpoint.tokenizer, lambda *a: None)["train"],
+        args=TrainingArgs(batch_size=4, iters=6, max_seq_length=24, adapter_file=str(tmp_path / "stock.safetensors")),
+        loss=default_loss,
+        iterate_batches=TrainingOrder(0),
+    )
+    stock = {name: np.array(value) for name, value in tree_flatten(checkpoint.model.trainable_parameters())}
+    same(weights(given), stock)
+
+
+def test_a_loss_changes_the_weights_and_is_logged_apart_from_the_cross_entropy(settings: Any) -> None:
+    control, floor = settings("control", routing_loss=FLOOR | {"weight": 0}), settings("floor")
+    run(control)
+    report = run(floor)
+    assert any((value != weights(floor)[name]).any() for name, value in weights(control).items())
+    logs = [read_log(Path(s["adapter_path"]) / LOG) for s in (control, floor)]
+    first = [next(entry for entry in log if "ce" in entry) for log in logs]
+    assert first[0]["ce"] == first[1]["ce"]  # before the first update the two models are one
+    assert first[0]["routing_loss"] == first[1]["routing_loss"] > 0
+    assert [e["step"] for e in logs[1] if "val_ce" in e] == [0, 3, 6]
+    assert report["ce"]["validation_after"] == [e["val_ce"] for e in logs[1] if "val_ce" in e][-1]
+    assert report["routing_loss"]["steps_with_a_router_below_floor"] == 6
+    folder = Path(floor["adapter_path"])
+    assert {"routing_before.json", "routing_after.json", "training_report.json"} <= {p.name for p in folder.iterdir()}
+    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+def test_the_log_says_what_the_batch_routed(settings: Any) -> None:
+    """Entropies, load and margins of step 1 against the taps' own statistics on the same batch."""
+    from mlx_moebench.instrument import attach
+    from mlx_moebench.train.data import TrainingOrder, load_tokens
+
+    given = settings(iters=1, save_every=1)
+    run(given)
+    entry = next(e for e in read_log(Path(given["adapter_path"]) / LOG) if "ce" in e)
+    config = training_config(given)
+    checkpoint = load_checkpoint(given["model"])
+    tokens = load_tokens(config, checkpoint.tokenizer, lambda *a: None)["train"]
+    batch, lengths = next(iter(TrainingOrder(0)(tokens, 4, 24, loop=True)))
+    mask = np.arange(batch.shape[1] - 1)[None] < np.array(lengths)[:, 1:2]
+    with attach(checkpoint.model) as stats, stats.batch(mask=mask):
+        checkpoint.model(batch[:, :-1])
+    frame = stats.to_dataframe()
+    for logged, metric in (
+        ("token_entropy", "mean_entropy"),
+        ("marginal_entropy", "marginal_entropy"),
+        ("load_entropy", "load_entropy"),
+        ("dead_experts", "dead_experts"),
+        ("margin_prob", "margin_prob"),
+        ("top_load_ratio", "top_load_ratio"),
+    ):
+        np.testing.assert_allclose(entry[logged], frame[metric], rtol=1e-4, err_msg=logged)
+    assert entry["signal"] == pytest.approx(entry["load_entropy"], rel=1e-5)
+
+
+def test_adapters_in_stock_mlx_lm_give_the_same_logits(settings: Any) -> None:
+    from mlx_lm import load
+
+    given = settings(iters=4, save_every=4)
+    run(given)
+    ids = mx.array([[5, 17, 3, 44, 9, 120]])
+    ours = load_checkpoint(given["model"], adapter_path=given["adapter_path"])
+    stock, _ = load(given["model"], adapter_path=given["adapter_path"])
+    stock.set_dtype(mx.float32)  # experts run in float32 only on a CPU
+    base = load_checkpoint(given["model"]).model(ids)
+    np.testing.assert_allclose(np.array(ours.model(ids)), np.array(stock(ids)), atol=1e-5)
+    assert not np.allclose(np.array(base), np.array(ours.model(ids)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lora_parameters": GATES | {"dropout": 0.3}, "optimizer": "adamw"},
+        {"routing_loss": FLOOR | {"scope": "window", "window": 3}, "grad_accumulation_steps": 2},
+        {"lr_schedule": {"name": "cosine_decay", "arguments": [1e-2, 6]}},
+    ],
+    ids=["plain", "dropout", "window", "schedule"],
+)
+def test_a_resumed_run_reaches_the_weights_of_an_uninterrupted_one(
+    settings: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = settings("whole", iters=8, **changes), settings("parts", iters=8, **changes)
+    run(whole)
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and done == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(parts, step=stop)
+    run(parts, resume=True)
+    same(weights(whole), weights(parts))
+    drop = ("tokens_per_second", "peak_memory_gb")
+    logs = [read_log(Path(s["adapter_path"]) / LOG) for s in (whole, parts)]
+    a, b = ([{k: v for k, v in e.items() if k not in drop} for e in log] for log in logs)
+    assert a == b
+
+
+@pytest.mark.slow
+def test_kill_and_resume_of_a_process_reaches_the_same_weights(settings: Any, tmp_path: Path) -> None:
+    whole, parts = settings("whole", iters=40), settings("parts", iters=40)
+    run(whole)
+    config = tmp_path / "config.json"  # JSON is YAML
+    config.write_text(json.dumps(parts), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "mlx_moebench",
+        "train",
+        "-c",
+        str(config),
+        "--resume",
+        "--quiet",
+        "--device",
+        "cpu",
+    ]
+    log = Path(parts["adapter_path"]) / LOG
+    for kill_after in (3, 17, 29):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if log.exists() and any(e["step"] >= kill_after for e in read_log(log)):
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    same(weights(whole), weights(parts))
+
+
+def test_ctrl_c_saves_the_step_and_says_how_to_go_on(settings: Any) -> None:
+    given = settings(iters=6, save_every=6)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"step 3.*--resume"):
+        run(given, step=interrupt)
+    run(given, resume=True)
+    whole = settings("whole", iters=6, save_every=6)
+    run(whole)
+    same(weights(whole), weights(given))
+
+
+@pytest.mark.parametrize("scope", ["sequence", "batch", "window"])
+def test_gradient_checkpointing_changes_neither_figures_nor_weights(settings: Any, scope: str) -> None:
+    loss = FLOOR | {"scope": scope, "signal": "marginal", "floor": {"fraction": 1.0}}
+    plain = settings("plain", iters=3, routing_loss=loss)
+    saving = settings("saving", iters=3, routing_loss=loss, grad_checkpoint=True)
+    run(plain)
+    run(saving)
+    for name, value in weights(plain).items():
+        np.testing.assert_allclose(weights(saving)[name], value, atol=2e-5)
+    logs = [[e for e in read_log(Path(s["adapter_path"]) / LOG) if "ce" in e] for s in (plain, saving)]
+    for a, b in zip(*logs, strict=True):
+        for key in ("ce", "routing_loss", "load_entropy", "tokens", "dead_experts"):
+            np.testing.assert_allclose(a[key], b[key], rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_checkpointing_leaves_the_class_of_the_blocks_as_it_was(settings: Any) -> None:
+    from mlx_lm.models.olmoe import TransformerBlock
+
+    from mlx_moebench.instrument.tap import _layer_class
+
+    before = TransformerBlock.__call__, _layer_class(TransformerBlock).__call__
+    run(settings(iters=1, save_every=1, grad_checkpoint=True))
+    assert (TransformerBlock.__call__, _layer_class(TransformerBlock).__call__) == before
+
+
+def test_a_window_of_one_is_the_batch(settings: Any) -> None:
+    one, batch = settings("one", routing_loss=FLOOR | {"scope": "window", "window": 1}), settings("batch")
+    run(one)
+    run(batch)
+    same(weights(one), weights(batch))
+
+
+def test_every_router_gets_lora_also_outside_of_the_last_layers(settings: Any) -> None:
+    given = settings(num_layers=1, lora_parameters=GATES | {"keys": ["self_attn.q_proj"]})
+    run(given)
+    adapted = {name.rpartition(".")[0] for name in weights(given)}
+    gates = {f"model.layers.{n}.mlp.gate" for n in range(3)}
+    assert adapted == gates | {"model.layers.2.self_attn.q_proj"}
+    ids = mx.array([[5, 17, 3]])
+    from mlx_lm import load
+
+    stock, _ = load(given["model"], adapter_path=given["adapter_path"])
+    stock.set_dtype(mx.float32)
+    ours = load_checkpoint(given["model"], adapter_path=given["adapter_path"]).model
+    np.testing.assert_allclose(np.array(ours(ids)), np.array(stock(ids)), atol=1e-5)
+
+
+def test_a_loss_on_some_layers_leaves_the_other_gates_alone(settings: Any) -> None:
+    given = settings(routing_loss=FLOOR | {"layers": [1]}, lora_parameters=GATES | {"keys": ["self_attn.q_proj"]})
+    run(given)
+    assert {name for name in weights(given) if "gate" in name} == {f"model.layers.1.mlp.gate.lora_{x}" for x in "ab"}
+
+
+@pytest.mark.parametrize("name", ["switch", "sequence", "global", "z"])
+def test_the_other_losses_train_and_fall(settings: Any, name: str) -> None:
+    given = settings(iters=16, save_every=16, routing_loss={"name": name, "weight": 30.0}, learning_rate=3e-3)
+    run(given)
+    values = [e["routing_loss"] for e in read_log(Path(given["adapter_path"]) / LOG) if "ce" in e]
+    assert sum(values[-3:]) < sum(values[:3])
+
+
+def test_a_floor_that_never_fires_warns_and_says_so_in_the_report(settings: Any) -> None:
+    published = {"name": "entropy_floor", "weight": 0.5, "signal": "token", "floor": {"nats": 0.01}}
+    report = run(settings(routing_loss=published))
+    assert report["routing_loss"]["steps_with_a_router_below_floor"] == 0
+    assert "never fired in 6 steps" in report["routing_loss"]["warnings"][0]
+    impossible = {"name": "entropy_floor", "signal": "load", "floor": {"nats": 0.4}}
+    with pytest.warns(UserWarning, match="can never fire.*ln 2"):
+        run(settings("impossible", routing_loss=impossible))
+
+
+def test_a_floor_reached_while_experts_stay_unused_is_flagged(settings: Any, tmp_path: Path) -> None:
+    """Gates of zeros: no token prefers an expert, and each of them chooses the first ones that are found."""
+    import shutil
+
+    folder = tmp_path / "gamed"
+    shutil.copytree(settings()["model"], folder)
+    loaded: Any = mx.load(str(folder / "model.safetensors"))
+    for name in [name for name in loaded if name.endswith("mlp.gate.weight")]:
+        loaded[name] = mx.zeros(loaded[name].shape)
+    mx.save_safetensors(str(folder / "model.safetensors"), loaded, {"format": "mlx"})
+    for signal_name, flagged in (("token", True), ("load", False)):
+        loss = {"name": "entropy_floor", "weight": 0.0, "signal": signal_name, "floor": {"fraction": 0.9}}
+        report = run(settings(signal_name, model=str(folder), routing_loss=loss, learning_rate=1e-12))
+        warned = any("experts stay unused" in w for w in report["routing_loss"]["warnings"])
+        assert warned == flagged
+        assert report["routing_loss"]["steps_with_a_router_below_floor"] == (0 if signal_name == "token" else 6)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_adapter(settings: Any) -> None:
+    given = settings(iters=4)
+    run(given)
+    good = weights(given)
+    wild = given | {"iters": 8, "learning_rate": 1e-2}
+    checkpoint = Path(given["adapter_path"]) / "checkpoint.safetensors"
+    loaded: Any = mx.load(str(checkpoint))
+    from safetensors import safe_open
+
+    with safe_open(checkpoint, "np") as file:
+        metadata = file.metadata()
+    poisoned = {
+        k: mx.full(v.shape, math.inf) if k.startswith("optimizer") and k.endswith(".m") else v
+        for k, v in loaded.items()
+    }
+    mx.save_safetensors(str(checkpoint), poisoned, metadata)
+    with pytest.raises(TrainingError, match=r"not finite (at|after) step \d+; the adapter of step 4 is kept"):
+        run(wild, resume=True)
+    same(good, weights(given))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rte": 1e-3}, "Did you mean 'learning_rate'"),
+        ({"routing_loss": {"nme": "switch"}}, "'nme'.*Did you mean 'name'"),
+        ({"routing_loss": {"name": "entropy_flor"}}, "Did you mean 'entropy_floor'"),
+        ({"routing_loss": {"signal": "tokens"}}, "Did you mean 'token'"),
+        ({"routing_loss": {"name": "switch", "floor": {"nats": 1}}}, "no key 'floor'"),
+        ({"routing_loss": {"floor": {"nats": 3.0}}}, "at most ln 8 = 2.079"),
+        ({"routing_loss": {"floor": {"experts": 9}}}, "lower the floor"),
+        ({"routing_loss": {"floor": {"fraction": 1.2}}}, "no entropy is above ln E"),
+        ({"routing_loss": {"floor": 0.9}}, "give one of"),
+        ({"routing_loss": {"layers": [7]}}, "MoE layers are 0 to 2"),
+        ({"routing_loss": {"weight": -1}}, "0 .the control. or more"),
+        ({"routing_loss": {"weight": "big"}}, "give a number"),
+        ({"lora_parameters": {"alpha": 16}}, "scale"),
+        ({"lora_parameters": {"rnk": 8}}, "Did you mean 'rank'"),
+        ({"lora_parameters": {"keys": ["mlp.gat"]}}, "'mlp.gat', which no block has"),
+        ({"num_layers": 9}, "only 3 layers"),
+        ({"optimizer": "adamm"}, "Did you mean 'adam'"),
+        ({"lr_schedule": {"name": "cosine_deca", "arguments": [1]}}, "cannot build"),
+        ({"iters": 0}, "1 or more"),
+        ({"save_every": 3, "grad_accumulation_steps": 2}, "multiples of"),
+        ({"batch_size": 40}, "14 training sequences, fewer than batch_size = 40"),
+        ({"data": "no/such/folder"}, "There is no folder"),
+        ({"resume_adapter_file": "none.safetensors"}, "Cannot read"),
+    ],
+)
+def test_bad_settings_are_one_clear_sentence(settings: Any, changes: dict[str, Any], message: str) -> None:
+    given = settings()
+    with pytest.raises(MoebenchError, match=message) as caught:
+        run(given | changes)
+    assert "\n" not in str(caught.value)
+    assert not (Path(given["adapter_path"]) / "adapters.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.jsonl", "", "Training set not found or empty|cannot read"),
+        ("train.jsonl", '{"text": "a router"}\n{"text": \n', "train.jsonl, line 2 is not valid JSON"),
+        ("train.jsonl", '{"texts": "a router"}\n', "cannot read"),
+        ("train.jsonl", '{"text": "a router"}\n{"text": ""}\n' * 4, "fewer than 2 tokens"),
+    ],
+)
+def test_bad_data_is_one_clear_sentence(settings: Any, tmp_path: Path, name: str, content: str, message: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        run(settings(data=str(folder)))
+
+
+def test_an_adapter_of_another_model_is_refused(settings: Any, make_tiny: Any, tmp_path: Path) -> None:
+    given = settings(iters=2)
+    run(given)
+    loaded: Any = mx.load(str(Path(given["adapter_path"]) / "adapters.safetensors"))
+    other = tmp_path / "other.safetensors"
+    mx.save_safetensors(str(other), {name: mx.zeros((w.shape[0] + 1, *w.shape[1:])) for name, w in loaded.items()})
+    with pytest.raises(TrainingError, match="adapter of another model"):
+        run(settings("next", resume_adapter_file=str(other)))
+    run(settings("next", resume_adapter_file=str(Path(given["adapter_path"]) / "adapters.safetensors")))
+
+
+def test_a_folder_with_a_training_is_neither_replaced_nor_resumed_with_other_settings(settings: Any) -> None:
+    given = settings(iters=2)
+    run(given)
+    with pytest.raises(TrainingError, match=r"holds a training already.*--resume"):
+        run(given)
+    with pytest.raises(TrainingError, match=r"learning_rate = 0.01, not 0.5"):
+        run(given | {"learning_rate": 0.5}, resume=True)
+    with pytest.raises(TrainingError, match="has run 2 steps, more than iters = 1"):
+        run(given | {"iters": 1}, resume=True)
+    before = weights(given)
+    run(given, resume=True)  # nothing is left to do
+    same(before, weights(given))
+
+
+def test_a_family_with_two_routers_per_layer(make_any: Any, tmp_path: Path, texts: Path) -> None:
+    """Every family trains, and each regularised gate has its adapter."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from conftest import save_checkpoint
+    from family_rows import CONFIGS, ROWS
+
+    model = make_any()
+    model_type = model.model_type if hasattr(model, "model_type") else model.args.model_type
+    folder = save_checkpoint(tmp_path / model_type, model, CONFIGS[model_type])
+    given = {
+        "model": str(folder),
+        "data": str(texts),
+        "adapter_path": str(tmp_path / "adapters"),
+        "iters": 2,
+        "save_every": 2,
+        "batch_size": 2,
+        "max_seq_length": 16,
+        "learning_rate": 1e-2,
+        "routing_loss": FLOOR,
+    }
+    report = run(given)
+    routers = next(len(row.routers) for row in ROWS if row.model_type == model_type)
+    steps = [e for e in read_log(tmp_path / "adapters" / LOG) if "ce" in e]
+    assert len(steps[0]["load_entropy"]) == 3 * routers
+    assert report["tokens_trained"] > 0
+    ids = mx.array([[5, 17, 3]])
+    with_adapter = load_checkpoint(folder, adapter_path=tmp_path / "adapters").model
+    assert not np.allclose(np.array(load_checkpoint(folder).model(ids)), np.array(with_adapter(ids)))
