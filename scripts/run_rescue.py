@@ -103,23 +103,37 @@ def compare(runs: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]]
 
 def as_markdown(results: dict[str, Any]) -> str:
     """The tables of results/ldiv_rescue.md."""
-    lines = ["# Does an entropy floor undo a collapse?", "", "Made by `scripts/run_rescue.py`; all numbers are in "
-             "`ldiv_rescue.json`. Means over routers on held-out texts; differences to the control with the same seed, "
-             "[95% t interval over seeds].", ""]  # fmt: skip
+    lines = [
+        "# Does an entropy floor undo a collapse?",
+        "",
+        "Made by `scripts/run_rescue.py`; all numbers are in `ldiv_rescue.json`. Means over routers on held-out texts;",
+        "differences to the control with the same seed, [95% t interval over seeds].",
+    ]
     for case, entry in results["cases"].items():
         before = entry["before"]
-        lines += [f"## {case}", "", f"Before training: H(f) {before['load_entropy']:.3f} nats, n_eff "
-                  f"{before['n_eff']:.2f} of {entry['n_experts']}, dead {before['dead_experts']:.2f} per router.", "",
-                  "| variant | seeds | H(f), nats | difference | dead | difference | test CE | relative difference |",
-                  "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += [
+            "",
+            f"## {case}",
+            "",
+            f"Before training: H(f) {before['load_entropy']:.3f} nats, n_eff {before['n_eff']:.2f} of "
+            f"{entry['n_experts']}, dead {before['dead_experts']:.2f} per router.",
+            "",
+            "| variant | seeds | H(f), nats | difference | dead | difference | test CE | relative difference |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for variant, found in entry["variants"].items():
-            cells = [f"{found['load_entropy']['mean']:.3f}", _cell(found["load_entropy"]["difference"], 3),
-                     f"{found['dead_experts']['mean']:.2f}", _cell(found["dead_experts"]["difference"], 2),
-                     f"{found['test_ce']['mean']:.4f}", _cell(found["test_ce"]["relative_difference"], 2, 100, "%")]  # fmt: skip
-            seeds = found["load_entropy"]["difference"]["seeds"]
-            lines.append("| " + " | ".join([variant, str(seeds), *cells]) + " |")
-        lines.append("")
-    return "\n".join(lines)
+            cells = [
+                variant,
+                str(found["load_entropy"]["difference"]["seeds"]),
+                f"{found['load_entropy']['mean']:.3f}",
+                _cell(found["load_entropy"]["difference"], 3),
+                f"{found['dead_experts']['mean']:.2f}",
+                _cell(found["dead_experts"]["difference"], 2),
+                f"{found['test_ce']['mean']:.4f}",
+                _cell(found["test_ce"]["relative_difference"], 2, 100, "%"),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _cell(entry: dict[str, Any], digits: int, factor: float = 1, unit: str = "") -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from safetensors import SafetensorError, safe_open
 
@@ -104,7 +105,7 @@ def restore_checkpoint(folder: Path, model: nn.Module, optimizer: Any) -> None:
         raise TrainingError(f"{folder / FILE} is the checkpoint of another model; choose another --adapter-path.")
     model.load_weights(parts["model"], strict=False)
     optimizer.state = tree_unflatten(parts["optimizer"])
-    high, low = (int(word) for word in dict(parts["random"])["key"].tolist())
+    high, low = (int(word) for word in np.array(dict(parts["random"])["key"]))
     mx.random.seed(high << 32 | low)  # the seed is the key: MLX's state cannot be assigned
     if parts["history"]:
         model[STATE]["history"] = tree_unflatten(parts["history"])
