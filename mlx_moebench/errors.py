@@ -28,6 +28,10 @@ class StatsError(MoebenchError):
     """A stats pair that cannot be read, written or merged."""
 
 
+class EvaluationError(MoebenchError):
+    """Answers that cannot be scored or compared: no such task, no finite log-likelihood, other questions."""
+
+
 class MissingExtraError(MoebenchError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

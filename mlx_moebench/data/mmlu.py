@@ -25,20 +25,19 @@ CONTINUATIONS = tuple(f" {letter}" for letter in LETTERS)
 MAX_SHOTS = 5
 """Worked examples that every subject has in its dev file."""
 
-SUBJECTS = tuple(
-    """
-    abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology college_chemistry
-    college_computer_science college_mathematics college_medicine college_physics computer_security
-    conceptual_physics econometrics electrical_engineering elementary_mathematics formal_logic global_facts
-    high_school_biology high_school_chemistry high_school_computer_science high_school_european_history
-    high_school_geography high_school_government_and_politics high_school_macroeconomics high_school_mathematics
-    high_school_microeconomics high_school_physics high_school_psychology high_school_statistics
-    high_school_us_history high_school_world_history human_aging human_sexuality international_law jurisprudence
-    logical_fallacies machine_learning management marketing medical_genetics miscellaneous moral_disputes
-    moral_scenarios nutrition philosophy prehistory professional_accounting professional_law professional_medicine
-    professional_psychology public_relations security_studies sociology us_foreign_policy virology world_religions
-    """.split()
-)
+_SUBJECTS = """
+abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology college_chemistry
+college_computer_science college_mathematics college_medicine college_physics computer_security
+conceptual_physics econometrics electrical_engineering elementary_mathematics formal_logic global_facts
+high_school_biology high_school_chemistry high_school_computer_science high_school_european_history
+high_school_geography high_school_government_and_politics high_school_macroeconomics high_school_mathematics
+high_school_microeconomics high_school_physics high_school_psychology high_school_statistics
+high_school_us_history high_school_world_history human_aging human_sexuality international_law jurisprudence
+logical_fallacies machine_learning management marketing medical_genetics miscellaneous moral_disputes
+moral_scenarios nutrition philosophy prehistory professional_accounting professional_law professional_medicine
+professional_psychology public_relations security_studies sociology us_foreign_policy virology world_religions
+"""
+SUBJECTS = tuple(_SUBJECTS.split())
 
 # The published benchmark, 12 subjects x 25 questions, names no subjects: these are ours. Three of each of MMLU's areas
 # (STEM, humanities, social sciences, other), of those with 25 questions in the validation split too.
@@ -118,7 +117,8 @@ def read_mmlu(
     source = _Hub() if folder is None else _Folder(folder)
     chosen = source.split(subjects) if split == "auto" else split
     digest = hashlib.sha256()
-    questions, examples = {}, {}
+    questions: dict[str, tuple[Question, ...]] = {}
+    examples: dict[str, tuple[Question, ...]] = {}
     for subject in subjects:
         asked, sha256 = source.read(subject, chosen)
         digest.update(f"{subject}_{chosen} {sha256}\n".encode())
