@@ -241,8 +241,8 @@ def _check_pair(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     for q, r in _pairs(first, second):
         if (q["shots"], q["truncated"]) != (r["shots"], r["truncated"]):
             raise EvaluationError(
-                f"Row {q['row']} of {q['subject']} had {q['shots']} shots in one run and {r['shots']} in the other, or was "
-                "cut in one of them; give both the same --shots and --max-length."
+                f"Row {q['row']} of {q['subject']} had {q['shots']} shots in one run and {r['shots']} in the other, or "
+                "was cut in one of them; give both the same --shots and --max-length."
             )
 
 

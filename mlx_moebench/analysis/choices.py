@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -39,6 +40,8 @@ class Score(NamedTuple):
 
 def encode_text(tokenizer: Any, text: str) -> Ids:
     """Token ids with the special tokens that the tokenizer's own policy puts in front, but no end-of-text token."""
+    # transformers warns of texts longer than the model's window; they are cut, or rows are bounded, by the caller.
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
     ids = tuple(int(token) for token in tokenizer.encode(text))
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ def evaluate_mmlu(
 
     model, dtype, bits, router_bits, adapter_path: see `models.load_checkpoint`. data, split, limit: see
     `data.mmlu.read_mmlu`. subjects: all 57 by default. preset: ``12x25``, instead of subjects and limit.
-    shots: worked examples before each question, 0 to 5; fewer, from the front, where the prompt with its answer has more
-    tokens than max_length, which is the model's number of positions by default. A question that does not fit alone is
-    cut from the front.
+    shots: worked examples before each question, 0 to 5; they are dropped from the front where the prompt with its
+    answer has more tokens than max_length, by default the model's number of positions. A question that does not fit
+    alone is cut from the front.
     compare: folder of an adapter; the same model with it, instead of adapter_path, answers the same questions.
     seed: of the bootstrap. output: JSON report, saved after every subject. resume: go on from it, if there is one.
 
@@ -211,11 +212,14 @@ def answer_questions(
     """
     posed = [_posed(checkpoint.tokenizer, question, shots, length) for question in questions]
     scores: dict[int, list[float]] = {}
+
+    def tell(before: int, requests: int) -> None:
+        step(before + requests // len(LETTERS))
+
     for used in sorted({fitting for fitting, _, _ in posed}, reverse=True):
         numbers = [number for number, (fitting, _, _) in enumerate(posed) if fitting == used]
-        done = len(scores)
         requests = [request for number in numbers for request in posed[number][2]]
-        found = score(checkpoint.model, requests, batch_size, lambda n, done=done: step(done + n // len(LETTERS)))
+        found = score(checkpoint.model, requests, batch_size, partial(tell, len(scores)))
         for place, number in enumerate(numbers):
             four = found[place * len(LETTERS) : (place + 1) * len(LETTERS)]
             scores[number] = [s.log_likelihood for s in four]
