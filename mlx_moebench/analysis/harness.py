@@ -28,14 +28,17 @@ try:
 except ImportError as error:
     raise MissingExtraError("A task of lm-evaluation-harness", "eval") from error
 
-import datasets
 import yaml
+from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # the base of its two possible clients
 
 Step = Callable[[str, int, int], None]
 
 MAX_TOKENS = 256
 """Tokens generated where a task names no number."""
+
+SHARES = ("acc", "acc_norm", "exact_match")
+"""Metrics that lie between 0 and 1."""
 
 Z = 1.96
 
@@ -80,25 +83,10 @@ def evaluate_tasks(
         trust_remote_code=trust_remote_code,
     )
     step("loading the data", 0, 0)
-    try:
-        found = lm_eval.simple_evaluate(
-            model=HarnessModel(checkpoint, batch_size, step),
-            tasks=names,
-            num_fewshot=shots,
-            limit=limit,
-            task_manager=manager,
-            log_samples=False,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )
-    except (OSError, HTTPError, datasets.exceptions.DatasetsError, yaml.YAMLError) as error:
-        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")[:200]
-        raise EvaluationError(
-            f"{', '.join(names)} cannot be loaded ({type(error).__name__}: {reason}); check the network, or the task's "
-            "file and the data that it names."
-        ) from error
+    loaded = _load_tasks(manager, names, shots, seed)
+    found = lm_eval.evaluate(
+        lm=HarnessModel(checkpoint, batch_size, step), task_dict=loaded, limit=limit, log_samples=False
+    )
     report = {
         "schema_version": SCHEMA_VERSION,
         "task": ",".join(names),
@@ -137,6 +125,24 @@ def _known(tasks: Sequence[str], manager: Any) -> list[str]:
     return names
 
 
+def _load_tasks(manager: Any, names: list[str], shots: int | None, seed: int) -> Any:
+    """Tasks with their data. The harness keeps tasks without examples that way, whatever number is asked for."""
+    try:
+        loaded = manager.load(names)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, HTTPError, DatasetsError, yaml.YAMLError) as error:
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+        raise EvaluationError(
+            f"{', '.join(names)} cannot be loaded ({type(error).__name__}: {reason[:200]}); check the network, or the "
+            "task's file and the data that it names."
+        ) from error
+    for task in loaded["tasks"].values():
+        default = task.get_config("num_fewshot")
+        if default != 0:
+            task.set_config("num_fewshot", (default or 0) if shots is None else shots)
+        task.set_fewshot_seed(seed=seed)
+    return loaded
+
+
 def _task_facts(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         task: {
@@ -160,11 +166,11 @@ def _results(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 continue
             stderr = metrics.get(f"{name}_stderr,{applied}")
             shown = name if applied == "none" else f"{name} ({applied})"
-            results[task][shown] = _with_interval(float(value), stderr, n)
+            results[task][shown] = _with_interval(float(value), stderr, n, (0.0, 1.0) if name in SHARES else None)
     return results
 
 
-def _with_interval(value: float, stderr: Any, n: int | None) -> dict[str, Any]:
+def _with_interval(value: float, stderr: Any, n: int | None, ends: tuple[float, float] | None) -> dict[str, Any]:
     known = isinstance(stderr, int | float) and math.isfinite(stderr)
     entry: dict[str, Any] = {"value": value if math.isfinite(value) else None, "stderr": stderr if known else None}
     reason = None
@@ -176,7 +182,10 @@ def _with_interval(value: float, stderr: Any, n: int | None) -> dict[str, Any]:
         reason = "all documents scored alike, so their standard error says nothing"
     if reason:
         return entry | {"low": None, "high": None, "reason": reason}
-    return entry | {"low": value - Z * stderr, "high": value + Z * stderr, "method": "normal"}
+    low, high = value - Z * stderr, value + Z * stderr
+    if ends is not None:
+        low, high = max(low, ends[0]), min(high, ends[1])
+    return entry | {"low": low, "high": high, "method": "normal"}
 
 
 class HarnessModel(LM):
@@ -204,9 +213,8 @@ class HarnessModel(LM):
         fitting = [fitted(one, self._positions, bos)[0][0] for one in encoded]
         found: dict[int, tuple[float, bool]] = {}
         for numbers in _groups(fitting):
-            for number, result in zip(
-                numbers, score(self._model, [fitting[n] for n in numbers], self._batch_size), strict=True
-            ):
+            results = score(self._model, [fitting[n] for n in numbers], self._batch_size)
+            for number, result in zip(numbers, results, strict=True):
                 found[number] = (result.log_likelihood, result.greedy)
             self._step("scoring, continuations", len(found), len(fitting))
         return [found[number] for number in range(len(fitting))]
@@ -243,13 +251,15 @@ class HarnessModel(LM):
         return texts
 
     def _generated(self, ids: Sequence[int], most: int, stops: Sequence[str], heat: float) -> str:
-        text = ""
+        text: str = ""
         for response in mlx_lm.stream_generate(
             self._model, self._tokenizer, list(ids), most, sampler=make_sampler(temp=heat)
         ):
-            text += response.text
-            if found := [text.index(stop) for stop in stops if stop and stop in text]:
-                return text[: min(found)]
+            text += str(response.text)
+            found = [text.index(stop) for stop in stops if stop and stop in text]
+            if found:
+                text = text[: min(found)]
+                break
         return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -119,10 +120,13 @@ def command(
     intervals, beside 0.25, what guessing gives, and writes a JSON report with every answer. With --compare it says
     how large a difference such questions can show at all.
     """
+    if quiet and task != "mmlu":  # read when tqdm is imported, for the bars of the harness and of data sets
+        os.environ.setdefault("TQDM_DISABLE", "1")
     from ..analysis.evaluations import check_output, evaluation_path
     from ..report.accuracy import print_evaluation
     from ._progress import progress
 
+    _refuse(MMLU_ONLY if task != "mmlu" else ("include_path",), task)
     bits = chosen_bits(bits, four_bit)
     names = [*model_names(model, bits, router_bits, adapter_path), *task.split(",")]
     names += [preset] if preset else []
@@ -142,7 +146,6 @@ def command(
         "output": output,
         "command": shlex.join(["mlx-moebench", *sys.argv[1:]]),
     }
-    _refuse(MMLU_ONLY if task != "mmlu" else ("include_path",), task)
     with progress(quiet) as step:
         if task == "mmlu":
             from ..analysis.mmlu import evaluate_mmlu

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..errors import DataError, did_you_mean
+from ..errors import DataError, MissingExtraError, did_you_mean
 from .hub import load_split
 from .rows import file_sha256, text_lines
 
@@ -210,7 +210,15 @@ class _Hub:
     def read(self, subject: str, split: str) -> tuple[tuple[Question, ...], str]:
         if split not in self._tables:
             named = "validation" if split == "val" else split
-            self._tables[split] = table_questions(load_split(f"{HUB}:all:{named}"), f"hub:{HUB}:all:{named}")
+            try:
+                table = load_split(f"{HUB}:all:{named}")
+            except DataError as error:
+                raise DataError(f"{str(error).rstrip('.')}, or give a folder of MMLU's files with --data.") from error
+            except MissingExtraError as error:
+                raise MissingExtraError(
+                    "Reading MMLU from the hub, and not from a folder with --data,", "data"
+                ) from error
+            self._tables[split] = table_questions(table, f"hub:{HUB}:all:{named}")
         questions = self._tables[split].get(subject)
         if not questions:
             raise DataError(f"hub:{HUB} has no question of {subject} in {split}; give a folder instead.")
