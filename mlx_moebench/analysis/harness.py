@@ -70,8 +70,9 @@ def evaluate_tasks(
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     step("finding the task", 0, 0)
-    manager = _manager(include_path)
-    names = _known(tasks, manager)
+    names = [name.strip() for name in tasks if name.strip()]
+    manager = _manager(include_path, names)
+    check_tasks(names, manager)
     select_device(device)
     step("loading the model", 0, 0)
     checkpoint = load_checkpoint(
@@ -102,18 +103,19 @@ def evaluate_tasks(
     return report
 
 
-def _manager(include_path: str | Path | None) -> Any:
-    if include_path is not None and not Path(include_path).is_dir():
+def _manager(include_path: str | Path | None, tasks: Sequence[str]) -> Any:
+    """Knows the task files; those of the harness, which take seconds to list, only where they are needed."""
+    if include_path is None:
+        return TaskManager()
+    if not Path(include_path).is_dir():
         raise EvaluationError(f"There is no folder {str(include_path)!r} with task files.")
-    try:
-        return TaskManager(include_path=None if include_path is None else str(include_path))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise EvaluationError(f"A task file in {include_path} is not valid YAML ({reason}); correct it.") from error
+    own = TaskManager(include_path=str(include_path), include_defaults=False)
+    # A group may hold tasks of the harness.
+    return own if set(tasks) <= set(own.all_subtasks) else TaskManager(include_path=str(include_path))
 
 
-def _known(tasks: Sequence[str], manager: Any) -> list[str]:
-    names = [name.strip() for name in tasks if name.strip()]
+def check_tasks(names: Sequence[str], manager: Any) -> None:
+    """Raise EvaluationError for a name that the harness's ``manager`` does not know, or for none."""
     if not names:
         raise EvaluationError("No task is named; name mmlu, or a task of lm-evaluation-harness such as arc_easy.")
     for name in names:
@@ -122,7 +124,6 @@ def _known(tasks: Sequence[str], manager: Any) -> list[str]:
             hint = did_you_mean(name, list(manager.all_tasks))
             hint = hint if "Did you mean" in hint else " `lm_eval ls tasks` lists them."
             raise EvaluationError(f"lm-evaluation-harness has no task {name!r}.{hint}")
-    return names
 
 
 def _load_tasks(manager: Any, names: list[str], shots: int | None, seed: int) -> Any:
