@@ -95,7 +95,7 @@ def smallest_detectable(first_only: Counts, second_only: Counts, n: Counts, leve
     z2 = float(ndtri((1 + level) / 2) + ndtri(POWER)) ** 2
     total, subjects = int(n.sum()), len(n)
     variance = _pair_variance(first_only, second_only, n)
-    found: dict[str, Any] = {"power": POWER, "level": 1 - level, "questions_for_one_point": {}}
+    found: dict[str, Any] = {"power": POWER, "level": round(1 - level, 6), "questions_for_one_point": {}}
     for name, weight in (("macro", np.full(subjects, 1 / subjects)), ("micro", n / total)):
         effective = 1 / float(np.sum(weight**2 / n))
         if not np.any(first_only + second_only):

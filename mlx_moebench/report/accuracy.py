@@ -49,14 +49,17 @@ def _subjects(report: dict[str, Any]) -> Table:
     compared = report.get("compared")
     table = Table(**_PLAIN)
     table.add_column("subject", no_wrap=True)
-    table.add_column("questions", justify="right")
-    table.add_column("right", justify="right")
+    table.add_column("n", justify="right")
+    if not compared:  # or the longest subject would not fit a terminal of 80 columns
+        table.add_column("right", justify="right")
     table.add_column("accuracy, share", no_wrap=True)
     if compared:
         table.add_column("with adapter", no_wrap=True)
-    others = {entry["subject"]: entry for entry in compared["subjects"]} if compared else {}
+    others = {entry["subject"]: entry for entry in compared.get("subjects", ())} if compared else {}
     for entry in report["subjects"]:
-        cells = [entry["subject"], f"{entry['n']:,}", f"{entry['correct']:,}", _interval(entry["accuracy"], entry, 2)]
+        cells = [entry["subject"], f"{entry['n']:,}"]
+        cells += [] if compared else [f"{entry['correct']:,}"]
+        cells.append(_interval(entry["accuracy"], entry, 2))
         if entry["subject"] in others:
             other = others[entry["subject"]]
             cells.append(_interval(other["accuracy"], other, 2))
@@ -121,8 +124,8 @@ def _notes(report: dict[str, Any]) -> Text:
     lines += [f"Note: {reason}." for reason in dict.fromkeys(e["reason"] for e in entries if e.get("reason"))]
     ci = report["settings"]["ci"]
     lines.append(
-        f"[low, high]: {ci['level']:.0%}; of a subject Wilson's, of averages {ci['resamples']:,} resamples of the "
-        "questions inside each subject, for other questions on the same subjects."
+        f"[low, high]: {ci['level']:.0%}, for other questions on the same subjects: Wilson's for a subject, for "
+        f"averages a bootstrap of {ci['resamples']:,} resamples of the questions inside each subject."
     )
     return Text("\n".join(lines), style="dim")
 
