@@ -354,13 +354,13 @@ def test_an_error_says_where_the_answers_are(tmp_path: Path, folder: Path, stop_
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"shots": 1}, "its shots is 2, this run's is 1"),
+        ({"shots": 1}, "its setting shots is 2, this run's is 1"),
         ({"batch_size": 4}, "batch size"),
         ({"max_length": 500}, "max length"),
         ({"limit": 3}, "limit"),
         ({"subjects": ["anatomy"]}, "data's"),
         ({"bits": 8}, "model's"),
-        ({"compare": "adapter"}, "compare is not given"),
+        ({"compare": "adapter"}, "setting compare is not given"),
     ],
 )
 def test_other_options_are_refused(

@@ -128,6 +128,6 @@ def _compared(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str
         x, y = before.get(section, {}), run.get(section, {})
         for key in dict.fromkeys((*y, *x)):
             if key != "ci":  # made from the answers, at the end
-                yield f"{section}'s {key}" if section != "settings" else key, x.get(key), y.get(key)
+                yield f"{section}'s {key}" if section != "settings" else f"setting {key}", x.get(key), y.get(key)
     for key in ("device", "blas", "mlx"):  # another arithmetic rounds otherwise
         yield key, before.get("environment", {}).get(key), run.get("environment", {}).get(key)
