@@ -32,6 +32,10 @@ class TrainingError(MoebenchError):
     """A training that cannot start, go on or be resumed: unknown settings, a floor out of reach, a loss that is NaN."""
 
 
+class EvaluationError(MoebenchError):
+    """Answers that cannot be scored or compared: no such task, no finite log-likelihood, other questions."""
+
+
 class MissingExtraError(MoebenchError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -85,7 +85,7 @@ def test_two_ranks_reach_the_loss_and_weights_of_one_process(
     config.write_text(json.dumps(settings | {"adapter_path": str(tmp_path / "two")}))
     done = launch(config, 2)
     assert (tmp_path / "two" / "adapters.safetensors").exists(), done.stdout + done.stderr
-    logs = [[e for e in read_log(tmp_path / name / LOG)] for name in ("one", "two")]
+    logs = [read_log(tmp_path / name / LOG) for name in ("one", "two")]
     for a, b in zip(*logs, strict=True):
         assert a.keys() == b.keys()
         for key in a.keys() - {"tokens_per_second", "peak_memory_gb"}:

@@ -1,6 +1,17 @@
-"""The questions one can ask of a model's routers."""
+"""The questions one can ask of a model: how it routes, and what it knows."""
 
+from .accuracy import compare_answers
 from .analyze import analyze, analyze_generation
+from .evaluations import read_evaluation
 from .keep import check_replaceable, decode_output
+from .mmlu import evaluate_mmlu
 
-__all__ = ["analyze", "analyze_generation", "check_replaceable", "decode_output"]
+__all__ = [
+    "analyze",
+    "analyze_generation",
+    "check_replaceable",
+    "compare_answers",
+    "decode_output",
+    "evaluate_mmlu",
+    "read_evaluation",
+]

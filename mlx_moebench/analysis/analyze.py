@@ -9,11 +9,12 @@ from typing import Any
 from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard, read_corpus
 from ..environment import environment
 from ..errors import DataError, MoebenchError
-from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
+from ..instrument import LiveRoutingStats, config_of, stream_generate
 from ..models import Checkpoint, load_checkpoint, select_device
 from ..routing.record import Phase
 from ..routing.stats import RoutingStats, check_flag
 from ..routing.uncertainty import Plan
+from .facts import check_vocabulary, checkpoint_facts
 from .keep import Keeper
 
 Step = Callable[[str, int, int], None]
@@ -125,7 +126,7 @@ def _measure(
         checkpoint.model,
         tau=tau,
         collapse_on=collapse_on,
-        model=_model_facts(checkpoint),
+        model=checkpoint_facts(checkpoint.model, checkpoint),
         sources={corpus.sha256: facts},
         environment=environment() | ({} if command is None else {"command": command}),
     )
@@ -152,13 +153,8 @@ def _measure(
 
 
 def _check_fit(model: Any, sequences: list[Sequence], generate: int) -> None:
-    """MLX looks up an id or a position that the model lacks without a word, in memory that is not the model's."""
-    vocabulary = config_of(model).get("vocab_size")
-    largest = max(int(s.ids.max()) for s in sequences)
-    if vocabulary is not None and largest >= vocabulary:
-        raise DataError(
-            f"The tokenizer gives id {largest}, but the model knows {vocabulary} ids: the tokenizer is another model's."
-        )
+    """Raise DataError for an id or a position that the model lacks, which MLX would look up without a word."""
+    check_vocabulary(model, max(int(s.ids.max()) for s in sequences))
     positions = config_of(model).get("max_position_embeddings")
     longest = max(len(s.ids) for s in sequences) + generate
     if positions is not None and longest > positions:
@@ -204,21 +200,6 @@ class _Given:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
-
-
-def _model_facts(checkpoint: Checkpoint | _Given) -> dict[str, Any]:
-    facts = model_facts(checkpoint.model)
-    if isinstance(checkpoint, Checkpoint):
-        facts |= {
-            "id": checkpoint.name,
-            "revision": checkpoint.revision,
-            "dtype": checkpoint.dtype,
-            "weight_bits": checkpoint.weight_bits,
-            "fingerprint": checkpoint.fingerprint,
-            "quantised_on_load": checkpoint.quantised_on_load,
-            "adapter": checkpoint.adapter,
-        }
-    return facts
 
 
 def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, max_length: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ Examples:
   mlx-moebench analyze
   mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --dataset code --plot load.png
   mlx-moebench merge part*.json --output whole.json
+  mlx-moebench evaluate --data mmlu/ --preset 12x25
   mlx-moebench doctor
 """
 
@@ -41,8 +42,8 @@ Examples:
 def group() -> None:
     """Measure how sparse Mixture-of-Experts language models route.
 
-    Entropy, load, collapse and their intervals, from the model's own routers on MLX. It measures routing,
-    not serving speed and not accuracy.
+    Entropy, load, collapse and their intervals, from the model's own routers on MLX; evaluate says what the model
+    knows, to see what a change of its routing costs. It does not measure serving speed.
     """
 
 

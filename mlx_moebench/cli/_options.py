@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+
+_MODEL = (
+    click.option(
+        "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
+    ),
+    click.option(
+        "--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="Cast the weights.  [default: as stored; float32 on a CPU]",
+    ),
+    click.option(
+        "--bits",
+        type=click.Choice(["4", "8"]),
+        help="Quantise while loading; routers keep 8 bit.  [default: as stored]",
+    ),
+    click.option("--4bit", "four_bit", is_flag=True, help="The same as --bits 4."),
+    click.option(
+        "--router-bits",
+        type=click.Choice(["4", "8", "16"]),
+        help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
+    ),
+    click.option(
+        "--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora."
+    ),
+    click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."),
+)
 
 _INTERVALS = (
     click.option(
@@ -33,3 +64,30 @@ def interval_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_INTERVALS):
         command = option(command)
     return command
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--model and how it is loaded: --device, --dtype, --bits, --4bit, --router-bits, --adapter-path, ..."""
+    for option in reversed(_MODEL):
+        command = option(command)
+    return command
+
+
+def chosen_bits(bits: str | None, four_bit: bool) -> str | None:
+    """What --bits and --4bit say together."""
+    if four_bit and bits not in (None, "4"):
+        raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
+    return "4" if four_bit else bits
+
+
+def model_names(model: str | None, bits: str | None, router_bits: str | None, adapter_path: str | None) -> list[str]:
+    """The parts of a default file name that tell this model from others."""
+    names = [Path(model or "moebench-nano").name or "data"]
+    names += [f"{bits}bit"] if bits else []
+    names += [f"router{router_bits}bit"] if router_bits else []
+    return [*names, Path(adapter_path).name or "adapter"] if adapter_path else names
+
+
+def file_name(kind: str, names: list[str]) -> Path:
+    """KIND_NAME_NAME.json, with nothing in it that a shell or a file system minds."""
+    return Path(f"{kind}_{re.sub(r'[^A-Za-z0-9._-]+', '-', '_'.join(names))}.json")

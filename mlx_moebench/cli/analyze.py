@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ._options import interval_options
+from ._options import chosen_bits, file_name, interval_options, model_names, model_options
 
 EPILOG = """\b
 Examples:
@@ -27,9 +26,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option(
-    "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
-)
+@model_options
 @click.option(
     "--dataset",
     default="math",
@@ -56,24 +53,6 @@ Examples:
     help="Let the model go on for N tokens after each prompt (greedy, one prompt at a time) and measure them apart: "
     "OUT.decode.json.",
 )
-@click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Cast the weights.  [default: as stored; float32 on a CPU]",
-)
-@click.option(
-    "--bits",
-    type=click.Choice(["4", "8"]),
-    help="Quantise while loading; routers keep 8 bit.  [default: as stored]",
-)
-@click.option("--4bit", "four_bit", is_flag=True, help="The same as --bits 4.")
-@click.option(
-    "--router-bits",
-    type=click.Choice(["4", "8", "16"]),
-    help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
-)
-@click.option("--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora.")
 @click.option(
     "--tau",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -98,7 +77,6 @@ Examples:
     "--resume", is_flag=True, help="Go on from the pair at --output; the options must be those it was started with."
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Layer x expert load heatmap, .png or .svg.")
-@click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def command(
@@ -142,9 +120,7 @@ def command(
     from ._result import show
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
-    if four_bit and bits not in (None, "4"):
-        raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
-    bits = "4" if four_bit else bits
+    bits = chosen_bits(bits, four_bit)
     explicit = click.get_current_context().get_parameter_source("batch_size") is not ParameterSource.DEFAULT
     if generate and explicit:
         raise click.UsageError("--generate runs one prompt at a time; leave out --batch-size.")
@@ -192,12 +168,8 @@ def _default_output(
     generate: int | None,
 ) -> Path:
     """routing_stats_MODEL_DATASET.json here, from the last parts of both names and what sets a run apart."""
-    names = [Path(model or "moebench-nano").name or "data"]
-    names += [f"{bits}bit"] if bits else []
-    names += [f"router{router_bits}bit"] if router_bits else []
-    names += [Path(adapter_path).name or "adapter"] if adapter_path else []
+    names = model_names(model, bits, router_bits, adapter_path)
     names += [Path(dataset.removeprefix("hub:")).name or "data"]
     names += [f"generate{generate}"] if generate else []
     names += ["shard-" + shard.replace("/", "-of-")] if shard else []
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(names))
-    return Path(f"routing_stats_{stem}.json")
+    return file_name("routing_stats", names)

@@ -22,7 +22,7 @@ class HubTable:
 
     def __init__(self, spec: str, text_field: str | None) -> None:
         self.spec = spec
-        table = _load(spec)
+        table = load_split(spec)
         self.fields = choose_fields(f"hub:{spec}", table.column_names, text_field)
         # Other columns may hold images or audio, which are costly to decode.
         self._table = table.select_columns(list(self.fields))
@@ -40,7 +40,8 @@ class HubTable:
         return digest.hexdigest()
 
 
-def _load(spec: str) -> Any:
+def load_split(spec: str) -> Any:
+    """The one table of ``ID[:CONFIG[:SPLIT]]``; raises what `HubTable` raises."""
     name, config, split = (*spec.split(":", 2), "", "")[:3]
     if not name:
         raise DataError(f"'hub:{spec}' names no data set; write hub:ID, hub:ID:CONFIG or hub:ID:CONFIG:SPLIT.")

@@ -46,7 +46,7 @@ def file_sha256(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, line with its end) of a UTF-8 file, with or without a byte order mark.
 
     Decoded line by line, so that a message can name the line; split at line feeds only, since JSON and CSV values
@@ -67,7 +67,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         if not line.strip():
             continue
         try:
@@ -83,7 +83,7 @@ def _csv(path: Path) -> Iterator[Row]:
     # The limit of 128 KiB a field is for hostile input; a document may well be longer.
     csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
     # strict: a quote that is never closed is an error instead of swallowing the rest of the file.
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
+    reader = csv.reader((line for _, line in text_lines(path)), strict=True)
     header: list[str] | None = None
     start = 1
     try:
@@ -111,7 +111,7 @@ def _txt(path: Path) -> Iterator[Row]:
     """One document for each run of lines that are not blank; its only field is ``text``."""
     document: list[str] = []
     start = 1
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         if line.strip():
             if not document:
                 start = number

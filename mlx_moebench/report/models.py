@@ -24,6 +24,7 @@ TESTED = {
     "quantising": "test_instrument.test_quantising_a_tapped_model_keeps_the_taps",
     "LoRA on the gate": "test_instrument.test_lora_on_a_tapped_gate_records_the_adapted_logits",
     "loading a checkpoint, 8-bit too": "test_models.test_every_family_loads_from_its_own_folder",
+    "answers to choices = one forward each": "test_choices.test_scores_equal_one_forward_per_continuation",
     "choices, weights and logits as in transformers": "test_parity.test_routing_and_logits",
 }
 """What holds for every family, and the test that runs once for each; a test checks that it does."""

@@ -1,0 +1,187 @@
+"""``mlx-moebench evaluate``: what a model knows, on MMLU or on a task of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from ._options import chosen_bits, file_name, model_names, model_options
+
+EPILOG = """\b
+Examples:
+  mlx-moebench evaluate --data mmlu/                     all 57 subjects, 5 shots, the model in the package
+  mlx-moebench evaluate --model allenai/OLMoE-1B-7B-0924 --preset 12x25
+  mlx-moebench evaluate --model ./checkpoint --data mmlu/ --subjects anatomy,astronomy --limit 50
+  mlx-moebench evaluate --model ./checkpoint --data mmlu/ --compare ./adapters   with and without, paired
+  mlx-moebench evaluate --data mmlu/ --output nano.json --resume    start, or go on after Ctrl-C or a crash
+  mlx-moebench evaluate --model ./checkpoint --task arc_easy,piqa   by lm-evaluation-harness
+"""
+
+MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "resume")
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--task",
+    default="mmlu",
+    show_default=True,
+    help="mmlu, or tasks of lm-evaluation-harness, comma-separated (extra `eval`).",
+)
+@model_options
+@click.option(
+    "--data", type=click.Path(), help="Folder of MMLU's CSV files with dev/ and val/ or test/.  [default: the hub]"
+)
+@click.option("--subjects", help="Subjects of MMLU, comma-separated.  [default: all 57]")
+@click.option(
+    "--preset",
+    type=click.Choice(["12x25"]),
+    help="12 subjects, their first 25 questions each. The published benchmark of that size names no subjects; the "
+    "choice of these is ours.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="The first N questions of each subject.  [default: all]")
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "test", "val"]),
+    default="auto",
+    show_default=True,
+    help="Where MMLU's questions come from; auto: test where all subjects have it, else val.",
+)
+@click.option(
+    "--shots",
+    type=click.IntRange(min=0),
+    help="Worked examples before each question, at most 5 for MMLU.  [default: 5; the task's own]",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=2),
+    help="Tokens of a prompt with its answer; shots that do not fit are dropped.  [default: the model's positions]",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Questions per forward pass; fewer where they would take over 1 GiB.",
+)
+@click.option(
+    "--compare",
+    type=click.Path(),
+    metavar="ADAPTER",
+    help="Also evaluate the model with this adapter (and without --adapter-path) on the same questions, and compare.",
+)
+@click.option("--include-path", type=click.Path(), help="Folder with task files of lm-evaluation-harness of your own.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap; of a task's shots."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="JSON report to write.  [default: evaluation_MODEL_TASK.json]"
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on from the report at --output; the options must be those it was started with."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def command(
+    task: str,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    bits: str | None,
+    four_bit: bool,
+    router_bits: str | None,
+    adapter_path: str | None,
+    trust_remote_code: bool,
+    data: str | None,
+    subjects: str | None,
+    preset: str | None,
+    limit: int | None,
+    split: str,
+    shots: int | None,
+    max_length: int | None,
+    batch_size: int,
+    compare: str | None,
+    include_path: str | None,
+    seed: int,
+    output: Path | None,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure what a model knows: its choices on MMLU, or any task of lm-evaluation-harness.
+
+    A choice is the letter of the highest log-likelihood after the original prompt. Prints accuracy by subject with
+    intervals, beside 0.25, what guessing gives, and writes a JSON report with every answer. With --compare it says
+    how large a difference such questions can show at all.
+    """
+    if quiet and task != "mmlu":  # read when tqdm is imported, for the bars of the harness and of data sets
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from ..analysis.evaluations import check_output, evaluation_path
+    from ..report.accuracy import print_evaluation
+    from ._progress import progress
+
+    _refuse(MMLU_ONLY if task != "mmlu" else ("include_path",), task)
+    bits = chosen_bits(bits, four_bit)
+    names = [*model_names(model, bits, router_bits, adapter_path), *task.split(",")]
+    names += [preset] if preset else []
+    names += ["vs", Path(compare).name or "adapter"] if compare else []
+    output = output or file_name("evaluation", names)
+    check_output(output, resume)
+    options: dict[str, Any] = {
+        "limit": limit,
+        "batch_size": batch_size,
+        "device": device,
+        "dtype": dtype,
+        "bits": int(bits) if bits else None,
+        "router_bits": int(router_bits) if router_bits else None,
+        "adapter_path": adapter_path,
+        "trust_remote_code": trust_remote_code,
+        "seed": seed,
+        "output": output,
+        "command": shlex.join(["mlx-moebench", *sys.argv[1:]]),
+    }
+    with progress(quiet) as step:
+        if task == "mmlu":
+            from ..analysis.mmlu import evaluate_mmlu
+
+            report = evaluate_mmlu(
+                model,
+                data,
+                subjects=None if subjects is None else [name.strip() for name in subjects.split(",") if name.strip()],
+                preset=preset,
+                split=split,
+                shots=5 if shots is None else shots,
+                max_length=max_length,
+                compare=compare,
+                resume=resume,
+                step=step,
+                **options,
+            )
+        else:
+            from ..analysis.harness import evaluate_tasks
+
+            report = evaluate_tasks(
+                model, task.split(","), include_path=include_path, shots=shots, step=step, **options
+            )
+    for warning in report["model"].get("warnings", ()):
+        click.echo(f"Warning: {warning}", err=True)
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+    else:
+        print_evaluation(report)
+        click.echo(f"Wrote {evaluation_path(output)}")
+
+
+def _refuse(options: tuple[str, ...], task: str) -> None:
+    """Raise a usage error for an option that has no meaning for the task."""
+    context = click.get_current_context()
+    for name in options:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            belongs = "--task mmlu" if task != "mmlu" else "tasks of lm-evaluation-harness"
+            raise click.UsageError(f"--{name.replace('_', '-')} belongs to {belongs}; leave it out.")
