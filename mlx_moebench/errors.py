@@ -28,6 +28,10 @@ class StatsError(MoebenchError):
     """A stats pair that cannot be read, written or merged."""
 
 
+class TraceError(MoebenchError):
+    """A trace that cannot be read, written or gone on with."""
+
+
 class MissingExtraError(MoebenchError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
