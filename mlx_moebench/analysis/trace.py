@@ -47,7 +47,7 @@ SHARD_BYTES = 64_000_000
 LIMIT = 2_000_000_000
 """Bytes that a trace may take unless the user allows more."""
 
-_OURS = re.compile(r"(prefill|decode)-\d{5}-[0-9a-f]{8}\.safetensors")
+_OURS = re.compile(r"(prefill|decode)-\d{5}-[0-9a-f]{8}\.safetensors|\.(prefill|decode)-.*\.tmp")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TraceWriter:
         self._phases[block.phase].blocks.append(block)
 
     def count(self, batch: Batch, ids: npt.NDArray[Any], stats: RoutingStats, predicted: Any = None) -> None:
-        """The batch is over. ids: [B, S], generated tokens included; predicted: [B, S] most likely next ids, or None."""
+        """The batch is over. ids: [B, S], generated tokens included; predicted: [B, S] likely next ids, or None."""
         for name, phase in self._phases.items():
             blocks, phase.blocks = phase.blocks, []
             shard = _join(batch, ids, predicted, blocks, stats)
@@ -137,7 +137,7 @@ class TraceWriter:
         return files
 
     def tidy(self) -> None:
-        """Remove the shards that trace.json, just written, does not name."""
+        """Remove the shards that trace.json, just written, does not name, and what a kill left half written."""
         manifest = read_manifest(self._folder)
         named = {entry["file"] for phase in manifest["phases"].values() for entry in phase["shards"]}
         for path in self._folder.iterdir():

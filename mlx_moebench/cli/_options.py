@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
