@@ -18,6 +18,7 @@ from ..routing.stats import RoutingStats, check_flag
 from ..routing.uncertainty import Plan
 from .keep import Keeper
 from .trace import LIMIT, TraceRequest, TraceWriter, budget, check_trace_folder
+from .watch import Watch
 
 Step = Callable[[str, int, int], None]
 """step(what, done, total) is told of progress; total 0 means unknown."""
@@ -76,7 +77,7 @@ def analyze(
     Raises `MoebenchError` subclasses with one sentence that says what to do.
     """
     options = {key: value for key, value in locals().items() if key not in ("model", "dataset", "batch_size")}
-    return _measure(model, dataset, batch_size, None, **options)["prefill"]
+    return measure(model, dataset, batch_size, None, **options)["prefill"]
 
 
 def analyze_generation(
@@ -92,10 +93,10 @@ def analyze_generation(
         raise MoebenchError(f"Generate at least 1 token, not {max_tokens}.")
     if "batch_size" in options:
         raise MoebenchError("Prompts are continued one at a time; leave out batch_size.")
-    return _measure(model, dataset, 1, max_tokens, **options)
+    return measure(model, dataset, 1, max_tokens, **options)
 
 
-def _measure(
+def measure(
     model: Any,
     dataset: str | Path,
     batch_size: int,
@@ -119,9 +120,10 @@ def _measure(
     command: str | None = None,
     step: Step = lambda what, done, total: None,
     tell: Tell = lambda line: None,
+    watch: Watch | None = None,
     **precision: Any,
 ) -> dict[Phase, RoutingStats]:
-    """The statistics of each phase, kept at ``output`` while they grow."""
+    """The statistics of each phase, kept at ``output`` while they grow; ``watch`` sees tokens where no trace does."""
     check_flag(tau, collapse_on)
     if resume and output is None:
         raise MoebenchError("Only a run with an output can be resumed: name the stats pair.")
@@ -141,10 +143,13 @@ def _measure(
     facts |= {"max_samples": max_samples, "parts": [_part(sequences, shard, batch_size)]}
     if generate:
         facts["generation"] = {"max_tokens": generate, "sampling": "greedy"}
-    writer = None if request is None else TraceWriter(request, PHASES[bool(generate)], _text_of(checkpoint.tokenizer))
+    writer = None if request is None else TraceWriter(request, PHASES[bool(generate)])
+    watch = writer or watch
+    if watch is not None:
+        watch.begin(checkpoint.tokenizer)
     stats = LiveRoutingStats(
         checkpoint.model,
-        tokens=None if writer is None else writer.record,
+        tokens=None if watch is None else watch.record,
         tau=tau,
         collapse_on=collapse_on,
         model=_model_facts(checkpoint),
@@ -161,14 +166,14 @@ def _measure(
         with keeper:
             for batch in planned:
                 step("generating, sequences" if generate else "measuring, sequences", keeper.sequences, len(sequences))
-                ids, predicted = batch.ids, None
+                ids, logits = batch.ids, None
                 if generate:
                     ids = _continue(checkpoint, batch, generate)
                 else:
-                    predicted = _forward(checkpoint.model, stats, batch, trace_predictions)
-                if writer is not None:
-                    stats.phase_stats("prefill")  # evaluates what waits, so that the writer has every token
-                    writer.count(batch, ids, stats, predicted)
+                    logits = _forward(checkpoint.model, stats, batch)
+                if watch is not None:
+                    stats.phase_stats("prefill")  # evaluates what waits, so that it has seen every token
+                    watch.count(batch, ids, stats, logits)
                 keeper.count(batch)
             step("computing the intervals", 0, 0)
             keeper.finish()
@@ -198,16 +203,15 @@ def _check_fit(model: Any, sequences: list[Sequence], generate: int) -> None:
         )
 
 
-def _forward(model: Any, stats: LiveRoutingStats, batch: Batch, predictions: bool) -> Any:
-    """The most likely next token of each position [B, S] if asked for, else None.
+def _forward(model: Any, stats: LiveRoutingStats, batch: Batch) -> Any:
+    """Logits [B, S, V], not evaluated: only the tallies are.
 
-    Otherwise only the tallies are evaluated, so MLX never computes the output head nor the last layer's experts.
+    Unless they are read, MLX never computes the output head nor the last layer's experts.
     """
     import mlx.core as mx
 
     with stats.batch(mask=batch.mask, ids=batch.rows):
-        logits = model(mx.array(batch.ids))
-    return mx.argmax(logits, axis=-1) if predictions else None
+        return model(mx.array(batch.ids))
 
 
 def _continue(checkpoint: Checkpoint | _Given, batch: Batch, max_tokens: int) -> Any:
@@ -235,10 +239,6 @@ def _trace_request(
         raise MoebenchError("Generated tokens are the model's predictions already: leave out the trace's predictions.")
     check_trace_folder(Path(trace), resume)
     return TraceRequest(Path(trace), limit, predictions)
-
-
-def _text_of(tokenizer: Any) -> Callable[[int], str]:
-    return lambda token: str(tokenizer.decode([token]))
 
 
 def _checkpoint(model: Any, tokenizer: Any, precision: dict[str, Any], trust_remote_code: bool) -> Checkpoint | _Given:

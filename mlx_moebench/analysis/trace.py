@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,17 +78,25 @@ class TraceWriter:
     text: of one token id. The facts in trace.json are those of the ``stats`` given to `contents`.
     """
 
-    def __init__(self, request: TraceRequest, phases: Sequence[Phase], text: Callable[[int], str]) -> None:
-        self._folder, self._predictions, self._text = request.folder, request.predictions, text
+    def __init__(self, request: TraceRequest, phases: Sequence[Phase]) -> None:
+        self._folder, self._predictions = request.folder, request.predictions
         self._phases = {phase: _Phase() for phase in phases}
         self._texts: dict[int, str] = {}
+        self._tokenizer: Any = None
+
+    def begin(self, tokenizer: Any) -> None:
+        """The tokenizer gives the text of each token id."""
+        self._tokenizer = tokenizer
 
     def record(self, block: TokenBlock) -> None:
         """What one router said of one forward pass of the batch that runs."""
         self._phases[block.phase].blocks.append(block)
 
-    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: RoutingStats, predicted: Any = None) -> None:
-        """The batch is over. ids: [B, S], generated tokens included; predicted: [B, S] likely next ids, or None."""
+    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: RoutingStats, logits: Any) -> None:
+        """The batch is over; see `Watch`. Writes shards that are full."""
+        import mlx.core as mx
+
+        predicted = np.asarray(mx.argmax(logits, axis=-1)) if self._predictions else None
         for name, phase in self._phases.items():
             blocks, phase.blocks = phase.blocks, []
             shard = _join(batch, ids, predicted, blocks, stats)
@@ -101,7 +109,7 @@ class TraceWriter:
             seen = [shard.arrays[key] for key in ("token.id", "token.predicted") if key in shard.arrays]
             for token in np.unique(np.concatenate(seen)).tolist():
                 if token not in self._texts:
-                    self._texts[token] = self._text(token)
+                    self._texts[token] = str(self._tokenizer.decode([token]))
 
     def contents(self, stats: RoutingStats) -> dict[Path, bytes]:
         """The files to write for what is counted so far, trace.json last; `tidy` when they are written."""
@@ -286,7 +294,7 @@ def _join(batch: Batch, ids: npt.NDArray[Any], predicted: Any, blocks: list[Toke
         "sequence.n_tokens": lengths,
     }
     if predicted is not None:
-        arrays["token.predicted"] = np.asarray(predicted)[row, position[mask]]
+        arrays["token.predicted"] = predicted[row, position[mask]]
     for spec, pieces in zip(stats.specs, by_router, strict=True):
         arrays |= {f"{spec.name}.{key}": array for key, array in _router(pieces).items()}
     layout = token_layout(stats.specs, predicted is not None) | sequence_layout(stats.specs)
