@@ -72,7 +72,7 @@ def _tokens(report: dict[str, Any]) -> Table:
     table.add_column("routing, loss")
     table.add_column("entropy", justify="right")
     table.add_column("loss", justify="right")
-    table.add_column("text, [token] and the next", overflow="fold")
+    table.add_column(escape("text, [token] and the next"), overflow="fold")
     previous = ""
     for t in report["tokens"]:
         text = Text(_shown(t["before"][-48:]), style="dim")
