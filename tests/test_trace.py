@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import shutil
@@ -460,6 +461,9 @@ def test_bad_traces_are_refused(broken: Path, tmp_path: Path) -> None:
         ({"routers": []}, "damaged"),
         ({"routers": [{"nonsense": 1}]}, "damaged"),
         ({"phases": {"later": {}}}, "damaged"),
+        ({"phases": {"prefill": {"shards": [{"file": "x"}]}}}, "damaged"),
+        ({"phases": {"prefill": {"shards": [shard | {"file": "../" + shard["file"]}]}}}, "damaged"),
+        ({"phases": {"prefill": {"shards": ["x"]}}}, "damaged"),
     ):
         (tmp_path / "copy").mkdir()
         (tmp_path / "copy" / MANIFEST).write_text((broken / MANIFEST).read_text())
@@ -480,17 +484,22 @@ def test_a_trace_of_other_routers_or_with_impossible_experts(broken: Path) -> No
     with pytest.raises(TraceError, match="does not hold layer"):
         read_trace(broken)
     edit(broken, routers=specs)
-    facts = json.loads((broken / MANIFEST).read_text())
-    entry = facts["phases"]["prefill"]["shards"][0]
-    arrays = load_file(broken / entry["file"])
-    arrays["layer.3.mlp.experts"][0, 0] = 16
-    save_file(arrays, broken / entry["file"])
-    import hashlib
-
-    entry["sha256"] = hashlib.sha256((broken / entry["file"]).read_bytes()).hexdigest()
-    edit(broken, phases=facts["phases"])
-    with pytest.raises(TraceError, match="names expert 16 of 16"):
-        read_trace(broken)
+    for name, value, words in (
+        ("layer.3.mlp.experts", 16, "names expert 16 of 16"),
+        ("layer.3.mlp.entropy", 5, "layer.3.mlp in .* contradict"),
+        ("layer.3.mlp.experts", None, "layer.3.mlp in .* contradict"),
+    ):
+        facts = json.loads((broken / MANIFEST).read_text())
+        entry = facts["phases"]["prefill"]["shards"][0]
+        before = (broken / entry["file"]).read_bytes()
+        arrays = load_file(broken / entry["file"])
+        arrays[name][0] = arrays[name][1] if value is None else value
+        save_file(arrays, broken / entry["file"])
+        entry["sha256"] = hashlib.sha256((broken / entry["file"]).read_bytes()).hexdigest()
+        edit(broken, phases=facts["phases"])
+        with pytest.raises(TraceError, match=words):
+            read_trace(broken)
+        (broken / entry["file"]).write_bytes(before)
 
 
 def test_resume_refuses_what_does_not_fit(

@@ -231,7 +231,7 @@ def _trace_request(
 ) -> TraceRequest | None:
     if trace is None:
         if predictions:
-            raise MoebenchError("Predictions are kept in a trace: name its folder.")
+            raise MoebenchError("Predictions are kept in a trace: name its folder, with --trace.")
         return None
     if output is None:
         raise MoebenchError("A trace is saved in step with a stats pair: name an output.")

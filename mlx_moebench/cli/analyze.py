@@ -203,6 +203,8 @@ def command(
         else:
             analyze(model, dataset, batch_size=batch_size, step=step, **options)
     show(outputs, as_json, plot)
+    if trace and not as_json:
+        click.echo(f"Wrote the trace in {trace}")
 
 
 def _default_output(

@@ -29,6 +29,9 @@ VERSION = 1
 MANIFEST = "trace.json"
 TEXTS = "tokens.json"
 
+_FACTS = {"model", "data", "environment", "tau", "collapse_on"}
+_ENTRY = {"file", "sha256", "n_tokens", "n_sequences"}
+
 Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Arrays by name: dtype, and shape behind the first axis."""
 
@@ -120,8 +123,10 @@ class Trace:
             self.predictions: bool = self.manifest["predictions"]
             self.complete: bool = self.manifest["complete"]
             known = bool(self.specs) and set(self.phases) <= {*get_args(Phase)}
-            known &= self.manifest["scalars"] == list(SCALARS)
-        except (KeyError, TypeError) as error:
+            known &= self.manifest["scalars"] == list(SCALARS) and self.manifest.keys() >= _FACTS
+            for phase in self.manifest["phases"].values():
+                known &= all(e.keys() >= _ENTRY and Path(e["file"]).name == e["file"] for e in phase["shards"])
+        except (KeyError, TypeError, AttributeError) as error:
             raise TraceError(f"{self.folder / MANIFEST} is damaged ({error!r}): make the trace again.") from error
         if not known:
             raise TraceError(f"{self.folder / MANIFEST} is damaged or from another version: make the trace again.")
@@ -228,7 +233,12 @@ def read_trace(path: str | Path, phase: Phase = "prefill") -> RoutingStats:
                 raise TraceError(
                     f"The trace in {path} names expert {experts.max()} of {spec.n_experts}: it is damaged."
                 )
-            stats.add_sums(number, clusters, _sums(spec, shard, experts), _pairs(experts, experts, spec, spec))
+            sums = _sums(spec, shard, experts)
+            if not _agree(spec, shard, sums):
+                raise TraceError(
+                    f"The tokens and the sums of {spec.name} in {path} contradict each other: make it again."
+                )
+            stats.add_sums(number, clusters, sums, _pairs(experts, experts, spec, spec))
             if before is not None:
                 stats.add_transition(number - 1, _pairs(before, experts, trace.specs[number - 1], spec))
             before = experts
@@ -268,6 +278,16 @@ def _sums(spec: RouterSpec, shard: Shard, experts: npt.NDArray[np.int64]) -> Sum
         scalars[:, SCALARS.index(name)] = np.bincount(sequence[1:], weights=per_token, minlength=rows)
     arrays = (shard.lengths, counts, top1, shard.arrays[f"{spec.name}.p_sum"], scalars)
     return Sums(r, spec.top_k, spec.distribution, **dict(zip(FIELDS, arrays, strict=True)))
+
+
+def _agree(spec: RouterSpec, shard: Shard, sums: Sums) -> bool:
+    """Whether the tokens' float32 numbers add up to the stored sums, and what is counted to what was counted then."""
+    stored = shard.arrays[f"{spec.name}.scalars"]
+    added = sums.scalars.copy()
+    for name in TOKEN_SCALARS:
+        tokens = shard.arrays[f"{spec.name}.{name}"].astype(np.float64)
+        added[:, SCALARS.index(name)] = np.bincount(shard.sequence, weights=tokens, minlength=shard.n_sequences)
+    return np.allclose(added, stored, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 def _pairs(
