@@ -75,7 +75,7 @@ class _Phase:
 class TraceWriter:
     """The trace of one run. `record` takes what the routers say, `count` closes a batch, `contents` is what to save.
 
-    text: of one token id. The facts in trace.json are those of the ``stats`` given to `contents`.
+    The facts in trace.json are those of the ``stats`` given to `contents`.
     """
 
     def __init__(self, request: TraceRequest, phases: Sequence[Phase]) -> None:
