@@ -39,11 +39,12 @@ def render(report: dict[str, Any]) -> Group:
         "rho: Spearman's rank correlation of a router's entropy, or selection margin, at a token with the loss of the "
         "next token. A small margin is an uncertain choice: there, uncertainty foretells loss where rho is negative.\n"
         "loss: mean, in nats, of the tenth of the tokens with the least entropy, and of that with the most.\n"
-        f"[low, high]: {ci['level']:.0%} bootstrap over sequences, {ci['resamples']:,} resamples."
     )
+    if report["mean_loss"]["low"] is not None:
+        note += f"[low, high]: {ci['level']:.0%} bootstrap over sequences, {ci['resamples']:,} resamples."
     reasons = dict.fromkeys(_reasons(report))
     note += "".join(f"\nNo interval: {reason}." for reason in reasons)
-    return Group(*parts, Text(note, style="dim"))
+    return Group(*parts, Text(note.replace("\n\n", "\n"), style="dim"))
 
 
 def _routers(report: dict[str, Any]) -> Table:
