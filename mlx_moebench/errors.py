@@ -36,6 +36,10 @@ class EvaluationError(MoebenchError):
     """Answers that cannot be scored or compared: no such task, no finite log-likelihood, other questions."""
 
 
+class TraceError(MoebenchError):
+    """A trace that cannot be read, written or gone on with."""
+
+
 class MissingExtraError(MoebenchError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -17,8 +17,9 @@ RANK = {
     "models": 2,
     "data": 2,
     "analysis": 3,
-    "report": 4,
-    "cli": 5,
+    "train": 4,
+    "report": 5,
+    "cli": 6,
 }
 
 

@@ -1,9 +1,10 @@
 """The questions one can ask of a model: how it routes, and what it knows."""
 
+from ..routing.storage import decode_output
 from .accuracy import compare_answers
 from .analyze import analyze, analyze_generation
 from .evaluations import read_evaluation
-from .keep import check_replaceable, decode_output
+from .keep import check_replaceable
 from .mmlu import evaluate_mmlu
 
 __all__ = [

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard, read_corpus
 from ..environment import environment
 from ..errors import DataError, MoebenchError
@@ -16,9 +18,17 @@ from ..routing.stats import RoutingStats, check_flag
 from ..routing.uncertainty import Plan
 from .facts import check_vocabulary, checkpoint_facts
 from .keep import Keeper
+from .trace import LIMIT, TraceRequest, TraceWriter, budget, check_trace_folder
+from .watch import Watch
 
 Step = Callable[[str, int, int], None]
 """step(what, done, total) is told of progress; total 0 means unknown."""
+
+PHASES: tuple[tuple[Phase, ...], ...] = (("prefill",), ("prefill", "decode"))
+"""The phases of a run without generation, and with it."""
+
+Tell = Callable[[str], None]
+"""tell(line) is told what a user should know before the measurement starts."""
 
 
 def analyze(
@@ -41,9 +51,13 @@ def analyze(
     shard: str | None = None,
     output: str | Path | None = None,
     resume: bool = False,
+    trace: str | Path | None = None,
+    trace_limit: int = LIMIT,
+    trace_predictions: bool = False,
     plan: Plan | None = None,
     command: str | None = None,
     step: Step = lambda what, done, total: None,
+    tell: Tell = lambda line: None,
 ) -> RoutingStats:
     """Measure how ``model`` routes ``dataset``, every sequence as one prompt (phase prefill).
 
@@ -57,12 +71,14 @@ def analyze(
     output: stats pair, saved while the run goes on (at most 5% of its time) and at its end, with the intervals of
     ``plan``; so a run that is killed, or stopped by Ctrl-C or an error, leaves there what it had measured.
     resume: go on from the pair at ``output``, if there is one, to the very numbers of a run that was never stopped.
-    command: what the report says started it.
+    trace: a folder for the experts of every single token (docs/traces.md), saved in step with the pair, of at most
+    ``trace_limit`` bytes; ``trace_predictions`` adds the model's most likely next token. `data.trace` reads it.
+    command: what the report says started it. tell: is told how large the trace will be.
 
     Raises `MoebenchError` subclasses with one sentence that says what to do.
     """
     options = {key: value for key, value in locals().items() if key not in ("model", "dataset", "batch_size")}
-    return _measure(model, dataset, batch_size, None, **options)["prefill"]
+    return measure(model, dataset, batch_size, None, **options)["prefill"]
 
 
 def analyze_generation(
@@ -78,10 +94,10 @@ def analyze_generation(
         raise MoebenchError(f"Generate at least 1 token, not {max_tokens}.")
     if "batch_size" in options:
         raise MoebenchError("Prompts are continued one at a time; leave out batch_size.")
-    return _measure(model, dataset, 1, max_tokens, **options)
+    return measure(model, dataset, 1, max_tokens, **options)
 
 
-def _measure(
+def measure(
     model: Any,
     dataset: str | Path,
     batch_size: int,
@@ -98,17 +114,23 @@ def _measure(
     shard: str | None = None,
     output: str | Path | None = None,
     resume: bool = False,
+    trace: str | Path | None = None,
+    trace_limit: int = LIMIT,
+    trace_predictions: bool = False,
     plan: Plan | None = None,
     command: str | None = None,
     step: Step = lambda what, done, total: None,
+    tell: Tell = lambda line: None,
+    watch: Watch | None = None,
     **precision: Any,
 ) -> dict[Phase, RoutingStats]:
-    """The statistics of each phase, kept at ``output`` while they grow."""
+    """The statistics of each phase, kept at ``output`` while they grow; ``watch`` sees tokens where no trace does."""
     check_flag(tau, collapse_on)
     if resume and output is None:
         raise MoebenchError("Only a run with an output can be resumed: name the stats pair.")
     if shard is not None:
         parse_shard(shard)
+    request = _trace_request(trace, trace_limit, trace_predictions, output, resume, generate)
     select_device(device)
     step("loading the model", 0, 0)
     checkpoint = _checkpoint(model, tokenizer, precision, trust_remote_code)
@@ -122,8 +144,13 @@ def _measure(
     facts |= {"max_samples": max_samples, "parts": [_part(sequences, shard, batch_size)]}
     if generate:
         facts["generation"] = {"max_tokens": generate, "sampling": "greedy"}
+    writer = None if request is None else TraceWriter(request, PHASES[bool(generate)])
+    watch = writer or watch
+    if watch is not None:
+        watch.begin(checkpoint.tokenizer)
     stats = LiveRoutingStats(
         checkpoint.model,
+        tokens=None if watch is None else watch.record,
         tau=tau,
         collapse_on=collapse_on,
         model=checkpoint_facts(checkpoint.model, checkpoint),
@@ -131,17 +158,23 @@ def _measure(
         environment=environment() | ({} if command is None else {"command": command}),
     )
     decode = stats.phase_stats("decode") if generate else None
-    keeper = Keeper(stats, None if output is None else Path(output), plan, decode)
+    if request is not None:
+        tell(budget(stats, request, sum(len(s.ids) for s in sequences), len(sequences), generate or 0))
+    keeper = Keeper(stats, None if output is None else Path(output), plan, decode, writer)
     with stats:
         if resume:
             planned = keeper.resume(planned)
         with keeper:
             for batch in planned:
                 step("generating, sequences" if generate else "measuring, sequences", keeper.sequences, len(sequences))
+                ids, logits = batch.ids, None
                 if generate:
-                    _continue(checkpoint, batch, generate)
+                    ids = _continue(checkpoint, batch, generate)
                 else:
-                    _forward(checkpoint.model, stats, batch)
+                    logits = _forward(checkpoint.model, stats, batch)
+                if watch is not None:
+                    stats.phase_stats("prefill")  # evaluates what waits, so that it has seen every token
+                    watch.count(batch, ids, stats, logits)
                 keeper.count(batch)
             step("computing the intervals", 0, 0)
             keeper.finish()
@@ -166,19 +199,42 @@ def _check_fit(model: Any, sequences: list[Sequence], generate: int) -> None:
         )
 
 
-def _forward(model: Any, stats: LiveRoutingStats, batch: Batch) -> None:
-    """Only the tallies are evaluated, so MLX never computes the output head nor the last layer's experts."""
+def _forward(model: Any, stats: LiveRoutingStats, batch: Batch) -> Any:
+    """Logits [B, S, V], not evaluated: only the tallies are.
+
+    Unless they are read, MLX never computes the output head nor the last layer's experts.
+    """
     import mlx.core as mx
 
     with stats.batch(mask=batch.mask, ids=batch.rows):
-        model(mx.array(batch.ids))
+        return model(mx.array(batch.ids))
 
 
-def _continue(checkpoint: Checkpoint | _Given, batch: Batch, max_tokens: int) -> None:
-    """Run the one prompt of a batch and let the model go on; the responses themselves are not kept."""
+def _continue(checkpoint: Checkpoint | _Given, batch: Batch, max_tokens: int) -> Any:
+    """Run the one prompt of a batch and let the model go on; returns its token ids and those made, [1, S]."""
     prompt = batch.ids[0][batch.mask[0]].tolist()
-    for _ in stream_generate(checkpoint.model, checkpoint.tokenizer, prompt, max_tokens, row=batch.rows[0]):
-        pass
+    made = stream_generate(checkpoint.model, checkpoint.tokenizer, prompt, max_tokens, row=batch.rows[0])
+    return np.array([[*prompt, *(response.token for response in made)]])
+
+
+def _trace_request(
+    trace: str | Path | None,
+    limit: int,
+    predictions: bool,
+    output: str | Path | None,
+    resume: bool,
+    generate: int | None,
+) -> TraceRequest | None:
+    if trace is None:
+        if predictions:
+            raise MoebenchError("Predictions are kept in a trace: name its folder, with --trace.")
+        return None
+    if output is None:
+        raise MoebenchError("A trace is saved in step with a stats pair: name an output.")
+    if predictions and generate:
+        raise MoebenchError("Generated tokens are the model's predictions already: leave out the trace's predictions.")
+    check_trace_folder(Path(trace), resume)
+    return TraceRequest(Path(trace), limit, predictions)
 
 
 def _checkpoint(model: Any, tokenizer: Any, precision: dict[str, Any], trust_remote_code: bool) -> Checkpoint | _Given:

@@ -14,8 +14,9 @@ from typing import Any
 from ..data import Batch
 from ..errors import MoebenchError, RoutingError, StatsError
 from ..routing.stats import RoutingStats
-from ..routing.storage import load_pair, pair_contents, pair_paths, write_aside
+from ..routing.storage import decode_output, load_pair, pair_contents, pair_paths, write_aside
 from ..routing.uncertainty import Plan
+from .trace import TraceWriter
 
 MIN_SECONDS = 2.0
 """Least time between two saves."""
@@ -46,12 +47,6 @@ class Done:
         )
 
 
-def decode_output(output: str | Path) -> Path:
-    """Where the pair of the generated tokens lies, beside that of the prompts: OUT.decode.json for OUT.json."""
-    report_path, _ = pair_paths(Path(output))
-    return report_path.with_name(f"{report_path.stem}.decode.json")
-
-
 def check_replaceable(output: Path) -> None:
     """Raise `StatsError` if ``output`` is the pair of a run that did not finish: it is there to be resumed."""
     if not pair_paths(output)[1].exists():
@@ -70,14 +65,21 @@ class Keeper:
 
     stats: of one source with one part. output: None keeps nothing. plan: of the finished report; an unfinished one
     has `RESAMPLES` at most. decode: the tokens generated after the prompts of ``stats``, if any; their pair lies at
-    `decode_output`. A context manager: on an error it saves what is measured, if all routers agree on it (the
-    pair saved last stands otherwise), and adds to the error where that is.
+    `decode_output`. trace: saved before the pair, so that it never holds less; needs an output. A context manager: on
+    an error it saves what is measured, if all routers agree on it (the pair saved last stands otherwise), and adds to
+    the error where that is.
     """
 
     def __init__(
-        self, stats: RoutingStats, output: Path | None, plan: Plan | None = None, decode: RoutingStats | None = None
+        self,
+        stats: RoutingStats,
+        output: Path | None,
+        plan: Plan | None = None,
+        decode: RoutingStats | None = None,
+        trace: TraceWriter | None = None,
     ) -> None:
         self._stats, self._output, self._plan, self._decode = stats, output, plan or Plan(), decode
+        self._trace = trace
         ((_, self._facts),) = stats.sources.items()
         (self._part,) = self._facts["parts"]
         self._done = Done()
@@ -95,6 +97,8 @@ class Keeper:
         Raises `StatsError` that names the first difference when the pair is of another measurement.
         """
         if self._output is None or not any(path.exists() for path in pair_paths(self._output)):
+            if self._trace is not None:
+                self._trace.check_replaceable(self._stats)
             return batches
         before = load_pair(self._output)
         path = pair_paths(self._output)[0]
@@ -119,6 +123,8 @@ class Keeper:
                     "out --resume to start again."
                 )
             self._decode.include(generated)
+        if self._trace is not None:
+            self._trace.resume(done.sequences, self._stats)
         self._stats.include(before)
         self._done = self._saved = done
         if done.batches == part["batches"]:  # nothing is left to measure here
@@ -169,10 +175,13 @@ class Keeper:
             if stats is not None:
                 next(iter(stats.sources.values()))["truncated_sequences"] = done.truncated
         if self._output is not None:
-            contents = pair_contents(self._stats, self._output, plan)
+            contents = {} if self._trace is None else self._trace.contents(self._stats)
+            contents |= pair_contents(self._stats, self._output, plan)
             if self._decode is not None:
                 contents |= pair_contents(self._decode, decode_output(self._output), plan)
             write_aside(contents)  # together: a kill finds both phases before this batch, or both after it
+            if self._trace is not None:
+                self._trace.tidy()
         self._saved = done
         now = time.monotonic()
         self._due = now + max(MIN_SECONDS, SHARE * (now - began))

@@ -38,6 +38,18 @@ _MODEL = (
     click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."),
 )
 
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Click callback: bytes, written as ``500MB`` or ``2 GB`` in decimal units."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip(), re.IGNORECASE)
+    if not found:
+        raise click.BadParameter(f"{value!r} is no size: write 500MB or 2GB.", context, parameter)
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
 _INTERVALS = (
     click.option(
         "--ci",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ._options import chosen_bits, file_name, interval_options, model_names, model_options
+from ._options import chosen_bits, file_name, interval_options, model_names, model_options, size_in_bytes
 
 EPILOG = """\b
 Examples:
@@ -21,6 +21,7 @@ Examples:
   mlx-moebench analyze --generate 64                     prompts and 64 tokens after each, apart
   mlx-moebench analyze --model ./checkpoint --bits 4 --adapter-path ./adapters
   mlx-moebench analyze --dataset big.jsonl --output big.json --resume    start, or go on after Ctrl-C or a crash
+  mlx-moebench analyze --trace trace                     the experts of every single token, too
   mlx-moebench analyze --dataset big.jsonl --shard 1/4 --output part1    see mlx-moebench merge
 """
 
@@ -76,6 +77,21 @@ Examples:
 @click.option(
     "--resume", is_flag=True, help="Go on from the pair at --output; the options must be those it was started with."
 )
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to write the experts of every single token to, see docs/traces.md.",
+)
+@click.option(
+    "--trace-limit",
+    callback=size_in_bytes,
+    default="2GB",
+    show_default=True,
+    metavar="SIZE",
+    help="Refuse a trace larger than this.",
+)
+@click.option("--trace-predictions", is_flag=True, help="Keep the model's most likely next tokens in the trace too.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Layer x expert load heatmap, .png or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -101,6 +117,9 @@ def command(
     seed: int,
     output: Path | None,
     resume: bool,
+    trace: Path | None,
+    trace_limit: int,
+    trace_predictions: bool,
     plot: Path | None,
     trust_remote_code: bool,
     as_json: bool,
@@ -147,6 +166,10 @@ def command(
         "shard": shard,
         "output": output,
         "resume": resume,
+        "trace": trace,
+        "trace_limit": trace_limit,
+        "trace_predictions": trace_predictions,
+        "tell": (lambda line: None) if quiet else (lambda line: click.echo(line, err=True)),
         "plan": plan,
         "command": shlex.join(["mlx-moebench", *sys.argv[1:]]),
     }
@@ -156,6 +179,8 @@ def command(
         else:
             analyze(model, dataset, batch_size=batch_size, step=step, **options)
     show(outputs, as_json, plot)
+    if trace and not as_json:
+        click.echo(f"Wrote the trace in {trace}")
 
 
 def _default_output(

@@ -33,12 +33,14 @@ class Batch:
     """Sequences padded on the right to the longest.
 
     ids: [B, S] int32. mask: [B, S] bool, True at tokens and False at padding. rows: B document rows; a row comes more
-    than once where windows of one document fall into the same batch. truncated: how many of the B were truncated.
+    than once where windows of one document fall into the same batch. windows: B window numbers. truncated: how many of
+    the B were truncated.
     """
 
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
     rows: tuple[int, ...]
+    windows: tuple[int, ...]
     truncated: int
 
 
@@ -134,4 +136,5 @@ def _pad(sequences: list[Sequence], pad_id: int) -> Batch:
     # A boolean index runs row by row, as the concatenation does.
     ids[mask] = np.concatenate([sequence.ids for sequence in sequences])
     rows = tuple(sequence.row for sequence in sequences)
-    return Batch(ids, mask, rows, sum(sequence.truncated for sequence in sequences))
+    windows = tuple(sequence.window for sequence in sequences)
+    return Batch(ids, mask, rows, windows, sum(sequence.truncated for sequence in sequences))

@@ -19,11 +19,15 @@ from ..environment import environment
 from ..errors import RoutingError
 from ..routing.record import Array, Phase, router_warnings
 from ..routing.stats import Cluster, RoutingStats
+from ..routing.sums import Sums
 from ..routing.tally import Tally, tally, transition_counts
+from ..routing.tokens import TOKEN_SCALARS, TokenBlock, TokenRouting, token_routing
 from .capture import Capture, config_of, is_traced, routers_of
 
 LIVE = "live"
 """The data set name of rows that came without a name."""
+TokenSink = Callable[[TokenBlock], None]
+"""Called for each router and phase of a forward, in running order, once the forward counts."""
 QUEUE = 32  # forwards whose tallies wait together; evaluating each at once would stop a generation's pipelining
 
 
@@ -48,6 +52,22 @@ class _Piece(NamedTuple):
     clusters: list[Cluster]
     tally: Tally
     moves: Array | None
+    start: int
+    mask: Array
+    tokens: TokenRouting | None
+
+    def arrays(self) -> list[Array]:
+        """Everything to evaluate before it is read on the host."""
+        tokens = [] if self.tokens is None else [self.mask, *self.tokens.arrays()]
+        return [*self.tally.arrays(), *tokens, *([] if self.moves is None else [self.moves])]
+
+    def block(self, sums: Sums) -> TokenBlock:
+        """Its tokens on the host."""
+        assert self.tokens is not None
+        experts, p, weights = (np.asarray(a) for a in (self.tokens.experts, self.tokens.p, self.tokens.weights))
+        scalars = {name: np.asarray(getattr(self.tokens, name)) for name in TOKEN_SCALARS}
+        mask = np.asarray(self.mask)
+        return TokenBlock(self.phase, self.number, self.start, mask, experts, p, weights, scalars, sums)
 
 
 @dataclass
@@ -56,6 +76,7 @@ class _Forward:
 
     span: Span
     masks: dict[Phase, Array]
+    start: int = 0
     pieces: list[_Piece] = field(default_factory=list)
     routers: int = 0
 
@@ -66,15 +87,24 @@ class LiveRoutingStats(RoutingStats):
     A row of a batch is one sequence of which every position counts as prompt, unless ``batch`` says otherwise.
     A forward with a KV cache that no ``batch`` describes is part of a generation whose prompt is unknown: its phase is
     ``unsplit``. Reading the statistics evaluates what is still pending.
+
+    tokens: is given every token that counts; None measures sums only.
     """
 
     def __init__(
-        self, model: nn.Module, /, *, sources: Mapping[str, Mapping[str, Any]] | None = None, **settings: Any
+        self,
+        model: nn.Module,
+        /,
+        *,
+        sources: Mapping[str, Mapping[str, Any]] | None = None,
+        tokens: TokenSink | None = None,
+        **settings: Any,
     ) -> None:
         sources = sources or {LIVE: {"name": LIVE}}
         super().__init__(routers_of(model), sources=sources, **settings)
         others: tuple[Phase, ...] = ("decode", "unsplit")
         self._others = {p: RoutingStats(self.specs, phase=p, sources=sources, **settings) for p in others}
+        self._tokens = tokens
         self._announced: Span | None = None
         self._bare: Span | None = None
         self._forward: _Forward | None = None
@@ -160,10 +190,14 @@ class LiveRoutingStats(RoutingStats):
             self._forward = self._begin(shape)
         forward, span = self._forward, self._forward.span
         for phase, mask in forward.masks.items():
-            result = tally(self._capture.routing(number, logits, indices, mask), span.last.get((phase, number)))
+            routing = self._capture.routing(number, logits, indices, mask)
+            result = tally(routing, span.last.get((phase, number)))
             previous = next((p for p in forward.pieces if (p.phase, p.number) == (phase, number - 1)), None)
             moves = transition_counts(previous.tally.selected, result.selected) if previous else None
-            forward.pieces.append(_Piece(phase, number, span.clusters, result, moves))
+            tokens = None if self._tokens is None else token_routing(routing)
+            forward.pieces.append(
+                _Piece(phase, number, span.clusters, result, moves, forward.start, routing.mask, tokens)
+            )
             span.last[phase, number] = result.selected[:, -1]
         forward.routers += 1
 
@@ -191,9 +225,9 @@ class LiveRoutingStats(RoutingStats):
         counts = mx.ones(shape, dtype=mx.bool_) if span.mask is None else span.mask
         start, span.position = span.position, span.position + length
         if unknown:
-            return _Forward(span, {"unsplit": counts})
+            return _Forward(span, {"unsplit": counts}, start)
         if span.prompt_lengths is None:
-            return _Forward(span, {"prefill": counts})
+            return _Forward(span, {"prefill": counts}, start)
         if span.prompt_lengths.shape != (rows,):
             raise RoutingError(f"{span.prompt_lengths.size} prompt lengths were given for a batch of {rows} rows.")
         # Phase comes from position: mlx-lm feeds a prompt in chunks, and its last token alone.
@@ -204,7 +238,7 @@ class LiveRoutingStats(RoutingStats):
             del masks["decode"]
         elif start >= longest:
             del masks["prefill"]
-        return _Forward(span, masks)
+        return _Forward(span, masks, start)
 
     def _span(self, rows: int) -> tuple[Span, bool]:
         """The sequences that a starting forward belongs to, and whether their prompt is unknown."""
@@ -233,7 +267,7 @@ class LiveRoutingStats(RoutingStats):
 
     def _flush(self) -> None:
         queue, self._queue = self._queue, []
-        arrays = [array for p in queue for array in (*p.tally.arrays(), p.moves) if array is not None]
+        arrays = [array for p in queue for array in p.arrays()]
         if not arrays:
             return
         if is_traced(*arrays):
@@ -251,6 +285,8 @@ class LiveRoutingStats(RoutingStats):
             into.add_sums(piece.number, piece.clusters, sums, np.asarray(piece.tally.pairs))
             if piece.moves is not None:
                 into.add_transition(piece.number - 1, piece.moves)
+            if self._tokens is not None:
+                self._tokens(piece.block(sums))
 
 
 def attach(model: nn.Module, tau: float = 0.40, collapse_on: str = "top_share_token") -> LiveRoutingStats:

@@ -19,6 +19,7 @@ TESTED = {
     "sum of g x outputs = block output": "test_instrument.test_block_output_is_the_weighted_sum_of_expert_outputs",
     "counts = tokens x K": "test_instrument.test_every_router_counts_tokens_times_k",
     "generation with a cache": "test_instrument.test_generation_is_unchanged_and_every_step_is_seen",
+    "a trace gives the statistics back": "test_trace.test_every_family",
     "gradients": "test_instrument.test_gradients_are_unchanged_and_what_was_seen_stays_readable",
     "mx.compile": "test_instrument.test_compiling_is_unchanged_and_placeholders_are_recognised",
     "quantising": "test_instrument.test_quantising_a_tapped_model_keeps_the_taps",

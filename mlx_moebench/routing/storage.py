@@ -40,6 +40,12 @@ def pair_paths(path: Path) -> tuple[Path, Path]:
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".safetensors")
 
 
+def decode_output(output: str | Path) -> Path:
+    """Where the pair of the generated tokens lies, beside that of the prompts: OUT.decode.json for OUT.json."""
+    report_path, _ = pair_paths(Path(output))
+    return report_path.with_name(f"{report_path.stem}.decode.json")
+
+
 def check_writable(path: Path) -> None:
     """Raise `StatsError` if a stats pair cannot be written there, or would replace a file that is none.
 
@@ -172,7 +178,7 @@ def restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> R
     """`RoutingStats` from the arrays and facts of a file, refusing what no measurement can have written."""
     if facts["schema_version"] != SCHEMA_VERSION:
         raise StatsError(f"schema version {facts['schema_version']}, this is {SCHEMA_VERSION}")
-    specs = [_spec(fields) for fields in facts["specs"]]
+    specs = [spec_of_json(fields) for fields in facts["specs"]]
     kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
     _expect(bool(specs) and facts["phase"] in get_args(Phase), "no routers, or a phase that does not exist")
     stats = RoutingStats(specs, **kept)
@@ -218,7 +224,7 @@ def _expect(holds: bool, what: str) -> None:
         raise StatsError(what)
 
 
-def _spec(fields: dict[str, Any]) -> RouterSpec:
+def spec_of_json(fields: dict[str, Any]) -> RouterSpec:
     """JSON has no tuples: lists become them again."""
     typed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     return RouterSpec(**typed)

@@ -62,6 +62,13 @@ def log_distribution(logits: Array, rule: Distribution) -> tuple[Array, Array, A
     return log_p, p, log_sum
 
 
+def entropy_of(log_p: Array, p: Array) -> Array:
+    """H(p) [...] in nats of the first two that `log_distribution` gives."""
+    xp = array_namespace(p)
+    # Where p is 0, ln p may be -inf, and their product NaN.
+    return -xp.sum(p * xp.where(p > 0, log_p, xp.zeros_like(p)), axis=-1)
+
+
 def selection_matrix(indices: Array, n_experts: int) -> Array:
     """0/1 matrix [..., R] bool of which experts the indices [..., K] name."""
     xp = array_namespace(indices)
@@ -91,11 +98,10 @@ def tally(routing: Routing, before: Array | None = None) -> Tally:
     first = xp.zeros_like(selected[:, :1]) if before is None else before[:, None]
     previous = xp.concat([first, selected[:, :-1]], axis=1)
     per_token = {
-        # Where p is 0, ln p may be -inf, and their product NaN.
-        "entropy": -xp.sum(p * xp.where(p > 0, log_p, xp.zeros_like(p)), axis=-1),
+        "entropy": entropy_of(log_p, p),
         **_weight_scalars(weights, total, top_k),
         "margin_prob": _top_two_gap(p),
-        "selection_margin": _selection_margin(routing.selection if routing.selection is not None else p, chosen),
+        "selection_margin": selection_margin_of(routing.selection if routing.selection is not None else p, chosen),
         "z_squared": log_sum * log_sum,
         "adjacent_shared": xp.sum(previous * selected, axis=-1),
         "adjacent_pairs": xp.astype(xp.logical_and(xp.any(previous > 0, axis=-1), mask), xp.float32),
@@ -161,7 +167,7 @@ def _top_two_gap(p: Array) -> Array:
     return xp.max(p, axis=-1) - xp.max(xp.where(is_best, xp.zeros_like(p), p), axis=-1)
 
 
-def _selection_margin(scores: Array, chosen: Array) -> Array:
+def selection_margin_of(scores: Array, chosen: Array) -> Array:
     """Lowest chosen minus best unchosen score; NaN where no expert was left to choose (K = E, dropped groups)."""
     xp = array_namespace(scores)
     infinity = xp.zeros_like(scores) + float("inf")

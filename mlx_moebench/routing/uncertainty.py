@@ -132,7 +132,7 @@ def intervals(
         return _layer_intervals(routers, metrics, plan)
     weights = resample_weights(labels, plan.resamples, plan.seed)
     n_strata = len(np.unique(labels))
-    resampled = [_Resampled(sums, weights, metrics, _widening(sums.n_tokens, n_strata, plan.level)) for sums in routers]
+    resampled = [_Resampled(sums, weights, metrics, widening(sums.n_tokens, n_strata, plan.level)) for sums in routers]
     widest = max(r.widen for r in resampled)
     e = max(s.n_experts for s in routers), min(s.n_experts for s in routers)
     per_router: list[dict[str, Interval]] = [{} for _ in routers]
@@ -246,7 +246,7 @@ def _band(point: float, above: Floats, below: Floats, widen: float, plan: Plan) 
     return Interval(point - u, point + v, "simultaneous band over experts"), (u, v)
 
 
-def _widening(n_tokens: npt.NDArray[Any], n_strata: int, level: float) -> float:
+def widening(n_tokens: npt.NDArray[Any], n_strata: int, level: float) -> float:
     """Student's t over normal quantile, times sqrt(G / (G - D)): what resampling the clusters falls short by."""
     x2 = n_tokens.astype(np.float64) ** 2
     clusters = float(x2.sum() ** 2 / max((x2**2).sum(), 1.0))
@@ -301,3 +301,39 @@ def collapsed_fraction(
         return point, Interval(reason="no interval of the shares it counts")
     low, high = float(np.mean(values - margin[0] > tau)), float(np.mean(values + margin[1] > tau))
     return point, Interval(low, high, "simultaneous band over experts and layers")
+
+
+def ratio_intervals(
+    numerators: npt.ArrayLike, denominators: npt.ArrayLike, strata: npt.ArrayLike, plan: Plan | None = None
+) -> list[Interval]:
+    """Intervals of the C ratios sum_n numerators / sum_n denominators, the kind ``mean`` of any sums over clusters.
+
+    numerators, denominators: [N, C] sums of each cluster; a cluster may be absent from a ratio (denominator 0).
+    All share one set of resamples. No interval where fewer than `MIN_CLUSTERS` clusters have part in a ratio, nor with
+    the method ``layer``.
+    """
+    plan = plan or Plan()
+    labels = np.asarray(strata)
+    over, under = (np.asarray(x, dtype=np.float64) for x in (numerators, denominators))
+    taking_part = (under > 0).sum(axis=0)
+    if plan.method == "layer":
+        return [Interval(reason="a layer bootstrap says nothing about this number")] * len(taking_part)
+    weights = resample_weights(labels, plan.resamples, plan.seed)
+    found = []
+    for column, n in enumerate(taking_part):
+        x, y = over[:, column], under[:, column]
+        if n < MIN_CLUSTERS or not np.isfinite(x).all():
+            few = f"{n} sequence{' is' if n == 1 else 's are'} too few for an interval: {MIN_CLUSTERS} are needed"
+            found.append(Interval(reason=few if n < MIN_CLUSTERS else "the number is null here"))
+            continue
+        with np.errstate(invalid="ignore", divide="ignore"):
+            boot = (weights @ x) / (weights @ y)
+            jack = (x.sum() - x) / (y.sum() - y)
+        boot, jack, point = boot[np.isfinite(boot)], jack[np.isfinite(jack)], float(x.sum() / y.sum())
+        if plan.method == "percentile":
+            low, high = np.quantile(boot, [(1 - plan.level) / 2, (1 + plan.level) / 2])
+            found.append(Interval(float(low), float(high), "percentile bootstrap over sequences"))
+        else:
+            low, high = _bca(point, boot, jack, widening(y, len(np.unique(labels)), plan.level), plan.level)
+            found.append(Interval(low, high, "BCa bootstrap over sequences"))
+    return found

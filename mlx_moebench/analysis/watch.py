@@ -1,0 +1,28 @@
+"""What may look at single tokens while a data set is measured."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from ..data import Batch
+from ..routing.stats import RoutingStats
+from ..routing.tokens import TokenBlock
+
+
+class Watch(Protocol):
+    """Sees every token that counts, router by router, and then what the model said of the batch."""
+
+    def begin(self, tokenizer: Any) -> None:
+        """Before the first batch."""
+
+    def record(self, block: TokenBlock) -> None:
+        """What one router said of one forward pass of the batch that runs."""
+
+    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: RoutingStats, logits: Any) -> None:
+        """The batch is over.
+
+        ids: [B, S] what the model was given, generated tokens included. logits: [B, S, V], not evaluated; None where
+        the tokens were generated.
+        """

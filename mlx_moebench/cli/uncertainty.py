@@ -1,0 +1,136 @@
+"""``mlx-moebench uncertainty``: does a router's uncertainty foretell the model's loss?"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from ._options import interval_options
+
+EPILOG = """\b
+Examples:
+  mlx-moebench uncertainty                                  the model in the package, on maths
+  mlx-moebench uncertainty --dataset code --plot loss.png   with the loss by tenths of uncertainty
+  mlx-moebench uncertainty --model allenai/OLMoE-1B-7B-0924 --max-samples 40 --output out.json
+  mlx-moebench uncertainty --json | jq '.summary.mlp.entropy'
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
+)
+@click.option(
+    "--dataset",
+    default="math",
+    show_default=True,
+    help="math, general, code; a .jsonl, .txt or .csv file or a folder of them; or hub:ID[:CONFIG[:SPLIT]].",
+)
+@click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]")
+@click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]")
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=2),
+    default=256,
+    show_default=True,
+    help="Tokens kept of a document (of a window, for .txt).",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Sequences per forward pass, whose logits over the whole vocabulary are held at once.",
+)
+@click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Cast the weights.  [default: as stored; float32 on a CPU]",
+)
+@click.option("--bits", type=click.Choice(["4", "8"]), help="Quantise while loading.  [default: as stored]")
+@click.option("--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora.")
+@click.option(
+    "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Tokens to show of each of four kinds."
+)
+@interval_options
+@click.option("--output", type=click.Path(path_type=Path), help="Write the report as JSON.  [default: not written]")
+@click.option("--plot", type=click.Path(path_type=Path), help="Mean loss by tenths of uncertainty, .png or .svg.")
+@click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def command(
+    model: str | None,
+    dataset: str,
+    text_field: str | None,
+    max_samples: int | None,
+    max_length: int,
+    batch_size: int,
+    device: str,
+    dtype: str | None,
+    bits: str | None,
+    adapter_path: str | None,
+    examples: int,
+    ci: str,
+    resamples: int,
+    seed: int,
+    output: Path | None,
+    plot: Path | None,
+    trust_remote_code: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare each router's uncertainty at a token with the model's loss on the next one.
+
+    Two scores of uncertainty, the entropy of the routing distribution and the selection margin; for each, the rank
+    correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
+    """
+    from ..analysis.routing_uncertainty import routing_uncertainty
+    from ..errors import StatsError
+    from ..report.heatmap import check_plot
+    from ..report.uncertainty import plot_uncertainty, print_uncertainty
+    from ..routing.storage import probe_folder, write_aside
+    from ..routing.uncertainty import Plan
+    from ._progress import progress
+
+    plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
+    if output:
+        if output.is_dir():
+            raise StatsError(f"Cannot write {output}: it is a folder; name a file in it.")
+        probe_folder(output)
+    if plot:
+        check_plot(plot)
+    with progress(quiet) as step:
+        report = routing_uncertainty(
+            model,
+            dataset,
+            text_field=text_field,
+            max_samples=max_samples,
+            max_length=max_length,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            bits=int(bits) if bits else None,
+            adapter_path=adapter_path,
+            trust_remote_code=trust_remote_code,
+            examples=examples,
+            plan=plan,
+            command=shlex.join(["mlx-moebench", *sys.argv[1:]]),
+            step=step,
+        )
+    text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    if output:
+        write_aside({output: text.encode()})
+    if plot:
+        plot_uncertainty(report, plot)
+    if as_json:
+        click.echo(text, nl=False)
+        return
+    print_uncertainty(report)
+    for path in (output, plot):
+        if path:
+            click.echo(f"Wrote {path}")

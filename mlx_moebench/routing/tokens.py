@@ -1,0 +1,83 @@
+"""What one router said of every single token, for traces and for questions that sums cannot answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from array_api_compat import array_namespace
+
+from .record import Array, Phase, Routing
+from .sums import Sums
+from .tally import entropy_of, log_distribution, selection_margin_of, selection_matrix
+
+TOKEN_SCALARS = ("entropy", "selection_margin")
+"""The quantities of a token that are kept for every router, by their names in `tally.SCALARS`."""
+
+
+@dataclass(frozen=True)
+class TokenRouting:
+    """One router on a batch, token by token, still on the device.
+
+    experts: [B, S, K] as the experts received them. p, weights: [B, S, K] their routing probabilities and gate weights.
+    entropy: [B, S] H(p) over all R columns, nats. selection_margin: [B, S] as in `tally`; NaN where nothing was left
+    to choose. Positions outside the mask hold values that mean nothing.
+    """
+
+    experts: Array
+    p: Array
+    weights: Array
+    entropy: Array
+    selection_margin: Array
+
+    def arrays(self) -> list[Array]:
+        """Everything to evaluate before it is read on the host."""
+        return [self.experts, self.p, self.weights, self.entropy, self.selection_margin]
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """What one router said in one phase of one forward pass, on the host.
+
+    number: of the router, in running order. start: position in its sequence of the first column. mask: [B, S] True at
+    the tokens of this phase. experts, p, weights: [B, S, K]; scalars: [B, S] each of `TOKEN_SCALARS`.
+    sums: of each row's tokens, as they went into the statistics.
+    """
+
+    phase: Phase
+    number: int
+    start: int
+    mask: npt.NDArray[np.bool_]
+    experts: npt.NDArray[Any]
+    p: npt.NDArray[Any]
+    weights: npt.NDArray[Any]
+    scalars: dict[str, npt.NDArray[Any]]
+    sums: Sums
+
+
+def token_routing(routing: Routing) -> TokenRouting:
+    """The record of one router, reduced to what is kept of each token; the same p, bit by bit, as in `tally`."""
+    xp = array_namespace(routing.logits)
+    log_p, p, _ = log_distribution(routing.logits, routing.distribution)
+    chosen = selection_matrix(routing.indices, routing.logits.shape[-1])
+    return TokenRouting(
+        routing.indices,
+        xp.take_along_axis(p, routing.indices, axis=-1),
+        routing.weights,
+        entropy_of(log_p, p),
+        selection_margin_of(routing.selection if routing.selection is not None else p, chosen),
+    )
+
+
+def ranked(experts: npt.NDArray[Any], p: npt.NDArray[Any], *others: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """``experts`` and ``others`` [..., K] with the slots in descending order of p, ties by the lower index.
+
+    Slot 0 is then the first choice that `tally` counts: the chosen expert of largest p, ties to the lowest index.
+
+    >>> ranked(np.array([3, 1, 2]), np.array([0.25, 0.25, 0.5]))[0]
+    array([2, 1, 3])
+    """
+    order = np.lexsort((experts, -p), axis=-1)
+    return [np.take_along_axis(array, order, axis=-1) for array in (experts, *others)]

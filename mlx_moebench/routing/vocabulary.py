@@ -1,0 +1,120 @@
+"""Which token ids an expert takes, and whether the id has to do with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MoebenchError
+from .sums import Floats
+
+MIN_COUNT = 10
+"""Occurrences of an id below which its shares say little."""
+
+
+@dataclass(frozen=True)
+class VocabularySpecialisation:
+    """How the ids of a text are spread over one router's experts.
+
+    ids: [X] those that occur often enough. n_tokens: [X] their tokens, N_x. shares: [X, R] N_{x,i} / N_x.
+    null_shares: [X, R] their means under the null. value: mean over ids of the largest share; NaN without ids.
+    null_mean, null_low, null_high: mean and middle 95% of the value under the null. p_value: one-sided.
+    """
+
+    ids: npt.NDArray[np.int64]
+    n_tokens: npt.NDArray[np.int64]
+    shares: Floats
+    null_shares: Floats
+    value: float
+    null_mean: float
+    null_low: float
+    null_high: float
+    p_value: float
+
+
+def vocabulary_specialisation(
+    ids: npt.ArrayLike,
+    experts: npt.ArrayLike,
+    sequence: npt.ArrayLike,
+    n_experts: int,
+    *,
+    min_count: int = MIN_COUNT,
+    permutations: int = 200,
+    seed: int = 0,
+) -> VocabularySpecialisation:
+    """Share of each id's tokens that choose each expert, against rotations of every sequence.
+
+    Formula: N_{x,i} / N_x, N_x the tokens of id x (``min_count`` or more), N_{x,i} those of them that chose expert i;
+        summarised as the mean over x of max_i. ids: [T], negative for none; experts: [T, K]; sequence: [T] ascending.
+    Unit: share of tokens.
+    Range: [K/E, 1]. The largest of E shares of few tokens lies above K/E by chance, hence the null.
+    Null: in every sequence by itself the ids stay and the experts move on round the sequence by a random number of
+        tokens. What would be exchangeable if ids did not matter is the alignment of the two within a sequence. Moving
+        ids from one sequence to another would also undo that texts on one subject share words and experts; shuffling
+        the tokens of a sequence would also undo that both words and experts linger from token to token. Rotations keep
+        both, so what exceeds them is due to the id itself (or to a fixed position, as of a BOS token). They include
+        standing still, so the p-value (1 + #{null >= value}) / (1 + permutations) is valid.
+    Source: Muennighoff et al. 2024 (OLMoE), section 5.3, vocabulary specialisation; the null is ours.
+    """
+    tokens, chosen = np.asarray(ids, dtype=np.int64), np.asarray(experts)
+    if permutations < 1 or min_count < 1:
+        raise MoebenchError(f"Permutations ({permutations}) and occurrences ({min_count}) must be 1 or more.")
+    known = tokens >= 0
+    tokens, chosen, series = tokens[known], chosen[known], np.asarray(sequence)[known]
+    names, place, counts = np.unique(tokens, return_inverse=True, return_counts=True)
+    often = counts >= min_count
+    kept = often[place]  # tokens of the ids that count
+    number = (np.cumsum(often) - 1)[place[kept]]
+    x = int(often.sum())
+
+    def shares(where: npt.NDArray[np.int64]) -> Floats:
+        cells = number[:, None] * n_experts + chosen[where].astype(np.int64)
+        counted = np.bincount(cells.ravel(), minlength=x * n_experts).reshape(x, n_experts)
+        return np.asarray(counted / counts[often][:, None])
+
+    observed = shares(np.flatnonzero(kept))
+    if not x:
+        nan = float("nan")
+        return VocabularySpecialisation(names[often], counts[often], observed, observed, nan, nan, nan, nan, nan)
+    turns = _Rotations(series, np.flatnonzero(kept))
+    rng = np.random.default_rng(seed)
+    value, total = float(observed.max(axis=1).mean()), np.zeros_like(observed)
+    null = np.empty(permutations)
+    for draw in range(permutations):
+        turned = shares(turns.draw(rng))
+        total += turned
+        null[draw] = turned.max(axis=1).mean()
+    low, high = np.quantile(null, [0.025, 0.975])
+    # A rotation that only adds the same shares in another order must not fall below by rounding.
+    p_value = (1 + int(np.sum(null >= value - 1e-12))) / (1 + permutations)
+    return VocabularySpecialisation(
+        names[often],
+        counts[often],
+        observed,
+        total / permutations,
+        value,
+        float(null.mean()),
+        float(low),
+        float(high),
+        p_value,
+    )
+
+
+class _Rotations:
+    """Where the experts of tokens come from when every sequence is turned by a random number of tokens."""
+
+    def __init__(self, sequence: npt.NDArray[Any], tokens: npt.NDArray[np.int64]) -> None:
+        _, first, which, lengths = np.unique(sequence, return_index=True, return_inverse=True, return_counts=True)
+        self._lengths = lengths
+        self._which = which[tokens]
+        self._start, self._length = first[self._which], lengths[self._which]
+        self._inside = tokens - self._start
+
+    def draw(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """One draw, for each of the tokens."""
+        by = rng.integers(self._lengths)[self._which]
+        where: npt.NDArray[np.int64] = self._start + (self._inside + by) % self._length
+        return where
