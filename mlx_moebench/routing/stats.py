@@ -99,7 +99,7 @@ class RoutingStats:
         """Add sums that already lie on the host, first axis ``clusters``; pairs [R, R] as in `Tally`."""
         _check_counts(self.specs[router], sums.counts, sums.n_tokens)
         index = np.array([self._rows.setdefault(cluster, len(self._rows)) for cluster in clusters], dtype=np.int64)
-        host = {name: getattr(sums, name) for name in FIELDS}
+        host = {name: getattr(sums, name) for name in FIELDS} | {"top1_counts": recorded(sums.top1_counts)}
         self._sums[router].add(index, len(self._rows), host, np.asarray(pairs))
 
     def add_transition(self, router: int, counts: npt.ArrayLike) -> None:
@@ -135,8 +135,12 @@ class RoutingStats:
         """Per-cluster sums of one router, first axis in the order of `clusters`."""
         spec = self.specs[router]
         order = np.array([self._rows[cluster] for cluster in self.clusters], dtype=np.int64)
-        arrays = self._sums[router].arrays(len(self._rows))
-        return Sums(spec.n_experts, spec.top_k, spec.distribution, **{name: arrays[name][order] for name in FIELDS})
+        arrays = {name: array[order] for name, array in self._sums[router].arrays(len(self._rows)).items()}
+        # Every token has one first choice: a sequence with tokens but no first choice is one where none was recorded.
+        unknown = (arrays["n_tokens"] > 0) & (arrays["top1_counts"].sum(axis=1) == 0)
+        if unknown.any():
+            arrays["top1_counts"] = np.where(unknown[:, None], np.nan, arrays["top1_counts"])
+        return Sums(spec.n_experts, spec.top_k, spec.distribution, **{name: arrays[name] for name in FIELDS})
 
     def totals(self, router: int) -> Sums:
         """Sums of one router over all clusters."""
@@ -155,12 +159,18 @@ class RoutingStats:
         return self._transitions[router]
 
     def coactivation(self, router: int) -> npt.NDArray[np.float64]:
-        """`metrics.coactivation` [R, R] of one router."""
-        return coactivation(self.pairs(router))
+        """`metrics.coactivation` [R, R] of one router; NaN where not all pairs were recorded."""
+        return coactivation(self._all_pairs(router))
 
     def coactivation_lift(self, router: int) -> npt.NDArray[np.float64]:
-        """`metrics.coactivation_lift` [R, R] of one router."""
-        return coactivation_lift(self.pairs(router), int(self.totals(router).n_tokens))
+        """`metrics.coactivation_lift` [R, R] of one router; NaN where not all pairs were recorded."""
+        return coactivation_lift(self._all_pairs(router), int(self.totals(router).n_tokens))
+
+    def _all_pairs(self, router: int) -> npt.NDArray[np.float64]:
+        """`pairs`, or NaN if some are missing: every selection stands in K of them, one of which is with itself."""
+        pairs = self.pairs(router)
+        known = pairs.sum() == self.specs[router].top_k * np.trace(pairs)
+        return np.asarray(pairs if known else np.full(pairs.shape, np.nan), dtype=np.float64)
 
     def transition(self, router: int) -> npt.NDArray[np.float64]:
         """`metrics.transition` [R1, R2] from one router to the next; the last router has none."""
@@ -290,6 +300,11 @@ class _Accumulator:
             more = max(clusters, 2 * have) - have
             for name, array in self._arrays.items():
                 self._arrays[name] = np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
+
+
+def recorded(top1_counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """First choices as they are kept: integers, 0 for all experts of a sequence where none was recorded (NaN)."""
+    return np.asarray(np.nan_to_num(top1_counts), dtype=np.int64)
 
 
 def check_flag(tau: float, collapse_on: str) -> None:
