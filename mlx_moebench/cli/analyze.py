@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ._options import interval_options
+from ._options import flag_options, interval_options
 
 EPILOG = """\b
 Examples:
@@ -74,20 +74,7 @@ Examples:
     help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
 )
 @click.option("--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora.")
-@click.option(
-    "--tau",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.40,
-    show_default=True,
-    help="A router is flagged as collapsed when its busiest expert's share exceeds this.",
-)
-@click.option(
-    "--collapse-on",
-    type=click.Choice(["top_share_token", "top_share_selection", "top_share_top1"]),
-    default="top_share_token",
-    show_default=True,
-    help="The share that --tau is compared with.",
-)
+@flag_options
 @interval_options
 @click.option(
     "--output",
