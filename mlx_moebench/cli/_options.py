@@ -44,6 +44,45 @@ _FLAG = (
     ),
 )
 
+_PRECISION = (
+    click.option(
+        "--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="Cast the weights.  [default: as stored; float32 on a CPU]",
+    ),
+    click.option(
+        "--bits",
+        type=click.Choice(["4", "8"]),
+        help="Quantise while loading; routers keep 8 bit.  [default: as stored]",
+    ),
+    click.option("--4bit", "four_bit", is_flag=True, help="The same as --bits 4."),
+    click.option(
+        "--router-bits",
+        type=click.Choice(["4", "8", "16"]),
+        help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
+    ),
+    click.option(
+        "--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora."
+    ),
+)
+
+
+def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--device, --dtype, --bits, --4bit, --router-bits and --adapter-path: how a model is loaded."""
+    for option in reversed(_PRECISION):
+        command = option(command)
+    return command
+
+
+def bits_asked(bits: str | None, four_bit: bool) -> str | None:
+    """--bits, or 4 for --4bit; raises `click.UsageError` when they contradict each other."""
+    if four_bit and bits not in (None, "4"):
+        raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
+    return "4" if four_bit else bits
+
 
 def flag_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--tau and --collapse-on, which define the flag ``collapsed``."""

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ._options import flag_options, interval_options
+from ._options import bits_asked, flag_options, interval_options, precision_options
 
 EPILOG = """\b
 Examples:
@@ -56,24 +56,7 @@ Examples:
     help="Let the model go on for N tokens after each prompt (greedy, one prompt at a time) and measure them apart: "
     "OUT.decode.json.",
 )
-@click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Cast the weights.  [default: as stored; float32 on a CPU]",
-)
-@click.option(
-    "--bits",
-    type=click.Choice(["4", "8"]),
-    help="Quantise while loading; routers keep 8 bit.  [default: as stored]",
-)
-@click.option("--4bit", "four_bit", is_flag=True, help="The same as --bits 4.")
-@click.option(
-    "--router-bits",
-    type=click.Choice(["4", "8", "16"]),
-    help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
-)
-@click.option("--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora.")
+@precision_options
 @flag_options
 @interval_options
 @click.option(
@@ -129,9 +112,7 @@ def command(
     from ._result import show
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
-    if four_bit and bits not in (None, "4"):
-        raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
-    bits = "4" if four_bit else bits
+    bits = bits_asked(bits, four_bit)
     explicit = click.get_current_context().get_parameter_source("batch_size") is not ParameterSource.DEFAULT
     if generate and explicit:
         raise click.UsageError("--generate runs one prompt at a time; leave out --batch-size.")

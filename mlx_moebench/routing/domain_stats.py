@@ -151,8 +151,9 @@ class _Drawn:
 
     def mixture_widening(self, chosen: Sequence[int], level: float) -> float:
         """Widening for the mixture of the domains ``chosen``: a sequence weighs its tokens over its domain's."""
-        tokens = [self._sums.n_tokens[self._members[d]] for d in chosen]
-        return _widening(np.concatenate([t / max(t.sum(), 1) for t in tokens]), len(chosen), level)
+        tokens = [self._sums.n_tokens[self._members[d]].astype(np.float64) for d in chosen]
+        total = sum(float(t.sum()) for t in tokens)
+        return _widening(np.concatenate([t * (total / max(t.sum(), 1.0)) for t in tokens]), len(chosen), level)
 
 
 def _resampled(routers: Sequence[Sums], members: list[npt.NDArray[np.intp]], plan: Plan) -> list[_Drawn | None]:

@@ -202,6 +202,26 @@ class RoutingStats:
         """Every metric of one router by name; undefined ones are NaN."""
         return {name: float(value) for name, value in compute(self.totals(router)).items()}
 
+    def by_domain(self) -> dict[str, RoutingStats]:
+        """The statistics of each domain, by name, sorted. Pairs and transitions are not kept apart: they stay here."""
+        strata = np.array(self.strata)
+        domains = {}
+        for name in sorted(set(strata)):
+            rows = np.flatnonzero(strata == name)
+            clusters = [self.clusters[row] for row in rows]
+            sources = {sha: self.sources[sha] for sha in sorted({sha for sha, _ in clusters}) if sha in self.sources}
+            part = RoutingStats(self.specs, **self._facts() | {"sources": sources})
+            for number, spec in enumerate(self.specs):
+                none = np.zeros((spec.n_experts, spec.n_experts))
+                part.add_sums(number, clusters, self.sums(number).rows(rows), none)
+            domains[str(name)] = part
+        return domains
+
+    def _facts(self) -> dict[str, Any]:
+        """Everything that the constructor takes but the routers."""
+        names = ("phase", "tau", "collapse_on", "model", "sources", "environment")
+        return {name: getattr(self, name) for name in names}
+
     def report(self, plan: Plan | None = None) -> dict[str, Any]:
         """The JSON report: provenance, every router with metrics and intervals, and the summary."""
         from .report import build_report
@@ -249,14 +269,7 @@ class RoutingStats:
         if not parts:
             raise StatsError("There is nothing to merge.")
         first = parts[0]
-        merged = RoutingStats(
-            first.specs,
-            phase=first.phase,
-            tau=first.tau,
-            collapse_on=first.collapse_on,
-            model=first.model,
-            environment=first.environment,
-        )
+        merged = RoutingStats(first.specs, **first._facts() | {"sources": {}})
         for part in parts:
             _check_mergeable(merged, part)
             for sha, facts in part.sources.items():

@@ -87,6 +87,11 @@ class Sums:
         """f in ascending order, [..., R]."""
         return np.sort(self.load, axis=-1)
 
+    def rows(self, index: npt.NDArray[np.intp]) -> Sums:
+        """The clusters of these numbers, in their order."""
+        arrays = {name: getattr(self, name)[index] for name in FIELDS}
+        return Sums(self.n_experts, self.top_k, self.distribution, **arrays)
+
     def total(self) -> Sums:
         """Sums over the first axis."""
         return self._with(self._packed.sum(axis=0))
