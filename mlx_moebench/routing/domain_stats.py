@@ -167,10 +167,12 @@ def _resampled(routers: Sequence[Sums], members: list[npt.NDArray[np.intp]], pla
 
 def _weights(sizes: list[int], plan: Plan, block: int) -> Iterator[tuple[slice, list[Floats]]]:
     """How often each sequence is drawn, [b, N_d] for each domain, block after block of the resamples."""
-    rng = np.random.default_rng(plan.seed)
+    # A generator for each domain, so that the block does not decide which numbers a resample gets.
+    rngs = [np.random.default_rng([plan.seed, d]) for d in range(len(sizes))]
     for start in range(0, plan.resamples, block):
         b = min(block, plan.resamples - start)
-        weights = [rng.multinomial(n, np.full(n, 1 / n), size=b).astype(np.float64) for n in sizes]
+        drawn = [rng.multinomial(n, np.full(n, 1 / n), size=b) for rng, n in zip(rngs, sizes, strict=True)]
+        weights = [w.astype(np.float64) for w in drawn]
         yield slice(start, start + b), weights
 
 

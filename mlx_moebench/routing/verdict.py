@@ -28,6 +28,8 @@ WORDS: tuple[Word, ...] = get_args(Word)
 LEAST_SPREAD = 0.5
 """The r below which a router is collapsed: half of its experts would do."""
 
+ROUNDING = 1e-9  # exp(ln(E / 2)) / E may be a hair under one half
+
 MAX_P = 0.05
 """The p-value of the permutation null up to which MI(domain; expert) counts as above it."""
 
@@ -130,9 +132,9 @@ Ends = tuple[float, float]
 
 def decide(a: Ends, b: Ends, r: Ends, tau: float, informative: bool) -> Word:
     """The rule itself, on (low, high) of a, b and r."""
-    if a[0] > tau or r[1] < LEAST_SPREAD:
+    if a[0] > tau or r[1] < LEAST_SPREAD - ROUNDING:
         return "collapsed"
-    if a[1] <= tau and r[0] >= LEAST_SPREAD:
+    if a[1] <= tau and r[0] >= LEAST_SPREAD - ROUNDING:
         if b[0] > tau and informative:
             return "specialised"
         if b[1] <= tau:
