@@ -79,7 +79,7 @@ def test_two_domains_with_an_expert_each_are_specialised() -> None:
 
 
 def test_a_router_with_half_of_its_experts_dead_is_collapsed() -> None:
-    shares = np.tile(spread_to(0.47), (DOMAINS, 1))
+    shares = np.tile(spread_to(0.485), (DOMAINS, 1))
     assert (shares[0] == 0).sum() == 8
     v = judge(shares)
     assert v.word == "collapsed"

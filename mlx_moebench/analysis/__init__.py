@@ -2,14 +2,12 @@
 
 from .analyze import analyze, analyze_generation
 from .keep import check_replaceable, decode_output
-from .profile import Profile, profile, profile_of_stats
+from .profile import profile
 
 __all__ = [
-    "Profile",
     "analyze",
     "analyze_generation",
     "check_replaceable",
     "decode_output",
     "profile",
-    "profile_of_stats",
 ]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data import read_corpus
 from ..data.importers import split_name
 from ..errors import DataError, MoebenchError
 from ..models import load_checkpoint, select_device
-from ..routing.domain_report import domain_report
+from ..routing.domain_report import Profile, rename
 from ..routing.stats import RoutingStats
-from ..routing.storage import pair_paths, read_report
+from ..routing.storage import read_report
 from ..routing.uncertainty import Plan
 from .analyze import Step, analyze
 from .keep import check_replaceable
@@ -22,20 +22,6 @@ DOMAINS = ("math", "general", "code")
 """The bundled prompt sets, each its own domain."""
 
 _LOADING = ("dtype", "bits", "router_bits", "adapter_path", "trust_remote_code")
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One model on several domains: the statistics and the report of each by its name, and all of them together."""
-
-    name: str
-    merged: RoutingStats
-    reports: dict[str, dict[str, Any]]
-    plan: Plan
-
-    def report(self) -> dict[str, Any]:
-        """What lies between the domains, as JSON: see `routing.domain_report`."""
-        return {"name": self.name, **domain_report(self.merged, self.reports, self.plan)}
 
 
 def profile(
@@ -73,6 +59,7 @@ def profile(
     for model_name, model in model_names(models).items():
         step(f"loading {model_name}", 0, 0)
         checkpoint = load_checkpoint(model, **loading)
+        _check_domains(named_domains, checkpoint.tokenizer, options)
         parts = {}
         for domain, dataset in named_domains.items():
 
@@ -85,25 +72,22 @@ def profile(
             )
         step(f"comparing the domains of {model_name}", 0, 0)
         kept = {domain: pairs[model_name, domain] for domain in parts}
-        found.append(_profile(model_name, parts, plan, kept))
+        reports = {d: parts[d].report(plan) if pair is None else read_report(pair) for d, pair in kept.items()}
+        for domain, part in parts.items():
+            rename(part, domain)
+        found.append(Profile(model_name, RoutingStats.merge(list(parts.values())), reports, plan))
     return found
 
 
-def profile_of_stats(paths: Sequence[str | Path], plan: Plan | None = None) -> Profile:
-    """The profile of stats pairs of one model that are there already, merged ones or one for each domain.
-
-    paths: either name of each pair, or ``NAME=PATH`` to name the domain of a pair of one data set.
-    Raises `StatsError` when they cannot be read or merged, and `MoebenchError` for fewer than two domains.
-    """
-    parts = []
-    for argument in paths:
-        name, path = split_name(str(argument))
-        part = RoutingStats.load(pair_paths(Path(path))[1])
-        if name is not None:
-            _rename(part, name)
-        parts.append(part)
-    merged = RoutingStats.merge(parts)
-    return _profile(str(merged.model.get("id", "model")), merged.by_domain(), plan or Plan(), {})
+def _check_domains(domains: Mapping[str, str], tokenizer: Any, options: Mapping[str, Any]) -> None:
+    """Read every data set once, so that the last one is not found missing when all others are measured."""
+    reading = {key: options[key] for key in ("text_field", "max_samples") if key in options}
+    seen: dict[str, str] = {}
+    for name, dataset in domains.items():
+        sha = read_corpus(dataset, tokenizer=tokenizer, **reading).sha256
+        if sha in seen:
+            raise DataError(f"{seen[sha]} and {name} are the same data: every domain needs its own.")
+        seen[sha] = name
 
 
 def model_names(models: Sequence[str | Path | None]) -> dict[str, str | None]:
@@ -147,19 +131,3 @@ def planned_pairs(
 
 def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-
-
-def _rename(stats: RoutingStats, domain: str) -> None:
-    if len(stats.sources) != 1:
-        raise MoebenchError(f"The pair for {domain!r} has {len(stats.sources)} data sets, which have names already.")
-    for facts in stats.sources.values():
-        facts["name"] = domain
-
-
-def _profile(name: str, parts: Mapping[str, RoutingStats], plan: Plan, kept: Mapping[str, Path | None]) -> Profile:
-    reports = {}
-    for domain, part in parts.items():
-        pair = kept.get(domain)
-        reports[domain] = part.report(plan) if pair is None else read_report(pair)
-        _rename(part, domain)
-    return Profile(name, RoutingStats.merge(list(parts.values())), reports, plan)

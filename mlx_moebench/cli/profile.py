@@ -13,8 +13,8 @@ import click
 from ._options import bits_asked, flag_options, interval_options, precision_options
 
 if TYPE_CHECKING:
-    from ..analysis import Profile
     from ..routing import Plan
+    from ..routing.domain_report import Profile
 
 EPILOG = """\b
 Examples:
@@ -103,12 +103,28 @@ def command(
         given = _given()
         if given:
             raise click.UsageError(f"{given[0]} is for measuring; the stats pairs are measured already.")
-        from ..analysis.profile import profile_of_stats
-
-        found = [profile_of_stats(stats, plan)]
+        found = [_of_stats(stats, plan)]
     else:
         found = _measured(models, domains, output, plan, quiet, options)
     _write(found, output, plot, plan, as_json)
+
+
+def _of_stats(stats: tuple[str, ...], plan: Plan) -> Profile:
+    from ..data.importers import split_name
+    from ..routing import RoutingStats
+    from ..routing.domain_report import profile_of_stats, rename
+    from ..routing.storage import pair_paths
+
+    parts = {}
+    for argument in stats:
+        name, path = split_name(argument)
+        pair = pair_paths(Path(path).resolve())
+        if pair in parts:
+            continue  # both names of one pair are one
+        parts[pair] = RoutingStats.load(path)
+        if name is not None:
+            rename(parts[pair], name)
+    return profile_of_stats(list(parts.values()), plan)
 
 
 def _given() -> list[str]:

@@ -4,21 +4,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ..errors import StatsError
 from .domain_stats import DomainStatistics, Estimate, domain_statistics
 from .domains import PERMUTATIONS
 from .record import RouterSpec
 from .report import count_verdicts, data_section
+from .stats import RoutingStats
 from .uncertainty import Plan
 from .verdict import MAX_P, verdict
 
-if TYPE_CHECKING:
-    from .stats import RoutingStats
-
 PROFILE_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One model on several domains: the statistics of all together, and the report of each by its name."""
+
+    name: str
+    merged: RoutingStats
+    reports: dict[str, dict[str, Any]]
+    plan: Plan
+
+    def report(self) -> dict[str, Any]:
+        """What lies between the domains, as JSON: `domain_report` and the name."""
+        return {"name": self.name, **domain_report(self.merged, self.reports, self.plan)}
+
+
+def profile_of_stats(parts: Sequence[RoutingStats], plan: Plan | None = None) -> Profile:
+    """The profile of statistics of one model that are there already, merged ones or one for each domain.
+
+    Raises `StatsError` when they do not merge or hold one domain only.
+    """
+    plan = plan or Plan()
+    merged = RoutingStats.merge(parts)
+    domains = merged.by_domain()
+    if len(domains) < 2:
+        raise StatsError(
+            f"A profile compares domains, and these statistics have only {', '.join(domains) or 'none'}: give those of "
+            "another data set, too, or NAME=STATS where two data sets have the same name."
+        )
+    reports = {name: part.report(plan) for name, part in domains.items()}
+    return Profile(str(merged.model.get("id", "model")), merged, reports, plan)
+
+
+def rename(stats: RoutingStats, domain: str) -> None:
+    """Give the one data set of ``stats`` another name, which is that of its domain."""
+    if len(stats.sources) != 1:
+        raise StatsError(f"The pair for {domain!r} has {len(stats.sources)} data sets, which have names already.")
+    for facts in stats.sources.values():
+        facts["name"] = domain
 
 
 def domain_report(
