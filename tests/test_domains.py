@@ -133,6 +133,14 @@ def test_equal_sequences_are_no_evidence() -> None:
     assert found.p_value == 1
 
 
+def test_a_permutation_that_empties_a_domain_is_no_evidence() -> None:
+    counts = np.zeros((24, 4))
+    counts[0], counts[12] = (8, 0, 0, 0), (0, 8, 0, 0)  # the only two sequences with tokens
+    found = domain_information_null(counts, np.repeat([0, 1], 12), 199)
+    assert found.mi == pytest.approx(LN2)
+    assert found.p_value == 1
+
+
 # -- intervals -----------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +237,7 @@ def test_a_domain_without_tokens_is_null() -> None:
         assert math.isnan(estimate.value)
         assert estimate.interval.low is None
         assert estimate.interval.reason
+    assert math.isnan(found.information.p_value), "nothing was tested"
     assert found.divergence["0", "2"].value > 0
     assert found.tokens[1] == 0
 

@@ -34,6 +34,7 @@ EPILOG = """\b
 Examples:
   mlx-moebench analyze
   mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --dataset code --plot load.png
+  mlx-moebench profile --model ./checkpoint --domain math --domain code
   mlx-moebench merge part*.json --output whole.json
   mlx-moebench doctor
 """

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from ..errors import MoebenchError
 from .domains import PERMUTATIONS, DomainInformation, domain_information_point, domain_load, informations
 from .sums import Floats, Sums, entropy, weighted_sums
-from .uncertainty import CELLS, MIN_CLUSTERS, Interval, Plan, _basic, _widening
+from .uncertainty import CELLS, MIN_CLUSTERS, Interval, Plan, basic, widening
 
 BASIC = "basic bootstrap over sequences, every domain weighted 1/D"
 BAND = "simultaneous band over experts and domains"
@@ -132,7 +132,7 @@ class _Drawn:
         self._counts = [np.ascontiguousarray(sums.counts[m], dtype=np.float64) for m in members]
         self._load = domain_load(np.stack([c.sum(axis=0) for c in self._counts]))
         # One domain is one stratum: its share rests on its own clusters only.
-        self._widen = np.array([_widening(sums.n_tokens[m], 1, plan.level) for m in members])
+        self._widen = np.array([widening(sums.n_tokens[m], 1, plan.level) for m in members])
         pairs = len(members) * (len(members) - 1) // 2
         self.deviation, self.mixture, self.mi = (np.empty(plan.resamples) for _ in range(3))
         self.divergence = np.empty((pairs, plan.resamples))
@@ -153,7 +153,7 @@ class _Drawn:
         """Widening for the mixture of the domains ``chosen``: a sequence weighs its tokens over its domain's."""
         tokens = [self._sums.n_tokens[self._members[d]].astype(np.float64) for d in chosen]
         total = sum(float(t.sum()) for t in tokens)
-        return _widening(np.concatenate([t * (total / max(t.sum(), 1.0)) for t in tokens]), len(chosen), level)
+        return widening(np.concatenate([t * (total / max(t.sum(), 1.0)) for t in tokens]), len(chosen), level)
 
 
 def _resampled(routers: Sequence[Sums], members: list[npt.NDArray[np.intp]], plan: Plan) -> list[_Drawn | None]:
@@ -231,5 +231,5 @@ def _interval(value: float, boot: Floats, widen: float, plan: Plan, limits: tupl
     """Basic interval inside the limits of what it measures."""
     if not (math.isfinite(value) and np.isfinite(boot).all()):
         return Interval(reason="a domain has no tokens, or none in some of the resamples")
-    low, high = (min(max(x, limits[0]), limits[1]) for x in _basic(value, boot, widen, plan.level))
+    low, high = (min(max(x, limits[0]), limits[1]) for x in basic(value, boot, widen, plan.level))
     return Interval(low, high, BASIC, bias=float(boot.mean()) - value)

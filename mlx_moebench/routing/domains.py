@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -153,14 +153,14 @@ def _permuted(own: Floats, permutations: int, seed: int) -> Iterator[tuple[int, 
 
 
 def _against(found: DomainInformation, null: Floats) -> DomainInformation:
-    # Equal values must count as reached, also when their last bit differs.
-    reached = int(np.sum(null >= found.mi - 1e-12))
-    return DomainInformation(
-        found.mi,
-        found.relative,
-        found.nmi,
-        found.bias,
-        float(null.mean()),
-        float(np.quantile(null, 0.95)),
-        (1 + reached) / (1 + len(null)),
+    if not math.isfinite(found.mi):
+        return found
+    known = null[np.isfinite(null)]
+    # Equal values count as reached, also when their last bit differs; so do permutations that leave a domain empty.
+    reached = int(np.sum(known >= found.mi - 1e-12)) + len(null) - len(known)
+    return replace(
+        found,
+        null_mean=float(known.mean()) if len(known) else math.nan,
+        null_high=float(np.quantile(known, 0.95)) if len(known) else math.nan,
+        p_value=(1 + reached) / (1 + len(null)),
     )

@@ -204,17 +204,16 @@ class RoutingStats:
 
     def by_domain(self) -> dict[str, RoutingStats]:
         """The statistics of each domain, by name, sorted. Pairs and transitions are not kept apart: they stay here."""
-        strata = np.array(self.strata)
+        strata, clusters = self.strata, self.clusters
+        every = [self.sums(number) for number in range(len(self.specs))]
         domains = {}
         for name in sorted(set(strata)):
-            rows = np.flatnonzero(strata == name)
-            clusters = [self.clusters[row] for row in rows]
-            sources = {sha: self.sources[sha] for sha in sorted({sha for sha, _ in clusters}) if sha in self.sources}
-            part = RoutingStats(self.specs, **self._facts() | {"sources": sources})
-            for number, spec in enumerate(self.specs):
-                none = np.zeros((spec.n_experts, spec.n_experts))
-                part.add_sums(number, clusters, self.sums(number).rows(rows), none)
-            domains[str(name)] = part
+            rows = [row for row, stratum in enumerate(strata) if stratum == name]
+            own = [clusters[row] for row in rows]
+            sources = {sha: self.sources[sha] for sha in sorted({sha for sha, _ in own}) if sha in self.sources}
+            domains[name] = part = RoutingStats(self.specs, **self._facts() | {"sources": sources})
+            for number, sums in enumerate(every):
+                part.add_sums(number, own, sums.take(rows), np.zeros_like(self.pairs(number)))
         return domains
 
     def _facts(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -87,10 +88,10 @@ class Sums:
         """f in ascending order, [..., R]."""
         return np.sort(self.load, axis=-1)
 
-    def rows(self, index: npt.NDArray[np.intp]) -> Sums:
-        """The clusters of these numbers, in their order."""
-        arrays = {name: getattr(self, name)[index] for name in FIELDS}
-        return Sums(self.n_experts, self.top_k, self.distribution, **arrays)
+    def take(self, rows: Sequence[int]) -> Sums:
+        """The clusters of these numbers, in this order."""
+        index = np.asarray(rows, dtype=np.int64)
+        return replace(self, **{name: getattr(self, name)[index] for name in FIELDS})
 
     def total(self) -> Sums:
         """Sums over the first axis."""
