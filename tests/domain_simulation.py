@@ -38,8 +38,9 @@ def shares_of(case: str, effect: float) -> np.ndarray:
         return np.tile(spread_to(0.5 - effect), (DOMAINS, 1))
     peak = {"collapsed (a)": TAU + effect, "specialised": TAU + effect, "balanced": TAU - effect}[case]
     for d, row in enumerate(shares):
-        # No domain escapes expert 0, which is the busiest of all; or every domain has a busy one of its own.
-        busy, share = (0, peak + 0.08 * d) if case == "collapsed (a)" else (d, peak - 0.03 * d * (case == "balanced"))
+        # No domain escapes expert 0, which one domain uses least; or every domain has a busy one of its own, and one
+        # domain the busiest: what decides is the share of one expert on one domain, the hard case.
+        busy, share = (0, peak + 0.08 * d) if case == "collapsed (a)" else (d, peak - 0.08 * d)
         row[busy] = 0.0
         row *= (TOP_K - share) / row.sum()
         row[busy] = share

@@ -32,4 +32,4 @@ def test_the_null_is_careful_where_lengths_differ() -> None:
 def test_intervals_cover(case: str) -> None:
     for name, share in coverage(case, 0.12, 30, 500).items():
         assert share >= 0.92, (name, share)
-        assert share <= (1.0 if name in "ab" else 0.985), (name, share)
+        assert name != "r" or share <= 0.98, "the others are bands, or near 0, where they cover more than they need to"

@@ -48,14 +48,15 @@ def print_profile(
 
 def render_profile(profile: dict[str, Any], reports: dict[str, dict[str, Any]], settings: dict[str, Any]) -> Group:
     """The tables of one model's profile as one rich renderable."""
-    forms = sorted({f"top-{r['top_k']} of {r['n_experts']}" for r in profile["routers"]})
+    routers = profile["routers"]
+    forms = sorted({f"top-{r['top_k']} of {r['n_experts']} (K/E {r['top_k'] / r['n_experts']:.3g})" for r in routers})
     name, model = profile["name"], model_name(profile["model"])
     title = name if name == model else f"{name}: {model}"
     parts: list[Any] = [Text(f"{title}, {profile['phase']}, {', '.join(forms)}", style="bold")]
     parts.append(_domains(reports))
-    parts += verdict_parts(profile["routers"], profile["verdicts_by_router"])
+    parts += verdict_parts(routers, profile["verdicts_by_router"])
     ci = settings["ci"]
-    if any(r["domain_information"]["low"] is not None for r in profile["routers"]):
+    if any(r["domain_information"]["low"] is not None for r in routers):
         parts.append(
             Text(
                 f"[low, high]: {ci['level']:.0%} bootstrap over sequences inside each domain, {ci['resamples']:,} "

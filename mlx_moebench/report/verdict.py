@@ -82,6 +82,6 @@ def _notes(routers: list[dict[str, Any]]) -> Iterator[str]:
         v = r["verdict"]
         if v["undecided"]:
             needed = v["sequences_needed"]
-            enough = "more sequences need not decide it" if needed is None else f"about {needed:,} sequences would do"
+            enough = "more texts need not decide it" if needed is None else f"about {needed:,} texts in all would do"
             yield f"layer {r['layer']} ({r['router']}): {', '.join(v['undecided'])} open; {enough}."
     yield from dict.fromkeys(f"n/a: {v['reason']}." for v in verdicts if v.get("reason"))
