@@ -6,6 +6,8 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,22 @@ def test_the_pair_can_be_profiled(files: tuple[Path, Path], tmp_path: Path) -> N
     assert overlap["value"] is None
     assert overlap["reason"] == "what it is computed from was not recorded"
     assert model["routers"][0]["domain_information"]["p_value"] is None
+
+
+def test_counts_need_no_mlx(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Importing counts and profiling them, in a process in which MLX cannot be imported."""
+    code = (
+        "import sys\n"
+        "for name in ('mlx', 'mlx.core', 'mlx_lm', 'torch', 'transformers'):\n"
+        "    sys.modules[name] = None\n"
+        "from mlx_moebench.cli import main\n"
+        f"main({['import', *OLMOE, *map(str, files), '-o', str(tmp_path / 'out')]!r})\n"
+        f"main({['profile', str(tmp_path / 'out.json'), '--output', str(tmp_path / 'p')]!r})\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Verdicts over law, news" in result.stdout
+    assert (tmp_path / "p" / "profile.csv").exists()
 
 
 # -- mistakes ------------------------------------------------------------------------------------------------------
