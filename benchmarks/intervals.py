@@ -16,9 +16,9 @@ from mlx_moebench.routing import Plan, Sums, intervals
 from mlx_moebench.routing.tally import SCALARS
 
 
-def random_sums(rng: np.random.Generator, sequences: int, experts: int, top_k: int) -> Sums:
-    """Sums of sequences of 100 to 255 tokens with even routing."""
-    tokens = rng.integers(100, 256, sequences)
+def random_sums(rng: np.random.Generator, tokens: np.ndarray, experts: int, top_k: int) -> Sums:
+    """Sums of sequences of so many tokens with even routing."""
+    sequences = len(tokens)
     even = np.full(experts, 1 / experts)
     counts, top1 = rng.multinomial(tokens * top_k, even), rng.multinomial(tokens, even)
     p_sum = rng.dirichlet(np.ones(experts), sequences) * tokens[:, None]
@@ -32,7 +32,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     rng = np.random.default_rng(0)
-    routers = [random_sums(rng, args.sequences, args.experts, args.top_k) for _ in range(args.routers)]
+    tokens = rng.integers(100, 256, args.sequences)
+    routers = [random_sums(rng, tokens, args.experts, args.top_k) for _ in range(args.routers)]
     start = time.perf_counter()
     intervals(routers, np.zeros(args.sequences), Plan(resamples=args.resamples))
     seconds = time.perf_counter() - start

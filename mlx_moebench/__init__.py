@@ -1,7 +1,7 @@
 """Measure how sparse Mixture-of-Experts language models route.
 
-``load``, ``attach``, ``detach``, ``analyze`` and ``RoutingStats`` are imported when first used: importing the
-package itself needs neither MLX nor torch.
+``load``, ``attach``, ``detach``, ``analyze``, ``profile`` and ``RoutingStats`` are imported when first used:
+importing the package itself needs neither MLX nor torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("mlx-moebench")
 
 if TYPE_CHECKING:
-    from .analysis import analyze
+    from .analysis import analyze, profile
     from .instrument import attach, detach, stream_generate
     from .models import load
     from .routing import RoutingStats
@@ -24,10 +24,11 @@ _HOME = {
     "attach": ".instrument",
     "detach": ".instrument",
     "load": ".models",
+    "profile": ".analysis",
     "stream_generate": ".instrument",
 }
 
-__all__ = ["RoutingStats", "__version__", "analyze", "attach", "detach", "load", "stream_generate"]
+__all__ = ["RoutingStats", "__version__", "analyze", "attach", "detach", "load", "profile", "stream_generate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,15 +18,25 @@ def package_version(package: str) -> str | None:
         return None
 
 
-def environment() -> dict[str, Any]:
-    """Versions, platform, device, BLAS and threads; needs MLX."""
-    import mlx.core as mx
-
+def host_environment() -> dict[str, Any]:
+    """Versions and platform where no model runs: nothing of MLX, BLAS and threads bears on the numbers."""
     return {
         "mlx_moebench": package_version("mlx-moebench"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "numpy": package_version("numpy"),
+        "mlx": None,
+        "mlx_lm": None,
+        "blas": None,
+        "threads": None,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform, device, BLAS and threads; needs MLX."""
+    import mlx.core as mx
+
+    return host_environment() | {
         "mlx": package_version("mlx"),
         "mlx_lm": package_version("mlx-lm"),
         "device": "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu",

@@ -6,6 +6,7 @@ from .analyze import analyze, analyze_generation
 from .evaluations import read_evaluation
 from .keep import check_replaceable
 from .mmlu import evaluate_mmlu
+from .profile import profile
 
 __all__ = [
     "analyze",
@@ -14,5 +15,6 @@ __all__ = [
     "compare_answers",
     "decode_output",
     "evaluate_mmlu",
+    "profile",
     "read_evaluation",
 ]

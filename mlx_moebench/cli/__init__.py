@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import pkgutil
 import sys
@@ -18,12 +19,14 @@ class _Folder(click.Group):
     """Subcommands are the modules of this package, imported when named, so that --help stays quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+        names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+        return sorted(name.removesuffix("_") for name in names)  # import_.py holds ``import``
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         if cmd_name not in (names := self.list_commands(ctx)):
             raise click.UsageError(f"No such command {cmd_name!r}.{did_you_mean(cmd_name, names)}", ctx)
-        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = importlib.import_module(f".{module}", __name__).command
         return command
 
 
@@ -31,6 +34,7 @@ EPILOG = """\b
 Examples:
   mlx-moebench analyze
   mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --dataset code --plot load.png
+  mlx-moebench profile --model ./checkpoint --domain math --domain code
   mlx-moebench merge part*.json --output whole.json
   mlx-moebench evaluate --data mmlu/ --preset 12x25
   mlx-moebench doctor

@@ -9,10 +9,7 @@ from typing import Any
 
 import click
 
-_MODEL = (
-    click.option(
-        "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
-    ),
+_PRECISION = (
     click.option(
         "--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True
     ),
@@ -35,9 +32,15 @@ _MODEL = (
     click.option(
         "--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora."
     ),
-    click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."),
 )
 
+_MODEL = (
+    click.option(
+        "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
+    ),
+    *_PRECISION,
+    click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."),
+)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -69,6 +72,37 @@ _INTERVALS = (
         help="Seed of the bootstrap; the measurement has none.",
     ),
 )
+
+_FLAG = (
+    click.option(
+        "--tau",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.40,
+        show_default=True,
+        help="A router is flagged as collapsed when its busiest expert's share exceeds this.",
+    ),
+    click.option(
+        "--collapse-on",
+        type=click.Choice(["top_share_token", "top_share_selection", "top_share_top1"]),
+        default="top_share_token",
+        show_default=True,
+        help="The share that --tau is compared with.",
+    ),
+)
+
+
+def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--device, --dtype, --bits, --4bit, --router-bits and --adapter-path: how a model is loaded."""
+    for option in reversed(_PRECISION):
+        command = option(command)
+    return command
+
+
+def flag_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--tau and --collapse-on, which define the flag ``collapsed``."""
+    for option in reversed(_FLAG):
+        command = option(command)
+    return command
 
 
 def interval_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ._options import chosen_bits, file_name, interval_options, model_names, model_options, size_in_bytes
+from ._options import (
+    chosen_bits,
+    file_name,
+    flag_options,
+    interval_options,
+    model_names,
+    model_options,
+    size_in_bytes,
+)
 
 EPILOG = """\b
 Examples:
@@ -54,20 +62,7 @@ Examples:
     help="Let the model go on for N tokens after each prompt (greedy, one prompt at a time) and measure them apart: "
     "OUT.decode.json.",
 )
-@click.option(
-    "--tau",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.40,
-    show_default=True,
-    help="A router is flagged as collapsed when its busiest expert's share exceeds this.",
-)
-@click.option(
-    "--collapse-on",
-    type=click.Choice(["top_share_token", "top_share_selection", "top_share_top1"]),
-    default="top_share_token",
-    show_default=True,
-    help="The share that --tau is compared with.",
-)
+@flag_options
 @interval_options
 @click.option(
     "--output",

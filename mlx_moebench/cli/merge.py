@@ -33,7 +33,7 @@ def command(stats: tuple[Path, ...], output: Path, ci: str, resamples: int, seed
     """Put stats pairs of one model together and compute the report of the whole again.
 
     A row that is in two of them is refused, for it would count twice. Shards that are missing or unfinished are
-    named in the report.
+    named in the report. Of two or more data sets every router gets a verdict: collapsed, specialised or balanced.
     """
     from ..errors import StatsError
     from ..routing import Plan, RoutingStats

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ._options import interval_options
+from ._options import chosen_bits, interval_options, model_options
 
 EPILOG = """\b
 Examples:
@@ -21,9 +21,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option(
-    "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
-)
+@model_options
 @click.option(
     "--dataset",
     default="math",
@@ -46,21 +44,12 @@ Examples:
     show_default=True,
     help="Sequences per forward pass, whose logits over the whole vocabulary are held at once.",
 )
-@click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Cast the weights.  [default: as stored; float32 on a CPU]",
-)
-@click.option("--bits", type=click.Choice(["4", "8"]), help="Quantise while loading.  [default: as stored]")
-@click.option("--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora.")
 @click.option(
     "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Tokens to show of each of four kinds."
 )
 @interval_options
 @click.option("--output", type=click.Path(path_type=Path), help="Write the report as JSON.  [default: not written]")
 @click.option("--plot", type=click.Path(path_type=Path), help="Mean loss by tenths of uncertainty, .png or .svg.")
-@click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def command(
@@ -73,6 +62,8 @@ def command(
     device: str,
     dtype: str | None,
     bits: str | None,
+    four_bit: bool,
+    router_bits: str | None,
     adapter_path: str | None,
     examples: int,
     ci: str,
@@ -97,6 +88,7 @@ def command(
     from ..routing.uncertainty import Plan
     from ._progress import progress
 
+    bits = chosen_bits(bits, four_bit)
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
     if output:
         if output.is_dir():
@@ -115,6 +107,7 @@ def command(
             device=device,
             dtype=dtype,
             bits=int(bits) if bits else None,
+            router_bits=int(router_bits) if router_bits else None,
             adapter_path=adapter_path,
             trust_remote_code=trust_remote_code,
             examples=examples,

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from .cells import count as _count
+from .cells import number as _number
+from .cells import with_interval as _with_interval
+from .verdict import verdict_parts
 
 SUMMARY = (
     ("collapsed_fraction", "Routers flagged as collapsed", "fraction"),
@@ -34,14 +38,16 @@ def render(report: dict[str, Any]) -> Group:
     summaries = report.get("summary_by_router") or {"": report["summary"]}
     for kind, summary in summaries.items():
         parts.append(_summary(summary, f"Summary of {kind} routers" if len(summaries) > 1 else "Summary"))
+    parts += verdict_parts(report["routers"], report.get("verdicts_by_router", {}))
     parts.append(_notes(report))
     return Group(*parts)
 
 
 def _heading(report: dict[str, Any]) -> Text:
     model, data = report["model"], report["data"]
+    unit = "count file" if model.get("backend") == "counts" else "sequence"
     return Text(
-        f"{model_name(model)} on {data['name']}: {_count(data['n_sequences'], 'sequence')}, "
+        f"{model_name(model)} on {data['name']}: {_count(data['n_sequences'], unit)}, "
         f"{_count(data['n_tokens'], 'token')}, {data['phase']}, {', '.join(sorted(_forms(report)))}",
         style="bold",
     )
@@ -108,7 +114,12 @@ def _summary(summary: dict[str, Any], title: str) -> Table:
 
 
 def _notes(report: dict[str, Any]) -> Text:
-    settings, data, first = report["settings"], report["data"], report["summary"]["mean_entropy"]
+    settings, data = report["settings"], report["data"]
+    entries = report["summary"]
+    known = (
+        entries[name] for name in ("mean_entropy", "eae") if name in entries and entries[name]["value"] is not None
+    )
+    first = next(known, entries["mean_entropy"])
     ci = settings["ci"]
     share = settings["collapse_on"].removeprefix("top_share_")
     lines = [f"unfinished: {missing}." for missing in _missing(data)]
@@ -143,23 +154,3 @@ def _missing(data: dict[str, Any]) -> Iterator[str]:
                 f"shard {', '.join(source['shards'])} of {source['name']}, "
                 f"{documents:,} of {_count(source['documents'], 'document')}; merge puts shards together"
             )
-
-
-def _with_interval(value: float | None, ci: dict[str, Any] | None, digits: int = 3) -> str:
-    if value is None:
-        return "null"
-    if not ci or ci["low"] is None:
-        return _number(value, digits)
-    low, high = _number(ci["low"], digits), _number(ci["high"], digits)
-    return escape(f"{_number(value, digits)} [{low}, {high}]")
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    """``digits`` decimals below 10, one above; ``null`` for None."""
-    if value is None:
-        return "null"
-    return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -1,5 +1,6 @@
 """What routers said, in numbers: records, tallies, statistics, metrics and intervals. Needs neither MLX nor torch."""
 
+from .domain_stats import DomainStatistics, domain_statistics
 from .domains import DomainInformation, domain_information, domain_information_null
 from .metrics import METRICS, compute, get_metric
 from .record import RouterSpec, Routing
@@ -7,10 +8,12 @@ from .stats import RoutingStats
 from .sums import Sums
 from .tally import Tally, selection_matrix, tally, transition_counts
 from .uncertainty import Interval, Plan, intervals
+from .verdict import Verdict, verdict
 
 __all__ = [
     "METRICS",
     "DomainInformation",
+    "DomainStatistics",
     "Interval",
     "Plan",
     "RouterSpec",
@@ -18,12 +21,15 @@ __all__ = [
     "RoutingStats",
     "Sums",
     "Tally",
+    "Verdict",
     "compute",
     "domain_information",
     "domain_information_null",
+    "domain_statistics",
     "get_metric",
     "intervals",
     "selection_matrix",
     "tally",
     "transition_counts",
+    "verdict",
 ]

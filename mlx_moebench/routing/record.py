@@ -55,6 +55,7 @@ class RouterSpec:
 
     layer: absolute block index; moe_layer: ordinal among the blocks that have a router.
     router: ``mlp`` or ``attention``. n_experts: R routable columns; top_k: K.
+    distribution: the rule that makes p, or None where p was not measured and nobody said.
     router_bits: bits per router weight as it computes (16 or 32 unless quantised), or None when unknown.
     """
 
@@ -63,7 +64,7 @@ class RouterSpec:
     router: str
     n_experts: int
     top_k: int
-    distribution: Distribution = "softmax"
+    distribution: Distribution | None = "softmax"
     router_bits: int | None = None
     kinds: tuple[Kind, ...] | None = None
     signs: tuple[int, ...] | None = None

@@ -6,9 +6,12 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
+from .domain_stats import domain_statistics
 from .metrics import METRICS
 from .parts import completeness
+from .sums import Sums
 from .uncertainty import Interval, Intervals, Plan, collapsed_fraction, intervals
+from .verdict import Verdict, count_words, verdict
 
 if TYPE_CHECKING:
     from .stats import RoutingStats
@@ -17,7 +20,10 @@ SCHEMA_VERSION = "1"
 
 
 def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any]:
-    """Provenance, ``routers``, ``summary`` (of the main router kind) and ``summary_by_router`` (of each kind)."""
+    """Provenance, ``routers``, ``summary`` (of the main router kind) and ``summary_by_router`` (of each kind).
+
+    Of two or more domains every router also has its ``verdict``, and ``verdicts_by_router`` counts them.
+    """
     plan = plan or Plan()
     stats.check()
     kinds = list(dict.fromkeys(spec.router for spec in stats.specs))
@@ -30,6 +36,9 @@ def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any
         for number, value, ci in zip(numbers, values, found.routers, strict=True):
             routers[number] = _router(stats, number, value, ci)
         summaries[kind] = _summary(stats, numbers, values, found, plan)
+    verdicts = verdicts_of(stats, plan)
+    for router, found_verdict in zip(routers, verdicts, strict=False):
+        router["verdict"] = found_verdict.to_dict()
     main = "mlp" if "mlp" in summaries else kinds[0]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -44,7 +53,24 @@ def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any
         "routers": routers,
         "summary": summaries[main],
         "summary_by_router": summaries,
+        **({"verdicts_by_router": count_verdicts(stats, verdicts)} if verdicts else {}),
     }
+
+
+def verdicts_of(stats: RoutingStats, plan: Plan) -> list[Verdict]:
+    """The verdict on each router of statistics of two or more domains, told apart by name; none for one domain."""
+    strata = stats.strata
+    if len(set(strata)) < 2:
+        return []
+    found = domain_statistics([stats.sums(number) for number in range(len(stats.specs))], strata, plan)
+    return [verdict(one, stats.tau, stats.collapse_on) for one in found]
+
+
+def count_verdicts(stats: RoutingStats, verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
+    """Number of routers per verdict, for each kind of router."""
+    kinds = dict.fromkeys(spec.router for spec in stats.specs)
+    every = list(zip(stats.specs, verdicts, strict=True))
+    return {kind: count_words(v for spec, v in every if spec.router == kind) for kind in kinds}
 
 
 def data_section(stats: RoutingStats) -> dict[str, Any]:
@@ -83,10 +109,10 @@ def _router(stats: RoutingStats, number: int, values: dict[str, float], ci: dict
         "router_bits": spec.router_bits,
         "n_tokens": int(total.n_tokens),
         "selection_counts": [int(c) for c in total.counts],
-        "top1_counts": [int(c) for c in total.top1_counts],
+        "top1_counts": None if _unknown(total.top1_counts) else [int(c) for c in total.top1_counts],
         **{name: _json_number(name, value) for name, value in values.items()},
         "collapsed": flag,
-        "ci": {name: interval.to_dict() for name, interval in ci.items()},
+        "ci": {name: _with_cause(values[name], interval, total).to_dict() for name, interval in ci.items()},
     }
     if reason:
         entry["collapsed_reason"] = reason
@@ -110,12 +136,27 @@ def _summary(
         if m.interval == "maximum":
             peak = max(finite) if finite else None
             ci = found.peak.get(name, Interval(reason="the metric is null here"))
+            if peak is None:
+                ci = _with_cause(math.nan, ci, stats.totals(numbers[0]))
             summary[f"peak_{name}"] = {"value": peak, "level": plan.level, **ci.to_dict()}
         else:
             mean = sum(finite) / len(finite) if finite else None
             ci = found.mean.get(name, Interval(reason="no interval for this metric"))
+            if mean is None:
+                ci = _with_cause(math.nan, ci, stats.totals(numbers[0]))
             summary[name] = {"value": mean, "level": plan.level, **ci.to_dict()}
     return summary
+
+
+def _unknown(column: Any) -> bool:
+    return any(math.isnan(x) for x in column)
+
+
+def _with_cause(value: float, interval: Interval, total: Sums) -> Interval:
+    """The interval; of a null metric, with the reason that its sums were not recorded, where that is the reason."""
+    if math.isfinite(value) or not (_unknown(total.p_sum) or _unknown(total.top1_counts)):
+        return interval
+    return Interval(reason="what it is computed from was not recorded")
 
 
 def _json_number(name: str, value: float) -> float | int | None:

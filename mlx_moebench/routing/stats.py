@@ -99,7 +99,7 @@ class RoutingStats:
         """Add sums that already lie on the host, first axis ``clusters``; pairs [R, R] as in `Tally`."""
         _check_counts(self.specs[router], sums.counts, sums.n_tokens)
         index = np.array([self._rows.setdefault(cluster, len(self._rows)) for cluster in clusters], dtype=np.int64)
-        host = {name: getattr(sums, name) for name in FIELDS}
+        host = {name: getattr(sums, name) for name in FIELDS} | {"top1_counts": recorded(sums.top1_counts)}
         self._sums[router].add(index, len(self._rows), host, np.asarray(pairs))
 
     def add_transition(self, router: int, counts: npt.ArrayLike) -> None:
@@ -135,8 +135,12 @@ class RoutingStats:
         """Per-cluster sums of one router, first axis in the order of `clusters`."""
         spec = self.specs[router]
         order = np.array([self._rows[cluster] for cluster in self.clusters], dtype=np.int64)
-        arrays = self._sums[router].arrays(len(self._rows))
-        return Sums(spec.n_experts, spec.top_k, spec.distribution, **{name: arrays[name][order] for name in FIELDS})
+        arrays = {name: array[order] for name, array in self._sums[router].arrays(len(self._rows)).items()}
+        # Every token has one first choice: a sequence with tokens but no first choice is one where none was recorded.
+        unknown = (arrays["n_tokens"] > 0) & (arrays["top1_counts"].sum(axis=1) == 0)
+        if unknown.any():
+            arrays["top1_counts"] = np.where(unknown[:, None], np.nan, arrays["top1_counts"])
+        return Sums(spec.n_experts, spec.top_k, spec.distribution, **{name: arrays[name] for name in FIELDS})
 
     def totals(self, router: int) -> Sums:
         """Sums of one router over all clusters."""
@@ -155,12 +159,18 @@ class RoutingStats:
         return self._transitions[router]
 
     def coactivation(self, router: int) -> npt.NDArray[np.float64]:
-        """`metrics.coactivation` [R, R] of one router."""
-        return coactivation(self.pairs(router))
+        """`metrics.coactivation` [R, R] of one router; NaN where not all pairs were recorded."""
+        return coactivation(self._all_pairs(router))
 
     def coactivation_lift(self, router: int) -> npt.NDArray[np.float64]:
-        """`metrics.coactivation_lift` [R, R] of one router."""
-        return coactivation_lift(self.pairs(router), int(self.totals(router).n_tokens))
+        """`metrics.coactivation_lift` [R, R] of one router; NaN where not all pairs were recorded."""
+        return coactivation_lift(self._all_pairs(router), int(self.totals(router).n_tokens))
+
+    def _all_pairs(self, router: int) -> npt.NDArray[np.float64]:
+        """`pairs`, or NaN if some are missing: every selection stands in K of them, one of which is with itself."""
+        pairs = self.pairs(router)
+        known = pairs.sum() == self.specs[router].top_k * np.trace(pairs)
+        return np.asarray(pairs if known else np.full(pairs.shape, np.nan), dtype=np.float64)
 
     def transition(self, router: int) -> npt.NDArray[np.float64]:
         """`metrics.transition` [R1, R2] from one router to the next; the last router has none."""
@@ -191,6 +201,25 @@ class RoutingStats:
     def values(self, router: int) -> dict[str, float]:
         """Every metric of one router by name; undefined ones are NaN."""
         return {name: float(value) for name, value in compute(self.totals(router)).items()}
+
+    def by_domain(self) -> dict[str, RoutingStats]:
+        """The statistics of each domain, by name, sorted. Pairs and transitions are not kept apart: they stay here."""
+        strata, clusters = self.strata, self.clusters
+        every = [self.sums(number) for number in range(len(self.specs))]
+        domains = {}
+        for name in sorted(set(strata)):
+            rows = [row for row, stratum in enumerate(strata) if stratum == name]
+            own = [clusters[row] for row in rows]
+            sources = {sha: self.sources[sha] for sha in sorted({sha for sha, _ in own}) if sha in self.sources}
+            domains[name] = part = RoutingStats(self.specs, **self._facts() | {"sources": sources})
+            for number, sums in enumerate(every):
+                part.add_sums(number, own, sums.take(rows), np.zeros_like(self.pairs(number)))
+        return domains
+
+    def _facts(self) -> dict[str, Any]:
+        """Everything that the constructor takes but the routers."""
+        names = ("phase", "tau", "collapse_on", "model", "sources", "environment")
+        return {name: getattr(self, name) for name in names}
 
     def report(self, plan: Plan | None = None) -> dict[str, Any]:
         """The JSON report: provenance, every router with metrics and intervals, and the summary."""
@@ -239,14 +268,7 @@ class RoutingStats:
         if not parts:
             raise StatsError("There is nothing to merge.")
         first = parts[0]
-        merged = RoutingStats(
-            first.specs,
-            phase=first.phase,
-            tau=first.tau,
-            collapse_on=first.collapse_on,
-            model=first.model,
-            environment=first.environment,
-        )
+        merged = RoutingStats(first.specs, **first._facts() | {"sources": {}})
         for part in parts:
             _check_mergeable(merged, part)
             for sha, facts in part.sources.items():
@@ -290,6 +312,11 @@ class _Accumulator:
             more = max(clusters, 2 * have) - have
             for name, array in self._arrays.items():
                 self._arrays[name] = np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
+
+
+def recorded(top1_counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """First choices as they are kept: integers, 0 for all experts of a sequence where none was recorded (NaN)."""
+    return np.asarray(np.nan_to_num(top1_counts), dtype=np.int64)
 
 
 def check_flag(tau: float, collapse_on: str) -> None:

@@ -23,7 +23,7 @@ from ..errors import MoebenchError, StatsError
 from .parts import completeness
 from .record import Phase, RouterSpec
 from .report import SCHEMA_VERSION
-from .stats import RoutingStats
+from .stats import RoutingStats, recorded
 from .sums import FIELDS, Sums
 from .tally import SCALARS
 from .uncertainty import Plan
@@ -96,6 +96,7 @@ def pair_contents(stats: RoutingStats, path: Path, plan: Plan | None = None) -> 
     for number, spec in enumerate(stats.specs):
         sums = stats.sums(number)
         tensors |= {f"{spec.name}.{name}": np.ascontiguousarray(getattr(sums, name)) for name in FIELDS}
+        tensors[f"{spec.name}.top1_counts"] = recorded(sums.top1_counts)
         tensors[f"{spec.name}.pairs"] = stats.pairs(number)
         if number + 1 < len(stats.specs):
             tensors[f"{spec.name}.transition"] = stats.transition_counts(number)
@@ -167,7 +168,8 @@ def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
     else:
         gone = {"low": None, "high": None, "reason": f"{sums_path.name} with the sums is missing"}
         for router in report["routers"]:
-            router["ci"] = {name: dict(gone) for name in router.get("ci", {})}
+            for holder in (router, router.get("verdict", {})):
+                holder["ci"] = {name: dict(gone) for name in holder.get("ci", {})}
         for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
             for entry in summary.values():
                 entry.update(gone)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +31,7 @@ class Sums:
 
     n_experts: int
     top_k: int
-    distribution: Distribution
+    distribution: Distribution | None
     n_tokens: npt.NDArray[Any]
     counts: npt.NDArray[Any]
     top1_counts: npt.NDArray[Any]
@@ -44,7 +45,7 @@ class Sums:
         n_tokens: npt.ArrayLike,
         top_k: int,
         top1_counts: npt.ArrayLike | None = None,
-        distribution: Distribution = "softmax",
+        distribution: Distribution | None = "softmax",
     ) -> Sums:
         """Sums of which only the selections are known: counts and top1_counts [..., R], n_tokens [...].
 
@@ -87,6 +88,11 @@ class Sums:
         """f in ascending order, [..., R]."""
         return np.sort(self.load, axis=-1)
 
+    def take(self, rows: Sequence[int]) -> Sums:
+        """The clusters of these numbers, in this order."""
+        index = np.asarray(rows, dtype=np.int64)
+        return replace(self, **{name: getattr(self, name)[index] for name in FIELDS})
+
     def total(self) -> Sums:
         """Sums over the first axis."""
         return self._with(self._packed.sum(axis=0))
@@ -97,15 +103,7 @@ class Sums:
 
     def weighted(self, weights: Floats) -> Sums:
         """[B, ...]: totals of B resamples, the matrix product of weights [B, N] with the sums [N, ...]."""
-        # In small products, which BLAS does on the calling thread: its own threads gain nothing on so flat a product,
-        # and spin between products (48 routers, two cores, one of them busy: 1.9 s instead of 4 to 8).
-        count, columns = len(weights) // ROWS, self._packed.shape[1]
-        whole = count * ROWS
-        packed = np.empty((len(weights), columns))
-        stacked = weights[:whole].reshape(count, ROWS, weights.shape[1])
-        np.matmul(stacked, self._packed, out=packed[:whole].reshape(count, ROWS, columns))
-        np.matmul(weights[whole:], self._packed, out=packed[whole:])
-        return self._with(packed)
+        return self._with(weighted_sums(weights, self._packed))
 
     @cached_property
     def _packed(self) -> Floats:
@@ -118,6 +116,21 @@ class Sums:
         return Sums(
             self.n_experts, self.top_k, self.distribution, packed[..., 0], counts, top1, p_sum, packed[..., 1:m]
         )
+
+
+def weighted_sums(weights: Floats, values: Floats) -> Floats:
+    """weights [B, N] @ values [N, columns], in small products.
+
+    BLAS does those on the calling thread: its own threads gain nothing on so flat a product, and spin between
+    products (48 routers, two cores, one of them busy: 1.9 s instead of 4 to 8).
+    """
+    count, columns = len(weights) // ROWS, values.shape[1]
+    whole = count * ROWS
+    result = np.empty((len(weights), columns))
+    stacked = weights[:whole].reshape(count, ROWS, weights.shape[1])
+    np.matmul(stacked, values, out=result[:whole].reshape(count, ROWS, columns))
+    np.matmul(weights[whole:], values, out=result[whole:])
+    return result
 
 
 def entropy(p: npt.ArrayLike) -> Floats:

@@ -1,0 +1,118 @@
+"""``mlx-moebench import``: routing that another program recorded becomes a stats pair."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._options import flag_options, interval_options
+
+if TYPE_CHECKING:
+    from ..data.importers import Importer
+
+EPILOG = """\b
+Examples:
+  mlx-moebench import olmoe expert_counts/*.json --output olmoe.json
+  mlx-moebench import csv counts.csv --experts 64 --top-k 8 --output counts.json
+  mlx-moebench import trace traces/math --output math.json
+  mlx-moebench import csv --help
+"""
+
+
+def _layers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    parts = value.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or len(set(map(int, parts))) < len(parts):
+        raise click.BadParameter("give different whole numbers joined by commas, as in 0,7,15")
+    return tuple(map(int, parts))
+
+
+OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "experts": ({"type": click.IntRange(min=1)}, "Experts of a router, E; never taken from the largest id."),
+    "top_k": ({"type": click.IntRange(min=1)}, "Experts that a token uses, K."),
+    "layers": ({"callback": _layers, "metavar": "N,N,..."}, "Block index of each layer in the files, in their order."),
+    "top1": (
+        {"type": click.Path(exists=True, path_type=Path)},
+        "Counts of first choices: a folder with a file of the same name for each FILE, or the one file.",
+    ),
+    "model_id": ({}, "Name of the model in the report."),
+    "phase": ({"type": click.Choice(["prefill", "decode"])}, "Prompts, or what was generated after them."),
+}
+"""What a reader may ask for, by the name of its keyword argument: keywords of ``click.option``, and its help."""
+
+
+class _Formats(click.Group):
+    """One command per format, made from what its reader asks for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from ..data.importers import formats
+
+        return formats()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        from ..data.importers import importer
+
+        found = importer(cmd_name)
+        command: Any = _run(found)
+        asked = inspect.signature(found.read).parameters
+        for name in reversed(OPTIONS):
+            if name in asked:
+                keywords, text = OPTIONS[name]
+                keywords = {**keywords, **_default(asked[name]), "help": text}
+                command = click.option(f"--{name.replace('_', '-')}", **keywords)(command)
+        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in asked.values()):
+            command = flag_options(command)  # the settings of statistics that the files do not bring
+        if found.sequences:
+            command = interval_options(command)
+        epilog = f"\b\nExamples:\n  mlx-moebench import {found.example}\n"
+        return click.command(cmd_name, help=found.summary, epilog=epilog)(command)
+
+
+def _default(parameter: inspect.Parameter) -> dict[str, Any]:
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+        return {"required": True}
+    text = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return {"default": text, "show_default": text is not None}
+
+
+def _run(found: Importer) -> Callable[..., None]:
+    @click.argument("files", nargs=-1, required=True, metavar="[NAME=]FILE...")
+    @click.option(
+        "-o",
+        "--output",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Stats pair to write: OUT.json and OUT.safetensors.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
+    def run(files: tuple[str, ...], output: Path, as_json: bool, **options: Any) -> None:
+        from ..data.importers import named_files
+        from ..routing import Plan
+        from ..routing.storage import check_writable
+        from ._result import show
+
+        plan = Plan(**{name: options.pop(name) for name in ("resamples", "seed") if name in options})
+        check_writable(output)
+        stats = found.read(named_files(files), **options)
+        stats.environment["command"] = shlex.join(["mlx-moebench", *sys.argv[1:]])
+        stats.save(output, plan)
+        show([output], as_json)
+
+    return run
+
+
+@click.command("import", cls=_Formats, epilog=EPILOG)
+def command() -> None:
+    """Turn routing that another program recorded into a stats pair.
+
+    Several files are several domains, named after their files or as NAME=FILE, and the report then says of every
+    router whether it is collapsed, specialised or balanced. What the files do not tell is null, with the reason.
+    """

@@ -1,0 +1,134 @@
+"""Counts of selections per layer and expert, as statistics of one cluster per file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...environment import host_environment
+from ...errors import DataError
+from ...routing.record import Phase, RouterSpec
+from ...routing.stats import RoutingStats
+from ...routing.sums import Sums
+from . import NamedFile
+
+Layers = Mapping[int, Mapping[int, int]]
+"""{layer: {expert: count}}; an expert that is left out has none."""
+
+
+def statistics_of_counts(
+    files: Sequence[NamedFile],
+    read: Callable[[Path], Layers],
+    specs: Callable[[Sequence[int]], Sequence[RouterSpec]],
+    *,
+    top1: Path | None,
+    model: Mapping[str, Any],
+    form: str,
+    phase: Phase,
+    **settings: Any,
+) -> RoutingStats:
+    """Statistics of count files, each of which is one domain and one cluster.
+
+    read: the counts of a file. specs: the routers of its layers. top1: a folder with a file of first choices for each,
+    of the same name and form, or that file where there is one only. What counts do not tell is NaN: everything of the
+    logits, of single tokens and of single sequences.
+
+    Raises `DataError` for counts that no T tokens with K distinct experts each can give.
+    """
+    stats: RoutingStats | None = None
+    seen: dict[str, str] = {}
+    for file in files:
+        layers = read(file.path)
+        sha = hashlib.sha256(file.path.read_bytes()).hexdigest()
+        if sha in seen:
+            raise DataError(f"{seen[sha]} and {file.name} are the same file: every domain needs its own.")
+        seen[sha] = file.name
+        routers = tuple(specs(sorted(layers)))
+        if stats is None:
+            facts = {"revision": None, "dtype": None, "weight_bits": None, "router_bits": None, "backend": "counts"}
+            stats = RoutingStats(
+                routers, phase=phase, model=facts | dict(model), environment=host_environment(), **settings
+            )
+        if routers != stats.specs:
+            raise DataError(
+                f"{file.path} has layers {sorted(layers)}, but {files[0].path} has {[s.layer for s in stats.specs]}: "
+                "import files of one model, with the same layers."
+            )
+        first = read(_beside(file, top1, len(files))) if top1 else None
+        stats.sources[sha] = {
+            "name": file.name,
+            "format": form,
+            "field": None,
+            "max_length": None,
+            "padding": "not known: counts only",
+            "bos": None,
+        }
+        _add(stats, (sha, 0), file.path, layers, first)
+    if stats is None:
+        raise DataError("There are no files to import.")
+    stats.check()
+    return stats
+
+
+def _beside(file: NamedFile, top1: Path, files: int) -> Path:
+    path = top1 / file.path.name if top1.is_dir() else top1
+    if not path.is_file():
+        raise DataError(f"There are no first choices for {file.path}: no file {path}.")
+    if files > 1 and not top1.is_dir():
+        raise DataError(f"{top1} is one file, but {files} are imported: give the folder that has one for each.")
+    return path
+
+
+def _add(stats: RoutingStats, cluster: tuple[str, int], path: Path, layers: Layers, first: Layers | None) -> None:
+    if first is not None and sorted(first) != sorted(layers):
+        raise DataError(f"The first choices for {path} are of layers {sorted(first)} instead of {sorted(layers)}.")
+    tokens: int | None = None
+    for number, spec in enumerate(stats.specs):
+        what = f"Layer {spec.layer} of {path}"
+        counts = _vector(layers[spec.layer], spec, what)
+        each, rest = divmod(int(counts.sum()), spec.top_k)
+        if rest or not each:
+            raise DataError(
+                f"{what} has {int(counts.sum())} selections, which is not a number of tokens times {spec.top_k}: "
+                "check --top-k."
+            )
+        if counts.max() > each:
+            raise DataError(
+                f"{what} has {each} tokens, but an expert with {int(counts.max())} of them: a token chooses an expert "
+                "once, so check --top-k."
+            )
+        if each != (tokens := tokens or each):
+            raise DataError(f"{what} has {each} tokens, but the layers before it have {tokens}.")
+        chosen = None if first is None else _first_choices(first[spec.layer], spec, what, counts, each)
+        sums = Sums.from_counts(counts[None], [each], spec.top_k, None if chosen is None else chosen[None])
+        stats.add_sums(number, [cluster], sums, np.diag(counts))
+
+
+def _first_choices(
+    counted: Mapping[int, int], spec: RouterSpec, what: str, counts: npt.NDArray[np.int64], tokens: int
+) -> npt.NDArray[np.int64]:
+    chosen = _vector(counted, spec, f"Among the first choices, {what[0].lower()}{what[1:]}")
+    if int(chosen.sum()) != tokens or (chosen > counts).any():
+        raise DataError(
+            f"{what} has {tokens} tokens, but the first choices given for it are {int(chosen.sum())}, or some expert "
+            "is first more often than it is chosen: they are of another run."
+        )
+    return chosen
+
+
+def _vector(counted: Mapping[int, int], spec: RouterSpec, what: str) -> npt.NDArray[np.int64]:
+    """Counts [E]; the number of experts is the model's, never that of the largest id."""
+    wrong = [expert for expert in counted if not 0 <= expert < spec.n_experts]
+    if wrong:
+        raise DataError(f"{what} counts expert {wrong[0]}, but there are {spec.n_experts} from 0 on: check --experts.")
+    negative = [expert for expert, count in counted.items() if count < 0]
+    if negative:
+        raise DataError(f"{what} has a negative count for expert {negative[0]}.")
+    vector = np.zeros(spec.n_experts, dtype=np.int64)
+    vector[list(counted)] = list(counted.values())
+    return vector

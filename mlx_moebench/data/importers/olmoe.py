@@ -1,0 +1,75 @@
+"""Count files as AllenAI's routing analysis of OLMoE wrote them: a JSON list of {"expert": count}, one per layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from ...routing.record import RouterSpec
+from ...routing.stats import RoutingStats
+from . import Importer, NamedFile
+from ._counts import Layers, statistics_of_counts
+
+PUBLISHED = (0, 7, 15)
+"""The layers of the files that AllenAI published; a file does not say which it holds."""
+
+
+def read(
+    files: Sequence[NamedFile],
+    *,
+    experts: int = 64,
+    top_k: int = 8,
+    layers: tuple[int, ...] = PUBLISHED,
+    top1: Path | None = None,
+    model_id: str = "OLMoE",
+    **settings: Any,
+) -> RoutingStats:
+    """Statistics of ``expert_counts`` files; of ``expert_counts_top1`` with top_k = 1, or as ``top1`` of the former.
+
+    The counts of ``expert_counts_crosslayer`` pair only experts of the same rank and layers that are no neighbours, so
+    they are no transitions, and they are refused.
+    """
+
+    def specs(found: Sequence[int]) -> list[RouterSpec]:
+        return [RouterSpec(layer, layer, "mlp", experts, top_k) for layer in found]  # every block has a router
+
+    model = {"id": model_id, "model_type": "olmoe"}
+
+    def counts(path: Path) -> Layers:
+        return _layers(path, layers)
+
+    return statistics_of_counts(
+        files, counts, specs, top1=top1, model=model, form="olmoe counts", phase="prefill", **settings
+    )
+
+
+def _layers(path: Path, numbers: tuple[int, ...]) -> Layers:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is no JSON file that can be read ({error}).") from error
+    if not isinstance(found, list) or not all(isinstance(layer, dict) for layer in found):
+        raise DataError(f"{path} is not a JSON list with one object of counts per layer.")
+    if any("," in key for layer in found for key in layer):
+        raise DataError(f"{path} counts pairs of experts, as expert_counts_crosslayer does: import expert_counts.")
+    if len(found) != len(numbers):
+        raise DataError(f"{path} has {len(found)} layers: say which with --layers, for instance --layers 0,1,2.")
+    return {number: _counts(path, layer) for number, layer in zip(numbers, found, strict=True)}
+
+
+def _counts(path: Path, layer: dict[str, Any]) -> dict[int, int]:
+    whole = all(key.isdecimal() and type(count) is int for key, count in layer.items())
+    if not whole:
+        raise DataError(f'{path} has an entry that is not "expert": count, both whole numbers.')
+    return {int(key): count for key, count in layer.items()}
+
+
+IMPORTER = Importer(
+    read,
+    "Counts of AllenAI's routing analysis of OLMoE: a JSON list of {expert: count}, one per layer.",
+    "olmoe expert_counts/*.json --top1 expert_counts_top1 --output olmoe.json",
+    sequences=False,
+)

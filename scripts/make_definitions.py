@@ -1,0 +1,103 @@
+"""Write docs/definitions.md: docs/definitions.in.md with what the docstrings of the metrics say.
+
+    python scripts/make_definitions.py [--check]
+
+--check writes nothing and exits 1 if the page is not what the docstrings say now; a test does the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mlx_moebench.routing import METRICS
+from mlx_moebench.routing.domains import domain_information, domain_information_bias, jensen_shannon
+from mlx_moebench.routing.metrics import coactivation, coactivation_lift, transition
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, TEMPLATE = DOCS / "definitions.md", DOCS / "definitions.in.md"
+
+FIELDS = ("Formula", "Unit", "Range", "Null", "Source")
+GROUPS = {
+    "entropy": "How spread routing is",
+    "load": "How selections are shared out",
+    "margin": "How close decisions were",
+    "structure": "From token to token",
+}
+FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    coactivation,
+    coactivation_lift,
+    transition,
+    domain_information,
+    domain_information_bias,
+    jensen_shannon,
+)
+NOTICE = "<!-- Written by scripts/make_definitions.py from definitions.in.md and the docstrings: edit those. -->\n"
+
+
+def page() -> str:
+    """The whole page as it should be."""
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for marker, lines in (("<!-- metrics -->\n", _metrics()), ("<!-- functions -->\n", _functions())):
+        if marker not in text:
+            raise SystemExit(f"{TEMPLATE.name} has no line {marker.strip()}.")
+        text = text.replace(marker, "\n".join(lines) + "\n")
+    return NOTICE + text.rstrip() + "\n"
+
+
+def _metrics() -> Iterator[str]:
+    unknown = {m.group for m in METRICS.values()} - GROUPS.keys()
+    if unknown:
+        raise SystemExit(f"Give the group {sorted(unknown)[0]!r} a heading in GROUPS.")
+    for group, heading in GROUPS.items():
+        yield f"### {heading}\n"
+        for name, metric in METRICS.items():
+            if metric.group == group:
+                kind = "No interval." if metric.interval == "none" else f"Interval: {metric.interval}."
+                yield from _entry(name, metric.function, kind)
+
+
+def _functions() -> Iterator[str]:
+    for function in FUNCTIONS:
+        yield from _entry(function.__name__, function, "")
+
+
+def _entry(name: str, function: Callable[..., Any], note: str) -> Iterator[str]:
+    summary, fields = parts(function)
+    summary = re.sub(r" Returns [^.]*\.\.\.[^.]*\.", "", summary)  # of use in Python only
+    yield f"**`{name}`** {summary} {note}".rstrip()
+    yield ""
+    for field in FIELDS:
+        text = fields[field]
+        yield f"- {field}: `{text.rstrip('.')}`" if field == "Formula" and "`" not in text else f"- {field}: {text}"
+    yield ""
+
+
+def parts(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """(summary, {field: text}) of a docstring, without its examples."""
+    text = (inspect.getdoc(function) or "").split("\n>>>")[0]
+    summary, _, rest = text.partition("\n\n")
+    found = dict(re.findall(rf"^({'|'.join(FIELDS)}): (.*?)(?=^\w+: |\Z)", rest, flags=re.DOTALL | re.MULTILINE))
+    missing = [field for field in FIELDS if field not in found]
+    if missing:
+        raise SystemExit(f"The docstring of {function.__name__} has no {missing[0]}.")
+    joined = {field: " ".join(value.split()) for field, value in found.items()}
+    return " ".join(summary.split()), joined
+
+
+def main() -> None:
+    now = page()
+    if "--check" in sys.argv[1:]:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != now:
+            raise SystemExit(f"{PAGE.name} is stale: run python scripts/make_definitions.py")
+        return
+    PAGE.write_text(now, encoding="utf-8")
+    print(f"Wrote {PAGE.relative_to(DOCS.parent)}")
+
+
+if __name__ == "__main__":
+    main()
