@@ -99,7 +99,7 @@ class Intervals:
     peak_margin: dict[str, tuple[float, float]]
 
 
-def resample_weights(strata: npt.ArrayLike, resamples: int, seed: int) -> Floats:
+def resample_weights(strata: npt.ArrayLike, resamples: int, seed: int | Sequence[int]) -> Floats:
     """How often each cluster is drawn, [B, N]: N_d draws with replacement inside each stratum d of N_d clusters."""
     labels = np.asarray(strata)
     rng = np.random.default_rng(seed)
@@ -132,7 +132,7 @@ def intervals(
         return _layer_intervals(routers, metrics, plan)
     weights = resample_weights(labels, plan.resamples, plan.seed)
     n_strata = len(np.unique(labels))
-    resampled = [_Resampled(sums, weights, metrics, _widening(sums.n_tokens, n_strata, plan.level)) for sums in routers]
+    resampled = [_Resampled(sums, weights, metrics, widening(sums.n_tokens, n_strata, plan.level)) for sums in routers]
     widest = max(r.widen for r in resampled)
     e = max(s.n_experts for s in routers), min(s.n_experts for s in routers)
     per_router: list[dict[str, Interval]] = [{} for _ in routers]
@@ -156,7 +156,7 @@ def intervals(
                 point = float(np.mean([r.point[m.name] for r in have]))
                 boot = np.mean([r.boot[m.name] for r in have], axis=0)
                 jack = np.mean([r.jack[m.name] for r in have], axis=0)
-                mean[m.name] = _clip(_interval(m, point, boot, jack, widest, plan), m, e, routers[0].top_k)
+                mean[m.name] = _clip(resampled_interval(m, point, boot, jack, widest, plan), m, e, routers[0].top_k)
     return Intervals(per_router, mean, peak, margin)
 
 
@@ -197,10 +197,10 @@ class _Resampled:
             return Interval(reason="the metric is null here")
         if m.interval == "maximum":
             return _band(point, self.above[m.name], self.below[m.name], self.widen, plan)[0]
-        return _interval(m, point, self.boot[m.name], self.jack[m.name], self.widen, plan)
+        return resampled_interval(m, point, self.boot[m.name], self.jack[m.name], self.widen, plan)
 
 
-def _interval(m: Metric, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan) -> Interval:
+def resampled_interval(m: Metric, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan) -> Interval:
     """Interval of a mean, plug-in or distance from its resampled values [B] and leave-one-out values [N]."""
     boot, jack = boot[np.isfinite(boot)], jack[np.isfinite(jack)]
     if len(boot) < 0.9 * plan.resamples:
@@ -246,7 +246,7 @@ def _band(point: float, above: Floats, below: Floats, widen: float, plan: Plan) 
     return Interval(point - u, point + v, "simultaneous band over experts"), (u, v)
 
 
-def _widening(n_tokens: npt.NDArray[Any], n_strata: int, level: float) -> float:
+def widening(n_tokens: npt.NDArray[Any], n_strata: int, level: float) -> float:
     """Student's t over normal quantile, times sqrt(G / (G - D)): what resampling the clusters falls short by."""
     x2 = n_tokens.astype(np.float64) ** 2
     clusters = float(x2.sum() ** 2 / max((x2**2).sum(), 1.0))
