@@ -1,7 +1,7 @@
 """Measure how sparse Mixture-of-Experts language models route.
 
-``load``, ``attach``, ``detach``, ``analyze`` and ``RoutingStats`` are imported when first used: importing the
-package itself needs neither MLX nor torch.
+``load``, ``attach``, ``detach``, ``analyze``, ``compare`` and ``RoutingStats`` are imported when first used: importing
+the package itself needs neither MLX nor torch.
 """
 
 from __future__ import annotations
@@ -16,18 +16,30 @@ if TYPE_CHECKING:
     from .analysis import analyze
     from .instrument import attach, detach, stream_generate
     from .models import load
-    from .routing import RoutingStats
+    from .routing import Comparison, RoutingStats, compare
 
 _HOME = {
+    "Comparison": ".routing",
     "RoutingStats": ".routing",
     "analyze": ".analysis",
     "attach": ".instrument",
+    "compare": ".routing",
     "detach": ".instrument",
     "load": ".models",
     "stream_generate": ".instrument",
 }
 
-__all__ = ["RoutingStats", "__version__", "analyze", "attach", "detach", "load", "stream_generate"]
+__all__ = [
+    "Comparison",
+    "RoutingStats",
+    "__version__",
+    "analyze",
+    "attach",
+    "compare",
+    "detach",
+    "load",
+    "stream_generate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """What routers said, in numbers: records, tallies, statistics, metrics and intervals. Needs neither MLX nor torch."""
 
+from .comparison import Comparison, compare
 from .domains import DomainInformation, domain_information, domain_information_null
 from .metrics import METRICS, compute, get_metric
 from .record import RouterSpec, Routing
@@ -10,6 +11,7 @@ from .uncertainty import Interval, Plan, intervals
 
 __all__ = [
     "METRICS",
+    "Comparison",
     "DomainInformation",
     "Interval",
     "Plan",
@@ -18,6 +20,7 @@ __all__ = [
     "RoutingStats",
     "Sums",
     "Tally",
+    "compare",
     "compute",
     "domain_information",
     "domain_information_null",

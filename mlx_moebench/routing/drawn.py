@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .maxima import extremes, maxima
+from .maxima import Maxima, extremes, maxima
 from .metrics.registry import Metric
 from .sums import Floats, Sums, entropy
 from .uncertainty import CELLS, MIN_CLUSTERS, Plan, resample_weights
@@ -75,9 +75,9 @@ class Drawn:
     """One router on both sides: estimates, leave-one-outs, and values of B resamples.
 
     ``point`` {metric: (a, b)}. ``boot`` {metric: [B]} and ``jack`` {metric: [N]} are of b - a, of all metrics but
-    maxima; ``maxima`` has those. Where both sides have the same E, ``share_change`` [2, B] are the largest deviations
-    upwards and downwards of the change of any expert's token share; where they also have the same K, ``null`` are the
-    `load_distances` [B] of exchanged sides.
+    maxima; ``maxima`` has those. ``sides`` {distance: [2, B]} are the resampled values of both sides. Where both have
+    the same E, ``share_change`` [2, B] are the largest deviations upwards and downwards of the change of any expert's
+    token share; where they also have the same K, ``null`` are the `load_distances` [B] of exchanged sides.
     """
 
     def __init__(
@@ -94,38 +94,44 @@ class Drawn:
         left_out = a.leave_one_out(), b.leave_one_out()
         scalar = [m for m in metrics if m.interval not in ("maximum", "none")]
         of_all = [m for m in metrics if m.interval == "maximum"]
-        self.jack = {m.name: self._left_out(*(m.values(s) for s in left_out), draws.paired) for m in scalar}
+        self.jack = {m.name: _left_out(m.values(left_out[0]), m.values(left_out[1]), draws.paired) for m in scalar}
         boot: dict[str, list[Floats]] = {m.name: [] for m in scalar}
+        of_distances: dict[str, list[Floats]] = {m.name: [] for m in scalar if m.interval == "distance"}
         shares: dict[str, list[list[Floats]]] = {m.name: [[], []] for m in of_all}
         change: list[Floats] = []
         size = max(64, CELLS // max(a.n_experts, b.n_experts))
         for start in range(0, len(draws.a), size):
             drawn = a.weighted(draws.a[start : start + size]), b.weighted(draws.b[start : start + size])
             for m in scalar:
-                boot[m.name].append(m.values(drawn[1]) - m.values(drawn[0]))
+                values = np.array([m.values(sums) for sums in drawn])
+                boot[m.name].append(values[1] - values[0])
+                if m.name in of_distances:
+                    of_distances[m.name].append(values)
             for m in of_all:
                 for side, sums in zip(shares[m.name], drawn, strict=True):
                     side.append(m.function(sums))
             if a.n_experts == b.n_experts:
                 change.append(extremes(share_change(*drawn) - share_change(*self.total)))
         self.boot = {name: np.concatenate(parts) for name, parts in boot.items()}
+        self.sides = {name: np.concatenate(parts, axis=-1) for name, parts in of_distances.items()}
         self.share_change = np.concatenate(change, axis=-1) if change else None
-        # Candidates are chosen at a fifth of the error that the interval itself may have.
-        banding = {"paired": draws.paired, "widen": widen, "level": 1 - (1 - level) / 5}
-        self.maxima = {
-            m.name: maxima(
-                *(m.function(total) for total in self.total), *map(np.concatenate, shares[m.name]), **banding
-            )
-            for m in of_all
-            if all(map(math.isfinite, self.point[m.name]))
-        }
+        self.maxima: dict[str, Maxima] = {}
+        for m in of_all:
+            if all(map(math.isfinite, self.point[m.name])):
+                theta_a, theta_b = (m.function(total) for total in self.total)
+                drawn_a, drawn_b = (np.concatenate(side) for side in shares[m.name])
+                # Candidates are chosen at a fifth of the error that the interval itself may have.
+                banded = 1 - (1 - level) / 5
+                self.maxima[m.name] = maxima(
+                    theta_a, theta_b, drawn_a, drawn_b, paired=draws.paired, widen=widen, level=banded
+                )
         alike = (a.n_experts, a.top_k) == (b.n_experts, b.top_k)
         self.null = _exchanged_distances(a, b, draws.exchanged, size) if alike else None
 
-    @staticmethod
-    def _left_out(a: Floats, b: Floats, paired: bool) -> Floats:
-        """Leave-one-outs of b - a; unpaired, those of either side about its own mean, since the other stays whole."""
-        return b - a if paired else np.concatenate([a.mean() - a, b - b.mean()])
+
+def _left_out(a: Floats, b: Floats, paired: bool) -> Floats:
+    """Leave-one-outs of b - a; unpaired, those of either side about its own mean, since the other stays whole."""
+    return b - a if paired else np.concatenate([a.mean() - a, b - b.mean()])
 
 
 def share_change(a: Sums, b: Sums) -> Floats:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +87,11 @@ class Sums:
     def sorted_load(self) -> Floats:
         """f in ascending order, [..., R]."""
         return np.sort(self.load, axis=-1)
+
+    def take(self, rows: Sequence[int]) -> Sums:
+        """The clusters of these numbers, in this order."""
+        index = np.asarray(rows, dtype=np.int64)
+        return replace(self, **{name: getattr(self, name)[index] for name in FIELDS})
 
     def total(self) -> Sums:
         """Sums over the first axis."""

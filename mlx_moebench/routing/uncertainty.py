@@ -201,14 +201,14 @@ class _Resampled:
 
 
 def resampled_interval(m: Metric, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan) -> Interval:
-    """Interval of a mean, plug-in or distance from its resampled values [B] and leave-one-out values [N]."""
+    """The interval of a mean, plug-in or distance from its resampled values [B] and leave-one-out values [N]."""
     boot, jack = boot[np.isfinite(boot)], jack[np.isfinite(jack)]
     if len(boot) < 0.9 * plan.resamples:
         return Interval(reason="the metric is null in more than a tenth of the resamples")
     if m.interval == "plugin":
-        low, high = _basic(point, boot, widen, plan.level)
+        low, high = basic(point, boot, widen, plan.level)
     elif m.interval == "distance":
-        low, high = (math.sqrt(max(x, 0.0)) for x in _basic(point**2, boot**2, widen, plan.level))
+        low, high = (math.sqrt(max(x, 0.0)) for x in basic(point**2, boot**2, widen, plan.level))
     elif plan.method == "percentile":
         low, high = np.quantile(boot, [(1 - plan.level) / 2, (1 + plan.level) / 2])
         return Interval(float(low), float(high), "percentile bootstrap over sequences")
@@ -219,7 +219,8 @@ def resampled_interval(m: Metric, point: float, boot: Floats, jack: Floats, wide
     return Interval(low, high, f"basic bootstrap over sequences{scale}", bias=float(boot.mean()) - point)
 
 
-def _basic(point: float, boot: Floats, widen: float, level: float) -> tuple[float, float]:
+def basic(point: float, boot: Floats, widen: float, level: float) -> tuple[float, float]:
+    """The basic interval from resampled values [B]: it moves by the bootstrap bias against the estimate."""
     low, high = np.quantile(boot, [(1 - level) / 2, (1 + level) / 2])
     centre = float(boot.mean())
     unbiased = 2 * point - centre
