@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 from coverage_simulation import LAYERS, Coverage, preferences, sums_of_logits
 
-from mlx_moebench.routing import METRICS, Plan, Sums
+from mlx_moebench.routing import METRICS, Plan, RoutingStats, Sums
 from mlx_moebench.routing.differences import differences
-from mlx_moebench.routing.drawn import Samples
+from mlx_moebench.routing.drawn import LOADS, Samples
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
 
@@ -42,8 +42,8 @@ def populations(
         blocks: tuple[list[list[np.ndarray]], list[list[np.ndarray]]] = ([], [])
         for start in range(0, clusters, 500):
             part = lengths[start : start + 500]
-            own, tokens = ((np.full(2, scale), n) for scale, n in ((0.6, len(part)), (1.0, int(part.sum()))))
-            (own_a, own_b), (z_a, z_b) = (_correlated(rng, (n, experts), s[0], alike) for s, n in (own, tokens))
+            own_a, own_b = _correlated(rng, (len(part), experts), 0.6, alike)
+            z_a, z_b = _correlated(rng, (int(part.sum()), experts), 1.0, alike)
             for found, mean, of_sequence, z in ((blocks[0], mean_a, own_a, z_a), (blocks[1], mean_b, own_b, z_b)):
                 found.append(sums_of_logits(np.repeat(mean + of_sequence, part, axis=0) + z, part, top_k))
         for side, found in zip(sides, blocks, strict=True):
@@ -81,10 +81,40 @@ def measure(
                 rows["peak"] = found.peak[name], max(y[name] for y in of_b) - max(x[name] for x in of_a)
             for where, (effect, truth) in rows.items():
                 coverage[name, where].add(effect.interval, truth)
-                rejected[name, where] += (effect.p is not None and effect.p < 0.05) / samples
+                rejected[name, where] += below(effect.p) / samples
     return dict(coverage), dict(rejected)
 
 
 def take(sums: Sums, rows: np.ndarray) -> Sums:
     """The sums of these sequences."""
     return replace(sums, **{name: getattr(sums, name)[rows] for name in FIELDS})
+
+
+def halves(
+    stats: RoutingStats, splits: int, names: list[str], resamples: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """{metric, "metric, a layer", distance of loads: share of random halves of the sequences with p < 0.05}.
+
+    Unpaired: the halves share no sequence, and nothing differs between them but chance.
+    """
+    rng = np.random.default_rng(seed)
+    routers = [stats.sums(number) for number in range(len(stats.specs))]
+    n = len(stats.clusters)
+    rejected: defaultdict[str, list[float]] = defaultdict(list)
+    for split in range(splits):
+        order = rng.permutation(n)
+        first, second = order[: n // 2], order[n // 2 :]
+        samples = Samples([""] * len(first), [""] * len(second), paired=False)
+        plan = Plan(resamples=resamples, seed=split)
+        found = differences([take(s, first) for s in routers], [take(s, second) for s in routers], samples, plan, names)
+        for name in names:
+            rejected[name].append(below(found.mean[name].p))
+            rejected[f"{name}, a layer"] += [below(row[name].p) for row in found.routers]
+        for name in LOADS:
+            rejected[f"{name}, a layer"] += [below(load.distances[name].p) for load in found.loads]
+    return {name: float(np.mean(hits)) for name, hits in rejected.items()}
+
+
+def below(p: float | None, level: float = 0.05) -> float:
+    """1 where p is less than the level."""
+    return float(p is not None and p < level)

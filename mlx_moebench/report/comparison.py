@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,25 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..routing.differences import ROUNDING
 from .table import model_name
 
 DEFAULT = ("mean_entropy", "top_share_token", "load_entropy")
 """Metrics shown layer by layer unless others are asked for."""
+
+SHORT = {
+    "multiple of even load": "x even",
+    "share of tokens": "of tokens",
+    "share of selections": "share",
+    "share of experts": "share",
+    "probability": "prob.",
+    "selection score": "score",
+    "nats squared": "nats^2",
+}
+"""Units, short enough for a line of 80 characters."""
+
+RESCALED = ("peak_top_share_selection", "peak_max_violation")
+"""Effects over all routers that are others in another unit; the JSON has them."""
 
 CLEAR = 0.05
 """Effects with a smaller q are marked."""
@@ -62,7 +78,7 @@ def _table(title: str) -> Table:
         box=None,
         header_style="bold",
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1, 0, 0),
         title=title,
         title_justify="left",
         title_style="bold",
@@ -74,11 +90,12 @@ def _overall(effects: dict[str, Any], units: dict[str, str], title: str) -> Tabl
     for name in ("metric", "A", "B"):
         table.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
     table.add_column("B - A", no_wrap=True)
-    table.add_column("p", justify="right")
-    table.add_column("unit")
+    table.add_column("p", justify="right", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
     for name, e in effects.items():
-        unit = units[name.removeprefix("peak_")]
-        table.add_row(name, _number(e["a"]), _number(e["b"]), _effect(e), _p(e["p"]), unit)
+        if name not in RESCALED:
+            unit = units[name.removeprefix("peak_")]
+            table.add_row(name, *_sides(e), _effect(e), _p(e["p"]), SHORT.get(unit, unit))
     return table
 
 
@@ -96,7 +113,7 @@ def _layers(found: dict[str, Any], metric: str) -> Table:
     for router in found["routers"]:
         e = router["effects"].get(metric)
         if e is not None:
-            cells = [str(router["layer"]), *([router["router"]] if kinds else []), _number(e["a"]), _number(e["b"])]
+            cells = [str(router["layer"]), *([router["router"]] if kinds else []), *_sides(e)]
             table.add_row(*cells, _effect(e), _p(e["p"]), _p(e.get("q"), mark=True))
     return table
 
@@ -109,13 +126,13 @@ def _loads(found: dict[str, Any]) -> Table:
     if kinds:
         table.add_column("router")
     table.add_column("L1 (chance)", no_wrap=True)
-    table.add_column("q", justify="right")
+    table.add_column("q", justify="right", no_wrap=True)
     for name in ("gained most", "lost most"):
         table.add_column(name, no_wrap=True)
     for router in found["routers"]:
         l1, change = router["load"]["load_l1"], router["load"]["token_share_change"]
-        chance = "" if l1["null_high"] is None else f" (< {_number(l1['null_high'])})"
-        cells = [str(router["layer"]), *([router["router"]] if kinds else []), _number(l1["value"]) + chance]
+        chance = "" if l1["null_high"] is None else f" (< {_number(l1['null_high'], 2)})"
+        cells = [str(router["layer"]), *([router["router"]] if kinds else []), _number(l1["value"], 2) + chance]
         cells.append(_p(l1.get("q"), mark=True))
         table.add_row(*cells, _mover(change, largest=True), _mover(change, largest=False))
     return table
@@ -126,9 +143,11 @@ def _mover(change: dict[str, Any], largest: bool) -> str:
     if values is None or None in values:
         return "null"
     value = max(values) if largest else min(values)
+    if value == 0:
+        return "none"
     text = f"{values.index(value)}: {value:+.3f}"
     if "below" in change:
-        text += f" [{value - change['below']:+.3f}, {value + change['above']:+.3f}]"
+        text += f" [{value - change['below']:.3f}, {value + change['above']:.3f}]"
     return escape(text)
 
 
@@ -137,12 +156,14 @@ def _notes(found: dict[str, Any]) -> Text:
     lines = [f"Allowed ({one['kind']}): {one['what']}." for one in found["allowed"]] + list(found["notes"])
     changed = [r for r in found["routers"] if r["collapsed"]["a"] != r["collapsed"]["b"]]
     if changed:
-        named = ", ".join(f"{r['layer']} ({_flag(r['collapsed']['a'])} to {_flag(r['collapsed']['b'])})" for r in changed)
+        named = ", ".join(
+            f"{r['layer']} ({_flag(r['collapsed']['a'])} to {_flag(r['collapsed']['b'])})" for r in changed
+        )
         lines.append(f"collapse flags that differ: layer {named}.")
     if found["design"]["paired"] is not None:
         lines.append(
-            f"[low, high]: {ci['level']:.0%} bootstrap over sequences, {ci['resamples']:,} resamples; p: of no difference, "
-            f"from the same; q: p adjusted over layers (Benjamini-Hochberg); *: q < {CLEAR}."
+            f"[low, high]: {ci['level']:.0%} bootstrap over sequences, {ci['resamples']:,} resamples; p: of no "
+            f"difference, from the same; q: p adjusted over layers (Benjamini-Hochberg); *: q < {CLEAR}."
         )
         lines.append("p of the means over routers is not adjusted for the number of metrics.")
         lines.append("L1: distance of the loads, 0 to 2; chance: what 95% of permuted sides stay below.")
@@ -153,23 +174,37 @@ def _flag(value: bool | None) -> str:
     return {True: "collapsed", False: "not", None: "n/a"}[value]
 
 
+def _sides(e: dict[str, Any]) -> list[str]:
+    """The values at A and at B, to the digits of their effect."""
+    return ["null" if e[side] is None else f"{e[side]:.{_digits(e)}f}" for side in ("a", "b")]
+
+
 def _effect(e: dict[str, Any]) -> str:
     if e["effect"] is None:
         return "null"
+    value = _signed(e["effect"], _digits(e))
     if e["low"] is None:
-        return _signed(e["effect"])
-    return escape(f"{_signed(e['effect'])} [{_signed(e['low'])}, {_signed(e['high'])}]")
+        return value
+    low, high = (_number(e[end], _digits(e)) for end in ("low", "high"))
+    return escape(f"{value} [{low}, {high}]")
 
 
-def _signed(value: float) -> str:
-    text = f"{value:+.3f}" if abs(value) < 10 else f"{value:+.1f}"
-    return "0.000" if float(text) == 0 else text
+def _digits(e: dict[str, Any]) -> int:
+    """Decimals that show two digits of the interval's width; three without an interval."""
+    width = 0.0 if e["low"] is None else e["high"] - e["low"]
+    return min(6, max(0, 1 - math.floor(math.log10(width)))) if width > ROUNDING else 3
 
 
-def _number(value: float | None) -> str:
+def _signed(value: float, digits: int = 3) -> str:
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def _number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "null"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _p(value: float | None, mark: bool = False) -> str:

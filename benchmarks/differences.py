@@ -1,0 +1,64 @@
+"""Coverage of the 95% intervals of differences on simulated routing, and how often nothing is called a difference.
+
+python benchmarks/differences.py --part coverage [--samples 1000] [--sequences 40 100] [--seed 0]
+python benchmarks/differences.py --part halves [--samples 200] [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from comparison_simulation import CASES, halves, measure, populations
+
+from mlx_moebench.routing import METRICS
+
+SIMULATED = ["mean_entropy", "top_share_token", "load_entropy", "n_eff", "gini", "cv", "token_information"]
+
+
+def coverage(samples: int, sequences: list[int], seed: int) -> None:
+    """A line per case, design and number of sequences: lowest and highest layer / mean over layers (/ peak)."""
+    print("| A, B | design | n | " + " | ".join(SIMULATED) + " |\n|" + "---|" * (3 + len(SIMULATED)))
+    for case in CASES:
+        sides = populations(case)
+        for paired in (True, False):
+            for n in sequences:
+                found, _ = measure(sides, SIMULATED, paired, n, samples, seed)
+                cells = []
+                for name in SIMULATED:
+                    inside = {where: 100 * c.inside for (metric, where), c in found.items() if metric == name}
+                    joint = [inside.pop(where) for where in ("mean", "peak") if where in inside]
+                    cells.append(
+                        f"{min(inside.values()):.1f}-{max(inside.values()):.1f}" + "".join(f" / {x:.1f}" for x in joint)
+                    )
+                print(f"| {case} | {'paired' if paired else 'unpaired'} | {n} | {' | '.join(cells)} |", flush=True)
+
+
+def null(samples: int, seed: int) -> None:
+    """Random halves of the bundled maths prompts, as the embedded model routes them."""
+    from mlx_moebench import analyze
+
+    names = [name for name, metric in METRICS.items() if metric.interval != "none"]
+    found = halves(analyze(None, "math"), samples, names, seed=seed)
+    print("| metric | mean over layers | a layer |\n|---|---|---|")
+    for name in [*names, "load_l1", "load_jsd"]:
+        print(f"| {name} | {f'{found[name]:.1%}' if name in found else ''} | {found[f'{name}, a layer']:.1%} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=["coverage", "halves"], required=True)
+    parser.add_argument("--samples", type=int)
+    parser.add_argument("--sequences", type=int, nargs="+", default=[40, 100])
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.part == "coverage":
+        coverage(args.samples or 1000, args.sequences, args.seed)
+    else:
+        null(args.samples or 200, args.seed)
+
+
+if __name__ == "__main__":
+    main()
