@@ -172,9 +172,16 @@ def maxima_range(
     of_b = np.ones(len(b), dtype=bool) if candidate_b is None else candidate_b
     low_a, high_a = np.where(of_a, a - u_a, -math.inf), np.where(of_a, a + v_a, math.inf)
     low_b, high_b = np.where(of_b, b - u_b, -math.inf), np.where(of_b, b + v_b, math.inf)
+    low_d, high_d = b - a - u_d, b - a + v_d
+    low_a, high_a, low_b, high_b = (  # what each band says through the others
+        np.maximum(low_a, low_b - high_d),
+        np.minimum(high_a, high_b - low_d),
+        np.maximum(low_b, low_a + low_d),
+        np.minimum(high_b, high_a + high_d),
+    )
     top_a, top_b = np.where(of_a, high_a, -math.inf), np.where(of_b, high_b, -math.inf)
-    high = _largest(low_a, high_a, top_b, b - a + v_d)
-    low = 0.0 - _largest(low_b, high_b, top_a, a - b + u_d)  # and not -0.0
+    high = _largest(low_a, high_a, top_b, high_d)
+    low = 0.0 - _largest(low_b, high_b, top_a, -low_d)  # and not -0.0
     return low, high
 
 
