@@ -32,6 +32,7 @@ Examples:
   mlx-moebench analyze
   mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --dataset code --plot load.png
   mlx-moebench merge part*.json --output whole.json
+  mlx-moebench compare before.json after.json
   mlx-moebench doctor
 """
 

@@ -119,10 +119,10 @@ def differences(
     metrics = [get_metric(name) for name in names] if names is not None else list(METRICS.values())
     if samples.too_few:
         return point_differences(_points(a, metrics), _points(b, metrics), reason=samples.too_few)
-    draws, levels = samples.draws(plan), (len(set(samples.strata_a)), len(set(samples.strata_b)))
+    draws, strata = samples.draws(plan), (len(set(samples.strata_a)), len(set(samples.strata_b)))
     drawn, wider = [], []
     for x, y in zip(a, b, strict=True):
-        wider.append(_Widening([x.n_tokens, y.n_tokens], levels))
+        wider.append(_Widening([x.n_tokens, y.n_tokens], strata))
         drawn.append(Drawn(x, y, draws, metrics, wider[-1](plan.level), plan.level))
     every = list(zip(drawn, wider, strict=True))
     rows = [{m.name: _effect(d, w, m, plan) for m in metrics} for d, w in every]
