@@ -152,6 +152,8 @@ def test_q_values() -> None:
     # By hand: 0.01 x 4/1, 0.02 x 4/2, 0.03 x 4/3, 0.5; each at most that of the next larger p.
     assert benjamini_hochberg([0.03, 0.5, None, 0.01, 0.02]) == pytest.approx([0.04, 0.5, None, 0.04, 0.04])
     assert benjamini_hochberg([None]) == [None]
+    p = np.random.default_rng(0).uniform(size=30).tolist()
+    assert benjamini_hochberg(p) == pytest.approx(scipy_stats.false_discovery_control(p).tolist())
     routers = [clusters(20, seed) for seed in range(4)], [clusters(20, seed + 9) for seed in range(4)]
     found = differences(*routers, paired(20), PLAN, ["mean_entropy"])
     p = [row["mean_entropy"].p for row in found.routers]

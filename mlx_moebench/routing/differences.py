@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import false_discovery_control
 
 from .drawn import LOADS, Drawn, Samples, load_distances, share_change
 from .maxima import Maxima, MeanOfMaxima, peak
@@ -360,9 +359,13 @@ def _adjusted_loads(loads: list[LoadChange]) -> list[LoadChange]:
 
 def benjamini_hochberg(p: Sequence[float | None]) -> list[float | None]:
     """The p-values adjusted so that of those below q at most a share q is expected to be false; None stays None."""
-    known = [x for x in p if x is not None]
-    adjusted = iter(false_discovery_control(known).tolist() if known else [])
-    return [None if x is None else next(adjusted) for x in p]
+    known = np.array([x for x in p if x is not None])
+    order = np.argsort(-known)  # largest first, so that no q exceeds that of a larger p
+    ranked = known[order] * len(known) / np.arange(len(known), 0, -1)
+    adjusted = np.empty(len(known))
+    adjusted[order] = np.minimum.accumulate(np.minimum(ranked, 1.0))
+    rest = iter(adjusted.tolist())
+    return [None if x is None else next(rest) for x in p]
 
 
 def _present(effects: dict[str, Effect | None]) -> dict[str, Effect]:
