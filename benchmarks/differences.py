@@ -1,6 +1,6 @@
 """Coverage of the 95% intervals of differences on simulated routing, and how often nothing is called a difference.
 
-python benchmarks/differences.py --part coverage [--samples 1000] [--sequences 40 100] [--seed 0]
+python benchmarks/differences.py --part coverage [--samples 1000] [--sequences 40 100] [--cases ...] [--seed 0]
 python benchmarks/differences.py --part halves [--samples 200] [--seed 0]
 """
 
@@ -18,10 +18,10 @@ from mlx_moebench.routing import METRICS
 SIMULATED = ["mean_entropy", "top_share_token", "load_entropy", "n_eff", "gini", "cv", "token_information"]
 
 
-def coverage(samples: int, sequences: list[int], seed: int) -> None:
+def coverage(cases: list[str], samples: int, sequences: list[int], seed: int) -> None:
     """A line per case, design and number of sequences: lowest and highest layer / mean over layers (/ peak)."""
     print("| A, B | design | n | " + " | ".join(SIMULATED) + " |\n|" + "---|" * (3 + len(SIMULATED)))
-    for case in CASES:
+    for case in cases:
         sides = populations(case)
         for paired in (True, False):
             for n in sequences:
@@ -52,10 +52,11 @@ def main() -> None:
     parser.add_argument("--part", choices=["coverage", "halves"], required=True)
     parser.add_argument("--samples", type=int)
     parser.add_argument("--sequences", type=int, nargs="+", default=[40, 100])
+    parser.add_argument("--cases", choices=list(CASES), nargs="+", default=list(CASES))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.part == "coverage":
-        coverage(args.samples or 1000, args.sequences, args.seed)
+        coverage(args.cases, args.samples or 1000, args.sequences, args.seed)
     else:
         null(args.samples or 200, args.seed)
 
