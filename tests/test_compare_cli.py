@@ -15,7 +15,7 @@ from routing_reference import make_stats
 from test_comparison import SCHEMA
 from test_precision import write_adapter
 
-from mlx_moebench.analysis import Target, analyze, target
+from mlx_moebench.analysis import Target, analyze, measured, target
 from mlx_moebench.cli import main
 from mlx_moebench.errors import StatsError
 from mlx_moebench.models import load_checkpoint
@@ -179,6 +179,23 @@ def test_an_adapter_goes_on_the_other_side(
     told = fails(capsys, tiny_checkpoint, adapter, "--output-dir", runs, *SMALL, "--max-length", "20")
     assert "Cannot resume" in told
     assert "choose another --output-dir" in told
+
+
+def test_a_stopped_comparison_goes_on(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_samples": 12, "max_length": 24, "batch_size": 4}
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "A: measuring, sequences" and done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="is in .*a_moebench-nano.json, and the same command goes on"):
+        measured(Target(None), "A", tmp_path, "math", stop, **settings)
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        measured(Target(None), "A", None, "math", stop, **settings)
+    pair = measured(Target(None), "A", tmp_path, "math", **settings)
+    found = compare(pair, measured(Target(None), "B", None, "math", **settings), plan=Plan(resamples=100))
+    assert found.design["compared"] == {"a": 12, "b": 12}
+    assert all(e.effect == 0 for row in found.routers for e in row.values())
 
 
 def test_a_pair_and_a_model(folder: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

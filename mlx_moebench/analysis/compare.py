@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StatsError
+from ..routing.stats import RoutingStats
 from .analyze import analyze
 
 EMBEDDED = "moebench-nano"
@@ -53,31 +54,30 @@ def target(text: str, base: str | None = None) -> Target:
 def measured(
     wanted: Target,
     side: str,
-    folder: Path,
+    folder: Path | None,
     dataset: str,
     step: Callable[[str, int, int], None] = lambda what, done, total: None,
     **options: Any,
-) -> Path:
-    """The stats pair of one side in ``folder``: measured, or gone on with where a run was cut short.
+) -> RoutingStats | Path:
+    """One side, measured: its statistics, or with a ``folder`` its stats pair there, gone on with if it was cut short.
 
     options: as for `analyze`. The model is loaded for this alone, so that two never are in memory together.
     """
-    output = folder / f"{side.lower()}_{wanted.name}.json"
+    output = None if folder is None else folder / f"{side.lower()}_{wanted.name}.json"
 
     def named(what: str, done: int, total: int) -> None:
         step(f"{side}: {what}", done, total)
 
+    options |= {"adapter_path": wanted.adapter_path, "output": output, "resume": output is not None, "step": named}
     try:
-        analyze(
-            wanted.model,
-            dataset,
-            adapter_path=wanted.adapter_path,
-            output=output,
-            resume=True,
-            step=named,
-            **options,
-        )
+        stats = analyze(wanted.model, dataset, **options)
     except StatsError as error:
         error.add_note("(For a new comparison, choose another --output-dir.)")
         raise
-    return output
+    except KeyboardInterrupt as stop:
+        if output is None or not output.exists():
+            raise
+        raise KeyboardInterrupt(
+            f"Stopped by Ctrl-C; what was measured is in {output}, and the same command goes on from there."
+        ) from stop
+    return stats if output is None else output

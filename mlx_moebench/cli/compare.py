@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +137,11 @@ def command(
         "plan": plan,
         "command": shlex.join(["mlx-moebench", *sys.argv[1:]]),
     }
-    with ExitStack() as scratch:
-        paths = [Path(text) for text in (a, b)]
-        if not all(map(_is_pair, paths)):
-            folder = output_dir or Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="mlx-moebench-")))
-            paths = _measured((a, b), base, folder, dataset, options, quiet)
-        else:
-            _refuse_measuring()
-        found = compare(*paths, allow=allow, plan=plan)
+    if all(_is_pair(Path(side)) for side in (a, b)):
+        _refuse_measuring()
+        found = compare(a, b, allow=allow, plan=plan)
+    else:
+        found = compare(*_measured((a, b), base, output_dir, dataset, options, quiet), allow=allow, plan=plan)
     report = found.to_dict() | {"command": options["command"]}
     if plot:
         from ..report.effects import plot_effects
@@ -170,19 +165,19 @@ def _is_pair(path: Path) -> bool:
 
 
 def _measured(
-    sides: Sequence[str], base: str | None, folder: Path, dataset: str, options: dict[str, Any], quiet: bool
-) -> list[Path]:
-    """The stats pair of each side: its own, or that of the model it names, measured into ``folder``."""
+    sides: Sequence[str], base: str | None, folder: Path | None, dataset: str, options: dict[str, Any], quiet: bool
+) -> list[Any]:
+    """The statistics of each side, or where they are: a stats pair's own, or those of the model that it names."""
     from ..analysis import measured, target
     from ._progress import progress
 
     bases = [base or (None if _is_pair(Path(other)) else other) for other in reversed(sides)]
-    wanted = [None if _is_pair(Path(side)) else target(side, base) for side, base in zip(sides, bases, strict=True)]
-    paths = []
+    wanted = [None if _is_pair(Path(side)) else target(side, on) for side, on in zip(sides, bases, strict=True)]
     with progress(quiet) as step:
-        for label, side, one in zip("AB", sides, wanted, strict=True):
-            paths.append(Path(side) if one is None else measured(one, label, folder, dataset, step, **options))
-    return paths
+        return [
+            side if one is None else measured(one, label, folder, dataset, step, **options)
+            for label, side, one in zip("AB", sides, wanted, strict=True)
+        ]
 
 
 def _refuse_measuring() -> None:
