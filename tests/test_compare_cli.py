@@ -188,9 +188,9 @@ def test_a_stopped_comparison_goes_on(tmp_path: Path) -> None:
         if what == "A: measuring, sequences" and done == 8:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="is in .*a_moebench-nano.json, and the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"is in .*a_moebench-nano\.json, and the same command goes on"):
         measured(Target(None), "A", tmp_path, "math", stop, **settings)
-    with pytest.raises(KeyboardInterrupt, match="^$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         measured(Target(None), "A", None, "math", stop, **settings)
     pair = measured(Target(None), "A", tmp_path, "math", **settings)
     found = compare(pair, measured(Target(None), "B", None, "math", **settings), plan=Plan(resamples=100))
