@@ -1,7 +1,7 @@
 """Measure how sparse Mixture-of-Experts language models route.
 
-``load``, ``attach``, ``detach``, ``analyze``, ``profile`` and ``RoutingStats`` are imported when first used:
-importing the package itself needs neither MLX nor torch.
+``load``, ``attach``, ``detach``, ``analyze``, ``profile``, ``compare`` and ``RoutingStats`` are imported when first
+used: importing the package itself needs neither MLX nor torch.
 """
 
 from __future__ import annotations
@@ -16,19 +16,32 @@ if TYPE_CHECKING:
     from .analysis import analyze, profile
     from .instrument import attach, detach, stream_generate
     from .models import load
-    from .routing import RoutingStats
+    from .routing import Comparison, RoutingStats, compare
 
 _HOME = {
+    "Comparison": ".routing",
     "RoutingStats": ".routing",
     "analyze": ".analysis",
     "attach": ".instrument",
+    "compare": ".routing",
     "detach": ".instrument",
     "load": ".models",
     "profile": ".analysis",
     "stream_generate": ".instrument",
 }
 
-__all__ = ["RoutingStats", "__version__", "analyze", "attach", "detach", "load", "profile", "stream_generate"]
+__all__ = [
+    "Comparison",
+    "RoutingStats",
+    "__version__",
+    "analyze",
+    "attach",
+    "compare",
+    "detach",
+    "load",
+    "profile",
+    "stream_generate",
+]
 
 
 def __getattr__(name: str) -> Any:

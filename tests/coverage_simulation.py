@@ -58,7 +58,12 @@ def sequence_sums(lengths: np.ndarray, mean: np.ndarray, top_k: int, rng: np.ran
     own = mean + 0.6 * rng.standard_normal(mean.shape)
     z = np.repeat(own, lengths, axis=0)
     z += rng.standard_normal(z.shape)
-    z -= z.max(axis=1, keepdims=True)
+    return sums_of_logits(z, lengths, top_k)
+
+
+def sums_of_logits(z: np.ndarray, lengths: np.ndarray, top_k: int) -> list[np.ndarray]:
+    """The same of the sequences that the logits [tokens, experts] are cut into."""
+    z = z - z.max(axis=1, keepdims=True)
     total = np.exp(z).sum(axis=1, keepdims=True)
     p = np.exp(z) / total
     chosen, first = np.zeros_like(p), np.zeros_like(p)

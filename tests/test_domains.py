@@ -13,7 +13,6 @@ from scipy.spatial.distance import jensenshannon
 
 from mlx_moebench.errors import MoebenchError
 from mlx_moebench.routing import Plan, Sums
-from mlx_moebench.routing.domain_report import false_discovery_rate
 from mlx_moebench.routing.domain_stats import DomainStatistics, domain_statistics
 from mlx_moebench.routing.domains import (
     domain_information,
@@ -246,14 +245,6 @@ def test_one_domain_is_refused() -> None:
     sums, labels = example(10)
     with pytest.raises(MoebenchError, match="two or more are needed, got 1"):
         domain_statistics([sums], np.zeros(len(labels)), PLAN)
-
-
-def test_false_discovery_rate_agrees_with_scipy() -> None:
-    p = np.random.default_rng(0).random(30) ** 3
-    np.testing.assert_allclose(false_discovery_rate(list(p)), scipy_stats.false_discovery_control(p))
-    assert math.isnan(false_discovery_rate([0.2, math.nan])[1])
-    assert false_discovery_rate([0.2, math.nan])[0] == 0.2
-    assert false_discovery_rate([]) == []
 
 
 def test_the_simulation_has_the_shares_it_says() -> None:

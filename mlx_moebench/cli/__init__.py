@@ -37,6 +37,7 @@ Examples:
   mlx-moebench profile --model ./checkpoint --domain math --domain code
   mlx-moebench merge part*.json --output whole.json
   mlx-moebench evaluate --data mmlu/ --preset 12x25
+  mlx-moebench compare before.json after.json
   mlx-moebench doctor
 """
 

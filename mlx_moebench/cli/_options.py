@@ -53,14 +53,28 @@ def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-_INTERVALS = (
-    click.option(
-        "--ci",
-        type=click.Choice(["bca", "percentile", "layer"]),
-        default="bca",
-        show_default=True,
-        help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
-    ),
+_METHOD = click.option(
+    "--ci",
+    type=click.Choice(["bca", "percentile", "layer"]),
+    default="bca",
+    show_default=True,
+    help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
+)
+_METHOD_OF_DIFFERENCES = click.option(
+    "--ci",
+    type=click.Choice(["bca", "percentile"]),
+    default="bca",
+    show_default=True,
+    help="Interval of differences of means.",
+)
+_LEVEL = click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Level of the intervals.",
+)
+_RESAMPLING = (
     click.option(
         "--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Bootstrap resamples."
     ),
@@ -93,30 +107,33 @@ _FLAG = (
 
 def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--device, --dtype, --bits, --4bit, --router-bits and --adapter-path: how a model is loaded."""
-    for option in reversed(_PRECISION):
-        command = option(command)
-    return command
+    return _with(_PRECISION, command)
 
 
 def flag_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--tau and --collapse-on, which define the flag ``collapsed``."""
-    for option in reversed(_FLAG):
-        command = option(command)
-    return command
+    return _with(_FLAG, command)
 
 
 def interval_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--ci, --resamples and --seed, from which a `routing.Plan` is made."""
-    for option in reversed(_INTERVALS):
+    return _with((_METHOD, *_RESAMPLING), command)
+
+
+def difference_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same and --level, for intervals of differences."""
+    return _with((_METHOD_OF_DIFFERENCES, _LEVEL, *_RESAMPLING), command)
+
+
+def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
         command = option(command)
     return command
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--model and how it is loaded: --device, --dtype, --bits, --4bit, --router-bits, --adapter-path, ..."""
-    for option in reversed(_MODEL):
-        command = option(command)
-    return command
+    return _with(_MODEL, command)
 
 
 def chosen_bits(bits: str | None, four_bit: bool) -> str | None:

@@ -1,5 +1,6 @@
 """What routers said, in numbers: records, tallies, statistics, metrics and intervals. Needs neither MLX nor torch."""
 
+from .comparison import Comparison, compare
 from .domain_stats import DomainStatistics, domain_statistics
 from .domains import DomainInformation, domain_information, domain_information_null
 from .metrics import METRICS, compute, get_metric
@@ -12,6 +13,7 @@ from .verdict import Verdict, verdict
 
 __all__ = [
     "METRICS",
+    "Comparison",
     "DomainInformation",
     "DomainStatistics",
     "Interval",
@@ -22,6 +24,7 @@ __all__ = [
     "Sums",
     "Tally",
     "Verdict",
+    "compare",
     "compute",
     "domain_information",
     "domain_information_null",

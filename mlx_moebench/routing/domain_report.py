@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..errors import StatsError
+from .differences import benjamini_hochberg
 from .domain_stats import DomainStatistics, Estimate, domain_statistics
 from .domains import PERMUTATIONS
 from .record import RouterSpec
@@ -72,7 +71,7 @@ def domain_report(
     sums = [merged.sums(number) for number in range(len(merged.specs))]
     found = domain_statistics(sums, merged.strata, plan)
     verdicts = [verdict(one, merged.tau, merged.collapse_on) for one in found]
-    q = false_discovery_rate([v.p_value for v in verdicts])
+    q = [math.nan if x is None else x for x in benjamini_hochberg([v.p_value for v in verdicts])]
     routers = []
     for number, (spec, one, judged) in enumerate(zip(merged.specs, found, verdicts, strict=True)):
         alone = {name: report["routers"][number] for name, report in reports.items()}
@@ -96,23 +95,6 @@ def profile_settings(merged: RoutingStats, plan: Plan) -> dict[str, Any]:
         "permutations": PERMUTATIONS,
         "max_p": MAX_P,
     }
-
-
-def false_discovery_rate(p_values: Sequence[float]) -> list[float]:
-    """q-values of Benjamini and Hochberg 1995: the least false discovery rate at which each would be a discovery.
-
-    NaN stays NaN and counts as no test.
-
-    >>> false_discovery_rate([0.01, 0.04, 0.03])
-    [0.03, 0.04, 0.04]
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    q = np.full(len(p), np.nan)
-    tests = np.flatnonzero(np.isfinite(p))
-    order = tests[np.argsort(-p[tests], kind="stable")]
-    scaled = p[order] * len(tests) / np.arange(len(tests), 0, -1)
-    q[order] = np.minimum.accumulate(np.minimum(scaled, 1.0))
-    return [float(x) for x in q]
 
 
 def _identity(spec: RouterSpec) -> dict[str, Any]:

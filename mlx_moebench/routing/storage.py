@@ -65,6 +65,25 @@ def check_writable(path: Path) -> None:
             raise StatsError(f"{report_path} exists and is no routing report: choose another --output.") from error
 
 
+def check_output(path: Path, suffix: str, kind: str | None = None) -> None:
+    """Raise `StatsError` unless ``path`` ends in ``suffix`` and can be written, before anything is computed.
+
+    kind: what a JSON that is already there must call itself in its key ``kind``, so that no other one is replaced.
+    """
+    if path.suffix.lower() != suffix:
+        raise StatsError(f"This output ends in {suffix}, got {path.name!r}.")
+    if path.is_dir():
+        raise StatsError(f"Cannot write {path}: it is a folder; name a file in it.")
+    probe_folder(path)
+    if kind is not None and path.exists():
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            there = None
+        if not isinstance(there, dict) or there.get("kind") != kind:
+            raise StatsError(f"{path} exists and holds no {kind}: choose another --output.")
+
+
 def probe_folder(path: Path) -> None:
     """Raise `StatsError` unless a file can be made beside ``path``, or its folder made where a folder exists above."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())

@@ -99,7 +99,7 @@ class Intervals:
     peak_margin: dict[str, tuple[float, float]]
 
 
-def resample_weights(strata: npt.ArrayLike, resamples: int, seed: int) -> Floats:
+def resample_weights(strata: npt.ArrayLike, resamples: int, seed: int | Sequence[int]) -> Floats:
     """How often each cluster is drawn, [B, N]: N_d draws with replacement inside each stratum d of N_d clusters."""
     labels = np.asarray(strata)
     rng = np.random.default_rng(seed)
@@ -156,7 +156,7 @@ def intervals(
                 point = float(np.mean([r.point[m.name] for r in have]))
                 boot = np.mean([r.boot[m.name] for r in have], axis=0)
                 jack = np.mean([r.jack[m.name] for r in have], axis=0)
-                mean[m.name] = _clip(_interval(m, point, boot, jack, widest, plan), m, e, routers[0].top_k)
+                mean[m.name] = _clip(resampled_interval(m, point, boot, jack, widest, plan), m, e, routers[0].top_k)
     return Intervals(per_router, mean, peak, margin)
 
 
@@ -197,11 +197,11 @@ class _Resampled:
             return Interval(reason="the metric is null here")
         if m.interval == "maximum":
             return _band(point, self.above[m.name], self.below[m.name], self.widen, plan)[0]
-        return _interval(m, point, self.boot[m.name], self.jack[m.name], self.widen, plan)
+        return resampled_interval(m, point, self.boot[m.name], self.jack[m.name], self.widen, plan)
 
 
-def _interval(m: Metric, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan) -> Interval:
-    """Interval of a mean, plug-in or distance from its resampled values [B] and leave-one-out values [N]."""
+def resampled_interval(m: Metric, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan) -> Interval:
+    """The interval of a mean, plug-in or distance from its resampled values [B] and leave-one-out values [N]."""
     boot, jack = boot[np.isfinite(boot)], jack[np.isfinite(jack)]
     if len(boot) < 0.9 * plan.resamples:
         return Interval(reason="the metric is null in more than a tenth of the resamples")

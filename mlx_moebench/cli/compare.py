@@ -1,0 +1,201 @@
+"""``mlx-moebench compare``: two statistics, models, checkpoints or adapters, side by side."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from ._options import difference_options
+
+EPILOG = """\b
+Examples:
+  mlx-moebench compare before.json after.json                      two stats pairs of analyze
+  mlx-moebench compare math.json code.json --allow data            one model, two domains
+  mlx-moebench compare chat.json chat.decode.json --allow phase    prompts and generated tokens
+  mlx-moebench compare ./base ./finetuned --dataset code           two checkpoints, measured first
+  mlx-moebench compare ./base ./adapters --output-dir runs         without and with an adapter; pairs are kept
+  mlx-moebench compare a.json b.json --metric gini --metric margin_prob --plot effects.png --output diff.json
+"""
+
+KINDS = ("data", "reading", "phase", "routers", "experts", "top-k", "distribution", "collapse")
+
+MEASURING = (
+    ("base", "--model"),
+    *((name, "--" + name.replace("_", "-")) for name in ("dataset", "text_field", "max_samples", "max_length")),
+    *((name, "--" + name.replace("_", "-")) for name in ("batch_size", "device", "dtype", "bits", "router_bits")),
+    ("trust_remote_code", "--trust-remote-code"),
+    ("output_dir", "--output-dir"),
+)
+"""Options that say how models are measured, and mean nothing where both sides are stats pairs."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(KINDS),
+    help="Compare although the sides differ in this, which is refused otherwise; may be repeated.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="Metric to show layer by layer; may be repeated.  [default: mean_entropy, top_share_token, load_entropy]",
+)
+@click.option("--model", "base", help="What an adapter goes on.  [default: the other side's model]")
+@click.option("--dataset", default="math", show_default=True, help="What models are measured on, as for analyze.")
+@click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]")
+@click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]")
+@click.option("--max-length", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens of a document.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward.")
+@click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Cast the weights.  [default: as stored; float32 on a CPU]",
+)
+@click.option("--bits", type=click.Choice(["4", "8"]), help="Quantise both while loading.  [default: as stored]")
+@click.option("--router-bits", type=click.Choice(["4", "8", "16"]), help="Bits of the routers, as for analyze.")
+@click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the stats pairs of measured models here; the same command goes on from them.  [default: not kept]",
+)
+@difference_options
+@click.option("--output", type=click.Path(path_type=Path), help="Write the comparison to this .json.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write every effect of every layer to this .csv.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Effects of --metric by layer, .png or .svg.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+def command(
+    a: str,
+    b: str,
+    allow: tuple[str, ...],
+    metrics: tuple[str, ...],
+    base: str | None,
+    dataset: str,
+    text_field: str | None,
+    max_samples: int | None,
+    max_length: int,
+    batch_size: int,
+    device: str,
+    dtype: str | None,
+    bits: str | None,
+    router_bits: str | None,
+    trust_remote_code: bool,
+    output_dir: Path | None,
+    ci: str,
+    level: float,
+    resamples: int,
+    seed: int,
+    output: Path | None,
+    csv: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say how the routing of B differs from that of A: every metric, with intervals, overall and by layer.
+
+    A and B are stats pairs (either file of each), or models: a folder, a hub id, an adapter's folder, or moebench-nano.
+    Models are measured on --dataset first, as analyze measures. The same sequences are compared in pairs, other ones as
+    independent samples. Sides that differ in what was measured, or how, are refused with the reason, unless --allow
+    says otherwise.
+    """
+    from ..report.comparison import DEFAULT, print_comparison
+    from ..report.heatmap import check_plot
+    from ..routing import Plan, compare
+    from ..routing.metrics import get_metric
+    from ..routing.storage import check_output
+
+    plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
+    chosen = tuple(get_metric(name).name for name in dict.fromkeys(metrics)) or DEFAULT
+    for path, suffix in ((output, ".json"), (csv, ".csv")):
+        if path:
+            check_output(path, suffix, "comparison" if suffix == ".json" else None)
+    if plot:
+        check_plot(plot)
+    options: dict[str, Any] = {
+        "text_field": text_field,
+        "max_samples": max_samples,
+        "max_length": max_length,
+        "batch_size": batch_size,
+        "device": device,
+        "dtype": dtype,
+        "bits": int(bits) if bits else None,
+        "router_bits": int(router_bits) if router_bits else None,
+        "trust_remote_code": trust_remote_code,
+        "plan": plan,
+        "command": shlex.join(["mlx-moebench", *sys.argv[1:]]),
+    }
+    if all(_is_pair(Path(side)) for side in (a, b)):
+        _refuse_measuring()
+        found = compare(a, b, allow=allow, plan=plan)
+    else:
+        found = compare(*_measured((a, b), base, output_dir, dataset, options, quiet), allow=allow, plan=plan)
+    report = found.to_dict() | {"command": options["command"]}
+    if plot:
+        from ..report.effects import plot_effects
+
+        plot_effects(report, plot, chosen)
+    _write(found, report, output, csv)
+    if as_json:
+        click.echo(json.dumps(report, indent=1, allow_nan=False))
+    else:
+        print_comparison(report, chosen)
+        written = [str(path) for path in (output, csv, plot) if path]
+        if written:
+            click.echo(f"Wrote {'; '.join(written)}")
+
+
+def _is_pair(path: Path) -> bool:
+    """Whether a side is meant as a stats pair: one of its files exists, or the name can be no model's."""
+    from ..routing.storage import pair_paths
+
+    return path.suffix in (".json", ".safetensors") or any(half.exists() for half in pair_paths(path))
+
+
+def _measured(
+    sides: Sequence[str], base: str | None, folder: Path | None, dataset: str, options: dict[str, Any], quiet: bool
+) -> list[Any]:
+    """The statistics of each side, or where they are: a stats pair's own, or those of the model that it names."""
+    from ..analysis import measured, target
+    from ._progress import progress
+
+    bases = [base or (None if _is_pair(Path(other)) else other) for other in reversed(sides)]
+    wanted = [None if _is_pair(Path(side)) else target(side, on) for side, on in zip(sides, bases, strict=True)]
+    with progress(quiet) as step:
+        return [
+            side if one is None else measured(one, label, folder, dataset, step, **options)
+            for label, side, one in zip("AB", sides, wanted, strict=True)
+        ]
+
+
+def _refuse_measuring() -> None:
+    """Options that would be ignored are a misunderstanding."""
+    context = click.get_current_context()
+    given = [flag for name, flag in MEASURING if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        verb = "says" if len(given) == 1 else "say"
+        raise click.UsageError(f"{', '.join(given)} {verb} how to measure a model, but both sides are stats pairs.")
+
+
+def _write(found: Any, report: dict[str, Any], output: Path | None, csv: Path | None) -> None:
+    from ..routing.storage import write_aside
+
+    contents: dict[Path, bytes] = {}
+    if output:
+        contents[output] = (json.dumps(report, indent=1, allow_nan=False) + "\n").encode()
+    if csv:
+        contents[csv] = found.to_dataframe().to_csv(index=False).encode()
+    if contents:
+        write_aside(contents)

@@ -1,0 +1,292 @@
+"""`compare`: what is refused and why, who is paired with whom, what is left out, and what a report alone gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from routing_reference import make_stats
+
+import mlx_moebench
+from mlx_moebench.analysis import analyze
+from mlx_moebench.cli.compare import KINDS as CLI_KINDS
+from mlx_moebench.errors import MoebenchError, StatsError
+from mlx_moebench.models import Checkpoint, load_checkpoint
+from mlx_moebench.routing import METRICS, Comparison, Plan, RouterSpec, RoutingStats, compare
+from mlx_moebench.routing.comparability import KINDS
+from mlx_moebench.routing.differences import ROUNDING
+
+SCHEMA = json.loads(files("mlx_moebench.routing").joinpath("schema/comparison.schema.json").read_text("utf-8"))
+PLAN = Plan(resamples=200)
+COUNTED = ("load", "top_share", "top_load", "max_violation", "cv", "gini", "n_eff", "n90", "dead_experts", "eae")
+"""Beginnings of the names of metrics that depend on counts alone."""
+
+
+def check(found: Comparison) -> dict[str, Any]:
+    """The comparison as a reader of the JSON sees it, valid against the schema."""
+    report = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    jsonschema.Draft202012Validator(SCHEMA).validate(report)
+    return report  # type: ignore[no-any-return]
+
+
+def plain(rows: range = range(12), **settings: Any) -> RoutingStats:
+    return make_stats(rows, **settings)
+
+
+# -- the same twice ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return load_checkpoint(None)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Path:
+    """``one`` and ``other``: the same measurement in batches of other sizes; ``code``: other text."""
+    folder = tmp_path_factory.mktemp("pairs")
+    settings: dict[str, Any] = {"max_samples": 16, "max_length": 48, "plan": PLAN}
+    analyze(checkpoint, "math", output=folder / "one", batch_size=5, **settings)
+    analyze(checkpoint, "math", output=folder / "other", batch_size=1, **settings)
+    analyze(checkpoint, "code", output=folder / "code", batch_size=5, **settings)
+    return folder
+
+
+def test_a_model_with_itself_is_exactly_nothing(pairs: Path) -> None:
+    found = compare(pairs / "one", pairs / "one.json", plan=PLAN)
+    assert found.design == {
+        "paired": True,
+        "sequences": {"a": 16, "b": 16, "shared": 16},
+        "compared": {"a": 16, "b": 16},
+    }
+    for row in (*found.routers, *found.overall.values()):
+        for name, e in row.items():
+            assert e.effect == 0, name
+            if METRICS[name.removeprefix("peak_")].interval != "none":
+                assert (e.interval.low, e.interval.high, e.p) == (0, 0, 1), name
+    assert (found.allowed, found.notes) == ([], [])
+    report = check(found)
+    assert report["routers"][0]["load"]["load_l1"] == {"value": 0, "null_mean": 0, "null_high": 0, "p": 1, "q": 1}
+
+
+def test_another_batch_size_is_nothing_but_rounding(pairs: Path) -> None:
+    found = compare(pairs / "one", pairs / "other", plan=PLAN)
+    for row in found.routers:
+        for name, e in row.items():
+            scale = max(1.0, abs(e.a), abs(e.b))
+            assert abs(e.effect) <= (0 if name.startswith(COUNTED) and name != "load_gap" else ROUNDING * scale), name
+            assert e.p in (1, None)
+
+
+def test_two_texts(pairs: Path) -> None:
+    with pytest.raises(StatsError, match=r"other data sets \(math and code\). To compare .* --allow data\.$"):
+        compare(pairs / "one", pairs / "code")
+    found = compare(pairs / "one", pairs / "code", allow=["data"], plan=PLAN)
+    assert found.allowed == [("data", "math and code")]
+    assert found.design["paired"] is False
+    report = check(found)
+    assert report["a"]["model"]["id"] == report["b"]["model"]["id"] == "moebench-nano"
+    assert report["b"]["data"]["name"] == "code"
+    one, code = RoutingStats.load(pairs / "one"), RoutingStats.load(pairs / "code")
+    for number, row in enumerate(report["routers"]):
+        for name, e in row["effects"].items():
+            assert e["effect"] == pytest.approx(code.values(number)[name] - one.values(number)[name], abs=1e-12)
+            if e["low"] is not None:
+                assert e["low"] <= e["effect"] <= e["high"]
+        share = np.array(row["load"]["token_share_change"]["values"])
+        assert share.sum() == pytest.approx(0, abs=1e-12)
+    mean = np.mean([row["effects"]["gini"]["effect"] for row in report["routers"]])
+    assert report["overall"]["mlp"]["gini"]["effect"] == pytest.approx(mean)
+
+
+def test_the_package_offers_it(pairs: Path, tmp_path: Path) -> None:
+    found = mlx_moebench.compare(RoutingStats.load(pairs / "one"), pairs / "other", plan=PLAN)
+    assert isinstance(found, mlx_moebench.Comparison)
+    assert (found.a["file"], found.b["file"]) == ("A", str(pairs / "other.json"))
+    frame = found.to_dataframe()
+    assert len(frame) == 6 * (len(METRICS) + 2)
+    assert set(frame["metric"]) == {*METRICS, "load_l1", "load_jsd"}
+    assert (frame.loc[frame["metric"] == "gini", "effect"] == 0).all()
+    assert json.loads(found.save(tmp_path / "deep" / "c.json").read_text())["kind"] == "comparison"
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------
+
+
+def specs(**changes: Any) -> tuple[RouterSpec, ...]:
+    fields = {"router": "mlp", "n_experts": 8, "top_k": 2} | changes
+    return tuple(RouterSpec(layer=layer, moe_layer=layer, **fields) for layer in range(3))
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("data", {"sha": "b" * 64}, "other data sets (data-a and data-b)"),
+    ("reading", {"max_length": 99}, "read their text otherwise (max_length 64 and 99)"),
+    ("phase", {"phase": "decode"}, "one measured prompts, the other generated tokens (prefill and decode)"),
+    ("routers", {"specs": specs()[:2]}, "not the same ones (3 and 2, of which 2 have a namesake)"),
+    ("experts", {"specs": specs(n_experts=6)}, "other limits (layer.0.mlp: 8 and 6)"),
+    ("top-k", {"specs": specs(top_k=3)}, "choose other numbers of experts, so that shares have other limits"),
+    ("distribution", {"specs": specs(distribution="sigmoid_normalised")}, "softmax and sigmoid_normalised"),
+    ("collapse", {"tau": 0.5}, "flags mean something else (top_share_token > 0.4 and top_share_token > 0.5)"),
+    ("collapse", {"collapse_on": "top_share_top1"}, "top_share_top1 > 0.4"),
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "words"), REFUSED)
+def test_what_is_not_comparable_is_refused_and_can_be_allowed(kind: str, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(StatsError) as refused:
+        compare(plain(), plain(**change), allow=[other for other in KINDS if other != kind])
+    assert words in str(refused.value)
+    assert str(refused.value).endswith(f"To compare them all the same: --allow {kind}.")
+    found = compare(plain(), plain(**change), allow=[kind], plan=PLAN)
+    assert {one for one, _ in found.allowed} == {kind}
+    check(found)
+
+
+def test_all_reasons_are_named_at_once() -> None:
+    with pytest.raises(StatsError) as refused:
+        compare(plain(), plain(sha="b" * 64, phase="decode", tau=0.5))
+    assert str(refused.value).endswith("--allow data --allow phase --allow collapse.")
+
+
+def test_kinds() -> None:
+    assert tuple(KINDS) == CLI_KINDS
+    with pytest.raises(StatsError, match=r"nothing of the kind 'dta' to allow. Did you mean 'data'\?"):
+        compare(plain(), plain(), allow=["dta"])
+
+
+def test_a_bos_token_is_one_reading_whatever_its_id() -> None:
+    sides = [plain(), plain(), plain()]
+    for stats, bos in zip(sides, ("first, id 1, counted", "first, id 50279, counted", "none"), strict=True):
+        next(iter(stats.sources.values()))["bos"] = bos
+    compare(sides[0], sides[1], plan=PLAN)
+    with pytest.raises(StatsError, match="bos first and none"):
+        compare(sides[0], sides[2])
+
+
+def test_nothing_in_common_and_nothing_at_all() -> None:
+    attention = specs(router="attention")
+    with pytest.raises(StatsError, match="No router of one side has a namesake"):
+        compare(plain(), plain(specs=attention), allow=["routers"])
+    with pytest.raises(StatsError, match="B holds no sequence"):
+        compare(plain(), RoutingStats(specs()))
+    with pytest.raises(MoebenchError, match="resamples sequences, not layers"):
+        compare(plain(), plain(), plan=Plan("layer"))
+
+
+# -- who is compared with whom -------------------------------------------------------------------------------------
+
+
+def test_sequences_that_one_side_lacks_are_left_out() -> None:
+    found = compare(plain(range(20)), plain(range(4, 22)), plan=PLAN)
+    assert found.design == {
+        "paired": True,
+        "sequences": {"a": 20, "b": 18, "shared": 16},
+        "compared": {"a": 16, "b": 16},
+    }
+    assert found.notes == [
+        "4 sequences of A that the other side lacks are left out.",
+        "2 sequences of B that the other side lacks are left out.",
+    ]
+    assert all(e.effect == 0 for row in found.routers for e in row.values())
+
+
+def test_few_shared_sequences_are_not_paired() -> None:
+    found = compare(plain(range(20)), plain(range(15, 35)), plan=PLAN)
+    assert found.design["paired"] is False
+    assert found.design["compared"] == {"a": 20, "b": 20}
+    assert found.notes == ["5 sequences are in both sides, too few to pair; unpaired intervals ignore that."]
+
+
+def test_parts_of_one_data_set_are_independent() -> None:
+    found = compare(plain(range(15)), plain(range(15, 30)), plan=PLAN)
+    assert (found.design["paired"], found.allowed, found.notes) == (False, [], [])
+
+
+def test_what_was_watched_live_is_never_paired() -> None:
+    sides = [plain(sha="live"), plain(sha="live")]
+    for stats in sides:
+        stats.sources = {"live": {"name": "live"}}
+    found = compare(*sides, plan=PLAN)
+    assert found.design["paired"] is False
+    assert "nothing says which texts ran" in found.notes[0]
+
+
+def test_two_phases_are_paired_by_sequence() -> None:
+    found = compare(plain(), plain(phase="decode"), allow=["phase"], plan=PLAN)
+    assert found.design["paired"]
+
+
+def test_other_tokenizers_and_machines_are_noted() -> None:
+    other = plain(
+        length=17, model={"id": "y", "dtype": "bfloat16", "warnings": ["Low."]}, environment={"device": "gpu"}
+    )
+    notes = compare(plain(), other, plan=PLAN).notes
+    assert "12 of 12 shared sequences have other numbers of tokens: other tokenizers, or ends." in notes
+    assert "They computed otherwise: dtype float32 and bfloat16." in notes
+    assert "They ran elsewhere, which rounds otherwise: device cpu and gpu." in notes
+    assert "B: Low." in notes
+
+
+def test_kinds_of_routers_are_never_pooled() -> None:
+    both = tuple(RouterSpec(layer, layer, kind, 8, 2) for layer in range(2) for kind in ("attention", "mlp"))
+    found = compare(plain(specs=both), plain(specs=both, sha="b" * 64), allow=["data"], plan=PLAN)
+    assert list(found.overall) == ["attention", "mlp"]
+    for kind, effects in found.overall.items():
+        own = [row["gini"].effect for s, row in zip(found.specs, found.routers, strict=True) if s.router == kind]
+        assert effects["gini"].effect == pytest.approx(np.mean(own))
+        p = sorted(row["gini"].p for s, row in zip(found.specs, found.routers, strict=True) if s.router == kind)
+        q = [row["gini"].q for s, row in zip(found.specs, found.routers, strict=True) if s.router == kind]
+        assert max(q) == pytest.approx(p[1])  # adjusted over two routers, not four
+    check(found)
+
+
+def test_routers_are_matched_by_name() -> None:
+    found = compare(plain(), plain(specs=specs()[1:]), allow=["routers"], plan=PLAN)
+    assert [spec.layer for spec in found.specs] == [1, 2]
+
+
+# -- a report without its sums -------------------------------------------------------------------------------------
+
+
+def test_a_report_alone_gives_values_and_the_reason(pairs: Path, tmp_path: Path) -> None:
+    shutil.copy(pairs / "code.json", tmp_path / "code.json")
+    found = compare(pairs / "one", tmp_path / "code", allow=["data"], plan=PLAN)
+    whole = compare(pairs / "one", pairs / "code", allow=["data"], plan=PLAN)
+    reason = "code.safetensors with the sums per sequence is not beside code.json"
+    assert found.design == {
+        "paired": None,
+        "sequences": {"a": 16, "b": 16, "shared": None},
+        "compared": None,
+    }
+    assert found.notes[0] == f"{reason}: values, but no intervals."
+    for alone, full in zip(found.routers, whole.routers, strict=True):
+        assert alone.keys() == full.keys()
+        for name, e in alone.items():
+            assert e.effect == pytest.approx(full[name].effect, abs=1e-12)
+            assert (e.interval.low, e.interval.reason, e.p, e.q) == (None, reason, None, None)
+    assert found.overall["mlp"]["peak_top_share_token"].effect == whole.overall["mlp"]["peak_top_share_token"].effect
+    for load, full_load in zip(found.loads, whole.loads, strict=True):
+        assert load.change == pytest.approx(full_load.change)
+        assert load.distances["load_l1"].value == pytest.approx(full_load.distances["load_l1"].value)
+        assert load.band is None
+    assert found.flags == whole.flags
+    check(found)
+
+
+def test_files_that_are_none(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(StatsError, match="No stats pair at"):
+        compare(pairs / "one", tmp_path / "nowhere")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(StatsError, match="JSON, but not a routing report"):
+        compare(tmp_path / "other.json", pairs / "one")
+    report = json.loads((pairs / "one.json").read_text())
+    del report["routers"][0]["selection_counts"]
+    (tmp_path / "damaged.json").write_text(json.dumps(report))
+    with pytest.raises(StatsError, match="damaged or from another version"):
+        compare(tmp_path / "damaged.json", pairs / "one")
