@@ -1,0 +1,159 @@
+"""Does an entropy floor cost accuracy? MMLU of a model, of a LoRA without and of one with L_div, several seeds.
+
+    python scripts/run_mmlu_ldiv_comparison.py --mmlu ../shared/data/mmlu --data texts/
+    python scripts/run_mmlu_ldiv_comparison.py --model allenai/OLMoE-1B-7B-0924 --data texts/ --preset 12x25 --bits 4
+    python scripts/run_mmlu_ldiv_comparison.py --mmlu mmlu/ --data texts/ --ldiv-only     base and control as they are
+
+The two LoRAs of a seed differ in the routing loss alone (weight 0 is the control). Every comparison is paired on the
+same questions; over seeds the differences get Student's t interval. Finished trainings and evaluations in --runs are
+used again, so the script goes on where it was stopped. It writes results/lm_eval/mmlu_ldiv_comparison.json and prints a
+table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from run_rescue import SETTINGS, interval
+
+from mlx_moebench.analysis import compare_answers, evaluate_mmlu, read_evaluation
+from mlx_moebench.train import read_config, train_adapter, training_config
+
+ARMS = {"control": 0.0, "ldiv": 0.3}
+"""Weight of the routing loss of each LoRA."""
+
+LOSS = {"name": "entropy_floor", "signal": "load", "floor": {"fraction": 0.98}}
+
+
+def adapter_of(arm: str, seed: int, args: argparse.Namespace) -> Path:
+    """Train the LoRA of one arm and seed, or find it."""
+    folder: Path = args.runs / "adapters" / arm / str(seed)
+    if not (folder / "training_report.json").exists():
+        settings = SETTINGS | {"test": False, "iters": args.iters, "model": args.model, "data": args.data}
+        settings |= read_config(args.config) if args.config else {}
+        loss = {**LOSS, **(settings.get("routing_loss") or {})}
+        loss["weight"] = ARMS[arm] and loss.get("weight", ARMS[arm])
+        settings |= {"seed": seed, "adapter_path": str(folder), "routing_loss": loss, "bits": args.bits}
+        print(f"training {arm}, seed {seed}", flush=True)
+        train_adapter(training_config(settings), resume=True)
+    return folder
+
+
+def answers(name: str, adapter: Path | None, args: argparse.Namespace) -> dict[str, Any]:
+    """MMLU of the model with ``adapter``; finished or unfinished answers in --runs are used again."""
+    print(f"answering: {name}", flush=True)
+    return evaluate_mmlu(
+        args.model,
+        args.mmlu,
+        preset=args.preset,
+        limit=args.limit,
+        shots=args.shots,
+        bits=args.bits,
+        adapter_path=adapter,
+        output=args.runs / "answers" / f"{name}.json",
+        resume=True,
+    )
+
+
+def short(report: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation without its single answers."""
+    return {key: value for key, value in report.items() if key not in ("questions", "subjects", "environment")}
+
+
+def routing(folder: Path) -> dict[str, Any]:
+    """How the routing ended, from the training's own report."""
+    report = json.loads((folder / "training_report.json").read_text())
+    keys = ("load_entropy", "n_eff", "dead_experts", "mean_entropy")
+    found: dict[str, Any] = {
+        f"routing_{when}": {key: report[f"routing_{when}"][key] for key in keys} for when in ("before", "after")
+    }
+    return found | {"ce": report["ce"], "warnings": report["routing_loss"]["warnings"]}
+
+
+def over_seeds(comparisons: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean difference over the seeds with its t interval, for both averages."""
+    return {
+        average: interval([comparison[f"{average}_difference"]["value"] for comparison in comparisons])
+        for average in ("macro", "micro")
+    }
+
+
+def print_table(results: dict[str, Any]) -> None:
+    print(f"\n{'':14} {'macro accuracy, %':28} {'against base, points':28} against the control")
+    for name, run in results["runs"].items():
+        cells = [_percent(run["results"]["macro_accuracy"])]
+        cells += [
+            _percent(run[key]["macro_difference"], "+") for key in ("against_base", "against_control") if key in run
+        ]
+        print(f"{name:14} {' '.join(f'{cell:28}' for cell in cells)}".rstrip())
+    for name, found in results["over_seeds"].items():
+        print(f"{name}, mean over seeds: {_percent(found['macro'], '+')} points (macro)")
+
+
+def _percent(entry: dict[str, Any], sign: str = "") -> str:
+    text = f"{100 * entry['value']:{sign}.2f}"
+    return text if entry.get("low") is None else f"{text} [{100 * entry['low']:.2f}, {100 * entry['high']:.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder or hub id [moebench-nano]")
+    parser.add_argument("--data", help="folder with train.jsonl and valid.jsonl to fine-tune on [bundled prompts]")
+    parser.add_argument("--config", type=Path, help="YAML settings for both LoRAs, as for mlx-moebench train")
+    parser.add_argument("--mmlu", help="MMLU folder in the original layout [the hub]")
+    parser.add_argument("--preset", choices=("12x25",), help="12 subjects x 25 questions [all]")
+    parser.add_argument("--limit", type=int, help="questions per subject [all]")
+    parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--iters", type=int, default=60)
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="quantise the model while loading")
+    parser.add_argument("--ldiv-only", action="store_true", help="base and control must be in --runs already")
+    parser.add_argument("--runs", type=Path, default=Path("runs/mmlu_ldiv"))
+    parser.add_argument("--results", type=Path, default=Path("results/lm_eval"))
+    args = parser.parse_args()
+
+    def have(name: str, arm: str | None = None, seed: int = 0) -> dict[str, Any]:
+        if args.ldiv_only and arm != "ldiv":
+            file = args.runs / "answers" / f"{name}.json"
+            if not file.exists():
+                parser.error(f"--ldiv-only needs {file}, which is not there: run once without it")
+            return read_evaluation(file)
+        return answers(name, adapter_of(arm, seed, args) if arm else None, args)
+
+    base = have("base")
+    runs: dict[str, dict[str, Any]] = {"base": short(base)}
+    compared: dict[str, list[dict[str, Any]]] = {
+        "control against base": [],
+        "ldiv against base": [],
+        "ldiv against control": [],
+    }
+    for seed in range(args.seeds):
+        control, ldiv = have(f"control-{seed}", "control", seed), have(f"ldiv-{seed}", "ldiv", seed)
+        for arm, report in (("control", control), ("ldiv", ldiv)):
+            against = compare_answers(base, report)
+            compared[f"{arm} against base"].append(against)
+            runs[f"{arm}-{seed}"] = (
+                short(report) | routing(args.runs / "adapters" / arm / str(seed)) | {"against_base": against}
+            )
+        runs[f"ldiv-{seed}"]["against_control"] = compare_answers(control, ldiv)
+        compared["ldiv against control"].append(runs[f"ldiv-{seed}"]["against_control"])
+    results = {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": base["environment"],
+        "runs": runs,
+        "over_seeds": {name: over_seeds(found) for name, found in compared.items()},
+    }
+    args.results.mkdir(parents=True, exist_ok=True)
+    output = args.results / "mmlu_ldiv_comparison.json"
+    output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print_table(results)
+    print(f"Wrote {output}")
+
+
+if __name__ == "__main__":
+    main()
