@@ -116,6 +116,11 @@ def _interval(entry: dict[str, Any], digits: int) -> str:
     return text if low is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def _plain(value: Any) -> str:
+    """``fraction 0.9`` for {"fraction": 0.9}."""
+    return " ".join(f"{kind} {number:g}" for kind, number in value.items()) if isinstance(value, dict) else str(value)
+
+
 def _unit(report: dict[str, Any]) -> str:
     loss = report["settings"]["routing_loss"]
     return ", nats" if loss is None or loss["name"] == "entropy_floor" else ""
@@ -125,5 +130,5 @@ def _title(report: dict[str, Any]) -> str:
     loss = report["settings"]["routing_loss"]
     if loss is None:
         return f"{report['model']}, no routing loss".replace("$", r"\$")
-    details = ", ".join(f"{key} {value}" for key, value in loss.items() if key != "name")
+    details = ", ".join(f"{key} {_plain(value)}" for key, value in loss.items() if key != "name")
     return f"{report['model']}, {loss['name']}: {details}".replace("$", r"\$")
