@@ -551,3 +551,21 @@ def test_a_finished_trace_is_replaced_by_the_next_run(tmp_path: Path, checkpoint
     stats = analyze(checkpoint, "code", trace=broken, output=tmp_path / "o", **options)
     assert_same(read_trace(broken), stats)
     assert len(list(broken.glob("*.safetensors"))) == 1
+
+
+def test_the_import_command_gives_the_report_of_the_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlx.core")
+    from mlx_moebench.cli import main
+    from mlx_moebench.routing.storage import read_report
+
+    common = ["--model", tiny_checkpoint, "--max-samples", "12", "--max-length", "16", "--device", "cpu", "--quiet"]
+    for name in ("math", "code"):
+        paths = ["--output", tmp_path / f"{name}.json", "--trace", tmp_path / name]
+        main([str(a) for a in ("analyze", "--dataset", name, *common, *paths, "--resamples", "200")])
+    output = tmp_path / "again.json"
+    main(["import", "trace", str(tmp_path / "math"), "-o", str(output), "--resamples", "200"])
+    run, again = read_report(tmp_path / "math.json"), read_report(output)
+    assert again["routers"] == run["routers"]
+    assert again["summary"] == run["summary"]
+    main(["import", "trace", *(str(tmp_path / name) for name in ("math", "code")), "-o", str(output)])
+    assert "verdict" in read_report(output)["routers"][0]

@@ -99,7 +99,8 @@ def _run(found: Importer) -> Callable[..., None]:
         from ..routing.storage import check_writable
         from ._result import show
 
-        plan = Plan(**{name: options.pop(name) for name in ("resamples", "seed") if name in options})
+        asked = {"ci": "method", "resamples": "resamples", "seed": "seed"}
+        plan = Plan(**{to: options.pop(name) for name, to in asked.items() if name in options})
         check_writable(output)
         stats = found.read(named_files(files), **options)
         stats.environment["command"] = shlex.join(["mlx-moebench", *sys.argv[1:]])
