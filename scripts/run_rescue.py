@@ -7,7 +7,8 @@
 Every variant differs from ``control`` in its routing loss alone: the same LoRA (rank 8, on the gates), the same data in
 the same order, the same seed. What is compared is measured on held-out texts: load entropy H(f) and dead experts, means
 over routers, and cross-entropy. Differences are paired by seed; intervals are Student's t over the seeds. Finished
-runs are kept, so the script goes on where it was stopped. It writes results/ldiv_rescue.json and .md.
+runs are kept, so the script goes on where it was stopped. It writes results/ldiv_rescue.json, from
+which `make results` fills in results/LDIV_NOTES.md.
 """
 
 from __future__ import annotations
@@ -101,48 +102,6 @@ def compare(runs: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]]
     return found
 
 
-def as_markdown(results: dict[str, Any]) -> str:
-    """The tables of results/ldiv_rescue.md."""
-    lines = [
-        "# Does an entropy floor undo a collapse?",
-        "",
-        "Made by `scripts/run_rescue.py`; all numbers are in `ldiv_rescue.json`. Means over routers on held-out texts;",
-        "differences to the control with the same seed, [95% t interval over seeds].",
-    ]
-    for case, entry in results["cases"].items():
-        before = entry["before"]
-        lines += [
-            "",
-            f"## {case}",
-            "",
-            f"Before training: H(f) {before['load_entropy']:.3f} nats, n_eff {before['n_eff']:.2f} of "
-            f"{entry['n_experts']}, dead {before['dead_experts']:.2f} per router.",
-            "",
-            "| variant | seeds | H(f), nats | difference | dead | difference | test CE | relative difference |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for variant, found in entry["variants"].items():
-            cells = [
-                variant,
-                str(found["load_entropy"]["difference"]["seeds"]),
-                f"{found['load_entropy']['mean']:.3f}",
-                _cell(found["load_entropy"]["difference"], 3),
-                f"{found['dead_experts']['mean']:.2f}",
-                _cell(found["dead_experts"]["difference"], 2),
-                f"{found['test_ce']['mean']:.4f}",
-                _cell(found["test_ce"]["relative_difference"], 2, 100, "%"),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(entry: dict[str, Any], digits: int, factor: float = 1, unit: str = "") -> str:
-    value = f"{factor * entry['value']:+.{digits}f}{unit}"
-    if entry["low"] is None:
-        return value
-    return f"{value} [{factor * entry['low']:+.{digits}f}, {factor * entry['high']:+.{digits}f}]"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder with math/, code/ and text/")
@@ -174,8 +133,7 @@ def main() -> None:
     results["environment"] = environment()
     args.results.mkdir(parents=True, exist_ok=True)
     (args.results / "ldiv_rescue.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.results / "ldiv_rescue.md").write_text(as_markdown(results))
-    print(f"Wrote {args.results / 'ldiv_rescue.json'} and ldiv_rescue.md")
+    print(f"Wrote {args.results / 'ldiv_rescue.json'}")
 
 
 if __name__ == "__main__":
