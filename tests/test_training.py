@@ -22,7 +22,7 @@ mx = pytest.importorskip("mlx.core")
 from mlx.utils import tree_flatten  # noqa: E402
 
 from mlx_moebench.models import load_checkpoint  # noqa: E402
-from mlx_moebench.train import LOG, read_log, train_adapter, training_config  # noqa: E402
+from mlx_moebench.train import LOG, read_config, read_log, train_adapter, training_config  # noqa: E402
 
 FLOOR = {"name": "entropy_floor", "weight": 0.5, "signal": "load", "floor": {"fraction": 0.98}}
 GATES = {"rank": 2, "scale": 4.0, "dropout": 0.0, "keys": ["mlp.gate"]}
@@ -376,7 +376,22 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_adapter(setting
         ({"lora_parameters": {"keys": ["mlp.gat"]}}, "'mlp.gat', which no block has"),
         ({"num_layers": 9}, "only 3 layers"),
         ({"optimizer": "adamm"}, "Did you mean 'adam'"),
-        ({"lr_schedule": {"name": "cosine_deca", "arguments": [1]}}, "cannot build"),
+        ({"lr_schedule": {"name": "cosine_deca", "arguments": [1]}}, "Did you mean 'cosine_decay'"),
+        ({"lr_schedule": {"name": "cosine_decay"}}, "give a list of numbers"),
+        ({"lr_schedule": {"name": "cosine_decay", "arguments": []}}, "give a list of numbers"),
+        ({"optimizer_config": {"adam": {"btas": 1}}}, "optimizer_config.adam"),
+        ({"fine_tune_type": "dora", "lora_parameters": {"rank": 2}}, "DoRA cannot be put on.*lora_parameters.keys"),
+        ({"fine_tune_type": "full", "bits": 4}, "Quantised weights cannot be trained in full"),
+        ({"lora_parameters": {"scale": math.nan}}, "lora_parameters.scale is nan"),
+        ({"test": "no"}, "test is 'no'; give true or false"),
+        ({"train": False}, "train is false"),
+        ({"adapter_path": " "}, "adapter_path is ' '"),
+        ({"dtype": 16}, "dtype is 16; give a text"),
+        ({"seed": 2**64}, "below 2.64"),
+        ({"report_to": "wandbb"}, "Did you mean 'wandb'"),
+        ({"clear_cache_threshold": "1GB"}, "0 or more"),
+        ({"hf_dataset": {"name": "a/b"}}, "path: OWNER/NAME"),
+        ({"mask_prompt": True}, "has no prompt, which --mask-prompt needs"),
         ({"iters": 0}, "1 or more"),
         ({"save_every": 3, "grad_accumulation_steps": 2}, "multiples of"),
         ({"batch_size": 40}, "14 training sequences, fewer than batch_size = 40"),
@@ -395,10 +410,17 @@ def test_bad_settings_are_one_clear_sentence(settings: Any, changes: dict[str, A
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.jsonl", "", "Training set not found or empty|cannot read"),
+        ("train.jsonl", "", "train.jsonl has no text"),
+        ("train.jsonl", '{"text": "a router"}\n{"txt": "a"}\n', "line 2 lacks the field 'text'"),
+        ("train.jsonl", '{"text": "a router"}\n{"text": null}\n', "line 2: text is None"),
+        (
+            "train.jsonl",
+            '{"prompt": "a router", "completion": "sends"}\n',
+            "line 1 needs a tokenizer with a chat template",
+        ),
         ("train.jsonl", '{"text": "a router"}\n{"text": \n', "train.jsonl, line 2 is not valid JSON"),
-        ("train.jsonl", '{"texts": "a router"}\n', "cannot read"),
-        ("train.jsonl", '{"text": "a router"}\n{"text": ""}\n' * 4, "fewer than 2 tokens"),
+        ("train.jsonl", '{"texts": "a router"}\n', "line 1 has the fields .'texts'.*mlx-lm trains on text"),
+        ("train.jsonl", '{"text": "a router"}\n{"text": ""}\n' * 4, "line 2 has no token to learn; remove it"),
     ],
 )
 def test_bad_data_is_one_clear_sentence(settings: Any, tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -407,6 +429,88 @@ def test_bad_data_is_one_clear_sentence(settings: Any, tmp_path: Path, name: str
     (folder / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         run(settings(data=str(folder)))
+
+
+@pytest.mark.parametrize("content", ["a: 2024-99-99", "? [1]\n: 2", "- a", "", "\xff"])
+def test_a_config_that_is_no_mapping_is_one_clear_sentence(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(TrainingError, match=r"config.yaml (is not valid YAML|holds no settings)"):
+        read_config(path)
+
+
+def test_blank_lines_and_a_byte_order_mark_are_read_as_everywhere(settings: Any, texts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("train", "valid"):
+        text = (texts / f"{name}.jsonl").read_text(encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text("\ufeff" + text.replace("\n", "\n\n", 3) + "\n", encoding="utf-8")
+    run(settings("plain", iters=1, save_every=1))
+    run(settings("blank", iters=1, save_every=1, data=str(folder)))
+    same(weights(settings("plain")), weights(settings("blank")))
+
+
+@pytest.fixture
+def chat_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """The tiny OLMoE with a chat template that refuses a system role."""
+    import shutil
+
+    folder = tmp_path / "chat"
+    shutil.copytree(tiny_checkpoint, folder)
+    path = folder / "tokenizer_config.json"
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{{ m['role'] }} {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}), encoding="utf-8")
+    return folder
+
+
+def chat(role: str, words: int) -> dict[str, Any]:
+    return {
+        "messages": [{"role": role, "content": "a router " * words}, {"role": "assistant", "content": "sends token"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "changes"),
+    [
+        (chat("user", 1), {}),
+        ({"prompt": "a router", "completion": "sends token"}, {}),
+        ({"q": "a router", "a": "sends token"}, {"prompt_feature": "q", "completion_feature": "a"}),
+        ({"body": "a router sends"}, {"text_feature": "body", "mask_prompt": False}),
+    ],
+    ids=["chat", "completion", "named", "text"],
+)
+def test_every_form_of_data_trains_and_its_routing_is_measured(
+    settings: Any, chat_checkpoint: Path, tmp_path: Path, row: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("train", "valid"):
+        (folder / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * 4, encoding="utf-8")
+    given = settings(iters=1, save_every=1, model=str(chat_checkpoint), data=str(folder), mask_prompt=True)
+    assert run(given | changes)["tokens_trained"] > 0
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (chat("system", 1), r"line 5 cannot be tokenised .no system"),
+        (chat("user", 40), r"line 5 has a prompt of \d+ tokens, which leaves nothing to learn in 24"),
+        ({"messages": "hello"}, "line 5 cannot be tokenised"),
+    ],
+    ids=["template", "long prompt", "text"],
+)
+def test_bad_chats_are_one_clear_sentence(
+    settings: Any, chat_checkpoint: Path, tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = [json.dumps(chat("user", 1))] * 4 + [json.dumps(row)]
+    (folder / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        run(settings(model=str(chat_checkpoint), data=str(folder), mask_prompt=True))
 
 
 def test_an_adapter_of_another_model_is_refused(settings: Any, make_tiny: Any, tmp_path: Path) -> None:
@@ -429,9 +533,130 @@ def test_a_folder_with_a_training_is_neither_replaced_nor_resumed_with_other_set
         run(given | {"learning_rate": 0.5}, resume=True)
     with pytest.raises(TrainingError, match="has run 2 steps, more than iters = 1"):
         run(given | {"iters": 1}, resume=True)
+    with pytest.raises(TrainingError, match=r"lora_parameters = .*'scale': 4.0.*, not .*'scale': 8.0"):
+        run(given | {"lora_parameters": GATES | {"scale": 8.0}}, resume=True)
     before = weights(given)
     run(given, resume=True)  # nothing is left to do
     same(before, weights(given))
+
+
+def test_validation_text_that_changed_is_not_mixed_into_one_log(settings: Any, texts: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "data"
+    shutil.copytree(texts, folder)
+    given = settings(iters=2, data=str(folder))
+    run(given)
+    shutil.copy(folder / "test.jsonl", folder / "valid.jsonl")
+    with pytest.raises(TrainingError, match="The valid text or its tokens changed"):
+        run(given | {"iters": 4}, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "gone"])
+def test_a_broken_or_missing_checkpoint_is_refused_and_its_adapters_stay(settings: Any, damage: str) -> None:
+    given = settings(iters=2)
+    run(given)
+    path, before = Path(given["adapter_path"]) / "checkpoint.safetensors", weights(given)
+    path.write_bytes(path.read_bytes()[:500])
+    if damage == "gone":
+        path.unlink()
+    with pytest.raises(TrainingError, match=r"(no checkpoint|is damaged).*--resume-adapter-file"):
+        run(given | {"iters": 4}, resume=True)
+    same(before, weights(given))
+
+
+def test_a_kill_between_checkpoint_and_adapter_loses_neither(settings: Any) -> None:
+    given = settings(iters=4)
+    run(given)
+    folder, whole = Path(given["adapter_path"]), weights(given)
+    (folder / "0000004_adapters.safetensors").unlink()
+    (folder / "0000002_adapters.safetensors").replace(folder / "adapters.safetensors")
+    run(given, resume=True)
+    same(whole, weights(given))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"1\n2\n", "line 1 is no line of a training log"), (b"", None), (b"\xff\xfe", None)]
+)
+def test_a_damaged_log_is_said_in_the_report(settings: Any, content: bytes, message: str | None) -> None:
+    given = settings(iters=2)
+    run(given)
+    log = Path(given["adapter_path"]) / LOG
+    log.write_bytes(content)
+    if message is not None:
+        with pytest.raises(TrainingError, match=message):
+            run(given | {"iters": 4}, resume=True)
+        assert log.read_bytes() == content
+        return
+    report = run(given | {"iters": 4}, resume=True)
+    assert "holds 2 of 4 steps" in report["routing_loss"]["warnings"][0]
+    assert report["ce"]["validation_before"] is None
+
+
+def test_routing_before_is_that_of_this_model_whatever_an_aborted_start_left(settings: Any, make_tiny: Any) -> None:
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("training"):
+            raise Stopped
+
+    given = settings(routing_data="math", routing_samples=2)
+    with pytest.raises(Stopped):
+        run(given, step=stop)
+    changed = given | {"routing_data": "code"}
+    with pytest.raises(MoebenchError, match=r"data set is math.*leave out --resume"):
+        run(changed, resume=True)
+    run(changed)
+    report = json.loads((Path(given["adapter_path"]) / "routing_before.json").read_text())
+    assert report["data"]["name"] == "code"
+
+
+def test_half_a_measurement_before_training_is_finished_by_resume(settings: Any) -> None:
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("routing before training: measuring") and done >= 8:
+            raise Stopped
+
+    given = settings(iters=1, save_every=1)
+    with pytest.raises(Stopped):
+        run(given, step=stop)
+    run(given, resume=True)
+    report = json.loads((Path(given["adapter_path"]) / "routing_before.json").read_text())
+    assert report["data"]["complete"]
+
+
+def test_without_a_loss_only_what_was_asked_for_is_trained(settings: Any) -> None:
+    keys = GATES | {"keys": ["self_attn.q_proj"]}
+    given = settings(iters=1, save_every=1, routing_loss=None, lora_parameters=keys)
+    report = run(given)
+    assert not [name for name in weights(given) if "gate" in name]
+    assert report["routing_loss"] == {"steps": 1, "warnings": []}
+
+
+def test_full_training_of_some_layers_reaches_every_regularised_gate(settings: Any) -> None:
+    given = settings(iters=1, save_every=1, fine_tune_type="full", num_layers=1)
+    run(given)
+    names = set(weights(given))
+    assert {f"model.layers.{n}.mlp.gate.weight" for n in range(3)} <= names
+    assert {name for name in names if "layers.2." not in name} == {f"model.layers.{n}.mlp.gate.weight" for n in (0, 1)}
+    ids = mx.array([[5, 17, 3]])
+    changed = load_checkpoint(given["model"], adapter_path=given["adapter_path"]).model(ids)
+    assert not np.allclose(np.array(load_checkpoint(given["model"]).model(ids)), np.array(changed))
+
+
+def test_a_model_that_gives_nan_is_said_at_once(settings: Any, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "broken"
+    shutil.copytree(settings()["model"], folder)
+    loaded: Any = mx.load(str(folder / "model.safetensors"))
+    loaded["lm_head.weight"] = mx.full(loaded["lm_head.weight"].shape, math.nan)
+    mx.save_safetensors(str(folder / "model.safetensors"), loaded, {"format": "mlx"})
+    with pytest.raises(TrainingError, match="not finite at step 1; check the weights of"):
+        run(settings(model=str(folder)))
 
 
 def test_a_family_with_two_routers_per_layer(make_any: Any, tmp_path: Path, texts: Path) -> None:

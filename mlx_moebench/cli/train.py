@@ -97,7 +97,7 @@ def command(
     from mlx.core import distributed
 
     if distributed.init().rank() == 0:
-        _show(report, Path(checked["adapter_path"]).expanduser(), as_json)
+        _show(report, Path(checked["adapter_path"]), as_json)
 
 
 def _assign(settings: dict[str, Any], assignment: str) -> None:
@@ -111,7 +111,9 @@ def _assign(settings: dict[str, Any], assignment: str) -> None:
     *parents, key = path.split(".")
     place = settings
     for parent in parents:
-        place = place.setdefault(parent, {})
+        if place.get(parent) is None:  # `routing_loss:` with nothing below it
+            place[parent] = {}
+        place = place[parent]
         if not isinstance(place, dict):
             raise TrainingError(f"--set {assignment}: {parent} has no keys below it.")
     place[key] = parse_value(value)

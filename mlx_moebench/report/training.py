@@ -35,10 +35,11 @@ def print_training(report: dict[str, Any], console: Console | None = None) -> No
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for key, label, digits in ROWS:
         table.add_row(label, *(_interval(report[f"routing_{when}"][key], digits) for when in ("before", "after")))
-    if ce["validation_before"] is not None:
-        table.add_row("Validation CE, nats per token", *(f"{ce[f'validation_{w}']:.4f}" for w in ("before", "after")))
+    if ce["validation_after"] is not None:
+        ends = (_figure(ce[f"validation_{when}"]) for when in ("before", "after"))
+        table.add_row("Validation CE, nats per token", *ends)
     if ce["test_after"] is not None:
-        table.add_row("Test CE, nats per token", "", f"{ce['test_after']:.4f}")
+        table.add_row("Test CE, nats per token", "", _figure(ce["test_after"]))
     console.print(table)
     found = report["routing_loss"]
     if "steps_with_a_router_below_floor" in found:
@@ -106,6 +107,10 @@ def _band(axis: Any, x: Sequence[int], values: Sequence[Sequence[float]], label:
     if array.size:
         axis.plot(x, array.mean(1), color=colour, lw=1.2, label=label)
         axis.fill_between(x, array.min(1), array.max(1), color=colour, alpha=0.15, lw=0)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _interval(entry: dict[str, Any], digits: int) -> str:

@@ -25,6 +25,8 @@ from .objective import STATE
 
 FILE = "checkpoint.safetensors"
 _FORMAT = "mlx_moebench.training"
+_FACTS = {"settings", "fingerprint", "data_sha256", "iteration"}
+"""What is said of a checkpoint beside its arrays, so that another training is not mistaken for it."""
 
 
 def save_arrays(path: Path, arrays: dict[str, mx.array], facts: dict[str, Any] | None = None) -> None:
@@ -57,15 +59,15 @@ def random_key() -> mx.array:
     return state[0]  # type: ignore[no-any-return]
 
 
-def save_adapter(folder: Path, model: nn.Module, iteration: int) -> None:
-    """``adapters.safetensors`` and, as mlx-lm names them, ``0000100_adapters.safetensors``.
+def all_finite(model: nn.Module) -> bool:
+    """Whether no trained weight is NaN or infinite."""
+    weights = (value for _, value in tree_flatten(model.trainable_parameters()))
+    return bool(mx.stack([mx.isfinite(w).all() for w in weights]).all().item())
 
-    Raises TrainingError, keeping the adapter saved before, where a weight is not finite.
-    """
+
+def save_adapter(folder: Path, model: nn.Module, iteration: int) -> None:
+    """``adapters.safetensors`` and, as mlx-lm names them, ``0000100_adapters.safetensors``."""
     weights = dict(tree_flatten(model.trainable_parameters()))
-    finite = mx.stack([mx.isfinite(w).all() for w in weights.values()])
-    if not finite.all().item():
-        raise TrainingError(f"The weights are not finite after step {iteration}")
     save_arrays(folder / f"{iteration:07d}_{WEIGHTS}", weights)
     save_arrays(folder / WEIGHTS, weights)
 
@@ -87,9 +89,14 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     try:
         check_complete(path)
         with safe_open(path, "np") as file:
-            facts: dict[str, Any] = json.loads(file.metadata()[_FORMAT])
-    except (ModelLoadError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise TrainingError(f"{path} is no checkpoint of a training ({error}); remove it to start again.") from error
+            facts: dict[str, Any] = json.loads((file.metadata() or {})[_FORMAT])
+        if not facts.keys() >= _FACTS:
+            raise KeyError(_FORMAT)
+    except (OSError, ModelLoadError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"{path} is damaged or no checkpoint of a training; the adapters beside it are as they were: start from "
+            "one of them with --resume-adapter-file and another --adapter-path."
+        ) from error
     return facts
 
 

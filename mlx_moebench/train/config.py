@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import mlx.optimizers as optimizers
 import yaml
 from mlx_lm.lora import CONFIG_DEFAULTS, yaml_loader
+from mlx_lm.tuner.callbacks import SUPPORT_CALLBACK
 from mlx_lm.tuner.utils import build_schedule
 
 from ..errors import TrainingError, did_you_mean
@@ -41,6 +44,13 @@ _OPTIMIZERS = {
 }
 _POSITIVE = ("iters", "batch_size", "steps_per_report", "steps_per_eval", "save_every", "grad_accumulation_steps")
 _UNBOUNDED = ("val_batches", "test_batches", "num_layers")  # -1 means all
+_LEAST = {"max_seq_length": 2, "max_length": 2, "seed": 0, "clear_cache_threshold": 0}
+_FLAGS = ("test", "grad_checkpoint", "mask_prompt", "trust_remote_code")
+_TEXTS = (
+    "model", "data", "adapter_path", "resume_adapter_file", "routing_data", "dtype", "report_to", "project_name",
+    "prompt_feature", "completion_feature", "text_feature", "chat_feature",
+)  # fmt: skip
+_SCHEDULES = ["cosine_decay", "exponential_decay", "linear_schedule", "step_decay"]
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,14 @@ class TrainingConfig:
         schedule = self["lr_schedule"]
         try:
             rate = build_schedule(schedule) if schedule else self["learning_rate"]
-            return _OPTIMIZERS[name](learning_rate=rate, **self["optimizer_config"].get(name, {}))
-        except (TypeError, AttributeError, KeyError, ValueError) as error:
+        except (TypeError, ValueError) as error:
+            raise TrainingError(f"MLX cannot make lr_schedule {schedule!r}: {error}.") from error
+        arguments = self["optimizer_config"].get(name) or {}
+        try:
+            return _OPTIMIZERS[name](learning_rate=rate, **arguments)
+        except (TypeError, ValueError) as error:
             raise TrainingError(
-                f"mlx-lm cannot build optimizer {name!r} with lr_schedule {schedule!r}: {error}."
+                f"MLX cannot make optimizer {name!r} with optimizer_config.{name} = {arguments!r}: {error}."
             ) from error
 
 
@@ -76,7 +90,7 @@ def read_config(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), yaml_loader)
     except OSError as error:
         raise TrainingError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, or a date that does not exist
         raise TrainingError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise TrainingError(f"{path} holds no settings; write lines such as `iters: 100`.")
@@ -87,7 +101,7 @@ def parse_value(text: str) -> Any:
     """A value as YAML has it: 1e-4 is a number, [a, b] a list. Raises TrainingError where it is none."""
     try:
         return yaml.load(text, yaml_loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TrainingError(f"{text!r} is not a YAML value: {' '.join(str(error).split())}.") from error
 
 
@@ -104,9 +118,13 @@ def training_config(given: Mapping[str, Any]) -> TrainingConfig:
         if values[key] not in choices:
             raise TrainingError(f"{key} is {values[key]!r}.{did_you_mean(str(values[key]), choices)}")
     _check_numbers(values)
+    _check_texts_and_flags(values)
+    _check_reporters(values["report_to"])
     _check_lora(values, given)
-    _check_keys("lr_schedule", values["lr_schedule"] or {}, _SCHEDULE)
+    _check_schedule(values["lr_schedule"])
     _check_keys("optimizer_config", values["optimizer_config"], tuple(_OPTIMIZERS))
+    if given.get("train") is False:
+        raise TrainingError("train is false, but training is what this command does; remove the key.")
     block = given.get("routing_loss")
     loss = RoutingLoss(weight=0.0) if block is None else parse_routing_loss(block)
     values["routing_loss"] = None if block is None else loss.to_dict()
@@ -117,15 +135,17 @@ def training_config(given: Mapping[str, Any]) -> TrainingConfig:
 
 
 def _check_numbers(values: dict[str, Any]) -> None:
-    for key in (*_POSITIVE, "routing_samples", "max_length", *_UNBOUNDED, "seed", "max_seq_length"):
+    for key in (*_POSITIVE, "routing_samples", *_UNBOUNDED, *_LEAST):
         value = values[key]
-        least = {"max_seq_length": 2, "max_length": 2, "seed": 0}.get(key, -1 if key in _UNBOUNDED else 1)
+        least = _LEAST.get(key, -1 if key in _UNBOUNDED else 1)
         if key == "num_layers" and value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise TrainingError(f"{key} is {value!r}; give a whole number of {least} or more.")
+    if values["seed"] >= 2**64:
+        raise TrainingError(f"seed is {values['seed']}; give a whole number below 2^64.")
     rate = values["learning_rate"]
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
+    if not _is_number(rate) or rate <= 0:
         raise TrainingError(f"learning_rate is {rate!r}; give a number above 0, such as 1e-5.")
     accumulate = values["grad_accumulation_steps"]
     if values["save_every"] % accumulate or values["iters"] % accumulate:
@@ -135,13 +155,61 @@ def _check_numbers(values: dict[str, Any]) -> None:
         )
 
 
+def _check_texts_and_flags(values: dict[str, Any]) -> None:
+    for key in _TEXTS:
+        value = values.get(key)
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise TrainingError(f"{key} is {value!r}; give a text, or leave it out.")
+        if value and key in ("data", "adapter_path", "resume_adapter_file"):
+            values[key] = os.path.expanduser(value)  # noqa: PTH111  # leaves a ~ that names no user as it is
+    for key in _FLAGS:
+        if not isinstance(values[key], bool):
+            raise TrainingError(f"{key} is {values[key]!r}; give true or false, without quotes.")
+    sets = values.get("hf_dataset")
+    for entry in sets if isinstance(sets, list) else [sets] if sets is not None else []:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
+            raise TrainingError(f"hf_dataset is {entry!r}; give keys below it, and `path: OWNER/NAME` among them.")
+
+
+def _check_reporters(report_to: str | None) -> None:
+    for name in (report_to or "").split(","):
+        if not (name := name.strip().lower()):
+            continue
+        if name not in SUPPORT_CALLBACK:
+            raise TrainingError(f"report_to names {name!r}.{did_you_mean(name, list(SUPPORT_CALLBACK))}")
+        if importlib.util.find_spec(name) is None:
+            raise TrainingError(f"report_to names {name}, which is not installed: pip install {name}.")
+
+
+def _check_schedule(schedule: Any) -> None:
+    if schedule is None:
+        return
+    _check_keys("lr_schedule", schedule, _SCHEDULE)
+    name, arguments = schedule.get("name"), schedule.get("arguments")
+    if name not in _SCHEDULES:
+        raise TrainingError(f"lr_schedule.name is {name!r}.{did_you_mean(str(name), _SCHEDULES)}")
+    if not isinstance(arguments, list) or not arguments or not all(map(_is_number, arguments)):
+        raise TrainingError(
+            f"lr_schedule.arguments is {arguments!r}; give a list of numbers, of which the first is the learning rate."
+        )
+    for key in ("warmup", "warmup_init"):
+        value = schedule.get(key, 0)
+        if not _is_number(value) or value < 0 or (key == "warmup" and value != int(value)):
+            what = "a whole number of updates" if key == "warmup" else "a learning rate"
+            raise TrainingError(f"lr_schedule.{key} is {value!r}; give {what}, 0 or more.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check_lora(values: dict[str, Any], given: Mapping[str, Any]) -> None:
     parameters = given.get("lora_parameters") or {}
     _check_keys("lora_parameters", parameters, _LORA)
     values["lora_parameters"] = {**CONFIG_DEFAULTS["lora_parameters"], **parameters}
     for key in ("rank", "scale", "dropout"):
         value = values["lora_parameters"][key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        if not _is_number(value) or value < 0:
             raise TrainingError(f"lora_parameters.{key} is {value!r}; give a number of 0 or more.")
     rank = values["lora_parameters"]["rank"]
     if not isinstance(rank, int) or rank < 1 or values["lora_parameters"]["dropout"] >= 1:

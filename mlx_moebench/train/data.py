@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlx_lm.tuner.datasets import load_dataset
+from mlx_lm.tuner.datasets import create_dataset, load_dataset
 from mlx_lm.tuner.trainer import iterate_batches
 
 from ..data import bundled_names, read_corpus
-from ..data.rows import read_rows
+from ..data.rows import Row, read_rows
 from ..errors import DataError, MissingExtraError, TrainingError
+from ..models.checkpoint import shortened
 from ..routing.storage import write_aside
 from .config import TrainingConfig
 
 SPLITS = ("train", "valid", "test")
+_FEATURES = {
+    "prompt_feature": "prompt",
+    "completion_feature": "completion",
+    "chat_feature": "messages",
+    "text_feature": "text",
+}
 HELD_OUT = 8
 """Every so many-th bundled prompt is for validation."""
 
@@ -101,36 +110,110 @@ def in_order(dataset: Tokens, batch_size: int, max_seq_length: int, **options: A
 def load_tokens(config: TrainingConfig, tokenizer: Any, step: Callable[[str, int, int], None]) -> dict[str, Tokens]:
     """{"train", "valid", "test": `Tokens`}; a split that is not there is empty.
 
-    Raises DataError where the folder or a line cannot be read, where there are fewer training sequences than a batch
-    has, or where a sequence has nothing to learn.
+    Raises DataError where the folder or a line cannot be read, or where a sequence has nothing to learn.
     """
-    _check_readable(config)
-    settings = types.SimpleNamespace(**{**config.values, "test": bool(config["test"])})
-    try:
-        splits = load_dataset(settings, tokenizer)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"The data set {config['data']}", "data") from error
-    except (ValueError, KeyError, IndexError, OSError) as error:
-        raise DataError(f"mlx-lm cannot read the data set {config['data']}: {str(error).strip()}") from error
     found = {}
-    for name, split in zip(SPLITS, splits, strict=True):
+    for name, (split, places) in zip(SPLITS, _splits(config, tokenizer), strict=True):
         sequences = []
         for row in range(len(split)):
             if row % 64 == 0:
                 step(f"tokenising {name}", row, len(split))
-            try:
-                ids, offset = split.process(split[row])
-            except IndexError:  # mlx-lm looks at the last token, and an empty text has none
-                ids, offset = [], 0
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{name} row {row} of {config['data']} cannot be tokenised: {error}.") from error
-            if len(ids) - offset < 2:
-                raise DataError(
-                    f"{name} row {row} of {config['data']} has fewer than 2 tokens to learn from; remove it."
-                )
-            sequences.append((list(ids), offset))
+            where = places[row] if places else f"{config['data']}, {name} row {row}"
+            ids, offset = _tokenised(split, row, where)
+            _check_learnable(ids, offset, config["max_seq_length"], where)
+            sequences.append((ids, offset))
         found[name] = Tokens(sequences, config["max_seq_length"])
+    if config["test"] and not len(found["test"]):
+        raise DataError(f"{config['data']} has no test set, which --test needs; add test.jsonl, or leave out --test.")
     return found
+
+
+def text_field(config: TrainingConfig, row: Mapping[str, Any]) -> str | None:
+    """The field, or two joined by ``+``, that mlx-lm trains on in data with such a row; None for one it cannot read."""
+    prompt, completion, chat, text = (config.values.get(key) or usual for key, usual in _FEATURES.items())
+    if prompt in row and completion in row:
+        return f"{prompt}+{completion}"
+    return next((field for field in (chat, text) if field in row), None)
+
+
+def _splits(config: TrainingConfig, tokenizer: Any) -> list[tuple[Any, list[str]]]:
+    """mlx-lm's data set of each split, and where its rows come from, if a message can say it better than by number."""
+    settings = types.SimpleNamespace(**config.values)
+    data = config["data"]
+    try:
+        if not config.values.get("hf_dataset") and (folder := _folder(data)) is not None:
+            return [_local(folder / f"{name}.jsonl", settings, config, tokenizer) for name in SPLITS]
+        with silent():
+            return [(split, []) for split in load_dataset(settings, tokenizer)]
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"The data set {data}", "data") from error
+    except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        name = data if not config.values.get("hf_dataset") else "in hf_dataset"
+        raise DataError(f"mlx-lm cannot read the data set {name}: {shortened(error)}.") from error
+
+
+def _local(path: Path, settings: Any, config: TrainingConfig, tokenizer: Any) -> tuple[Any, list[str]]:
+    """A file's rows, read as everywhere in this package, for messages that name the line."""
+    rows = list(read_rows(path)) if path.is_file() else []
+    if not rows:
+        if path.stem == "train":
+            raise DataError(f"{path} has no text; write one JSON object with a text a line.")
+        return [], []
+    _check_fields(rows, config, tokenizer)
+    return create_dataset([dict(row.values) for row in rows], tokenizer, settings), [row.where for row in rows]
+
+
+def _check_fields(rows: list[Row], config: TrainingConfig, tokenizer: Any) -> None:
+    """Raise DataError where the rows of a file are not what mlx-lm trains on; the first decides, as in mlx-lm."""
+    first = rows[0]
+    field, chat = text_field(config, first.values), config.values.get("chat_feature") or "messages"
+    if field is None:
+        raise DataError(
+            f"{first.where} has the fields {sorted(first.values)}, but mlx-lm trains on text, on messages, or on "
+            "prompt and completion; rename a field, or name it with text_feature."
+        )
+    is_text = field != chat and "+" not in field
+    if is_text and config["mask_prompt"]:
+        raise DataError(
+            f"{first.where} has no prompt, which --mask-prompt needs: give prompt and completion, or messages."
+        )
+    if not is_text and not (
+        getattr(tokenizer, "has_chat_template", False) or getattr(tokenizer, "chat_template", None)
+    ):
+        raise DataError(
+            f"{first.where} needs a tokenizer with a chat template, and the model has none; give rows with a text."
+        )
+    if field != chat:
+        for row in rows:
+            for name in field.split("+"):
+                if name in row.values and not isinstance(row.values[name], str):
+                    raise DataError(f"{row.where}: {name} is {row.values[name]!r}; give a text, or remove the line.")
+
+
+def _tokenised(split: Any, row: int, where: str) -> tuple[list[int], int]:
+    """(ids, where the loss begins) of a row, by mlx-lm."""
+    from jinja2 import TemplateError
+
+    try:
+        ids, offset = split.process(split[row])
+    except IndexError:  # mlx-lm looks at the last token, and an empty text has none
+        return [], 0
+    except KeyError as error:
+        raise DataError(f"{where} lacks the field {error}.") from error
+    except (TemplateError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{where} cannot be tokenised ({shortened(error, 160)}); correct or remove it.") from error
+    return list(ids), offset
+
+
+def _check_learnable(ids: list[int], offset: int, max_seq_length: int, where: str) -> None:
+    first = max(offset, 1)  # nothing foretells the first token
+    if len(ids) <= first:
+        raise DataError(f"{where} has no token to learn{' after its prompt' if offset else ''}; remove it.")
+    if max_seq_length <= first:
+        raise DataError(
+            f"{where} has a prompt of {offset} tokens, which leaves nothing to learn in {max_seq_length}; remove it, "
+            "or raise --max-seq-length."
+        )
 
 
 def check_sizes(config: TrainingConfig, data: dict[str, Tokens], model_settings: dict[str, Any], ranks: int) -> None:
@@ -167,19 +250,20 @@ def bundled_folder(folder: Path) -> Path:
     return folder
 
 
-def _check_readable(config: TrainingConfig) -> None:
-    """Read a local folder's files once, for messages that name the line, which mlx-lm's do not."""
-    data = config["data"]
-    if config.values.get("hf_dataset"):
-        return
-    folder = Path(str(data)).expanduser()
-    if not folder.is_dir():
-        if folder.exists() or str(data).count("/") != 1 or str(data).startswith((".", "~", "/")):
-            raise DataError(f"There is no folder {data} with train.jsonl and valid.jsonl in it.")
-        return  # a hub id
-    if not (folder / "train.jsonl").is_file():
-        raise DataError(f"{folder} has no train.jsonl; write one JSON object with a text a line.")
-    for name in SPLITS:
-        if (path := folder / f"{name}.jsonl").is_file():
-            for _ in read_rows(path):
-                pass
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep mlx-lm's own progress off stdout, where results go."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def _folder(data: str) -> Path | None:
+    """The local folder ``data``, None where it is a hub id. Raises DataError where it is neither."""
+    folder = Path(data)
+    if folder.is_dir():
+        if not (folder / "train.jsonl").is_file():
+            raise DataError(f"{folder} has no train.jsonl; write one JSON object with a text a line.")
+        return folder
+    if folder.exists() or data.count("/") != 1 or data.startswith((".", "~", "/")):
+        raise DataError(f"There is no folder {data} with train.jsonl and valid.jsonl in it.")
+    return None

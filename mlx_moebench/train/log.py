@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..routing.record import RouterSpec
+from ..routing.storage import write_aside
 from .objective import PER_ROUTER
 from .settings import RoutingLoss
 
@@ -24,43 +25,60 @@ LAST = 10
 class TrainingLog:
     """Appends lines to a training's log; a line is on disk before the next step begins."""
 
-    def __init__(self, path: Path, keep: int) -> None:
-        """Lines up to step ``keep`` are kept, later ones belong to steps that will run again."""
+    def __init__(self, path: Path | None, keep: int) -> None:
+        """Lines up to step ``keep`` are kept, later ones belong to steps that will run again. None keeps no file."""
         self._path = path
-        entries = read_log(path) if path.exists() else []
+        entries = read_log(path) if path is not None and path.exists() else []
         self.entries = [entry for entry in entries if entry["step"] <= keep]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = None
+        if path is None:
+            return
+        text = "".join(json.dumps(entry) + "\n" for entry in self.entries)
+        write_aside({path: text.encode()})  # a full disk or a kill leaves the old lines
         try:
-            self._file = path.open("w", encoding="utf-8")
-            self._file.writelines(json.dumps(entry) + "\n" for entry in self.entries)
-            self._file.flush()
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise TrainingError(f"Cannot write {path}: {error.strerror or error}.") from error
 
     def add(self, entry: dict[str, Any]) -> None:
         """Write one line; NaN becomes null."""
+        entry = finite(entry)
         self.entries.append(entry)
+        if self._file is None:
+            return
         try:
-            self._file.write(json.dumps(_finite(entry), allow_nan=False) + "\n")
-            self._file.flush()
+            self._file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
         except OSError as error:
             raise TrainingError(f"Cannot write {self._path}: {error.strerror or error}.") from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last line that a kill cut short is left out."""
+    """The lines of a log; a last line that a kill or a full disk cut short is left out.
+
+    Raises TrainingError where it cannot be read, or a line is none of a log.
+    """
     entries = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise TrainingError(f"Cannot read {path}: {error.strerror or error}.") from error
     for number, line in enumerate(lines):
         try:
-            entries.append(json.loads(line))
-        except ValueError as error:
-            if number + 1 < len(lines):
-                raise TrainingError(f"{path}, line {number + 1} is not JSON; it is no training log.") from error
+            entry = json.loads(line)
+        except ValueError:
+            if number + 1 == len(lines):
+                break
+            entry = None
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            raise TrainingError(
+                f"{path}, line {number + 1} is no line of a training log; move the file away to go on without it."
+            )
+        entries.append(entry)
     return entries
 
 
@@ -86,16 +104,26 @@ def log_entry(step: int, figures: dict[str, Any], info: dict[str, Any], regulari
     return entry | {name: list(column) for name, column in zip(PER_ROUTER, columns, strict=True)}
 
 
-def summarise(entries: list[dict[str, Any]], loss: RoutingLoss, specs: Sequence[RouterSpec]) -> dict[str, Any]:
-    """How often the floor fired, and the warnings that follow from the log."""
+def summarise(
+    entries: list[dict[str, Any]], loss: RoutingLoss | None, specs: Sequence[RouterSpec], iters: int
+) -> dict[str, Any]:
+    """How often the floor fired in the steps that are logged, of ``iters``, and the warnings that follow from the log.
+
+    loss: None for a training without one.
+    """
     steps = [entry for entry in entries if "ce" in entry]
     found: dict[str, Any] = {"steps": len(steps), "warnings": []}
-    if not steps or loss.name != "entropy_floor":
+    if len(steps) < iters:
+        found["warnings"].append(
+            f"The log holds {len(steps)} of {iters} steps, because it was damaged or removed before the training went "
+            "on; figures that come from it are of those steps."
+        )
+    if not steps or loss is None or loss.name != "entropy_floor":
         return found
     fired = sum(entry["routers_below_floor"] > 0 for entry in steps)
     found |= {
         "steps_with_a_router_below_floor": fired,
-        "floor_nats": sorted({loss.floor_nats(s.n_experts) for s in specs}),
+        "floor_nats": sorted({loss.floor_nats(specs[n].n_experts) for n in loss.routers(tuple(specs))}),
     }
     if fired == 0:
         found["warnings"].append(never_fired(len(steps), loss, steps[-1]))
@@ -121,10 +149,12 @@ def gamed(steps: list[dict[str, Any]], loss: RoutingLoss, specs: Sequence[Router
     for place, number in enumerate(on):
         spec = specs[number]
         reached = _mean([entry["below_floor"][place] for entry in last]) == 0
-        dead = _mean([entry["dead_experts"][number] for entry in last])
+        dead = _mean([entry["dead_experts"][number] - _idle_by_chance(spec, entry["tokens"]) for entry in last])
         n_eff = math.exp(_mean([entry["load_entropy"][number] for entry in last]))
         if reached and loss.signal != "load" and (n_eff < spec.n_experts / 2 or dead >= 1):
-            found.append(f"{spec.name} (n_eff {n_eff:.1f} of {spec.n_experts}, {dead:.1f} dead a batch)")
+            found.append(
+                f"{spec.name} (n_eff {n_eff:.1f} of {spec.n_experts}, {dead:.1f} more dead a batch than by chance)"
+            )
     if not found:
         return []
     return [
@@ -134,14 +164,19 @@ def gamed(steps: list[dict[str, Any]], loss: RoutingLoss, specs: Sequence[Router
     ]
 
 
+def _idle_by_chance(spec: RouterSpec, tokens: int) -> float:
+    """Experts that even routing leaves without a token: E (1 - K/E)^T."""
+    return spec.n_experts * (1 - spec.top_k / spec.n_experts) ** tokens
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _finite(entry: dict[str, Any]) -> dict[str, Any]:
-    def clean(value: Any) -> Any:
-        if isinstance(value, list):
-            return [clean(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {key: clean(value) for key, value in entry.items()}
+def finite(value: Any) -> Any:
+    """The value, and the values of a list or dictionary, with None for what is NaN or infinite."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

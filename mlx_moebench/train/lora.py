@@ -10,6 +10,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from ..errors import TrainingError
 from ..families import family_for
+from ..families.base import module_at
 from ..instrument import config_of
 from ..routing.record import RouterSpec
 
@@ -51,7 +52,24 @@ def add_lora(model: nn.Module, num_layers: int, parameters: dict[str, Any], dora
     try:
         linear_to_lora_layers(model, num_layers, parameters, use_dora=dora)
     except (ValueError, KeyError) as error:
-        raise TrainingError(f"LoRA cannot be put on this model: {error.args[0]}") from error
+        kind = "DoRA" if dora else "LoRA"
+        raise TrainingError(
+            f"{kind} cannot be put on this model ({error.args[0].rstrip('.')}); name linear layers in "
+            "lora_parameters.keys, such as [self_attn.q_proj, mlp.gate]."
+        ) from error
+
+
+def unfreeze(model: nn.Module, num_layers: int, routers: list[RouterSpec]) -> None:
+    """Train all weights of the last ``num_layers`` blocks, and the gates of all ``routers``.
+
+    Raises TrainingError for quantised weights, which have no gradient.
+    """
+    family = family_for(config_of(model))
+    gates = [module_at(model.layers[spec.layer], family.form(spec.router).gate) for spec in routers]
+    for module in (*model.layers[-max(num_layers, 0) :], *gates):
+        if any(isinstance(part, nn.QuantizedLinear | QuantizedSwitchLinear) for part in module.modules()):
+            raise TrainingError("Quantised weights cannot be trained in full; use --fine-tune-type lora, or no --bits.")
+        module.unfreeze()
 
 
 def _can_adapt(module: nn.Module) -> bool:

@@ -1,0 +1,103 @@
+"""What a training changed: routing before and after it, and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..analysis import analyze
+from ..data.rows import read_rows
+from ..environment import environment
+from ..errors import DataError, StatsError
+from ..models import Checkpoint
+from ..routing.storage import pair_paths, read_report, write_aside
+from .config import TrainingConfig
+from .data import text_field
+from .log import TrainingLog, finite, summarise
+from .watch import Run, held_out_ce
+
+REPORT = "training_report.json"
+BEFORE, AFTER = "routing_before.json", "routing_after.json"
+
+
+def measure_routing(run: Run, name: str, checkpoint: Checkpoint, resume: bool = False) -> None:
+    """Write the stats pair ``name`` of the model as it is; resume: go on from what an interrupted run measured.
+
+    Raises MoebenchError subclasses, among them StatsError where the pair to go on from is of something else.
+    """
+    if not run.first:
+        return
+    config = run.config
+    dataset, field = _held_out(config) if config["routing_data"] is None else (config["routing_data"], None)
+    analyze(
+        checkpoint,
+        dataset,
+        text_field=field,
+        max_samples=config["routing_samples"],
+        max_length=config["max_length"],
+        device="gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu",
+        output=run.folder / name,
+        resume=resume,
+        step=lambda what, done, total: run.step(
+            f"routing {Path(name).stem.rpartition('_')[2]} training: {what}", done, total
+        ),
+    )
+
+
+def has_report(path: Path) -> bool:
+    """Whether a whole stats pair lies at ``path``."""
+    try:
+        return pair_paths(path)[1].exists() and bool(read_report(path))
+    except StatsError:
+        return False
+
+
+def _held_out(config: TrainingConfig) -> tuple[str | Path, str | None]:
+    """What routing is measured on where nothing is named, and its field: the validation file, else the training file.
+
+    Bundled prompts for a hub data set.
+    """
+    if config.values.get("hf_dataset") or not (folder := Path(config["data"])).is_dir():
+        return "general", None
+    for name in ("valid", "train"):
+        if (path := folder / f"{name}.jsonl").is_file() and (row := next(iter(read_rows(path)), None)) is not None:
+            return path, text_field(config, row.values)
+    raise DataError(f"{folder} has no text to measure the routing on; name some with --routing-data.")
+
+
+def training_report(run: Run, log: TrainingLog, command: str | None) -> dict[str, Any]:
+    """What came of it, written to ``training_report.json`` by the first rank."""
+    config = run.config
+    steps = [entry for entry in log.entries if "ce" in entry]
+    validation = [entry for entry in log.entries if "val_ce" in entry]
+    loss = None if config["routing_loss"] is None else config.routing_loss
+    report = {
+        "model": run.checkpoint.name,
+        "settings": config.values,
+        "ranks": run.group.size(),
+        "data": {
+            name: {"sequences": len(split), "tokens": split.n_tokens, "truncated": split.truncated}
+            for name, split in run.data.items()
+        },
+        "tokens_trained": sum(entry["tokens"] for entry in steps),
+        "ce": {
+            "unit": "nats per token",
+            "validation_before": validation[0]["val_ce"] if validation and validation[0]["step"] == 0 else None,
+            "validation_after": validation[-1]["val_ce"] if validation else None,
+            "test_after": finite(held_out_ce(run, "test", config["test_batches"])) if config["test"] else None,
+        },
+        "routing_loss": summarise(log.entries, loss, run.specs, config["iters"]),
+        "environment": environment() | ({} if command is None else {"command": command}),
+    }
+    if not run.first:
+        return report
+    for when, name in (("before", BEFORE), ("after", AFTER)):
+        found = read_report(run.folder / name)["summary"]
+        keys = ("load_entropy", "n_eff", "dead_experts", "mean_entropy", "marginal_entropy", "peak_top_share_token")
+        report[f"routing_{when}"] = {key: found[key] for key in keys}
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    write_aside({run.folder / REPORT: text.encode()})
+    return report

@@ -1,0 +1,172 @@
+"""What happens after each step of mlx-lm's trainer: logging, validating, saving, stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_lm.tuner.callbacks import TrainingCallback, get_reporting_callbacks
+from mlx_lm.tuner.trainer import default_loss, evaluate
+
+from ..errors import TrainingError
+from ..models import Checkpoint
+from ..routing.record import RouterSpec
+from . import checkpoint as kept
+from .config import TrainingConfig
+from .data import Tokens, in_order, silent
+from .log import PATIENCE, TrainingLog, log_entry, never_fired
+from .objective import Objective
+
+Step = Callable[[str, int, int], None]
+
+
+@dataclass
+class Run:
+    """What the parts of one training share."""
+
+    config: TrainingConfig
+    checkpoint: Checkpoint
+    data: dict[str, Tokens]
+    specs: tuple[RouterSpec, ...]
+    folder: Path
+    group: Any
+    step: Step
+    facts: dict[str, Any]
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank is the one that writes files."""
+        return bool(self.group.rank() == 0)
+
+
+class Finished(Exception):  # noqa: N818
+    """The last step is saved. Raised before mlx-lm's trainer writes the adapter once more, in place."""
+
+
+class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
+    """Called by the trainer after every step: logs, validates, saves, stops on NaN and on Ctrl-C."""
+
+    def __init__(self, run: Run, objective: Objective, optimizer: Any, log: TrainingLog, start: int) -> None:
+        self._run, self._objective, self._optimizer, self._log = run, objective, optimizer, log
+        self._start, self._silent_steps, self._warned, self._stop = start, 0, False, False
+        config = run.config
+        report_to = config["report_to"] if run.first else None
+        self._others = get_reporting_callbacks(
+            report_to, project_name=config["project_name"], log_dir=str(run.folder), config=config.values
+        )
+
+    def on_train_loss_report(self, info: dict[str, Any]) -> None:
+        config, step = self._run.config, self._start + info["iteration"]
+        figures = self._objective.measured()
+        entry = log_entry(step, figures, info, self._objective.on)
+        if not math.isfinite(entry["ce"]) or not math.isfinite(entry["routing_loss"]):
+            what = "cross-entropy" if not math.isfinite(entry["ce"]) else "routing loss"
+            if step == 1:  # no weight has changed yet
+                raise TrainingError(
+                    f"The {what} is not finite at step 1; check the weights of {self._run.config['model']}."
+                )
+            raise TrainingError(f"The {what} is not finite at step {step}; {self._last_good()}")
+        self._log.add(entry)
+        self._tell(step, entry)
+        if self._others and step % config["steps_per_report"] == 0:
+            numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
+            self._others.on_train_loss_report(info | numbers | {"iteration": step})
+        last = step == config["iters"]
+        if step % config["steps_per_eval"] == 0 or last:
+            self.validate(step)
+        stop = self._stop and step % config["grad_accumulation_steps"] == 0
+        if step % config["save_every"] == 0 or last or stop:
+            self.save(step)
+        if last:
+            raise Finished
+        if stop:
+            raise KeyboardInterrupt(f"Stopped after step {step}, which is saved; --resume goes on from it.")
+
+    def validate(self, step: int) -> None:
+        """Log the cross-entropy of the validation set, without the routing loss."""
+        run, config = self._run, self._run.config
+        if not len(run.data["valid"]):
+            return
+        run.step("validating", 0, 0)
+        self._log.add({"step": step, "val_ce": held_out_ce(run, "valid", config["val_batches"])})
+        run.checkpoint.model.train()
+
+    @contextlib.contextmanager
+    def stopping_gently(self) -> Iterator[None]:
+        """The first Ctrl-C lets the step finish and saves it, a second one stops at once.
+
+        With several ranks it stops at once, since the others would wait for the one that was stopped.
+        """
+        if self._run.group.size() > 1 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: Any) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _tell(self, step: int, entry: dict[str, Any]) -> None:
+        config = self._run.config
+        loss = config.routing_loss
+        below = ""
+        if loss.name == "entropy_floor":
+            below = f", {entry['routers_below_floor']} of {len(self._objective.on)} below the floor"
+            self._silent_steps = 0 if entry["routers_below_floor"] else self._silent_steps + 1
+            if self._silent_steps == PATIENCE and not self._warned and loss.weight and step == PATIENCE:
+                warnings.warn(never_fired(PATIENCE, loss, entry), UserWarning, stacklevel=2)
+                self._warned = True
+        self._run.step(
+            f"training: CE {entry['ce']:.3f}, routing loss {entry['routing_loss']:.3g}{below}", step, config["iters"]
+        )
+
+    def save(self, step: int) -> None:
+        """Write checkpoint and adapter; the ones before stay where a weight is not finite or the disk refuses."""
+        run, model = self._run, self._run.checkpoint.model
+        if not kept.all_finite(model):  # asked by every rank, which all have the same weights and so all stop
+            raise TrainingError(f"The weights are not finite after step {step}; {self._last_good()}")
+        if not run.first:
+            return
+        # The checkpoint first: a run that goes on from it writes the adapter again, should it be killed in between.
+        kept.save_checkpoint(run.folder, model, self._optimizer, run.facts | {"iteration": step})
+        kept.save_adapter(run.folder, model, step)
+
+    def _last_good(self) -> str:
+        facts = kept.read_facts(self._run.folder)
+        advice = "try a smaller learning rate"
+        if facts is None:
+            return f"nothing was saved yet; {advice}."
+        return f"the adapter of step {facts['iteration']} is kept in {self._run.folder}; {advice}."
+
+
+def held_out_ce(run: Run, split: str, n_batches: int) -> float:
+    """Mean cross-entropy per token, nats, by mlx-lm's ``evaluate``."""
+    tokens, ranks = run.data[split], run.group.size()
+    size = min(run.config["batch_size"], len(tokens) // ranks * ranks)
+    if size == 0:
+        return math.nan
+    with silent():
+        return float(
+            evaluate(
+                run.checkpoint.model,
+                tokens,
+                size,
+                n_batches,
+                max_seq_length=run.config["max_seq_length"],
+                loss=default_loss,
+                iterate_batches=in_order,
+            )
+        )
