@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +141,7 @@ def main() -> None:
         runs[f"ldiv-{seed}"]["against_control"] = compare_answers(control, ldiv)
         compared["ldiv against control"].append(runs[f"ldiv-{seed}"]["against_control"])
     results = {
-        "command": shlex.join(["python", *sys.argv]),
+        "script": "scripts/run_mmlu_ldiv_comparison.py",
         "environment": base["environment"],
         "runs": runs,
         "over_seeds": {name: over_seeds(found) for name, found in compared.items()},

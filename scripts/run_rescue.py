@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from scipy.stats import t
 
 from mlx_moebench.environment import environment
 from mlx_moebench.models import NANO
+from mlx_moebench.routing.storage import read_report
 from mlx_moebench.train import LOG, read_log, train_adapter, training_config
 
 SETTINGS: dict[str, Any] = {
@@ -102,6 +101,11 @@ def compare(runs: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]]
     return found
 
 
+def by_layer(report: Path) -> list[float]:
+    """Experts in effective use, layer by layer."""
+    return [router["n_eff"] for router in read_report(report)["routers"]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder with math/, code/ and text/")
@@ -117,7 +121,7 @@ def main() -> None:
     if not cases:
         parser.error("name a checkpoint with --biased or --unbalanced")
     variants = list(dict.fromkeys(["control", *args.variants]))
-    results: dict[str, Any] = {"command": shlex.join(["python", *sys.argv]), "settings": SETTINGS, "cases": {}}
+    results: dict[str, Any] = {"script": "scripts/run_rescue.py", "settings": SETTINGS, "cases": {}}
     for case, model in cases.items():
         runs = {
             variant: {seed: one_run(case, model, variant, seed, texts, args.runs) for seed in range(args.seeds)}
@@ -127,6 +131,7 @@ def main() -> None:
         results["cases"][case] = {
             "n_experts": json.loads((model / "config.json").read_text())["num_experts"],
             "before": {name: first["routing_before"][name]["value"] for name in QUANTITIES},
+            "n_eff_by_layer_before": by_layer(args.runs / case / "control" / "0" / "routing_before.json"),
             "variants": {variant: compare(of, runs["control"]) for variant, of in runs.items()},
         }
     results["losses"] = {variant: VARIANTS[variant] for variant in variants}
