@@ -27,17 +27,18 @@ INTRODUCTION = """\
 Measured with this package; the run numbers name the commands below. `[low, high]` is the 95% interval over sequences
 that the pair's report describes, and a letter stands for the reason where there is none. The three shares of the
 busiest expert (of any layer) are three quantities: of tokens, of selections, of first choices. "collapsed" is a flag on
-one domain, the share of routers whose busiest expert takes more than tau of the tokens; over several domains there are
-verdicts instead ([ANALYSIS_NOTES.md](ANALYSIS_NOTES.md)). Entropy and n_eff are means over layers. "data" is the start
-of the data set's sha256. No model of billions of parameters was run for this table.
+one domain, the share of routers whose busiest expert takes more than tau of the tokens; `mlx-moebench profile` gives
+verdicts over several domains instead. Entropy and n_eff are means over layers. "data" is the start of the data set's
+sha256. Routing counts of others have no model that was run here, and "counts" as their backend.
 
 """
 
 THEIRS = """
 ## Published by others
 
-Not measured here: what {name} prints for {protocol} ([source]({url})). What a figure can be follows from the ranges of
-the quantities with the model's E and K, and from nothing that was measured.
+Not measured here: what {name} prints for {protocol}
+([source]({url})). What a figure can be follows from the ranges of the quantities
+with the model's E and K, and from nothing that was measured.
 
 {table}
 {ambiguities}
@@ -46,7 +47,7 @@ the quantities with the model's E and K, and from nothing that was measured.
 
 def table(results: Path) -> str:
     """The whole page; raises `StatsError` where there is nothing to show."""
-    paths = sorted(results.glob("routing_stats_*.json"), key=_order)
+    paths = sorted(results.glob("routing_stats_*.json"))
     if not paths:
         raise StatsError(f"There is no routing_stats_*.json in {results}: measure something into it first.")
     text = INTRODUCTION + leaderboard_of(paths)
@@ -56,11 +57,6 @@ def table(results: Path) -> str:
         facts = {key: published[key] for key in ("name", "protocol", "url")}
         text += THEIRS.format(**facts, table=published_table(published), ambiguities=ambiguities)
     return text
-
-
-def _order(path: Path) -> tuple[bool, str]:
-    """By name; generated text behind the prompts."""
-    return "_generate" in path.name, path.name
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def published_table(published: Mapping[str, Any]) -> str:
         figures, form = row["figures"], (row["n_experts"], row["top_k"])
         shares = tuple(name.removeprefix("peak_") for name in SHARES)
         can = [
-            ", ".join(WORDS[name] for name in possible_names(names, figures[figure], *form)) or "none of these"
+            "; ".join(WORDS[name] for name in possible_names(names, figures[figure], *form)) or "none of these"
             for names, figure in ((ENTROPIES, "mean_entropy"), (shares, "peak_share"))
         ]
         printed = [figures[name]["printed"] for name in ("collapsed_fraction", "mean_entropy", "peak_share")]
@@ -133,8 +133,20 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def leaderboard_of(paths: Sequence[Path]) -> str:
-    """`leaderboard` of the stats pairs at ``paths``, in that order."""
-    return leaderboard(report for path in paths for report in rows_of(path))
+    """`leaderboard` of the stats pairs at ``paths``: by model, falling bits, prompts before generated text, domain."""
+
+    def place(report: Mapping[str, Any]) -> tuple[Any, ...]:
+        model, data = report["model"], report["data"]
+        bits = model.get("weight_bits") or 0
+        return (
+            str(model.get("id")),
+            -bits,
+            data["phase"] == "decode",
+            data["name"],
+            report["environment"].get("command"),
+        )
+
+    return leaderboard(sorted((report for path in paths for report in rows_of(path)), key=place))
 
 
 def rebuilt(path: Path, plan: Plan | None = None) -> RoutingStats:

@@ -1,12 +1,16 @@
 """Prose with numbers from JSON files: a template names where each number stands, so that text and files cannot drift.
 
 A template is Jinja: ``{{ read("profiles/nano.json").models[0].name }}``. Numbers go through the filters below, which
-show the interval, or say why there is none.
+show the interval, or say why there is none. ``{{ claim(...) }}`` stands beside a sentence that holds only if its
+argument does: where new numbers contradict the words, the page is not made.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import textwrap
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,17 +47,27 @@ def listed(values: list[float], digits: int = 3) -> str:
     return ", ".join(number(value, digits) for value in values)
 
 
-def least(p: float, digits: int = 3) -> str:
-    """A p-value: ``p = 0.012``, or ``p < 0.001``."""
-    return f"p = {p:.{digits}f}" if p >= 10**-digits else f"p < {10**-digits:g}"
+def p_value(p: float, digits: int = 3) -> str:
+    """``0.012``, or ``< 0.001``."""
+    return f"{p:.{digits}f}" if p >= 10**-digits else f"< {10**-digits:g}"
 
+
+def _claim(holds: bool) -> str:
+    if not holds:
+        raise ValueError("a claim does not hold any more: mend the sentence beside it")
+    return ""
+
+
+WIDTH = 120
+_WRAP: dict[str, Any] = {"width": WIDTH, "break_long_words": False, "break_on_hyphens": False}
+_BLOCK = re.compile(r"[|#<]|- |\d+\. ")
 
 FILTERS: dict[str, Callable[..., str]] = {
     "ci": with_interval,
     "percent": percent,
     "num": number,
     "listed": listed,
-    "p": least,
+    "p": p_value,
 }
 
 
@@ -73,10 +87,28 @@ def render_notes(template: Path, results: Path) -> str:
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= FILTERS
-    environment.globals["read"] = read
+    environment.globals |= {"read": read, "claim": _claim}
     try:
-        return environment.from_string(template.read_text(encoding="utf-8")).render()
+        return _wrapped(environment.from_string(template.read_text(encoding="utf-8")).render())
     except (OSError, ValueError, KeyError, TypeError, StopIteration, jinja2.TemplateError) as error:
-        raise DataError(
-            f"{template} cannot be filled in from {results} ({error!r}): make the results again."
-        ) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == "<template>"), "?")
+        raise DataError(f"{template}, line {line}, cannot be filled in from {results}: {error}.") from error
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs in lines of `WIDTH`, one blank line at most; tables, headings and lists as they are."""
+    parts: list[list[str]] = [[]]
+    for line in (line.strip() for line in text.splitlines()):
+        if not line or _BLOCK.match(line):
+            parts += [[line], []]
+        else:
+            parts[-1].append(line)
+    lines = (
+        line
+        for part in parts
+        for line in (
+            part if not part or _BLOCK.match(part[0]) or part == [""] else textwrap.wrap(" ".join(part), **_WRAP)
+        )
+    )
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
