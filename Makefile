@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 EXTRA := $(if $(filter Darwin,$(shell uname -s)),,[cpu])
 
-.PHONY: analyze test slow lint types ci clean
+.PHONY: analyze test slow lint types results ci clean
 
 analyze: $(VENV)/.core
 	$(BIN)/mlx-moebench analyze --plot results/scratch/load.png --output results/scratch/routing_stats.json
@@ -16,6 +16,10 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Needs AllenAI's counts of OLMoE in MOEBENCH_SHARED_DATA (default ../shared/data); without them that part stays.
+results: $(VENV)/.core
+	$(BIN)/python scripts/make_results.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

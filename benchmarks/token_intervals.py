@@ -1,6 +1,6 @@
 """How much too narrow an interval is that takes tokens as independent, on the embedded model: a ratio per layer.
 
-python benchmarks/token_intervals.py [--dataset math general code] [--max-length 256]
+python benchmarks/token_intervals.py [--dataset math general code] [--max-length 256] [--output FILE.json]
 
 Width of the 95% BCa interval over sequences, as reports give it, of the mean entropy and of the share of tokens of one
 expert, the busiest; over the width when every token counts as one draw, 2 x 1.96 s / sqrt(T).
@@ -9,7 +9,9 @@ expert, the busiest; over the width when every token counts as one draw, 2 x 1.9
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -76,23 +78,33 @@ def report(dataset: str, found: Sequence[tuple[float, float]]) -> None:
         print(f"{dataset}: {name}: " + " ".join(f"{x:.2f}" for x in column) + f" (mean {np.mean(column):.2f})")
 
 
+def _columns(found: dict[str, list[tuple[float, float]]]) -> dict[str, tuple[list[float], list[float]]]:
+    return {name: ([h for h, _ in rows], [s for _, s in rows]) for name, rows in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", nargs="+", default=["math", "general", "code"])
     parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--output", type=Path, help="write the ratios as JSON")
     args = parser.parse_args()
     select_device("cpu")
-    every = []
+    every, found = [], {}
     for dataset in args.dataset:
         routers, rows = tokens_of(dataset, args.max_length)
         every.append((routers, rows))
-        report(dataset, [ratios(entropy, chosen, rows) for entropy, chosen in routers])
+        found[dataset] = [ratios(entropy, chosen, rows) for entropy, chosen in routers]
+        report(dataset, found[dataset])
     if len(every) > 1:
         # All texts as one sample, as a mixed evaluation set would be: sequences then differ by domain, too.
         rows = np.concatenate([rows + 1_000_000 * i for i, (_, rows) in enumerate(every)])
         layers = zip(*(routers for routers, _ in every), strict=True)
         pooled = [tuple(np.concatenate(parts) for parts in zip(*layer, strict=True)) for layer in layers]
-        report("all as one set", [ratios(entropy, chosen, rows) for entropy, chosen in pooled])
+        found["all as one set"] = [ratios(entropy, chosen, rows) for entropy, chosen in pooled]
+        report("all as one set", found["all as one set"])
+    if args.output:
+        layers_of = {name: {"mean_entropy": h, "top_share_token": s} for name, (h, s) in _columns(found).items()}
+        args.output.write_text(json.dumps({"max_length": args.max_length, "ratios": layers_of}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

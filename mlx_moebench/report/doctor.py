@@ -24,7 +24,7 @@ def examine() -> dict[str, Any]:
         "mlx_moebench": package_version("mlx-moebench"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": memory_gb(),
         "mlx": package_version("mlx"),
         "mlx_lm": package_version("mlx-lm"),
         "transformers": package_version("transformers"),
@@ -119,5 +119,6 @@ def _importable(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def _memory_gb() -> float:
+def memory_gb() -> float:
+    """Physical memory of this machine, in GB of 2^30 bytes."""
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
