@@ -1,18 +1,20 @@
 """Prose with numbers from JSON files: a template names where each number stands, so that text and files cannot drift.
 
-A template is Jinja: ``{{ read("profiles/nano.json").models[0].name }}``. Numbers go through the filters below, which
-show the interval, or say why there is none. ``{{ claim(...) }}`` stands beside a sentence that holds only if its
-argument does: where new numbers contradict the words, the page is not made.
+A template is Jinja: ``{{ read("profiles/nano.json").models[0].name }}``; ``read`` gives a CSV file as a list of rows.
+Numbers go through the filters below, which show the interval, or say why there is none. ``{{ claim(...) }}`` stands
+beside a sentence that holds only if its argument does: where new numbers contradict the words, the page is not made.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jinja2
@@ -62,13 +64,26 @@ WIDTH = 120
 _WRAP: dict[str, Any] = {"width": WIDTH, "break_long_words": False, "break_on_hyphens": False}
 _BLOCK = re.compile(r"[|#<]|- |\d+\. ")
 
-FILTERS: dict[str, Callable[..., str]] = {
+FILTERS: dict[str, Callable[..., Any]] = {
     "ci": with_interval,
     "percent": percent,
     "num": number,
     "listed": listed,
     "p": p_value,
+    "median": lambda values: median(list(values)),
 }
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    """The rows of a CSV file with a header; cells that are numbers become them, empty ones None."""
+
+    def cell(value: str) -> Any:
+        try:
+            return float(value) if value else None
+        except ValueError:
+            return value
+
+    return [{key: cell(value) for key, value in row.items()} for row in csv.DictReader(text.splitlines())]
 
 
 def render_notes(template: Path, results: Path) -> str:
@@ -80,7 +95,8 @@ def render_notes(template: Path, results: Path) -> str:
 
     def read(name: str) -> Any:
         if name not in kept:
-            kept[name] = json.loads((results / name).read_text(encoding="utf-8"))
+            text = (results / name).read_text(encoding="utf-8")
+            kept[name] = _rows(text) if name.endswith(".csv") else json.loads(text)
         return kept[name]
 
     environment = jinja2.Environment(
