@@ -9,6 +9,7 @@ be changed alone; and the reports among them are computed again from the sums be
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -170,6 +171,35 @@ def assert_close(a: Any, b: Any, where: str) -> None:
         assert b == pytest.approx(a, rel=1e-6, abs=1e-9), where
     else:
         assert a == b, where
+
+
+@pytest.mark.shared_data
+def test_olmoe_is_what_its_counts_say() -> None:
+    counts = Path(os.environ.get("MOEBENCH_SHARED_DATA", ROOT.parent / "shared" / "data")) / "olmoe_routing"
+    if not counts.is_dir():
+        pytest.skip(f"no folder {counts.name} in the folder named by MOEBENCH_SHARED_DATA")
+    kept = RoutingStats.load(RESULTS / "routing_stats_olmoe_counts.json")
+    names = ("arxiv", "book", "c4", "github")
+    for domain, part in kept.by_domain().items():
+        assert domain in names
+        for folder, column in (("expert_counts", "counts"), ("expert_counts_top1", "top1_counts")):
+            layers = json.loads((counts / folder / f"{domain}.json").read_text())
+            for number, layer in enumerate(layers):
+                found = getattr(part.totals(number), column)
+                assert {expert: int(n) for expert, n in enumerate(found) if n} == {int(e): n for e, n in layer.items()}
+    assert "allenai" in kept.model["id"]
+    assert "Apache-2.0" in kept.model["id"]
+
+
+def test_without_the_counts_their_statistics_stay(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MOEBENCH_SHARED_DATA", str(tmp_path / "absent"))
+    make_results = import_module("make_results")
+    (tmp_path / "stage").mkdir()
+    make_results.analyse_olmoe(make_results.Stage(tmp_path / "stage", copy))
+    assert "their statistics stay as they are" in capsys.readouterr().out
+    assert list(problems(copy)) == []
 
 
 def test_published_rows_state_their_source_and_their_ranges() -> None:
