@@ -1,6 +1,6 @@
 """Add or renew the intervals in stats files: every report is made again from the sums beside it.
 
-    python scripts/enrich_routing_reports.py results/routing_stats_*.json
+    python scripts/enrich_routing_reports.py                        # results/routing_stats_*.json
     python scripts/enrich_routing_reports.py olmoe.json --ci percentile --resamples 10000
 
 Values do not change, since the sums do not. A report whose .safetensors half is missing is named and left as it is, and
@@ -18,10 +18,14 @@ from mlx_moebench.errors import MoebenchError
 from mlx_moebench.report.leaderboard import plan_of, rebuilt
 from mlx_moebench.routing.storage import pair_paths, read_report
 
+PAIRS = "routing_stats_*.json"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stats", nargs="+", type=Path, metavar="STATS", help="either file of a stats pair")
+    parser.add_argument(
+        "stats", nargs="*", type=Path, metavar="STATS", help="either file of a stats pair [those in results/]"
+    )
     parser.add_argument("--ci", choices=["bca", "percentile", "layer"], help="interval of means [as the report has it]")
     parser.add_argument("--resamples", type=int, help="bootstrap resamples [as the report has it]")
     parser.add_argument("--seed", type=int, help="seed of the bootstrap [as the report has it]")
@@ -30,7 +34,7 @@ def main() -> None:
     wanted = {"method": args.ci, "resamples": args.resamples, "seed": args.seed, "level": args.level}
     changes = {key: value for key, value in wanted.items() if value is not None}
     failed = False
-    for path in dict.fromkeys(pair_paths(path)[0] for path in args.stats):
+    for path in dict.fromkeys(pair_paths(path)[0] for path in args.stats or sorted(Path("results").glob(PAIRS))):
         try:
             plan = replace(plan_of(read_report(path, verify=False)), **changes)
             rebuilt(path, plan)

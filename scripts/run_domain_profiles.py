@@ -5,7 +5,7 @@
 
 Writes OUT/routing_stats_MODEL_DOMAIN.json (and .safetensors) by `mlx-moebench analyze`, one model in memory at a time,
 and OUT/profiles/MODEL/profile.json and profile.csv by `mlx-moebench profile`. Started again with the same options, it
-goes on where it was stopped. Give other options another --output.
+goes on where it was stopped. Give other options another --output; `update_leaderboard.py --results OUT` makes a table.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=256, help="tokens kept of a document [256]")
     parser.add_argument("--bits", choices=["4", "8"], help="quantise while loading [as stored]")
     parser.add_argument("--device", default="auto", help="auto, gpu, cpu, mps or cuda [auto]")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to [results]")
+    parser.add_argument("--output", type=Path, default=Path("runs/profiles"), help="folder to write to [runs/profiles]")
     args = parser.parse_args()
     options = ["--max-length", str(args.max_length), "--device", args.device]
     options += ["--max-samples", str(args.max_samples)] if args.max_samples else []
