@@ -122,8 +122,9 @@ def rendered(results: Path) -> dict[str, str]:
 
 def measured(results: Path) -> list[Path]:
     """The files that measurements wrote, by which the manifest vouches for the numbers in the pages."""
-    folders = ("comparisons", "overlaps", "profiles", "uncertainty", "vocabulary")
-    found = [*results.glob("routing_stats_*"), results / "token_intervals.json", results / "published.json"]
+    folders = ("comparisons", "lm_eval", "overlaps", "profiles", "uncertainty", "vocabulary")
+    single = ("token_intervals.json", "published.json", "ldiv_rescue.json", "ablation_comparison.csv")
+    found = [*results.glob("routing_stats_*"), *(results / name for name in single)]
     return sorted([*found, *(path for folder in folders for path in (results / folder).glob("*.json"))])
 
 

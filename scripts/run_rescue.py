@@ -130,6 +130,7 @@ def main() -> None:
         first = runs["control"][0]
         results["cases"][case] = {
             "n_experts": json.loads((model / "config.json").read_text())["num_experts"],
+            "trained": json.loads((model / "training.json").read_text()),
             "before": {name: first["routing_before"][name]["value"] for name in QUANTITIES},
             "n_eff_by_layer_before": by_layer(args.runs / case / "control" / "0" / "routing_before.json"),
             "variants": {variant: compare(of, runs["control"]) for variant, of in runs.items()},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import textwrap
 import traceback
@@ -71,6 +72,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "listed": listed,
     "p": p_value,
     "median": lambda values: median(list(values)),
+    "ln": math.log,
 }
 
 
