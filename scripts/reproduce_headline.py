@@ -1,7 +1,7 @@
 """Hold the published table of OLMoE-1B-7B, JetMoE-8B and Qwen1.5-MoE-A2.7B against a measurement of the three.
 
     python scripts/reproduce_headline.py --plan                    # what it would download and hold in memory
-    python scripts/reproduce_headline.py                           # on a Mac: about 60 GB of downloads, one model at a time
+    python scripts/reproduce_headline.py                           # on a Mac: 60 GB of downloads, one model at a time
     python scripts/reproduce_headline.py --models JetMoE-8B        # one of them
     python scripts/reproduce_headline.py --models JetMoE-8B=./tiny_jetmoe --output /tmp/try    # a stand-in, to try it
 
