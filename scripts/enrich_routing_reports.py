@@ -4,7 +4,7 @@
     python scripts/enrich_routing_reports.py olmoe.json --ci percentile --resamples 10000
 
 Values do not change, since the sums do not. A report whose .safetensors half is missing is named and left as it is, and
-the exit status is 1: intervals come from the sums, and no report holds them.
+the exit status is 1: intervals come from the sums.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ def main() -> None:
     wanted = {"method": args.ci, "resamples": args.resamples, "seed": args.seed, "level": args.level}
     changes = {key: value for key, value in wanted.items() if value is not None}
     failed = False
-    for path in dict.fromkeys(pair_paths(path)[0] for path in args.stats or sorted(Path("results").glob(PAIRS))):
+    stats = args.stats or sorted(Path("results").glob(PAIRS))
+    if not stats:
+        sys.exit(f"Error: There is no {PAIRS} in results/: name the stats files.")
+    for path in dict.fromkeys(pair_paths(path)[0] for path in stats):
         try:
             plan = replace(plan_of(read_report(path, verify=False)), **changes)
             rebuilt(path, plan)
         except MoebenchError as error:
-            print(f"Error: {error} Intervals need the sums.", file=sys.stderr)
+            missing = "" if pair_paths(path)[1].exists() else " Intervals need the sums."
+            print(f"Error: {error}{missing}", file=sys.stderr)
             failed = True
             continue
         print(f"{path}: {plan.method}, {plan.resamples:,} resamples, seed {plan.seed}, level {plan.level:g}")

@@ -1,7 +1,7 @@
 """Hold the published table of OLMoE-1B-7B, JetMoE-8B and Qwen1.5-MoE-A2.7B against a measurement of the three.
 
     python scripts/reproduce_headline.py --plan                    # what it would download and hold in memory
-    python scripts/reproduce_headline.py                           # on a Mac: 51 GB of downloads, one model at a time
+    python scripts/reproduce_headline.py                           # on a Mac: 60 GB of downloads, one model at a time
     python scripts/reproduce_headline.py --models JetMoE-8B        # one of them
     python scripts/reproduce_headline.py --models JetMoE-8B=./tiny_jetmoe --output /tmp/try    # a stand-in, to try it
 
@@ -103,7 +103,8 @@ def main() -> None:
     memory = args.memory or memory_gb()
     planned = [(row, at, *plan(row, at, args.bits, memory)) for row, at in chosen(args.models, published["rows"])]
     for row, stand_in, _, how in planned:
-        print(f"{row['model']}: {stand_in or row['hub_id']}, {how}", file=sys.stderr)
+        stored = f"; {weights_gb(row['parameters'], 16):.1f} GB to download once"
+        print(f"{row['model']}: {stand_in or row['hub_id'] + stored}; {how}", file=sys.stderr)
     if args.plan:
         return
     rows = [(row, how, measure(row, at, bits, settings, args.output)) for row, at, bits, how in planned]

@@ -1,4 +1,4 @@
-"""Analyse JetMoE-8B at 4 bit on a Mac with 24 GB of memory (16 GB will do), on math prompts.
+"""Analyse JetMoE-8B at 4 bit on a Mac with 24 GB of memory, on math prompts.
 
     python scripts/run_jetmoe_mac.py
     python scripts/run_jetmoe_mac.py --model ./tiny_jetmoe --max-samples 4     # to try the way there on a small one
@@ -19,6 +19,7 @@ from mlx_moebench.report.doctor import memory_gb
 from mlx_moebench.report.published import USABLE, weights_gb
 
 MODEL, PARAMETERS = "jetmoe/jetmoe-8b", 8_522_000_000
+OUTPUT = Path("runs/routing_stats_jetmoe_math.json")
 
 
 def parameters_of(model: str) -> int:
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--max-samples", type=int, default=40, help="documents [40]")
     parser.add_argument("--max-length", type=int, default=256, help="tokens kept of a document [256]")
     parser.add_argument("--memory", type=float, help="GB of this machine [asked of the system]")
-    parser.add_argument("--output", type=Path, default=Path("runs/routing_stats_jetmoe_math.json"))
+    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"stats pair [{OUTPUT}]")
     args = parser.parse_args()
     memory = args.memory or memory_gb()
     needed = weights_gb(parameters_of(args.model), int(args.bits))

@@ -49,7 +49,21 @@ def test_imports_go_one_way(folder: str) -> None:
 BLOCKED = ("mlx", "mlx_lm", "torch", "transformers")
 
 
-@pytest.mark.parametrize("module", ["", ".routing", ".families", ".data", ".report", ".cli", ".report.doctor"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "",
+        ".routing",
+        ".families",
+        ".data",
+        ".report",
+        ".cli",
+        ".report.doctor",
+        ".report.leaderboard",
+        ".report.notes",
+        ".report.overlap",
+    ],
+)
 def test_imports_without_mlx_torch_and_transformers(module: str) -> None:
     code = (
         "import sys, importlib\n"

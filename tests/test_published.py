@@ -201,6 +201,9 @@ def test_a_report_alone_is_named_and_left_as_it_is(tmp_path: Path) -> None:
     assert "Intervals need the sums." in found.stderr
     assert "b.json: bca" in found.stdout  # the others are renewed
     assert (tmp_path / "a.json").read_bytes() == before
+    error = run("enrich_routing_reports.py", tmp_path / "b.json", "--level", 2, code=1).stderr
+    assert error.startswith("Error: ")
+    assert "sums" not in error
 
 
 # -- scripts that run models ---------------------------------------------------------------------------------------
@@ -234,7 +237,7 @@ def test_headline_from_measurement_to_verdicts_and_again(tmp_path: Path, tiny_je
 
 def test_headline_plans_memory_and_names_mistakes(tmp_path: Path) -> None:
     planned = run("reproduce_headline.py", "--plan", "--memory", 24, "--output", tmp_path / "out").stderr
-    assert "OLMoE-1B-7B: allenai/OLMoE-1B-7B-0924, as stored, 13.8 GB of weights\n" in planned
+    assert "OLMoE-1B-7B: allenai/OLMoE-1B-7B-0924; 13.8 GB to download once; as stored, 13.8 GB of weights\n" in planned
     assert "--bits 4, 4.8 GB of weights (17.0 GB as stored are too much for 24 GB)" in planned
     assert not (tmp_path / "out").exists()
     error = run("reproduce_headline.py", "--models", "OLMoE", "--output", tmp_path, code=1).stderr
