@@ -102,6 +102,8 @@ def test_the_tidy_table_has_every_number_once(folder: Path) -> None:
     with (folder / "profile.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
+    fixed = "model layer moe_layer router domain phase metric value low high n_tokens n_sequences"
+    assert COLUMNS[:12] == tuple(fixed.split())  # others read the table by these; more may follow
     keys = [tuple(row[k] for k in ("model", "layer", "router", "domain", "phase", "metric")) for row in rows]
     assert len(set(keys)) == len(keys) == 6 * (2 * len(METRICS) + 5)
     report = json.loads((folder / "moebench-nano" / "program.json").read_text())
