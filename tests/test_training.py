@@ -655,13 +655,17 @@ def test_no_step_is_compiled_on_any_device(settings: Any, monkeypatch: pytest.Mo
         calls.append(1)
         return 2 * x
 
+    cpu = mx.default_device
+
     def step(what: str, done: int, total: int) -> None:
+        if what == "validating":
+            monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
         if what.startswith("training"):
+            monkeypatch.setattr(mx, "default_device", cpu)
             compiled = mx.compile(double)
             mx.eval(compiled(mx.array(1.0)), compiled(mx.array(2.0)))
 
     monkeypatch.delenv("MLX_DISABLE_COMPILE", raising=False)
-    monkeypatch.setattr(mx, "default_device", lambda: "another device than the CPU")
     mx.enable_compile()
     try:
         run(settings(iters=1, save_every=1, routing_loss={"name": "z"}), step=step)
