@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from mlx_moebench.train import LOG, read_log, train_adapter, training_config  # 
 pytestmark = [pytest.mark.usefixtures("cpu"), pytest.mark.slow]
 
 
-def launch(config: Path, ranks: int, *options: str) -> subprocess.CompletedProcess[str]:
+def launch_command(config: Path, ranks: int, *options: str) -> list[str]:
     launcher = Path(sys.executable).with_name("mlx.launch")
     command = [str(launcher), "-n", str(ranks), "--backend", "ring", "--starting-port", str(free_port()), "--"]
     command += [
@@ -33,6 +36,11 @@ def launch(config: Path, ranks: int, *options: str) -> subprocess.CompletedProce
         "cpu",
         *options,
     ]
+    return command
+
+
+def launch(config: Path, ranks: int, *options: str) -> subprocess.CompletedProcess[str]:
+    command = launch_command(config, ranks, *options)
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -106,3 +114,32 @@ def test_a_batch_that_two_ranks_cannot_share_is_one_clear_sentence(
     config.write_text(json.dumps(settings | {"adapter_path": str(tmp_path / "odd")}))
     done = launch(config, 2)
     assert "2 ranks cannot share evenly" in done.stdout + done.stderr
+
+
+def test_a_rank_that_dies_ends_the_others_and_resume_goes_on(
+    tiny_checkpoint: Path, texts: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ranks"
+    settings = {"model": str(tiny_checkpoint), "data": str(texts), "batch_size": 2, "iters": 4000, "save_every": 5}
+    settings |= {"max_seq_length": 24, "val_batches": 1, "steps_per_eval": 4000, "adapter_path": str(folder)}
+    config = tmp_path / "ranks.json"
+    config.write_text(json.dumps(settings))
+    launcher = subprocess.Popen(
+        launch_command(config, 2), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "0000005_adapters.safetensors").exists():
+        assert launcher.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    found = subprocess.run(["pgrep", "-f", str(config)], capture_output=True, text=True, check=True).stdout.split()
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in found}
+    ranks = [pid for pid, command in commands.items() if command[1:4] == [b"-m", b"mlx_moebench", b"train"]]
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    said = launcher.communicate(timeout=120)[0]
+    assert "start all ranks again with --resume" in said or "exited with code -9" in said
+    reached = max(int(path.name[:7]) for path in folder.glob("0*_adapters.safetensors"))
+    config.write_text(json.dumps(settings | {"iters": reached + 2}))
+    done = launch(config, 2, "--resume")
+    steps = [entry["step"] for entry in read_log(folder / LOG) if "ce" in entry]
+    assert steps == list(range(1, reached + 3)), done.stdout + done.stderr

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelLoadError, TrainingError
 from ..models.adapters import CONFIG, WEIGHTS
-from ..models.checkpoint import check_complete
+from ..models.checkpoint import check_complete, shortened
 from ..routing.storage import write_aside
 from .objective import STATE
 
@@ -37,7 +37,7 @@ def save_arrays(path: Path, arrays: dict[str, mx.array], facts: dict[str, Any] |
         check_complete(aside)
         aside.replace(path)
     except (OSError, RuntimeError, ModelLoadError) as error:
-        reason = "the disk is full" if isinstance(error, ModelLoadError) else " ".join(str(error).split())
+        reason = "the disk is full" if isinstance(error, ModelLoadError) else shortened(error)
         raise TrainingError(f"Cannot write {path}: {reason}; the files saved before it are still there.") from error
     finally:
         aside.unlink(missing_ok=True)
@@ -49,7 +49,7 @@ def load_arrays(path: Path) -> dict[str, mx.array]:
         check_complete(path)
         arrays: Any = mx.load(str(path))
     except (OSError, ModelLoadError, RuntimeError) as error:
-        raise TrainingError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
+        raise TrainingError(f"Cannot read {path}: {shortened(error)}.") from error
     return dict(arrays)
 
 

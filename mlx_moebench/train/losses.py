@@ -107,7 +107,7 @@ def entropy_floor(sums: TokenSums, floor: float, signal: Signal = "marginal") ->
 
 
 def balance_loss(sums: TokenSums, load: Array | None = None) -> Array:
-    """mean over groups of R sum_i f_i P_i, P = p-bar: scalar, 1 at balance, at most R.
+    """mean over groups of R sum_i f_i P_i, P = p-bar: scalar, 1 at balance, at most R / K.
 
     One group for the batch is the loss of the Switch Transformer (Fedus et al. 2022, eq. 4, generalised to K), one
     per sequence that of DeepSeek-V2's sequence balance. load: f [G, R] from elsewhere, for a balance over more than

@@ -1,6 +1,6 @@
 """The loss that mlx-lm's trainer minimises: its own cross-entropy, and beside it a loss on the routing.
 
-mlx-lm's compiled step returns two numbers, and the host cannot read arrays inside it. What a step's log needs is
+The step of mlx-lm's trainer returns two numbers, and the host cannot read arrays inside it. What a step's log needs is
 therefore put into the model's state under a name with an underscore, which is part of the state that the step
 returns, but neither a parameter nor saved with them.
 """
@@ -42,6 +42,8 @@ class Objective:
 
     In training mode it adds the routing loss and leaves the step's figures in the model for `measured`; in evaluation
     mode it is mlx-lm's cross-entropy alone. Until ``close``, or the end of a ``with`` block, the routers are tapped.
+
+    Use it under ``mx.disable_compile``: MLX 0.32.4 fails to compile some of these steps.
 
     group: the ranks of a data-parallel run; None is what ``mx.distributed.init`` gives. Sums are taken over all ranks,
     so that p-bar and f are those of the whole batch, and the cross-entropy is the mean over all its tokens.

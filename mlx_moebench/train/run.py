@@ -20,6 +20,7 @@ from ..errors import TrainingError
 from ..instrument import config_of, routers_of
 from ..models import load_checkpoint, read_adapter, select_device
 from ..models.adapters import WEIGHTS
+from ..models.checkpoint import shortened
 from ..routing.record import RouterSpec
 from . import checkpoint as kept
 from .config import TrainingConfig
@@ -207,7 +208,7 @@ def _train(run: Run, start: int) -> TrainingLog:
         )
         try:
             with (
-                _compiling_where_it_helps(),
+                _not_compiled(),
                 _checkpointing_undone(model),
                 watcher.stopping_gently(),
                 silent(),
@@ -223,6 +224,13 @@ def _train(run: Run, start: int) -> TrainingLog:
                         iterate_batches=TrainingOrder(config["seed"], start),
                         training_callback=watcher,
                     )
+        except RuntimeError as error:
+            if run.group.size() == 1:
+                raise
+            raise TrainingError(
+                f"Rank {run.group.rank()} cannot go on without the others ({shortened(error)}); start all ranks again "
+                "with --resume."
+            ) from error
         finally:
             log.close()
     model.eval()
@@ -230,9 +238,13 @@ def _train(run: Run, start: int) -> TrainingLog:
 
 
 @contextlib.contextmanager
-def _compiling_where_it_helps() -> Iterator[None]:
-    """mlx-lm compiles the step. On a CPU that calls a C++ compiler for ten seconds, and no step gets faster by it."""
-    if mx.default_device() != mx.Device(mx.cpu) or os.environ.get("MLX_DISABLE_COMPILE"):
+def _not_compiled() -> Iterator[None]:
+    """Keep mlx-lm from compiling the step.
+
+    MLX 0.32.4 cannot compile every step with the figures of an `Objective` in the state (IndexError: _Map_base::at),
+    and on a CPU compiling costs ten seconds and speeds up nothing. Where it compiles, the weights are the same.
+    """
+    if os.environ.get("MLX_DISABLE_COMPILE"):
         yield
         return
     mx.disable_compile()
