@@ -219,7 +219,7 @@ def test_kill_and_resume_of_a_process_reaches_the_same_weights(settings: Any, tm
     ]
     log = Path(parts["adapter_path"]) / LOG
     for kill_after in (3, 17, 29):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if log.exists() and any(e["step"] >= kill_after for e in read_log(log)):
