@@ -439,6 +439,17 @@ def test_a_config_that_is_no_mapping_is_one_clear_sentence(tmp_path: Path, conte
         read_config(path)
 
 
+def test_the_settings_of_the_documentation_are_settings(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    path = tmp_path / "documented.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    documented = read_config(path)
+    documented.pop("report_to")  # wandb need not be installed
+    config = training_config(documented)
+    missing = config.values.keys() - documented.keys()
+    assert missing == {"train", "config", "report_to", "project_name", "steps_per_report", "router_bits", "dtype"}
+
+
 def test_blank_lines_and_a_byte_order_mark_are_read_as_everywhere(settings: Any, texts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
