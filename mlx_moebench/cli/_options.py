@@ -42,6 +42,28 @@ _MODEL = (
     click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."),
 )
 
+_TEXTS = (
+    click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]"),
+    click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]"),
+    click.option(
+        "--max-length",
+        type=click.IntRange(min=2),
+        default=256,
+        show_default=True,
+        help="Tokens kept of a document (of a window, for .txt).",
+    ),
+)
+
+_DATA = (
+    click.option(
+        "--dataset",
+        default="math",
+        show_default=True,
+        help="math, general, code; a .jsonl, .txt or .csv file or a folder of them; or hub:ID[:CONFIG[:SPLIT]].",
+    ),
+    *_TEXTS,
+)
+
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -134,6 +156,16 @@ def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--model and how it is loaded: --device, --dtype, --bits, --4bit, --router-bits, --adapter-path, ..."""
     return _with(_MODEL, command)
+
+
+def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--text-field, --max-samples and --max-length: how a data set is read."""
+    return _with(_TEXTS, command)
+
+
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--dataset and `text_options`."""
+    return _with(_DATA, command)
 
 
 def chosen_bits(bits: str | None, four_bit: bool) -> str | None:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from ._options import (
     chosen_bits,
+    data_options,
     file_name,
     flag_options,
     interval_options,
@@ -36,21 +37,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @model_options
-@click.option(
-    "--dataset",
-    default="math",
-    show_default=True,
-    help="math, general, code; a .jsonl, .txt or .csv file or a folder of them; or hub:ID[:CONFIG[:SPLIT]].",
-)
-@click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]")
-@click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]")
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=2),
-    default=256,
-    show_default=True,
-    help="Tokens kept of a document (of a window, for .txt).",
-)
+@data_options
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
 )

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ._options import difference_options
+from ._options import data_options, difference_options
 
 EPILOG = """\b
 Examples:
@@ -52,10 +52,7 @@ MEASURING = (
     help="Metric to show layer by layer; may be repeated.  [default: mean_entropy, top_share_token, load_entropy]",
 )
 @click.option("--model", "base", help="What an adapter goes on.  [default: the other side's model]")
-@click.option("--dataset", default="math", show_default=True, help="What models are measured on, as for analyze.")
-@click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]")
-@click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]")
-@click.option("--max-length", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens of a document.")
+@data_options
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward.")
 @click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
 @click.option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import chosen_bits, flag_options, interval_options, precision_options
+from ._options import chosen_bits, flag_options, interval_options, precision_options, text_options
 
 if TYPE_CHECKING:
     from ..routing import Plan
@@ -43,11 +43,7 @@ Examples:
     metavar="[NAME=]DATASET",
     help="A data set as analyze takes it; give it again for each domain.  [default: math, general, code]",
 )
-@click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]")
-@click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents of each.  [default: all]")
-@click.option(
-    "--max-length", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens kept of a document."
-)
+@text_options
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ._options import chosen_bits, interval_options, model_options
+from ._options import chosen_bits, data_options, interval_options, model_options
 
 EPILOG = """\b
 Examples:
@@ -22,21 +22,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @model_options
-@click.option(
-    "--dataset",
-    default="math",
-    show_default=True,
-    help="math, general, code; a .jsonl, .txt or .csv file or a folder of them; or hub:ID[:CONFIG[:SPLIT]].",
-)
-@click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]")
-@click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]")
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=2),
-    default=256,
-    show_default=True,
-    help="Tokens kept of a document (of a window, for .txt).",
-)
+@data_options
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
