@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -637,6 +638,17 @@ def test_half_a_measurement_before_training_is_finished_by_resume(settings: Any)
     run(given, resume=True)
     report = json.loads((Path(given["adapter_path"]) / "routing_before.json").read_text())
     assert report["data"]["complete"]
+
+
+def test_a_table_without_intervals_says_why(settings: Any) -> None:
+    from rich.console import Console
+
+    from mlx_moebench.report.training import print_training
+
+    for samples, said in ((12, "95% bootstrap intervals"), (3, "no intervals (")):
+        console = Console(record=True, file=io.StringIO(), width=120)
+        print_training(run(settings(str(samples), iters=1, save_every=1, routing_samples=samples)), console)
+        assert said in console.export_text()
 
 
 def test_without_a_loss_only_what_was_asked_for_is_trained(settings: Any) -> None:

@@ -46,7 +46,9 @@ def print_training(report: dict[str, Any], console: Console | None = None) -> No
         floors = ", ".join(f"{nats:.3f}" for nats in found["floor_nats"])
         fired = found["steps_with_a_router_below_floor"]
         console.print(f"A router was below the floor of {floors} nats in {fired} of {found['steps']} steps.")
-    console.print("Means over routers, but the busiest expert, which is that of any layer; 95% bootstrap intervals.")
+    interval = report["routing_after"]["load_entropy"]
+    how = "95% bootstrap intervals" if interval.get("low") is not None else f"no intervals ({interval.get('reason')})"
+    console.print(f"Means over routers, but the busiest expert, which is that of any layer; {how}.", markup=False)
 
 
 def plot_training(entries: Sequence[dict[str, Any]], report: dict[str, Any], path: Path) -> Path:

@@ -90,7 +90,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         check_complete(path)
         with safe_open(path, "np") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})[_FORMAT])
-        if not facts.keys() >= _FACTS:
+        if not facts.keys() >= _FACTS or not isinstance(facts["data_sha256"], dict):
             raise KeyError(_FORMAT)
     except (OSError, ModelLoadError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise TrainingError(
