@@ -3,7 +3,7 @@
     python scripts/reproduce_headline.py --plan                    # what it would download and hold in memory
     python scripts/reproduce_headline.py                           # on a Mac: 60 GB of downloads, one model at a time
     python scripts/reproduce_headline.py --models JetMoE-8B        # one of them
-    python scripts/reproduce_headline.py --models JetMoE-8B=./tiny_jetmoe --output /tmp/try    # a stand-in, to try it
+    python scripts/reproduce_headline.py --models JetMoE-8B=./tiny_jetmoe --output ./try    # a stand-in, to try it
 
 The published protocol: 40 math prompts, 256 tokens, tau 0.40. The prompts are those of this package, since theirs are
 not published. Writes a stats pair per model, headline.json and headline.md: all three shares side by side, and for

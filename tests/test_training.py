@@ -250,12 +250,15 @@ def test_ctrl_c_saves_the_step_and_says_how_to_go_on(settings: Any) -> None:
 @pytest.mark.parametrize("scope", ["sequence", "batch", "window"])
 def test_gradient_checkpointing_changes_neither_figures_nor_weights(settings: Any, scope: str) -> None:
     loss = FLOOR | {"scope": scope, "signal": "marginal", "floor": {"fraction": 1.0}}
-    plain = settings("plain", iters=3, routing_loss=loss)
-    saving = settings("saving", iters=3, routing_loss=loss, grad_checkpoint=True)
+    # Not Adam, which makes a step of full size out of a gradient that is nearly 0, and so out of its rounding.
+    common = {"iters": 3, "routing_loss": loss, "optimizer": "sgd", "learning_rate": 0.1}
+    plain, saving = settings("plain", **common), settings("saving", **common, grad_checkpoint=True)
     run(plain)
     run(saving)
+    moved = [np.abs(value).max() for name, value in weights(plain).items() if name.endswith("lora_b")]
+    assert max(moved) > 1e-3
     for name, value in weights(plain).items():
-        np.testing.assert_allclose(weights(saving)[name], value, atol=2e-5)
+        np.testing.assert_allclose(weights(saving)[name], value, rtol=1e-3, atol=1e-5)
     logs = [[e for e in read_log(Path(s["adapter_path"]) / LOG) if "ce" in e] for s in (plain, saving)]
     for a, b in zip(*logs, strict=True):
         for key in ("ce", "routing_loss", "load_entropy", "tokens", "dead_experts"):
