@@ -119,6 +119,9 @@ def test_mistakes_with_pairs(folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert "Did you mean 'gini'?" in fails(capsys, math, math, "--metric", "ginni")
     assert "exists and holds no comparison" in fails(capsys, math, math, "--output", code)
     assert "ends in .json" in fails(capsys, math, math, "--output", tmp_path / "x.txt")
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text("text\nMine.\n")
+    assert "exists and holds no comparison" in fails(capsys, math, math, "--csv", prompts)
     assert "ends in .csv" in fails(capsys, math, math, "--csv", tmp_path / "x.json")
     assert "ends in .png or .svg" in fails(capsys, math, math, "--plot", tmp_path / "x.pdf")
     (tmp_path / "folder.json").mkdir()

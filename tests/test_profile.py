@@ -265,6 +265,11 @@ def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     same = ("--domain", tmp_path / "a.txt", "--domain", tmp_path / "b.txt")
     assert "a and b are the same data" in fails(capsys, *same, *out)
     assert not (tmp_path / "out").exists(), "mistakes are found before anything is measured"
+    for name, text in (("profile.json", '{"settings": 1}'), ("profile.csv", "name,age\n")):
+        (tmp_path / name).write_text(text)
+        code = folder / "moebench-nano" / "code.json"
+        assert "exists and holds no profile" in fails(capsys, pair, code, "--output", tmp_path)
+        (tmp_path / name).unlink()
     with pytest.raises(MoebenchError, match="Only a profile with an output can be resumed"):
         profile(resume=True)
     with pytest.raises(StatsError, match="Row 0 of data-a"):
