@@ -17,7 +17,7 @@ from referencing import Registry, Resource
 from routing_reference import SCHEMA, make_stats
 
 from mlx_moebench import analyze, profile
-from mlx_moebench.analysis.profile import domain_names, model_names
+from mlx_moebench.analysis.profile import domain_names, model_names, planned_pairs
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
 from mlx_moebench.models import Checkpoint, load_checkpoint
@@ -247,6 +247,17 @@ def test_names() -> None:
         domain_names(["math", "other=math"])
     with pytest.raises(DataError, match="give two or more --domain, not 1"):
         domain_names(["math"])
+
+
+def test_no_two_pairs_at_one_place(tmp_path: Path) -> None:
+    planned = planned_pairs(["..", None], ["文件.txt", "数学.txt", "a b"], tmp_path)
+    places = {path.relative_to(tmp_path) for path in planned.values() if path}
+    names = ("文件", "数学", "a-b")
+    assert places == {Path(model, f"{name}.json") for model in ("-", "moebench-nano") for name in names}
+    for one, other in (("a b.txt", "a-b=code"), ("A=math", "a=code")):
+        with pytest.raises(MoebenchError, match="would both be written to"):
+            planned_pairs([None], [one, other], tmp_path)
+        assert len(planned_pairs([None], [one, other], None)) == 2
 
 
 def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

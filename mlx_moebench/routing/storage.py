@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -38,6 +39,11 @@ def pair_paths(path: Path) -> tuple[Path, Path]:
     if not stem.name or stem.name == "..":
         raise StatsError(f"Cannot write statistics to {str(path)!r}: name a file, such as out.json.")
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".safetensors")
+
+
+def plain_name(name: str) -> str:
+    """``name`` for a file or folder: letters of any script, nothing that shells mind, never out of its folder."""
+    return re.sub(r"[^\w.-]+", "-", name).lstrip(".") or "-"
 
 
 def decode_output(output: str | Path) -> Path:
@@ -84,7 +90,9 @@ def _names(path: Path) -> set[str]:
     """The keys of a JSON object, or the columns of a CSV file; empty for anything else."""
     try:
         text = path.read_text(encoding="utf-8")
-        there = json.loads(text) if path.suffix.lower() == ".json" else dict.fromkeys(text.partition("\n")[0].split(","))
+        if path.suffix.lower() == ".csv":
+            return set(text.partition("\n")[0].split(","))
+        there = json.loads(text)
     except (OSError, ValueError):
         return set()
     return set(there) if isinstance(there, dict) else set()
