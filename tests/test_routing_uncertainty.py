@@ -155,3 +155,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["uncertainty", "--output", str(tmp_path / "other.json")])
     assert "exists and holds no report of uncertainty" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["uncertainty", "--ci", "layer"])  # the help offers nothing that is then refused
+    assert stop.value.code == 2
+    assert "'layer' is not one of 'bca', 'percentile'" in capsys.readouterr().err

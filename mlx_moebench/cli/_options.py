@@ -60,13 +60,15 @@ _METHOD = click.option(
     show_default=True,
     help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
 )
-_METHOD_OF_DIFFERENCES = click.option(
-    "--ci",
-    type=click.Choice(["bca", "percentile"]),
-    default="bca",
-    show_default=True,
-    help="Interval of differences of means.",
-)
+
+
+def _method_over_sequences(of: str) -> Callable[..., Any]:
+    """--ci where layers cannot be resampled."""
+    return click.option(
+        "--ci", type=click.Choice(["bca", "percentile"]), default="bca", show_default=True, help=f"Interval of {of}."
+    )
+
+
 _LEVEL = click.option(
     "--level",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -122,7 +124,12 @@ def interval_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def difference_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The same and --level, for intervals of differences."""
-    return _with((_METHOD_OF_DIFFERENCES, _LEVEL, *_RESAMPLING), command)
+    return _with((_method_over_sequences("differences of means"), _LEVEL, *_RESAMPLING), command)
+
+
+def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--ci without layers, --resamples and --seed, for intervals that only sequences can give."""
+    return _with((_method_over_sequences("mean losses over sequences"), *_RESAMPLING), command)
 
 
 def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ._options import chosen_bits, interval_options, model_options
+from ._options import chosen_bits, model_options, sequence_options
 
 EPILOG = """\b
 Examples:
@@ -47,7 +47,7 @@ Examples:
 @click.option(
     "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Tokens to show of each of four kinds."
 )
-@interval_options
+@sequence_options
 @click.option("--output", type=click.Path(path_type=Path), help="Write the report as JSON.  [default: not written]")
 @click.option("--plot", type=click.Path(path_type=Path), help="Mean loss by tenths of uncertainty, .png or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
