@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 import xml.etree.ElementTree as ET
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from rich.console import Console
 from routing_reference import make_stats
 from test_comparison import SCHEMA
 from test_precision import write_adapter
@@ -80,6 +82,23 @@ def test_tables_and_files(
     assert json.loads(capsys.readouterr().out)["overall"] == report["overall"]
 
 
+def test_long_numbers_are_never_cut(folder: Path) -> None:
+    found = compare(folder / "math.json", folder / "code.json", allow=["data"], plan=Plan(resamples=200)).to_dict()
+    tiny = {"a": 0.044841, "b": 0.044871, "effect": 0.00003, "low": -0.00024, "high": 0.00026, "p": 0.0004}
+    for effect in found["overall"]["mlp"].values():
+        effect.update(tiny)
+    for router in found["routers"]:
+        change = router["load"]["token_share_change"]
+        change["values"] = [0.006] * 15 + [0.012]
+        change |= {"below": 0.009, "above": 0.009}
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison(found, console=console)
+    shown = console.export_text()
+    assert "…" not in shown
+    assert shown.count("0.0448 0.0449 +0.00003 [-0.00024, 0.00026] <0.001 ") == len(found["overall"]["mlp"]) - 2
+    assert shown.count("15: +0.012 [0.003, 0.021]") == len(found["routers"])
+
+
 def test_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["compare", str(folder / "math"), str(folder / "math.json"), *QUICK])
     shown = capsys.readouterr().out
@@ -119,6 +138,9 @@ def test_mistakes_with_pairs(folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert "Did you mean 'gini'?" in fails(capsys, math, math, "--metric", "ginni")
     assert "exists and holds no comparison" in fails(capsys, math, math, "--output", code)
     assert "ends in .json" in fails(capsys, math, math, "--output", tmp_path / "x.txt")
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text("text\nMine.\n")
+    assert "exists and holds no comparison" in fails(capsys, math, math, "--csv", prompts)
     assert "ends in .csv" in fails(capsys, math, math, "--csv", tmp_path / "x.json")
     assert "ends in .png or .svg" in fails(capsys, math, math, "--plot", tmp_path / "x.pdf")
     (tmp_path / "folder.json").mkdir()

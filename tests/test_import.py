@@ -218,7 +218,7 @@ def changed(change: Callable[[list[dict[str, Any]]], Any]) -> Callable[[Path], N
         (changed(lambda layers: layers[0].update({"0,1": 2})), "pairs of experts"),
         (changed(lambda layers: [{"0": 1000, "1": 200}, *layers[1:]]), "an expert with 1000 of them"),
         (changed(lambda layers: [layers[0], {"0": 2, "1": 2}, layers[2]]), "has 2 tokens, but the layers before it"),
-        (changed(lambda layers: [{}, *layers[1:]]), "has 0 selections"),
+        (changed(lambda layers: [{}, *layers[1:]]), "has 0 selections: check the file"),
     ],
 )
 def test_bad_counts(

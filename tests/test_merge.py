@@ -13,7 +13,7 @@ from routing_reference import make_stats, validate
 
 from mlx_moebench.analysis import analyze
 from mlx_moebench.cli import main
-from mlx_moebench.errors import DataError
+from mlx_moebench.errors import DataError, StatsError
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.routing import Plan, RoutingStats
 from mlx_moebench.routing.parts import completeness, join
@@ -158,3 +158,13 @@ def test_facts_join_in_any_order_and_statistics_without_parts_say_nothing() -> N
     assert join(a, b)["truncated_sequences"] == 4
     assert completeness({"name": "live"}) == {}
     assert "complete" not in make_stats().report(PLAN)["data"]
+
+
+def test_models_that_differ_are_told_apart_by_what_differs() -> None:
+    a, b = make_stats(range(2)), make_stats(range(2, 4))
+    b.model["weight_bits"] = 4
+    with pytest.raises(StatsError) as caught:
+        RoutingStats.merge([a, b])
+    assert str(caught.value).endswith(
+        f"their models differ: weight_bits {a.model.get('weight_bits')} and weight_bits 4."
+    )

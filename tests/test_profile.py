@@ -17,7 +17,7 @@ from referencing import Registry, Resource
 from routing_reference import SCHEMA, make_stats
 
 from mlx_moebench import analyze, profile
-from mlx_moebench.analysis.profile import domain_names, model_names
+from mlx_moebench.analysis.profile import domain_names, model_names, planned_pairs
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
 from mlx_moebench.models import Checkpoint, load_checkpoint
@@ -249,6 +249,17 @@ def test_names() -> None:
         domain_names(["math"])
 
 
+def test_no_two_pairs_at_one_place(tmp_path: Path) -> None:
+    planned = planned_pairs(["..", None], ["文件.txt", "数学.txt", "a b"], tmp_path)
+    places = {path.relative_to(tmp_path) for path in planned.values() if path}
+    names = ("文件", "数学", "a-b")
+    assert places == {Path(model, f"{name}.json") for model in ("-", "moebench-nano") for name in names}
+    for one, other in (("a b.txt", "a-b=code"), ("A=math", "a=code")):
+        with pytest.raises(MoebenchError, match="would both be written to"):
+            planned_pairs([None], [one, other], tmp_path)
+        assert len(planned_pairs([None], [one, other], None)) == 2
+
+
 def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = folder / "moebench-nano" / "math.json"
     assert "have only math" in fails(capsys, pair, "--output", tmp_path)
@@ -265,6 +276,11 @@ def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     same = ("--domain", tmp_path / "a.txt", "--domain", tmp_path / "b.txt")
     assert "a and b are the same data" in fails(capsys, *same, *out)
     assert not (tmp_path / "out").exists(), "mistakes are found before anything is measured"
+    for name, text in (("profile.json", '{"settings": 1}'), ("profile.csv", "name,age\n")):
+        (tmp_path / name).write_text(text)
+        code = folder / "moebench-nano" / "code.json"
+        assert "exists and holds no profile" in fails(capsys, pair, code, "--output", tmp_path)
+        (tmp_path / name).unlink()
     with pytest.raises(MoebenchError, match="Only a profile with an output can be resumed"):
         profile(resume=True)
     with pytest.raises(StatsError, match="Row 0 of data-a"):

@@ -139,7 +139,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "Wrote" in shown
     report = json.loads((tmp_path / "u.json").read_text())
     assert "<svg" in (tmp_path / "u.svg").read_text()[:500]
-    main([*arguments, "--json"])
+    main([*arguments, "--json", "--output", str(tmp_path / "u.json")])
     again = json.loads(capsys.readouterr().out)
     for found in (report, again):
         del found["environment"]
@@ -151,3 +151,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["uncertainty", "--output", str(tmp_path)])
     assert "it is a folder" in capsys.readouterr().err
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main(["uncertainty", "--output", str(tmp_path / "other.json")])
+    assert "exists and holds no report of uncertainty" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["uncertainty", "--ci", "layer"])  # the help offers nothing that is then refused
+    assert stop.value.code == 2
+    assert "'layer' is not one of 'bca', 'percentile'" in capsys.readouterr().err

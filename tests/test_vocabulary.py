@@ -138,7 +138,7 @@ def test_command_line(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Layer 3" in shown
     assert "specialisation" in shown
     report = json.loads((tmp_path / "v.json").read_text())
-    main([*arguments, "--json"])
+    main([*arguments, "--json", "--output", str(tmp_path / "v.json")])
     assert json.loads(capsys.readouterr().out) == report
     main(["vocabulary", str(trace), "--min-count", "100000"])
     assert "no id occurs 100000 times" in capsys.readouterr().out
@@ -146,3 +146,9 @@ def test_command_line(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         main(["vocabulary", str(tmp_path)])
     assert stop.value.code == 1
     assert "name the folder that analyze --trace wrote" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    other.write_text('{"routers": []}')
+    with pytest.raises(SystemExit):
+        main([*arguments, "--output", str(other)])
+    assert "exists and holds no report of vocabulary" in capsys.readouterr().err
+    assert other.read_text() == '{"routers": []}'

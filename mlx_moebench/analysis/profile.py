@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ..errors import DataError, MoebenchError
 from ..models import load_checkpoint, select_device
 from ..routing.domain_report import Profile, rename
 from ..routing.stats import RoutingStats
-from ..routing.storage import read_report
+from ..routing.storage import plain_name, read_report
 from ..routing.uncertainty import Plan
 from .analyze import Step, analyze
 from .keep import check_replaceable
@@ -121,13 +120,20 @@ def domain_names(domains: Sequence[str]) -> dict[str, str]:
 def planned_pairs(
     models: Sequence[str | Path | None], domains: Sequence[str], output: str | Path | None
 ) -> dict[tuple[str, str], Path | None]:
-    """{(model, domain): where its stats pair is written}; None without an output."""
+    """{(model, domain): where its stats pair is written}; None without an output.
+
+    Raises `MoebenchError` for two that would be written to one place, on a file system that ignores case, too.
+    """
     pairs: dict[tuple[str, str], Path | None] = {}
+    taken: dict[str, str] = {}
     for model in model_names(models):
         for domain in domain_names(domains):
-            pairs[model, domain] = None if output is None else Path(output) / _plain(model) / f"{_plain(domain)}.json"
+            if output is None:
+                pairs[model, domain] = None
+                continue
+            pairs[model, domain] = pair = Path(output) / plain_name(model) / f"{plain_name(domain)}.json"
+            name = f"{model} on {domain}"
+            other = taken.setdefault(str(pair).casefold(), name)
+            if other != name:
+                raise MoebenchError(f"{other} and {name} would both be written to {pair}: tell them apart as NAME=...")
     return pairs
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)

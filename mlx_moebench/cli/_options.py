@@ -82,13 +82,15 @@ _METHOD = click.option(
     show_default=True,
     help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
 )
-_METHOD_OF_DIFFERENCES = click.option(
-    "--ci",
-    type=click.Choice(["bca", "percentile"]),
-    default="bca",
-    show_default=True,
-    help="Interval of differences of means.",
-)
+
+
+def _method_over_sequences(of: str) -> Callable[..., Any]:
+    """--ci where layers cannot be resampled."""
+    return click.option(
+        "--ci", type=click.Choice(["bca", "percentile"]), default="bca", show_default=True, help=f"Interval of {of}."
+    )
+
+
 _LEVEL = click.option(
     "--level",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -144,7 +146,12 @@ def interval_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def difference_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The same and --level, for intervals of differences."""
-    return _with((_METHOD_OF_DIFFERENCES, _LEVEL, *_RESAMPLING), command)
+    return _with((_method_over_sequences("differences of means"), _LEVEL, *_RESAMPLING), command)
+
+
+def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--ci without layers, --resamples and --seed, for intervals that only sequences can give."""
+    return _with((_method_over_sequences("mean losses over sequences"), *_RESAMPLING), command)
 
 
 def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) -> Callable[..., Any]:
@@ -185,4 +192,6 @@ def model_names(model: str | None, bits: str | None, router_bits: str | None, ad
 
 def file_name(kind: str, names: list[str]) -> Path:
     """KIND_NAME_NAME.json, with nothing in it that a shell or a file system minds."""
-    return Path(f"{kind}_{re.sub(r'[^A-Za-z0-9._-]+', '-', '_'.join(names))}.json")
+    from ..routing.storage import plain_name
+
+    return Path(plain_name("_".join([kind, *names])) + ".json")

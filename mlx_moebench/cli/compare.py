@@ -116,9 +116,10 @@ def command(
 
     plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
     chosen = tuple(get_metric(name).name for name in dict.fromkeys(metrics)) or DEFAULT
-    for path, suffix in ((output, ".json"), (csv, ".csv")):
-        if path:
-            check_output(path, suffix, "comparison" if suffix == ".json" else None)
+    if output:
+        check_output(output, ".json", "comparison", ("design", "direction", "overall"))
+    if csv:
+        check_output(csv, ".csv", "comparison", ("metric", "effect"))
     if plot:
         check_plot(plot)
     options: dict[str, Any] = {

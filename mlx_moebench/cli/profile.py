@@ -86,15 +86,17 @@ def command(
     between domains, and profile.csv with every number in one tidy table.
     """
     from ..report.heatmap import check_plot
+    from ..report.profile import COLUMNS
     from ..routing import Plan
-    from ..routing.storage import probe_folder
+    from ..routing.storage import check_output
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
     if stats and (models or domains):
         raise click.UsageError("Give stats pairs that are there, or --model and --domain to measure, not both.")
     if plot:
         check_plot(plot)
-    probe_folder(output / "profile.json")
+    check_output(output / "profile.json", ".json", "profile", ("settings", "models"))
+    check_output(output / "profile.csv", ".csv", "profile", COLUMNS)
     if stats:
         given = _given()
         if given:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ._options import chosen_bits, data_options, interval_options, model_options
+from ._options import chosen_bits, data_options, model_options, sequence_options
 
 EPILOG = """\b
 Examples:
@@ -33,7 +33,7 @@ Examples:
 @click.option(
     "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Tokens to show of each of four kinds."
 )
-@interval_options
+@sequence_options
 @click.option("--output", type=click.Path(path_type=Path), help="Write the report as JSON.  [default: not written]")
 @click.option("--plot", type=click.Path(path_type=Path), help="Mean loss by tenths of uncertainty, .png or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
@@ -67,19 +67,16 @@ def command(
     correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
     """
     from ..analysis.routing_uncertainty import routing_uncertainty
-    from ..errors import StatsError
     from ..report.heatmap import check_plot
     from ..report.uncertainty import plot_uncertainty, print_uncertainty
-    from ..routing.storage import probe_folder, write_aside
+    from ..routing.storage import check_output, write_aside
     from ..routing.uncertainty import Plan
     from ._progress import progress
 
     bits = chosen_bits(bits, four_bit)
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
     if output:
-        if output.is_dir():
-            raise StatsError(f"Cannot write {output}: it is a folder; name a file in it.")
-        probe_folder(output)
+        check_output(output, ".json", "report of uncertainty", ("n_pairs", "mean_loss"))
     if plot:
         check_plot(plot)
     with progress(quiet) as step:

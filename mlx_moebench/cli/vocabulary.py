@@ -57,14 +57,11 @@ def command(
 
     Reads the folder that analyze --trace wrote; needs neither the model nor MLX.
     """
-    from ..errors import StatsError
     from ..report.vocabulary import print_vocabulary, vocabulary_report
-    from ..routing.storage import probe_folder, write_aside
+    from ..routing.storage import check_output, write_aside
 
     if output:
-        if output.is_dir():
-            raise StatsError(f"Cannot write {output}: it is a folder; name a file in it.")
-        probe_folder(output)
+        check_output(output, ".json", "report of vocabulary", ("n_tokens", "n_sequences", "routers"))
     report = vocabulary_report(
         trace,
         of,  # type: ignore[arg-type]  # click checked the choice

@@ -19,7 +19,7 @@ DEFAULT = ("mean_entropy", "top_share_token", "load_entropy")
 
 SHORT = {
     "multiple of even load": "x even",
-    "share of tokens": "of tokens",
+    "share of tokens": "of tok.",
     "share of selections": "share",
     "share of experts": "share",
     "probability": "prob.",
@@ -87,8 +87,9 @@ def _table(title: str) -> Table:
 
 def _overall(effects: dict[str, Any], units: dict[str, str], title: str) -> Table:
     table = _table(title)
-    for name in ("metric", "A", "B"):
-        table.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
+    table.add_column("metric", overflow="fold")  # where the line is too short for all, names break, not numbers
+    for name in ("A", "B"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("B - A", no_wrap=True)
     table.add_column("p", justify="right", no_wrap=True)
     table.add_column("unit", no_wrap=True)
@@ -122,16 +123,16 @@ def _loads(found: dict[str, Any]) -> Table:
     """L1 distance of the loads against permuted ones, and the experts that gained and lost the most."""
     table = _table("Load: who gained and who lost, of tokens")
     kinds = len(found["overall"]) > 1
-    table.add_column("layer", justify="right")
+    table.add_column("layer", justify="right", no_wrap=True)
     if kinds:
-        table.add_column("router")
+        table.add_column("router", no_wrap=True)
     table.add_column("L1 (chance)", no_wrap=True)
     table.add_column("q", justify="right", no_wrap=True)
     for name in ("gained most", "lost most"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name)
     for router in found["routers"]:
         l1, change = router["load"]["load_l1"], router["load"]["token_share_change"]
-        chance = "" if l1["null_high"] is None else f" (< {_number(l1['null_high'], 2)})"
+        chance = "" if l1["null_high"] is None else f" (<{_number(l1['null_high'], 2)})"
         cells = [str(router["layer"]), *([router["router"]] if kinds else []), _number(l1["value"], 2) + chance]
         cells.append(_p(l1.get("q"), mark=True))
         table.add_row(*cells, _mover(change, largest=True), _mover(change, largest=False))
@@ -175,8 +176,9 @@ def _flag(value: bool | None) -> str:
 
 
 def _sides(e: dict[str, Any]) -> list[str]:
-    """The values at A and at B, to the digits of their effect."""
-    return ["null" if e[side] is None else f"{e[side]:.{_digits(e)}f}" for side in ("a", "b")]
+    """The values at A and at B, to the digits of their effect, four at most."""
+    digits = min(4, _digits(e))
+    return ["null" if e[side] is None else f"{e[side]:.{digits}f}" for side in ("a", "b")]
 
 
 def _effect(e: dict[str, Any]) -> str:
@@ -211,4 +213,4 @@ def _p(value: float | None, mark: bool = False) -> str:
     if value is None:
         return "-"
     star = "*" if mark and value < CLEAR else ""
-    return ("< 0.001" if value < 0.001 else f"{value:.3f}") + star
+    return ("<0.001" if value < 0.001 else f"{value:.3f}") + star

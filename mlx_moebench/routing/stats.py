@@ -342,8 +342,10 @@ _READING = ("max_length", "max_samples", "bos", "field", "template", "generation
 
 
 def _check_mergeable(a: RoutingStats, b: RoutingStats) -> None:
+    other = [key for key in _IDENTITY if a.model.get(key) != b.model.get(key)]
+    of_a, of_b = (", ".join(f"{key} {side.model.get(key)}" for key in other) for side in (a, b))
     compared: tuple[tuple[str, object, object], ...] = (
-        ("models", [a.model.get(k) for k in _IDENTITY], [b.model.get(k) for k in _IDENTITY]),
+        ("models", of_a, of_b),
         ("routers", [asdict(s) for s in a.specs], [asdict(s) for s in b.specs]),
         ("phases", a.phase, b.phase),
         ("values of tau", (a.tau, a.collapse_on), (b.tau, b.collapse_on)),

@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -40,6 +41,11 @@ def pair_paths(path: Path) -> tuple[Path, Path]:
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".safetensors")
 
 
+def plain_name(name: str) -> str:
+    """``name`` for a file or folder: letters of any script, nothing that shells mind, never out of its folder."""
+    return re.sub(r"[^\w.-]+", "-", name).lstrip(".") or "-"
+
+
 def decode_output(output: str | Path) -> Path:
     """Where the pair of the generated tokens lies, beside that of the prompts: OUT.decode.json for OUT.json."""
     report_path, _ = pair_paths(Path(output))
@@ -65,23 +71,31 @@ def check_writable(path: Path) -> None:
             raise StatsError(f"{report_path} exists and is no routing report: choose another --output.") from error
 
 
-def check_output(path: Path, suffix: str, kind: str | None = None) -> None:
+def check_output(path: Path, suffix: str, kind: str, names: Collection[str]) -> None:
     """Raise `StatsError` unless ``path`` ends in ``suffix`` and can be written, before anything is computed.
 
-    kind: what a JSON that is already there must call itself in its key ``kind``, so that no other one is replaced.
+    kind: what is to be written, in words. names: keys of such a .json, or columns of such a .csv. A file that is
+    already there must have them all, so that none of another kind is replaced.
     """
-    if path.suffix.lower() != suffix:
-        raise StatsError(f"This output ends in {suffix}, got {path.name!r}.")
     if path.is_dir():
         raise StatsError(f"Cannot write {path}: it is a folder; name a file in it.")
+    if path.suffix.lower() != suffix:
+        raise StatsError(f"This output ends in {suffix}, got {path.name!r}.")
     probe_folder(path)
-    if kind is not None and path.exists():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            there = None
-        if not isinstance(there, dict) or there.get("kind") != kind:
-            raise StatsError(f"{path} exists and holds no {kind}: choose another --output.")
+    if path.exists() and not set(names) <= _names(path):
+        raise StatsError(f"{path} exists and holds no {kind}: choose another name, or remove it.")
+
+
+def _names(path: Path) -> set[str]:
+    """The keys of a JSON object, or the columns of a CSV file; empty for anything else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".csv":
+            return set(text.partition("\n")[0].split(","))
+        there = json.loads(text)
+    except (OSError, ValueError):
+        return set()
+    return set(there) if isinstance(there, dict) else set()
 
 
 def probe_folder(path: Path) -> None:

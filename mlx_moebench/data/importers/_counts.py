@@ -92,15 +92,17 @@ def _add(stats: RoutingStats, cluster: tuple[str, int], path: Path, layers: Laye
         what = f"Layer {spec.layer} of {path}"
         counts = _vector(layers[spec.layer], spec, what)
         each, rest = divmod(int(counts.sum()), spec.top_k)
-        if rest or not each:
+        if not counts.any():
+            raise DataError(f"{what} has 0 selections: check the file, or leave it out.")
+        if rest:
             raise DataError(
                 f"{what} has {int(counts.sum())} selections, which is not a number of tokens times {spec.top_k}: "
                 "check --top-k."
             )
         if counts.max() > each:
             raise DataError(
-                f"{what} has {each} tokens, but an expert with {int(counts.max())} of them: a token chooses an expert "
-                "once, so check --top-k."
+                f"{what} has {each} token{'' if each == 1 else 's'}, but an expert with {int(counts.max())} of them: a "
+                "token chooses an expert once, so check --top-k."
             )
         if each != (tokens := tokens or each):
             raise DataError(f"{what} has {each} tokens, but the layers before it have {tokens}.")

@@ -56,7 +56,8 @@ def _layers(path: Path, numbers: tuple[int, ...]) -> Layers:
     if any("," in key for layer in found for key in layer):
         raise DataError(f"{path} counts pairs of experts, as expert_counts_crosslayer does: import expert_counts.")
     if len(found) != len(numbers):
-        raise DataError(f"{path} has {len(found)} layers: say which with --layers, for instance --layers 0,1,2.")
+        layers = "1 layer" if len(found) == 1 else f"{len(found)} layers"
+        raise DataError(f"{path} has {layers}: say which with --layers, for instance --layers 0,1,2.")
     return {number: _counts(path, layer) for number, layer in zip(numbers, found, strict=True)}
 
 
