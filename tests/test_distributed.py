@@ -67,9 +67,10 @@ def texts(tmp_path: Path) -> Path:
         {"name": "entropy_floor", "signal": "load", "scope": "window", "window": 3},
         {"name": "entropy_floor", "signal": "marginal", "scope": "sequence"},
         {"name": "switch"},
+        {"name": "global", "window": 3},
         {"name": "z"},
     ],
-    ids=["batch", "window", "sequence", "switch", "z"],
+    ids=["batch", "window", "sequence", "switch", "global", "z"],
 )
 def test_two_ranks_reach_the_loss_and_weights_of_one_process(
     tiny_checkpoint: Path, texts: Path, tmp_path: Path, loss: dict[str, Any]
