@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 EXTRA := $(if $(filter Darwin,$(shell uname -s)),,[cpu])
 
-.PHONY: analyze test slow lint types results ci clean
+.PHONY: analyze test slow browser lint types results ci clean
 
 analyze: $(VENV)/.core
 	$(BIN)/mlx-moebench analyze --plot results/scratch/load.png --output results/scratch/routing_stats.json
@@ -16,6 +16,13 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Without a Chromium on the path it installs Debian's, which needs root; MOEBENCH_CHROMIUM names another.
+browser: $(VENV)/.dev
+	@[ -n "$$MOEBENCH_CHROMIUM" ] || command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null \
+	  || { apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
+	  || { echo "The browser tests need Chromium: install it, or name one in MOEBENCH_CHROMIUM"; exit 1; }
+	$(BIN)/python -m pytest -m browser
 
 # Needs AllenAI's counts of OLMoE in MOEBENCH_SHARED_DATA (default ../shared/data); without them that part stays.
 results: $(VENV)/.core

@@ -1,0 +1,1 @@
+"""The same capture on transformers models in PyTorch; needs no MLX."""
