@@ -13,13 +13,14 @@ PACKAGE = Path(__file__).parents[1] / "mlx_moebench"
 RANK = {
     "routing": 0,
     "families": 1,
+    "checkpoints": 2,
     "instrument": 2,
-    "models": 2,
     "data": 2,
-    "analysis": 3,
-    "train": 4,
-    "report": 5,
-    "cli": 6,
+    "models": 3,
+    "analysis": 4,
+    "train": 5,
+    "report": 6,
+    "cli": 7,
 }
 
 
@@ -55,6 +56,7 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers")
         "",
         ".routing",
         ".families",
+        ".checkpoints",
         ".data",
         ".report",
         ".cli",

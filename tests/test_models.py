@@ -186,7 +186,7 @@ def test_shards_named_by_an_index(folder: Path, tiny_checkpoint: Path) -> None:
 
 @pytest.mark.usefixtures("cpu")
 def test_none_is_the_embedded_model(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_moebench.models.loading.NANO", tiny_checkpoint)
+    monkeypatch.setattr("mlx_moebench.checkpoints.located.NANO", tiny_checkpoint)
     checkpoint = load_checkpoint()
     assert (checkpoint.name, checkpoint.path) == ("moebench-nano", tiny_checkpoint)
 
@@ -355,7 +355,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr("mlx_moebench.models.hub.snapshot_download", partial(snapshot_download, endpoint=url))
+    monkeypatch.setattr("mlx_moebench.checkpoints.hub.snapshot_download", partial(snapshot_download, endpoint=url))
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..checkpoints.adapters import read_adapter
 from ..data.mmlu import CONTINUATIONS, LETTERS, MAX_SHOTS, PRESETS, SUBJECTS, Mmlu, Question, prompt, read_mmlu
 from ..environment import environment
 from ..errors import EvaluationError, MoebenchError, did_you_mean
 from ..models import Checkpoint, load_checkpoint, select_device
-from ..models.adapters import read_adapter
 from ..routing.uncertainty import Plan
 from .accuracy import compare_answers, summarise
 from .choices import Request, encode_choices, encode_text, fitted, score

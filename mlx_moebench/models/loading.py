@@ -18,20 +18,14 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import load_model, load_tokenizer
+from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
+from ..checkpoints import WEIGHTS, Adapter, check_unquantised, find, read_adapter, refused_code, shortened
 from ..errors import ModelLoadError, did_you_mean
-from ..families import Family, families, family_for
+from ..families import Family, families
 from ..families.base import module_at, stored_weight
-from .adapters import apply_adapter, read_adapter
-from .checkpoint import check_tokenizer, check_weights, read_config, shortened
-from .hub import WEIGHTS, commit_of, fetch, local_folder
-from .precision import check_bits, check_unquantised, quantise
+from .precision import check_bits, quantise
 
-NANO = Path(__file__).parent / "nano"
-"""The small trained model that ships in the package."""
-
-_NANO_NAME = "moebench-nano"
 PORTS = {name: import_module(f".{name}", __package__) for name, family in families().items() if family.port}
 """Model types that mlx-lm lacks, and the file here that builds each; all others are mlx-lm's."""
 
@@ -118,14 +112,15 @@ def load_checkpoint(
     check_bits(bits, router_bits)
     unquantised = bits is not None or router_bits is not None
     adapter = None if adapter_path is None else read_adapter(adapter_path)
-    folder, name, config, family = _find(model, revision, trust_remote_code, unquantised)
-    network, config = _build(folder, config, trust_remote_code)
+    found = find(model, revision, trust_remote_code, unquantised=unquantised, check=_check)
+    folder, name, family = found.folder, found.name, found.family
+    network, config = _build(folder, found.config, trust_remote_code)
     if unquantised:
         check_unquantised(config, name)  # again, because some formats say so in another file than config.json
     tokenizer = _tokenizer(folder, config, trust_remote_code)
     fingerprint = _fingerprint(folder, network, family, config)
     if adapter is not None:
-        apply_adapter(network, adapter, name)
+        _apply_adapter(network, adapter, name)
     quantisation = quantise(network, _routers(network, family, config), bits, router_bits)
     if quantisation is not None:
         config["quantization"] = quantisation
@@ -147,7 +142,7 @@ def load_checkpoint(
         config=config,
         name=name,
         path=folder,
-        revision=commit_of(folder) or revision,
+        revision=found.revision,
         dtype=_floating_dtype(network),
         weight_bits=weight_bits,
         fingerprint=fingerprint,
@@ -156,34 +151,9 @@ def load_checkpoint(
     )
 
 
-def _find(
-    model: str | Path | None, revision: str | None, trust_remote_code: bool, unquantised: bool
-) -> tuple[Path, str, dict[str, Any], Family]:
-    """(folder, name, config, family) of a checkpoint on disk that passed every check that needs no weights.
-
-    unquantised: whether it must be.
-    """
-    folder = NANO if model is None else local_folder(model)
-    if folder is not None:
-        name = _NANO_NAME if model is None else folder.name
-        config = read_config(folder)
-        family = family_for(config)
-    else:
-        # The settings first: no one should download gigabytes to be told that the model is dense.
-        name = str(model)
-        settings = fetch(name, revision, weights=False, code=trust_remote_code)
-        config = read_config(settings)
-        family = family_for(config)
-        if unquantised:
-            check_unquantised(config, name)
-        folder = fetch(name, commit_of(settings) or revision, weights=True, code=trust_remote_code)
-    family.specs(config)  # the settings that routers need are there
+def _check(family: Family, config: dict[str, Any]) -> None:
+    """Refuse what the MLX model would compute otherwise."""
     family.check({**config, **_mlx_settings(config)})
-    check_weights(folder)
-    check_tokenizer(folder)
-    if config.get("model_file") is not None and not trust_remote_code:
-        raise _refused(folder, config["model_file"])
-    return folder, name, config, family
 
 
 def _checked_dtype(dtype: str | None, expert_modules: list[nn.Module]) -> str | None:
@@ -197,6 +167,17 @@ def _checked_dtype(dtype: str | None, expert_modules: list[nn.Module]) -> str | 
             what = "unquantised experts" if unquantised else "experts with an adapter"
             raise ModelLoadError(f"On the CPU MLX runs {what} in float32 only, not in {dtype}; leave the dtype out.")
     return dtype or "float32"
+
+
+def _apply_adapter(model: nn.Module, adapter: Adapter, name: str) -> None:
+    """Put ``adapter`` on ``model``, called ``name``, as mlx-lm does. Raises ModelLoadError where it does not fit."""
+    try:
+        load_adapters(model, str(adapter.path))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ModelLoadError(
+            f"{adapter.path} does not fit {name} ({shortened(error)}); give the model that it was trained on."
+        ) from error
+    model.eval()  # mlx-lm's new layers come in training mode, with dropout on
 
 
 def _read_weights(model: nn.Module) -> None:
@@ -265,14 +246,8 @@ def _tokenizer(folder: Path, config: dict[str, Any], trust_remote_code: bool) ->
         return load_tokenizer(folder, extra, eos_token_ids=config.get("eos_token_id"))
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
         if "trust_remote_code" in str(error):
-            raise _refused(folder, "its tokenizer") from error
+            raise refused_code(folder, "its tokenizer") from error
         raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
-
-
-def _refused(folder: Path, what: str) -> ModelLoadError:
-    return ModelLoadError(
-        f"{folder} runs its own Python code ({what}); read it, and if you trust it pass --trust-remote-code."
-    )
 
 
 def _routers(model: nn.Module, family: Family, config: dict[str, Any]) -> list[nn.Module]:

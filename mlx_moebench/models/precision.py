@@ -26,18 +26,6 @@ def check_bits(bits: int | None, router_bits: int | None) -> None:
             raise ModelLoadError(f"{name} = {value!r} is not offered; choose {' or '.join(map(str, allowed))}.")
 
 
-def check_unquantised(config: dict[str, Any], name: str) -> None:
-    """Raises ModelLoadError where ``config`` says that the weights of ``name`` are quantised already."""
-    stored = config.get("quantization") or config.get("quantization_config")
-    if not stored:
-        return
-    bits = stored.get("bits") if isinstance(stored, dict) else None
-    raise ModelLoadError(
-        f"{name} is quantised already{f' ({bits} bit)' if bits else ''} and is used as stored: leave --bits and "
-        "--router-bits out, or give the unquantised model."
-    )
-
-
 def quantise(
     model: nn.Module, routers: Sequence[nn.Module], bits: int | None, router_bits: int | None
 ) -> dict[str, Any] | None:

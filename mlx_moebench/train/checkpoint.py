@@ -17,9 +17,9 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from safetensors import SafetensorError, safe_open
 
+from ..checkpoints import check_complete, shortened
+from ..checkpoints.adapters import CONFIG, WEIGHTS
 from ..errors import ModelLoadError, TrainingError
-from ..models.adapters import CONFIG, WEIGHTS
-from ..models.checkpoint import check_complete, shortened
 from ..routing.storage import write_aside
 from .objective import STATE
 

@@ -15,10 +15,10 @@ import numpy as np
 from mlx_lm.tuner.datasets import create_dataset, load_dataset
 from mlx_lm.tuner.trainer import iterate_batches
 
+from ..checkpoints import shortened
 from ..data import bundled_names, read_corpus
 from ..data.rows import Row, read_rows
 from ..errors import DataError, MissingExtraError, TrainingError
-from ..models.checkpoint import shortened
 from ..routing.storage import write_aside
 from .config import TrainingConfig
 

@@ -16,11 +16,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.trainer import TrainingArgs, train
 
+from ..checkpoints import shortened
+from ..checkpoints.adapters import WEIGHTS
 from ..errors import TrainingError
 from ..instrument import config_of, routers_of
 from ..models import load_checkpoint, read_adapter, select_device
-from ..models.adapters import WEIGHTS
-from ..models.checkpoint import shortened
 from ..routing.record import RouterSpec
 from . import checkpoint as kept
 from .config import TrainingConfig

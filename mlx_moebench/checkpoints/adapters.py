@@ -1,4 +1,4 @@
-"""Adapters that mlx-lm trained: which folder is one, and putting it on a model."""
+"""Adapters that mlx-lm trained: which folder is one, whole."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.nn as nn
-from mlx_lm.utils import load_adapters
-
 from ..errors import ModelLoadError
-from .checkpoint import check_complete, read_json, shortened
+from .folder import check_complete, read_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapters.safetensors"
@@ -63,17 +60,6 @@ def read_adapter(path: str | Path) -> Adapter:
     with weights.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return Adapter(folder, digest, kind, scale)
-
-
-def apply_adapter(model: nn.Module, adapter: Adapter, name: str) -> None:
-    """Put ``adapter`` on ``model``, called ``name``, as mlx-lm does. Raises ModelLoadError where it does not fit."""
-    try:
-        load_adapters(model, str(adapter.path))
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ModelLoadError(
-            f"{adapter.path} does not fit {name} ({shortened(error)}); give the model that it was trained on."
-        ) from error
-    model.eval()  # mlx-lm's new layers come in training mode, with dropout on
 
 
 def _existing(path: str | Path) -> Path:

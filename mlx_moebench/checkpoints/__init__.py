@@ -1,0 +1,22 @@
+"""Checkpoints on disk and on the hub: all that can be said and checked before a weight is read. Needs no MLX."""
+
+from .adapters import Adapter, read_adapter
+from .folder import check_complete, read_json, shortened
+from .hub import WEIGHTS, commit_of
+from .located import NANO, NANO_NAME, Found, check_unquantised, find, refused_code
+
+__all__ = [
+    "NANO",
+    "NANO_NAME",
+    "WEIGHTS",
+    "Adapter",
+    "Found",
+    "check_complete",
+    "check_unquantised",
+    "commit_of",
+    "find",
+    "read_adapter",
+    "read_json",
+    "refused_code",
+    "shortened",
+]
