@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import browser, open_page  # noqa: F401  # fixtures of the tests in browser/
 from family_rows import CONFIGS
 
 from mlx_moebench.blas import load_fast_blas

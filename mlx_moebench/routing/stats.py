@@ -29,6 +29,10 @@ SHARES = ("top_share_token", "top_share_selection", "top_share_top1")
 """What `collapsed` may be decided on."""
 
 
+FEWEST = 8
+"""Tokens of a tally from which it is no accident that all their logits are shares."""
+
+
 class RoutingStats:
     """Sufficient statistics of all routers of one model over sequences of one phase.
 
@@ -77,7 +81,8 @@ class RoutingStats:
     def checked(self, router: int, clusters: Sequence[Cluster], tally: Tally) -> Sums:
         """The tally on the host, first axis ``clusters``, without adding it.
 
-        Raises `RoutingError` for non-finite logits and for counts that are not tokens x K.
+        Raises `RoutingError` for non-finite logits, for probabilities in the place of logits, and for counts that are
+        not tokens x K.
         """
         spec = self.specs[router]
         host = {name: np.asarray(getattr(tally, name)) for name in FIELDS}
@@ -86,6 +91,13 @@ class RoutingStats:
             raise RoutingError(
                 f"Layer {spec.layer} ({spec.router}) gave non-finite router logits or weights for {bad} of "
                 f"{int(host['n_tokens'].sum())} tokens: check the checkpoint, or load it with --dtype float32."
+            )
+        tokens = int(host["n_tokens"].sum())
+        if tokens >= FEWEST and int(np.asarray(tally.normalised).sum()) == tokens:
+            raise RoutingError(
+                f"Layer {spec.layer} ({spec.router}) gave probabilities where logits are expected: each of {tokens} "
+                "tokens has scores of 0 or more that sum to 1, and softmax is not applied twice. Older versions of "
+                "transformers give such router_logits: update it, or take the logits from the gate itself."
             )
         if host["counts"].shape != (len(clusters), spec.n_experts):
             raise RoutingError(

@@ -5,7 +5,8 @@ Written once in the Python array API, so Metal, CUDA, MLX on a CPU and the NumPy
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from array_api_compat import array_namespace
 
@@ -32,6 +33,7 @@ class Tally:
 
     n_tokens [B]; counts, top1_counts [B, R] integers; p_sum [B, R]; scalars [B, len(SCALARS)];
     non_finite [B]: valid tokens whose logits or weights are NaN or infinite;
+    normalised [B]: valid tokens whose logits are shares already: none negative, and a sum of 1;
     pairs [R, R]: tokens of the batch that chose both experts (the diagonal is the counts);
     selected [B, S, R] float 0/1: S of the definitions, zero at padding, for `transition_counts`.
     """
@@ -42,12 +44,20 @@ class Tally:
     p_sum: Array
     scalars: Array
     non_finite: Array
+    normalised: Array
     pairs: Array
     selected: Array
 
     def arrays(self) -> list[Array]:
         """Everything to evaluate before it is read on the host."""
-        return [self.n_tokens, self.counts, self.top1_counts, self.p_sum, self.scalars, self.non_finite, self.pairs]
+        return [getattr(self, name) for name in _ON_HOST]
+
+    def on_host(self, host: Callable[[Array], Array]) -> Tally:
+        """The same with ``host`` of every array but ``selected``."""
+        return replace(self, **{name: host(getattr(self, name)) for name in _ON_HOST})
+
+
+_ON_HOST = ("n_tokens", "counts", "top1_counts", "p_sum", "scalars", "non_finite", "normalised", "pairs")
 
 
 def log_distribution(logits: Array, rule: Distribution) -> tuple[Array, Array, Array]:
@@ -72,7 +82,7 @@ def entropy_of(log_p: Array, p: Array) -> Array:
 def selection_matrix(indices: Array, n_experts: int) -> Array:
     """0/1 matrix [..., R] bool of which experts the indices [..., K] name."""
     xp = array_namespace(indices)
-    return xp.any(indices[..., None] == xp.arange(n_experts, dtype=indices.dtype), axis=-2)
+    return xp.any(indices[..., None] == _columns(indices, n_experts), axis=-2)
 
 
 def tally(routing: Routing, before: Array | None = None) -> Tally:
@@ -91,7 +101,7 @@ def tally(routing: Routing, before: Array | None = None) -> Tally:
 
     # Ties go to the lowest index: argmax returns the first of equals.
     top1 = xp.argmax(xp.where(chosen, p, xp.zeros_like(p) - 1), axis=-1)
-    is_top1 = top1[..., None] == xp.arange(n_experts, dtype=top1.dtype)
+    is_top1 = top1[..., None] == _columns(top1, n_experts)
     weights = routing.weights
     total = xp.sum(weights, axis=-1)
     finite = xp.logical_and(xp.isfinite(log_sum), xp.isfinite(total))
@@ -115,6 +125,7 @@ def tally(routing: Routing, before: Array | None = None) -> Tally:
         p_sum=_sum_tokens(xp.where(valid, p, xp.zeros_like(p))),
         scalars=_sum_tokens(xp.where(valid, scalars, xp.zeros_like(scalars))),
         non_finite=xp.sum(xp.astype(xp.logical_and(mask, xp.logical_not(finite)), xp.int32), axis=1),
+        normalised=xp.sum(xp.astype(xp.logical_and(mask, _is_normalised(routing.logits)), xp.int32), axis=1),
         pairs=xp.matmul(xp.matrix_transpose(flat), flat),
         selected=selected,
     )
@@ -163,7 +174,7 @@ def _top_two_gap(p: Array) -> Array:
     if p.shape[-1] == 1:
         return xp.zeros_like(p[..., 0])
     best = xp.argmax(p, axis=-1)
-    is_best = best[..., None] == xp.arange(p.shape[-1], dtype=best.dtype)
+    is_best = best[..., None] == _columns(best, p.shape[-1])
     return xp.max(p, axis=-1) - xp.max(xp.where(is_best, xp.zeros_like(p), p), axis=-1)
 
 
@@ -174,6 +185,18 @@ def selection_margin_of(scores: Array, chosen: Array) -> Array:
     worst = xp.min(xp.where(chosen, scores, infinity), axis=-1)
     rival = xp.max(xp.where(chosen, -infinity, scores), axis=-1)
     return worst - xp.where(xp.isinf(rival), xp.zeros_like(rival) + float("nan"), rival)
+
+
+def _columns(like: Array, n: int) -> Array:
+    """0 ... n - 1 in the dtype and on the device of ``like``; MLX has one memory, and no devices of arrays."""
+    where = {} if getattr(like, "device", None) is None else {"device": like.device}
+    return array_namespace(like).arange(n, dtype=like.dtype, **where)
+
+
+def _is_normalised(logits: Array) -> Array:
+    """[...] whether logits are shares already; a sum of shares in bfloat16 may be off by 0.004."""
+    xp = array_namespace(logits)
+    return xp.logical_and(xp.min(logits, axis=-1) >= 0, xp.abs(xp.sum(logits, axis=-1) - 1) < 0.01)
 
 
 def _sum_tokens(x: Array) -> Array:
