@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from referencing import Registry, Resource
 from routing_reference import SCHEMA, make_stats
 
 from mlx_moebench import analyze, profile
+from mlx_moebench.analysis.on_mlx import MLX
 from mlx_moebench.analysis.profile import domain_names, model_names, planned_pairs
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
@@ -146,14 +146,13 @@ def test_tables_and_picture(folder: Path, tmp_path: Path, capsys: pytest.Capture
 def test_resume_measures_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = import_module("mlx_moebench.analysis.analyze")  # the function of that name hides it
-    forward, forwards = module._forward, []
+    forward, forwards = MLX.forward, []
 
     def counting(*arguments: Any) -> None:
         forwards.append(1)
         forward(*arguments)
 
-    monkeypatch.setattr(module, "_forward", counting)
+    monkeypatch.setattr(MLX, "forward", counting)
     arguments = ["profile", "--domain", "math", "--domain", "code", *FEW, "--output", str(tmp_path / "out")]
     main(arguments)
     first, table = (tmp_path / "out" / "profile.json").read_text(), (tmp_path / "out" / "profile.csv").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import io
 import json
 import signal
@@ -19,13 +18,12 @@ from routing_reference import assert_same, validate
 from safetensors.numpy import load_file
 
 from mlx_moebench.analysis import analyze, keep
+from mlx_moebench.analysis.on_mlx import MLX
 from mlx_moebench.cli import main
 from mlx_moebench.errors import MoebenchError, RoutingError, StatsError
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.routing import Plan, RoutingStats
 from mlx_moebench.routing.storage import pair_paths, read_report
-
-measuring = importlib.import_module("mlx_moebench.analysis.analyze")  # the package's name of it is the function
 
 RUN = ["--dataset", "math", "--max-samples", "24", "--max-length", "24", "--batch-size", "2", "--quiet"]
 SETTINGS: dict[str, Any] = {"max_samples": 24, "max_length": 24, "batch_size": 2}
@@ -38,10 +36,10 @@ import importlib, os, signal, sys, time
 from pathlib import Path
 from mlx_moebench.analysis import keep
 from mlx_moebench.cli import main
-measuring = importlib.import_module("mlx_moebench.analysis.analyze")
+from mlx_moebench.analysis.on_mlx import MLX
 keep.MIN_SECONDS = keep.SHARE = 0
 mode, number = sys.argv[1], int(sys.argv[2])
-forward, rename, calls = measuring._forward, Path.replace, []
+forward, rename, calls = MLX.forward, Path.replace, []
 def blocking(*arguments):
     calls.append(1)
     if len(calls) == number:
@@ -54,7 +52,7 @@ def killing(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
     return rename(self, target)
 if mode == "block":
-    measuring._forward = blocking
+    MLX.forward = blocking
 else:
     Path.replace = killing
 main(sys.argv[3:])
@@ -82,7 +80,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     """``stop_at(n, error)``: the n-th forward from now raises; returns a list that grows with every forward."""
-    forward = measuring._forward
+    forward = MLX.forward
 
     def patch(number: int | None = None, error: BaseException | None = None) -> list[int]:
         calls: list[int] = []
@@ -93,7 +91,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
                 raise error
             forward(*arguments)
 
-        monkeypatch.setattr(measuring, "_forward", counting)
+        monkeypatch.setattr(MLX, "forward", counting)
         return calls
 
     return patch
@@ -381,13 +379,13 @@ def test_saving_takes_at_most_a_twentieth_of_the_time(
 
     monkeypatch.setattr(keep, "pair_contents", lambda *_: {})
     monkeypatch.setattr(keep, "write_aside", save)
-    forward = measuring._forward
+    forward = MLX.forward
 
     def slow(*arguments: Any) -> None:
         clock[0] += 4.0
         forward(*arguments)
 
-    monkeypatch.setattr(measuring, "_forward", slow)
+    monkeypatch.setattr(MLX, "forward", slow)
     analyze(checkpoint, "math", output="unused", max_samples=80, max_length=8, batch_size=1)
     between = sum(saves[1:-1])  # the first is made at once, after the first batch
     assert between <= 0.05 * (clock[0] - saves[0] - saves[-1])

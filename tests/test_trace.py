@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import shutil
 import signal
@@ -44,7 +43,7 @@ from mlx_moebench.routing.tokens import ranked, token_routing
 
 import mlx.core as mx  # isort: skip
 
-measuring = importlib.import_module("mlx_moebench.analysis.analyze")  # the package's name of it is the function
+from mlx_moebench.analysis.on_mlx import MLX
 
 PLAN = Plan(resamples=100)
 SETTINGS: dict[str, Any] = {"max_samples": 16, "max_length": 24, "batch_size": 2, "plan": PLAN}
@@ -384,7 +383,7 @@ def test_kill_9_in_earnest(tmp_path: Path, whole: Path, capsys: pytest.CaptureFi
 def test_an_interrupted_generation(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"max_tokens": 4, "max_samples": 6, "max_length": 24, "plan": PLAN}
     analyze_generation(checkpoint, "math", output=tmp_path / "a", trace=tmp_path / "ta", **options)
-    forward, calls = measuring._continue, []
+    forward, calls = MLX.generate, []
 
     def unlucky(*arguments: Any) -> Any:
         calls.append(1)
@@ -393,7 +392,7 @@ def test_an_interrupted_generation(tmp_path: Path, checkpoint: Checkpoint, monke
         return forward(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(measuring, "_continue", unlucky)
+        patched.setattr(MLX, "generate", unlucky)
         with pytest.raises(KeyboardInterrupt, match="after 3 of 6"):
             analyze_generation(checkpoint, "math", output=tmp_path / "b", trace=tmp_path / "tb", **options)
     analyze_generation(checkpoint, "math", output=tmp_path / "b", trace=tmp_path / "tb", resume=True, **options)
@@ -413,7 +412,7 @@ def test_non_finite_logits_leave_the_trace_before_them(
 ) -> None:
     model = load_checkpoint(None).model
     calls = 0
-    forward = measuring._forward
+    forward = MLX.forward
 
     def breaking(*arguments: Any) -> Any:
         nonlocal calls
@@ -423,7 +422,7 @@ def test_non_finite_logits_leave_the_trace_before_them(
             gate.weight = gate.weight * float("nan")
         return forward(*arguments)
 
-    monkeypatch.setattr(measuring, "_forward", breaking)
+    monkeypatch.setattr(MLX, "forward", breaking)
     with pytest.raises(RoutingError, match="Layer 2"):
         analyze(model, "math", tokenizer=checkpoint.tokenizer, output=tmp_path / "o", trace=tmp_path / "t", **SETTINGS)
     assert len(read_trace(tmp_path / "t").clusters) == 4

@@ -1,13 +1,23 @@
-"""The questions one can ask of a model: how it routes, and what it knows."""
+"""The questions one can ask of a model: how it routes, and what it knows. Needs MLX only where it is used."""
 
-from ..routing.storage import decode_output
-from .accuracy import compare_answers
-from .analyze import analyze, analyze_generation
-from .compare import Target, measured, target
-from .evaluations import read_evaluation
-from .keep import check_replaceable
-from .mmlu import evaluate_mmlu
-from .profile import profile
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..blas import load_fast_blas
+
+load_fast_blas()  # before anything here imports mlx
+
+from ..routing.storage import decode_output  # noqa: E402
+from .accuracy import compare_answers  # noqa: E402
+from .analyze import analyze, analyze_generation  # noqa: E402
+from .compare import Target, measured, target  # noqa: E402
+from .evaluations import read_evaluation  # noqa: E402
+from .keep import check_replaceable  # noqa: E402
+from .profile import profile  # noqa: E402
+
+if TYPE_CHECKING:
+    from .mmlu import evaluate_mmlu
 
 __all__ = [
     "Target",
@@ -22,3 +32,11 @@ __all__ = [
     "read_evaluation",
     "target",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "evaluate_mmlu":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .mmlu import evaluate_mmlu
+
+    return evaluate_mmlu

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard, read_corpus
-from ..environment import environment
+from ..data import Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard, read_corpus
 from ..errors import DataError, MoebenchError
-from ..instrument import LiveRoutingStats, config_of, stream_generate
-from ..models import Checkpoint, load_checkpoint, select_device
 from ..routing.record import Phase
 from ..routing.stats import RoutingStats, check_flag
 from ..routing.uncertainty import Plan
-from .facts import check_vocabulary, checkpoint_facts
+from .backends import Backend, backend_named
+from .facts import check_vocabulary
 from .keep import Keeper
 from .trace import LIMIT, TraceRequest, TraceWriter, budget, check_trace_folder
 from .watch import Watch
@@ -35,6 +31,7 @@ def analyze(
     model: Any = None,
     dataset: str | Path = "math",
     *,
+    backend: str | Backend = "mlx",
     tokenizer: Any = None,
     text_field: str | None = None,
     max_samples: int | None = None,
@@ -61,11 +58,13 @@ def analyze(
 ) -> RoutingStats:
     """Measure how ``model`` routes ``dataset``, every sequence as one prompt (phase prefill).
 
-    model: None for the embedded model, a folder, a hub id, a `Checkpoint`, or an mlx-lm model together with its
-    ``tokenizer``. dataset: see `data.read_corpus`. max_length: tokens kept of a document. dtype, bits, router_bits,
-    adapter_path: see `models.load_checkpoint`; not for a model that is loaded already. The result depends on neither
-    batch_size nor order, up to rounding. The model is left as it was. ``stats.model["warnings"]`` says what a reader
-    must know of the routers' precision.
+    model: None for the embedded model, a folder, a hub id, a loaded checkpoint, or an mlx-lm (with the backend torch a
+    transformers) model together with its ``tokenizer``. backend: ``mlx``, or ``torch``, which measures the same on
+    transformers; under torchrun its ranks take a shard each, and all return the whole. dataset: see
+    `data.read_corpus`. max_length: tokens kept of a document. dtype, bits, router_bits, adapter_path: see
+    `models.load_checkpoint` and `torch_fallback.load_checkpoint`; not for a model that is loaded already. The result
+    depends on neither batch_size nor order, up to rounding. The model is left as it was. ``stats.model["warnings"]``
+    says what a reader must know of the routers' precision.
     shard: ``i/n``, only rows with row % n == i - 1 of the documents chosen; `RoutingStats.merge` puts shards together.
 
     output: stats pair, saved while the run goes on (at most 5% of its time) and at its end, with the intervals of
@@ -103,6 +102,7 @@ def measure(
     batch_size: int,
     generate: int | None,
     *,
+    backend: str | Backend = "mlx",
     tokenizer: Any = None,
     text_field: str | None = None,
     max_samples: int | None = None,
@@ -125,20 +125,21 @@ def measure(
     **precision: Any,
 ) -> dict[Phase, RoutingStats]:
     """The statistics of each phase, kept at ``output`` while they grow; ``watch`` sees tokens where no trace does."""
+    runner = backend_named(backend) if isinstance(backend, str) else backend
     check_flag(tau, collapse_on)
     if resume and output is None:
         raise MoebenchError("Only a run with an output can be resumed: name the stats pair.")
     if shard is not None:
         parse_shard(shard)
     request = _trace_request(trace, trace_limit, trace_predictions, output, resume, generate)
-    select_device(device)
+    runner.select_device(device)
     step("loading the model", 0, 0)
-    checkpoint = _checkpoint(model, tokenizer, precision, trust_remote_code)
+    checkpoint = _checkpoint(runner, model, tokenizer, precision, trust_remote_code)
     step("reading the text", 0, 0)
     corpus = read_corpus(dataset, text_field=text_field, max_samples=max_samples, tokenizer=checkpoint.tokenizer)
     every = encode(corpus, checkpoint.tokenizer, max_length)
     sequences = in_shard(every, shard)
-    _check_fit(checkpoint.model, sequences, generate or 0)
+    _check_fit(runner.config(checkpoint.model), sequences, generate or 0)
     planned = batches(sequences, batch_size, pad_id(checkpoint.tokenizer))
     facts = _data_facts(corpus, every, checkpoint.tokenizer, max_length)
     facts |= {"max_samples": max_samples, "parts": [_part(sequences, shard, batch_size)]}
@@ -148,14 +149,14 @@ def measure(
     watch = writer or watch
     if watch is not None:
         watch.begin(checkpoint.tokenizer)
-    stats = LiveRoutingStats(
+    stats = runner.recorder(
         checkpoint.model,
         tokens=None if watch is None else watch.record,
         tau=tau,
         collapse_on=collapse_on,
-        model=checkpoint_facts(checkpoint.model, checkpoint),
+        model=runner.facts(checkpoint),
         sources={corpus.sha256: facts},
-        environment=environment() | ({} if command is None else {"command": command}),
+        environment=runner.environment() | ({} if command is None else {"command": command}),
     )
     decode = stats.phase_stats("decode") if generate else None
     if request is not None:
@@ -169,9 +170,10 @@ def measure(
                 step("generating, sequences" if generate else "measuring, sequences", keeper.sequences, len(sequences))
                 ids, logits = batch.ids, None
                 if generate:
-                    ids = _continue(checkpoint, batch, generate)
+                    ids = runner.generate(checkpoint, stats, batch, generate)
                 else:
-                    logits = _forward(checkpoint.model, stats, batch)
+                    with stats.batch(mask=batch.mask, ids=batch.rows):
+                        logits = runner.forward(checkpoint, batch, watch is not None and watch.logits)
                 if watch is not None:
                     stats.phase_stats("prefill")  # evaluates what waits, so that it has seen every token
                     watch.count(batch, ids, stats, logits)
@@ -185,10 +187,10 @@ def measure(
     return found
 
 
-def _check_fit(model: Any, sequences: list[Sequence], generate: int) -> None:
+def _check_fit(config: Mapping[str, Any], sequences: list[Sequence], generate: int) -> None:
     """Raise DataError for an id or a position that the model lacks, which MLX would look up without a word."""
-    check_vocabulary(model, max(int(s.ids.max()) for s in sequences))
-    positions = config_of(model).get("max_position_embeddings")
+    check_vocabulary(config, max(int(s.ids.max()) for s in sequences))
+    positions = config.get("max_position_embeddings")
     longest = max(len(s.ids) for s in sequences) + generate
     if positions is not None and longest > positions:
         room = positions - generate
@@ -197,24 +199,6 @@ def _check_fit(model: Any, sequences: list[Sequence], generate: int) -> None:
             f"A sequence has {longest} tokens{' with those to generate' if generate else ''}, but the model has "
             f"{positions} positions: {advice}."
         )
-
-
-def _forward(model: Any, stats: LiveRoutingStats, batch: Batch) -> Any:
-    """Logits [B, S, V], not evaluated: only the tallies are.
-
-    Unless they are read, MLX never computes the output head nor the last layer's experts.
-    """
-    import mlx.core as mx
-
-    with stats.batch(mask=batch.mask, ids=batch.rows):
-        return model(mx.array(batch.ids))
-
-
-def _continue(checkpoint: Checkpoint | _Given, batch: Batch, max_tokens: int) -> Any:
-    """Run the one prompt of a batch and let the model go on; returns its token ids and those made, [1, S]."""
-    prompt = batch.ids[0][batch.mask[0]].tolist()
-    made = stream_generate(checkpoint.model, checkpoint.tokenizer, prompt, max_tokens, row=batch.rows[0])
-    return np.array([[*prompt, *(response.token for response in made)]])
 
 
 def _trace_request(
@@ -237,25 +221,14 @@ def _trace_request(
     return TraceRequest(Path(trace), limit, predictions)
 
 
-def _checkpoint(model: Any, tokenizer: Any, precision: dict[str, Any], trust_remote_code: bool) -> Checkpoint | _Given:
+def _checkpoint(runner: Backend, model: Any, tokenizer: Any, precision: dict[str, Any], trust_remote_code: bool) -> Any:
     if model is None or isinstance(model, str | Path):
         if tokenizer is not None:
             raise MoebenchError("A tokenizer goes with a model object; a folder or hub id brings its own.")
-        return load_checkpoint(model, **precision, trust_remote_code=trust_remote_code)
+        return runner.load(model, trust_remote_code, precision)
     if asked := [name for name, value in precision.items() if value is not None]:
         raise MoebenchError(f"This model is loaded already; give {' and '.join(asked)} when loading it.")
-    if isinstance(model, Checkpoint):
-        return model
-    if tokenizer is None:
-        raise MoebenchError("A model object needs its tokenizer: analyze(model, dataset, tokenizer=tokenizer).")
-    return _Given(model, tokenizer)
-
-
-class _Given:
-    """A model and tokenizer that the caller loaded."""
-
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    return runner.given(model, tokenizer)
 
 
 def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, max_length: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from ..errors import EvaluationError
+from ..instrument import config_of
 from ..routing.record import Array
 from .facts import check_vocabulary
 
@@ -103,7 +104,7 @@ def score(
     if not requests:
         return []
     fed = [r.context + r.continuation[:-1] for r in requests]
-    check_vocabulary(model, max(max(r.context + r.continuation) for r in requests))
+    check_vocabulary(config_of(model), max(max(r.context + r.continuation) for r in requests))
     rows = sorted(set(fed), key=lambda ids: (-len(ids), ids))
     shared = min(common_prefix(rows), *(len(r.context) - 1 for r in requests))
     cache = _run_prefix(model, rows[0][:shared])

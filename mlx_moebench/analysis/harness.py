@@ -18,7 +18,7 @@ from ..models import Checkpoint, load_checkpoint, select_device
 from ..routing.uncertainty import MIN_CLUSTERS
 from .choices import Request, encode_choices, encode_text, fitted, score
 from .evaluations import SCHEMA_VERSION, evaluation_path, write_evaluation
-from .facts import checkpoint_facts
+from .on_mlx import checkpoint_facts
 
 try:
     import lm_eval

@@ -19,7 +19,7 @@ from ..routing.uncertainty import Plan
 from .accuracy import compare_answers, summarise
 from .choices import Request, encode_choices, encode_text, fitted, score
 from .evaluations import SCHEMA_VERSION, Kept
-from .facts import checkpoint_facts
+from .on_mlx import checkpoint_facts
 
 Step = Callable[[str, int, int], None]
 

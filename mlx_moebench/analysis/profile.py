@@ -9,24 +9,25 @@ from typing import Any
 from ..data import read_corpus
 from ..data.importers import split_name
 from ..errors import DataError, MoebenchError
-from ..models import load_checkpoint, select_device
 from ..routing.domain_report import Profile, rename
 from ..routing.stats import RoutingStats
 from ..routing.storage import plain_name, read_report
 from ..routing.uncertainty import Plan
 from .analyze import Step, analyze
+from .backends import Backend, backend_named
 from .keep import check_replaceable
 
 DOMAINS = ("math", "general", "code")
 """The bundled prompt sets, each its own domain."""
 
-_LOADING = ("dtype", "bits", "router_bits", "adapter_path", "trust_remote_code")
+_LOADING = ("dtype", "bits", "router_bits", "adapter_path")
 
 
 def profile(
     models: Sequence[str | Path | None] = (None,),
     domains: Sequence[str] = DOMAINS,
     *,
+    backend: str | Backend = "mlx",
     output: str | Path | None = None,
     resume: bool = False,
     plan: Plan | None = None,
@@ -39,7 +40,7 @@ def profile(
     models: folders or hub ids, as ``NAME=ID`` where their last parts are alike; None for the embedded model.
     domains: two or more data sets as `analyze` takes them, as ``NAME=DATASET`` for another name than theirs.
     output: folder for a stats pair each, MODEL/DOMAIN.json. resume: use the pairs that are there, finished or not, if
-    they are of the same options. options: as for `analyze`.
+    they are of the same options. backend, options: as for `analyze`.
 
     Raises what `analyze` raises, and `MoebenchError` for names that occur twice.
     """
@@ -52,12 +53,14 @@ def profile(
             if pair is not None:
                 check_replaceable(pair)
     named_domains = domain_names(domains)
-    select_device(device)
+    runner = backend_named(backend) if isinstance(backend, str) else backend
+    runner.select_device(device)
     loading = {key: options.pop(key) for key in _LOADING if key in options}
+    trust_remote_code = options.pop("trust_remote_code", False)
     found = []
     for model_name, model in model_names(models).items():
         step(f"loading {model_name}", 0, 0)
-        checkpoint = load_checkpoint(model, **loading)
+        checkpoint = runner.load(model, trust_remote_code, loading)
         _check_domains(named_domains, checkpoint.tokenizer, options)
         parts = {}
         for domain, dataset in named_domains.items():
@@ -67,7 +70,15 @@ def profile(
 
             pair = pairs[model_name, domain]
             parts[domain] = analyze(
-                checkpoint, dataset, device=device, output=pair, resume=resume, plan=plan, step=told, **options
+                checkpoint,
+                dataset,
+                backend=runner,
+                device=device,
+                output=pair,
+                resume=resume,
+                plan=plan,
+                step=told,
+                **options,
             )
         step(f"comparing the domains of {model_name}", 0, 0)
         kept = {domain: pairs[model_name, domain] for domain in parts}

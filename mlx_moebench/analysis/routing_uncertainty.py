@@ -15,8 +15,8 @@ from ..data import Batch
 from ..errors import DataError, MoebenchError, RoutingError
 from ..routing.ranks import calibration, rank_correlations
 from ..routing.record import RouterSpec
+from ..routing.recorder import Recorder
 from ..routing.report import data_section
-from ..routing.stats import RoutingStats
 from ..routing.tokens import TOKEN_SCALARS, TokenBlock
 from ..routing.uncertainty import Plan, ratio_intervals
 from .analyze import Step, measure
@@ -103,6 +103,8 @@ class _Pairs:
 class _Losses:
     """A `Watch` that keeps every token's uncertainty and the loss of the token after it."""
 
+    logits = True
+
     tokenizer: Any = None
     blocks: dict[int, TokenBlock] = field(default_factory=dict)
     scores: dict[str, list[npt.NDArray[Any]]] = field(default_factory=lambda: {name: [] for name in TOKEN_SCALARS})
@@ -118,7 +120,7 @@ class _Losses:
         """One forward is one batch here, so each router says something once."""
         self.blocks[block.number] = block
 
-    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: RoutingStats, logits: Any) -> None:
+    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: Recorder, logits: Any) -> None:
         """Join the routers and the losses of a batch."""
         blocks, self.blocks = [self.blocks[number] for number in sorted(self.blocks)], {}
         for number, row in enumerate(batch.rows):

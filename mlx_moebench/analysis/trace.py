@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import array_namespace
 
 from ..data import Batch
 from ..data.trace import (
@@ -36,6 +37,7 @@ from ..data.trace import (
 )
 from ..errors import RoutingError, TraceError
 from ..routing.record import Phase
+from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
 from ..routing.storage import probe_folder, write_aside
 from ..routing.tally import SCALARS
@@ -79,7 +81,7 @@ class TraceWriter:
     """
 
     def __init__(self, request: TraceRequest, phases: Sequence[Phase]) -> None:
-        self._folder, self._predictions = request.folder, request.predictions
+        self._folder, self.logits = request.folder, request.predictions
         self._phases = {phase: _Phase() for phase in phases}
         self._texts: dict[int, str] = {}
         self._tokenizer: Any = None
@@ -92,11 +94,9 @@ class TraceWriter:
         """What one router said of one forward pass of the batch that runs."""
         self._phases[block.phase].blocks.append(block)
 
-    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: RoutingStats, logits: Any) -> None:
+    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: Recorder, logits: Any) -> None:
         """The batch is over; see `Watch`. Writes shards that are full."""
-        import mlx.core as mx
-
-        predicted = np.asarray(mx.argmax(logits, axis=-1)) if self._predictions else None
+        predicted = stats.host(array_namespace(logits).argmax(logits, axis=-1)) if self.logits else None
         for name, phase in self._phases.items():
             blocks, phase.blocks = phase.blocks, []
             shard = _join(batch, ids, predicted, blocks, stats)
@@ -134,7 +134,7 @@ class TraceWriter:
             "environment": stats.environment,
             "tau": stats.tau,
             "collapse_on": stats.collapse_on,
-            "predictions": self._predictions,
+            "predictions": self.logits,
             "scalars": list(SCALARS),
             "routers": [asdict(spec) for spec in stats.specs],
             "phases": phases,
@@ -196,7 +196,7 @@ class TraceWriter:
             ("max_length", theirs.get("max_length"), data.get("max_length")),
             ("list of routers", trace.specs, stats.specs),
             ("phases", list(trace.phases), list(self._phases)),
-            ("--trace-predictions", trace.predictions, self._predictions),
+            ("--trace-predictions", trace.predictions, self.logits),
         )
         for what, x, y in compared:
             if x != y:

@@ -1,0 +1,73 @@
+"""What runs a model. Everything else of a measurement is the same, whatever library that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from ..data import Batch
+from ..errors import MissingExtraError, MoebenchError, did_you_mean
+from ..routing.record import Array
+from ..routing.recorder import Recorder
+
+HOMES = {"mlx": "mlx_moebench.analysis.on_mlx", "torch": "torch_fallback.backend"}
+"""Each backend's name, and the module with its ``BACKEND``."""
+
+EXTRAS = {"mlx": "cpu", "torch": "torch"}
+
+
+class Backend(Protocol):
+    """Loads models with one library, and runs them with a `Recorder` on their routers.
+
+    A checkpoint is what `load` gives, or what `given` makes of a model object: it has ``model`` and ``tokenizer``.
+    """
+
+    def select_device(self, name: str) -> str:
+        """Run on ``name`` (auto, gpu, cpu, mps, cuda) from now on; returns gpu or cpu."""
+
+    def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any]) -> Any:
+        """A checkpoint; precision: dtype, bits, router_bits, adapter_path."""
+
+    def given(self, model: Any, tokenizer: Any) -> Any:
+        """A checkpoint of a model object and its tokenizer, or of a checkpoint object alone (tokenizer None)."""
+
+    def config(self, model: Any) -> Mapping[str, Any]:
+        """The settings of a model object, with its model_type."""
+
+    def facts(self, checkpoint: Any) -> dict[str, Any]:
+        """The ``model`` section of a report."""
+
+    def environment(self) -> dict[str, Any]:
+        """The ``environment`` section of a report."""
+
+    def recorder(self, network: Any, /, **settings: Any) -> Recorder:
+        """Statistics that fill while ``network`` runs; settings as for `Recorder`."""
+
+    def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
+        """Run a batch once; the logits [B, S, V] of the model's head only if they are asked for."""
+
+    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> npt.NDArray[Any]:
+        """Continue the one prompt of a batch greedily; its ids and those made, [1, S]."""
+
+    def ranks(self) -> tuple[int, int] | None:
+        """(rank, how many) where several processes share a measurement; None for one alone."""
+
+
+def backend_named(name: str) -> Backend:
+    """The backend ``mlx`` or ``torch``.
+
+    Raises `MoebenchError` for another name, and `MissingExtraError` where its library is not installed.
+    """
+    if name not in HOMES:
+        raise MoebenchError(f"There is no backend {name!r}.{did_you_mean(name, list(HOMES))}")
+    try:
+        found: Backend = import_module(HOMES[name]).BACKEND
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("mlx", "mlx_lm", "torch", "transformers"):
+            raise
+        raise MissingExtraError(f"The backend {name} (--backend {name})", EXTRAS[name]) from error
+    return found

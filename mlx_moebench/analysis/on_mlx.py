@@ -1,0 +1,77 @@
+"""Measurements on MLX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data import Batch
+from ..environment import environment
+from ..errors import MoebenchError
+from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
+from ..models import Checkpoint, load_checkpoint, select_device
+from ..routing.record import Array
+from ..routing.recorder import Recorder
+from .facts import loaded_facts
+
+
+def checkpoint_facts(model: Any, checkpoint: Any = None) -> dict[str, Any]:
+    """The ``model`` section of a report; an object that is no `Checkpoint` adds nothing to what the model shows."""
+    return model_facts(model) | (loaded_facts(checkpoint) if isinstance(checkpoint, Checkpoint) else {})
+
+
+class Given:
+    """A model and tokenizer that the caller loaded."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+
+class MLX:
+    """See `Backend`."""
+
+    def select_device(self, name: str) -> str:
+        return select_device(name)
+
+    def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any]) -> Checkpoint:
+        return load_checkpoint(model, **precision, trust_remote_code=trust_remote_code)
+
+    def given(self, model: Any, tokenizer: Any) -> Checkpoint | Given:
+        if isinstance(model, Checkpoint):
+            return model
+        if tokenizer is None:
+            raise MoebenchError("A model object needs its tokenizer: analyze(model, dataset, tokenizer=tokenizer).")
+        return Given(model, tokenizer)
+
+    def config(self, model: Any) -> dict[str, Any]:
+        return config_of(model)
+
+    def facts(self, checkpoint: Any) -> dict[str, Any]:
+        return checkpoint_facts(checkpoint.model, checkpoint)
+
+    def environment(self) -> dict[str, Any]:
+        return environment()
+
+    def recorder(self, network: Any, /, **settings: Any) -> Recorder:
+        return LiveRoutingStats(network, **settings)
+
+    def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
+        """Not evaluated: unless they are read, MLX never computes the output head nor the last layer's experts."""
+        import mlx.core as mx
+
+        return checkpoint.model(mx.array(batch.ids))
+
+    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> npt.NDArray[Any]:
+        prompt = batch.ids[0][batch.mask[0]].tolist()
+        made = stream_generate(checkpoint.model, checkpoint.tokenizer, prompt, max_tokens, row=batch.rows[0])
+        return np.array([[*prompt, *(response.token for response in made)]])
+
+    def ranks(self) -> tuple[int, int] | None:
+        return None
+
+
+BACKEND = MLX()
