@@ -40,6 +40,12 @@ class TraceError(MoebenchError):
     """A trace that cannot be read, written or gone on with."""
 
 
+NO_MLX = (
+    'MLX is not installed: pip install "mlx-moebench[cpu]" on Linux ([cuda12] or [cuda13] with a GPU), or measure with '
+    "--backend torch."
+)
+
+
 class MissingExtraError(MoebenchError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -61,12 +61,12 @@ def test_command_line_writes_both_pairs(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_interrupted_generation_resumes_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_moebench.analysis import analyze as module
+    from mlx_moebench.analysis.on_mlx import MLX
 
     options = {"max_tokens": 4, "max_samples": 6, "max_length": 24}
     whole = analyze_generation(None, "math", **options)
     calls = 0
-    forward = module.__globals__["_continue"]
+    forward = MLX.generate
 
     def third_time_unlucky(*arguments: object) -> None:
         nonlocal calls
@@ -75,10 +75,10 @@ def test_an_interrupted_generation_resumes_to_the_same_numbers(tmp_path: Path, m
             raise KeyboardInterrupt
         forward(*arguments)
 
-    monkeypatch.setitem(module.__globals__, "_continue", third_time_unlucky)
+    monkeypatch.setattr(MLX, "generate", third_time_unlucky)
     with pytest.raises(KeyboardInterrupt, match="after 2 of 6"):
         analyze_generation(None, "math", output=tmp_path / "x", **options)
-    monkeypatch.setitem(module.__globals__, "_continue", forward)
+    monkeypatch.setattr(MLX, "generate", forward)
     assert RoutingStats.load(decode_output(tmp_path / "x")).clusters
     with pytest.raises(StatsError, match="its generation is"):
         analyze_generation(None, "math", output=tmp_path / "x", resume=True, **{**options, "max_tokens": 5})

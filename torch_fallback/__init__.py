@@ -1,1 +1,20 @@
-"""The same capture on transformers models in PyTorch; needs no MLX."""
+"""The same capture on transformers models in PyTorch, on CUDA, Apple's GPU or a CPU. Needs no MLX."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .live import attach
+    from .loading import load, load_checkpoint
+
+_HOME = {"attach": ".live", "load": ".loading", "load_checkpoint": ".loading"}
+
+__all__ = ["attach", "load", "load_checkpoint"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name], __name__), name)

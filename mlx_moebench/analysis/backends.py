@@ -10,14 +10,12 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from ..data import Batch
-from ..errors import MissingExtraError, MoebenchError, did_you_mean
+from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean
 from ..routing.record import Array
 from ..routing.recorder import Recorder
 
 HOMES = {"mlx": "mlx_moebench.analysis.on_mlx", "torch": "torch_fallback.backend"}
 """Each backend's name, and the module with its ``BACKEND``."""
-
-EXTRAS = {"mlx": "cpu", "torch": "torch"}
 
 
 class Backend(Protocol):
@@ -60,14 +58,17 @@ class Backend(Protocol):
 def backend_named(name: str) -> Backend:
     """The backend ``mlx`` or ``torch``.
 
-    Raises `MoebenchError` for another name, and `MissingExtraError` where its library is not installed.
+    Raises `MoebenchError` for another name, and with what to install where its library is not there.
     """
     if name not in HOMES:
         raise MoebenchError(f"There is no backend {name!r}.{did_you_mean(name, list(HOMES))}")
     try:
         found: Backend = import_module(HOMES[name]).BACKEND
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("mlx", "mlx_lm", "torch", "transformers"):
+        missing = (error.name or "").split(".")[0]
+        if missing in ("mlx", "mlx_lm"):
+            raise MoebenchError(NO_MLX) from error
+        if missing not in ("torch", "transformers", "accelerate"):
             raise
-        raise MissingExtraError(f"The backend {name} (--backend {name})", EXTRAS[name]) from error
+        raise MissingExtraError("The backend torch", "torch") from error
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def check_tokenizer(folder: Path) -> None:
 
 def check_complete(file: Path) -> int:
     """The number of tensors in ``file``, a safetensors file as long as its header says; ModelLoadError otherwise."""
+    return len(tensors_of(file))
+
+
+def tensors_of(file: Path) -> dict[str, dict[str, Any]]:
+    """{name: {dtype, shape, data_offsets}} of a safetensors file, proven complete; ModelLoadError otherwise."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -87,7 +93,17 @@ def check_complete(file: Path) -> int:
             f"{file} is {'truncated' if size < expected else 'longer than its header says'}: {size} bytes instead of "
             f"{expected}; fetch it again."
         )
-    return len(tensors)
+    return tensors
+
+
+def stored_bits(folder: Path) -> float | int:
+    """Bits per stored weight of the experts (of all matrices where no name says expert), the mean over them."""
+    every = {name: entry for file in sorted(folder.glob(WEIGHTS)) for name, entry in tensors_of(file).items()}
+    matrices = {name: entry for name, entry in every.items() if len(entry["shape"]) > 1}
+    experts = [entry for name, entry in matrices.items() if "expert" in name] or list(matrices.values())
+    bits = sum(8 * (entry["data_offsets"][1] - entry["data_offsets"][0]) for entry in experts)
+    mean = bits / max(1, sum(math.prod(entry["shape"]) for entry in experts))
+    return int(mean) if mean == int(mean) else round(mean, 3)
 
 
 def read_json(path: Path) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import MoebenchError, did_you_mean
+from ..errors import NO_MLX, MoebenchError, did_you_mean
 
 
 class _Folder(click.Group):
@@ -29,6 +29,9 @@ class _Folder(click.Group):
         command: click.Command = importlib.import_module(f".{module}", __name__).command
         return command
 
+
+WITH_BACKEND = ("analyze", "compare", "profile")
+"""The subcommands that have --backend."""
 
 EPILOG = """\b
 Examples:
@@ -53,10 +56,14 @@ def group() -> None:
     """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; every foreseen failure is one sentence on stderr and a non-zero exit."""
+def main(arguments: list[str] | None = None, prog_name: str = "mlx-moebench", backend: str = "mlx") -> None:
+    """Run the command line; every foreseen failure is one sentence on stderr and a non-zero exit.
+
+    backend: what --backend is where it is left out.
+    """
+    defaults = {name: {"backend": backend} for name in WITH_BACKEND}
     try:
-        group.main(args=arguments, prog_name="mlx-moebench", standalone_mode=False)
+        group.main(args=arguments, prog_name=prog_name, standalone_mode=False, default_map=defaults)
         if sys.stdout is not None:  # it may have been closed by the shell
             sys.stdout.flush()
     except MoebenchError as error:
@@ -76,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("mlx", "mlx_lm"):
             raise
-        _stop('MLX is not installed: pip install "mlx-moebench[cpu]" on Linux ([cuda12] or [cuda13] with a GPU).', 1)
+        _stop(NO_MLX, 1)
     except OSError as error:
         _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 74)
     except Exception as error:

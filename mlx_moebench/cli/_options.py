@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+_BACKEND = click.option(
+    "--backend",
+    type=click.Choice(["mlx", "torch"]),
+    default="mlx",
+    show_default=True,
+    help="What runs the model: MLX, or transformers on torch (CUDA, Apple GPU, CPU).",
+)
 
 _PRECISION = (
     click.option(
@@ -21,7 +31,7 @@ _PRECISION = (
     click.option(
         "--bits",
         type=click.Choice(["4", "8"]),
-        help="Quantise while loading; routers keep 8 bit.  [default: as stored]",
+        help="Quantise while loading; routers keep 8 bit (on torch 4 only, as NF4, routers 16).  [default: as stored]",
     ),
     click.option("--4bit", "four_bit", is_flag=True, help="The same as --bits 4."),
     click.option(
@@ -65,6 +75,12 @@ _DATA = (
 )
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def command_line() -> str:
+    """What the user typed, for a report."""
+    program = click.get_current_context().find_root().info_name or "mlx-moebench"
+    return f"{program} {shlex.join(sys.argv[1:])}"
 
 
 def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str) -> int:
@@ -127,6 +143,11 @@ _FLAG = (
         help="The share that --tau is compared with.",
     ),
 )
+
+
+def backend_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--backend: the library that runs a model."""
+    return _BACKEND(command)
 
 
 def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:

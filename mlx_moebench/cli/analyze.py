@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,9 @@ import click
 from click.core import ParameterSource
 
 from ._options import (
+    backend_option,
     chosen_bits,
+    command_line,
     data_options,
     file_name,
     flag_options,
@@ -30,12 +30,15 @@ Examples:
   mlx-moebench analyze --generate 64                     prompts and 64 tokens after each, apart
   mlx-moebench analyze --model ./checkpoint --bits 4 --adapter-path ./adapters
   mlx-moebench analyze --dataset big.jsonl --output big.json --resume    start, or go on after Ctrl-C or a crash
+  mlx-moebench analyze --backend torch --device cuda --model mistralai/Mixtral-8x7B-v0.1 --4bit
+  torchrun --nproc-per-node 2 -m torch_fallback analyze --model ./checkpoint    a GPU for each half of the documents
   mlx-moebench analyze --trace trace                     the experts of every single token, too
   mlx-moebench analyze --dataset big.jsonl --shard 1/4 --output part1    see mlx-moebench merge
 """
 
 
 @click.command(epilog=EPILOG)
+@backend_option
 @model_options
 @data_options
 @click.option(
@@ -78,6 +81,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def command(
+    backend: str,
     model: str | None,
     dataset: str,
     text_field: str | None,
@@ -134,6 +138,7 @@ def command(
     if plot:
         check_plot(plot)
     options: dict[str, Any] = {
+        "backend": backend,
         "text_field": text_field,
         "max_samples": max_samples,
         "max_length": max_length,
@@ -153,7 +158,7 @@ def command(
         "trace_predictions": trace_predictions,
         "tell": (lambda line: None) if quiet else (lambda line: click.echo(line, err=True)),
         "plan": plan,
-        "command": shlex.join(["mlx-moebench", *sys.argv[1:]]),
+        "command": command_line(),
     }
     with progress(quiet) as step:
         if generate:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ._options import data_options, difference_options
+from ._options import command_line, data_options, difference_options
 
 EPILOG = """\b
 Examples:
@@ -133,7 +131,7 @@ def command(
         "router_bits": int(router_bits) if router_bits else None,
         "trust_remote_code": trust_remote_code,
         "plan": plan,
-        "command": shlex.join(["mlx-moebench", *sys.argv[1:]]),
+        "command": command_line(),
     }
     if all(_is_pair(Path(side)) for side in (a, b)):
         _refuse_measuring()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from ._options import chosen_bits, file_name, model_names, model_options
+from ._options import chosen_bits, command_line, file_name, model_names, model_options
 
 EPILOG = """\b
 Examples:
@@ -144,7 +142,7 @@ def command(
         "trust_remote_code": trust_remote_code,
         "seed": seed,
         "output": output,
-        "command": shlex.join(["mlx-moebench", *sys.argv[1:]]),
+        "command": command_line(),
     }
     with progress(quiet) as step:
         if task == "mmlu":

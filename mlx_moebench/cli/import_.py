@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import flag_options, interval_options
+from ._options import command_line, flag_options, interval_options
 
 if TYPE_CHECKING:
     from ..data.importers import Importer
@@ -103,7 +101,7 @@ def _run(found: Importer) -> Callable[..., None]:
         plan = Plan(**{to: options.pop(name) for name, to in asked.items() if name in options})
         check_writable(output)
         stats = found.read(named_files(files), **options)
-        stats.environment["command"] = shlex.join(["mlx-moebench", *sys.argv[1:]])
+        stats.environment["command"] = command_line()
         stats.save(output, plan)
         show([output], as_json)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
-from ._options import interval_options
+from ._options import command_line, interval_options
 
 EPILOG = """\b
 Examples:
@@ -49,6 +47,6 @@ def command(stats: tuple[Path, ...], output: Path, ci: str, resamples: int, seed
         raise StatsError(f"{output} is one of the pairs to merge: choose another --output.")
     check_writable(output)
     merged = RoutingStats.merge([RoutingStats.load(sums) for _, sums in pairs])
-    merged.environment["command"] = shlex.join(["mlx-moebench", *sys.argv[1:]])
+    merged.environment["command"] = command_line()
     merged.save(output, plan)
     show([output], as_json)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import chosen_bits, flag_options, interval_options, precision_options, text_options
+from ._options import (
+    backend_option,
+    chosen_bits,
+    command_line,
+    flag_options,
+    interval_options,
+    precision_options,
+    text_options,
+)
 
 if TYPE_CHECKING:
     from ..routing import Plan
@@ -47,6 +53,7 @@ Examples:
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
 )
+@backend_option
 @precision_options
 @flag_options
 @interval_options
@@ -153,7 +160,7 @@ def _measured(
     for pair in planned_pairs(chosen, domains or DOMAINS, output).values():
         if pair is not None:
             check_writable(pair)
-    started = shlex.join(["mlx-moebench", *sys.argv[1:]])
+    started = command_line()
     with progress(quiet) as step:
         return profile(chosen, domains or DOMAINS, output=output, plan=plan, command=started, step=step, **options)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import click
+
+from ._options import command_line
 
 EPILOG = """\b
 Examples:
@@ -91,7 +91,7 @@ def command(
             checked,
             resume=resume,
             device=device,
-            command=shlex.join(["mlx-moebench", *sys.argv[1:]]),
+            command=command_line(),
             step=step,
         )
     from mlx.core import distributed

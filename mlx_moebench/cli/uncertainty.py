@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
-from ._options import chosen_bits, data_options, model_options, sequence_options
+from ._options import chosen_bits, command_line, data_options, model_options, sequence_options
 
 EPILOG = """\b
 Examples:
@@ -95,7 +93,7 @@ def command(
             trust_remote_code=trust_remote_code,
             examples=examples,
             plan=plan,
-            command=shlex.join(["mlx-moebench", *sys.argv[1:]]),
+            command=command_line(),
             step=step,
         )
     text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -25,6 +25,8 @@ class RouterForm:
     distribution: the rule that makes the routing distribution p from the logits.
     weights: the rule that makes the gate weights g: ``(logits [..., R] float32, indices [..., K], config) ->
         [..., K]``, in the Python array API so that NumPy, MLX and torch run the same lines.
+    torch_gate: dotted path of the router inside a block of transformers' model.
+    torch_output: what that router returns, one of `torch_fallback.capture.READINGS`.
     """
 
     router: str
@@ -32,6 +34,8 @@ class RouterForm:
     experts: str
     distribution: Distribution
     weights: Callable[[Array, Array, Config], Array]
+    torch_gate: str = "mlp.gate"
+    torch_output: str = "logits_weights_indices"
 
 
 def all_layers(config: Config) -> Sequence[int]:

@@ -185,6 +185,11 @@ class Recorder(RoutingStats):
             self._end()
             self._announced = before
 
+    @property
+    def described(self) -> bool:
+        """Whether the forward passes to come were announced, by `batch` or `within`."""
+        return self._announced is not None
+
     def close(self) -> None:
         """Take the taps off; what was measured stays."""
         self._sync()

@@ -1,0 +1,123 @@
+"""Measurements on torch: what `mlx_moebench.analysis` asks of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mlx_moebench.analysis.facts import loaded_facts
+from mlx_moebench.data import Batch
+from mlx_moebench.errors import MoebenchError, did_you_mean
+from mlx_moebench.routing.record import Array
+from mlx_moebench.routing.recorder import Recorder
+
+from . import ranks
+from .capture import config_of
+from .environment import environment
+from .live import TorchRoutingStats, model_facts
+from .loading import TorchCheckpoint, load_checkpoint
+
+DEVICES = ("auto", "gpu", "cpu", "mps", "cuda")
+
+
+class Given:
+    """A model and tokenizer that the caller loaded."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+
+class Torch:
+    """See `mlx_moebench.analysis.backends.Backend`."""
+
+    def __init__(self) -> None:
+        self._device = torch.device("cpu")
+
+    def select_device(self, name: str) -> str:
+        self._device = chosen_device(name)
+        return "cpu" if self._device.type == "cpu" else "gpu"
+
+    def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any]) -> TorchCheckpoint:
+        return load_checkpoint(model, device=self._device, trust_remote_code=trust_remote_code, **precision)
+
+    def given(self, model: Any, tokenizer: Any) -> TorchCheckpoint | Given:
+        if isinstance(model, TorchCheckpoint):
+            return model
+        if tokenizer is None:
+            raise MoebenchError("A model object needs its tokenizer: analyze(model, dataset, tokenizer=tokenizer).")
+        return Given(model, tokenizer)
+
+    def config(self, model: Any) -> dict[str, Any]:
+        return config_of(model)
+
+    def facts(self, checkpoint: Any) -> dict[str, Any]:
+        loaded = loaded_facts(checkpoint) if isinstance(checkpoint, TorchCheckpoint) else {}
+        return model_facts(checkpoint.model) | loaded
+
+    def environment(self) -> dict[str, Any]:
+        return environment(self._device)
+
+    def recorder(self, network: Any, /, **settings: Any) -> Recorder:
+        return TorchRoutingStats(network, **settings)
+
+    def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
+        """Without the output head unless its logits are read. Padding is on the right, where causal attention
+        keeps it from every token that counts."""
+        model = checkpoint.model if logits else checkpoint.model.base_model
+        with torch.inference_mode():
+            output = model(input_ids=_ids(checkpoint.model, batch.ids), use_cache=False)
+        return output.logits if logits else None
+
+    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> npt.NDArray[Any]:
+        """As mlx-lm does: every token that is made is run through the model, the last one and an end of text, too."""
+        model = checkpoint.model
+        ends = _ends(model, checkpoint.tokenizer)
+        ids = batch.ids[:1, : int(batch.mask[0].sum())]
+        made: list[int] = []
+        with torch.inference_mode(), stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]]):
+            output = model(input_ids=_ids(model, ids), use_cache=True)
+            while len(made) < max_tokens and not (made and made[-1] in ends):
+                made.append(int(output.logits[0, -1].argmax()))
+                step = _ids(model, np.array([made[-1:]]))
+                output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
+        return np.concatenate([ids, np.array([made], dtype=ids.dtype)], axis=1)
+
+    def ranks(self) -> tuple[int, int] | None:
+        return ranks.of_this_process()
+
+
+def chosen_device(name: str = "auto") -> torch.device:
+    """The torch device for ``name``; ``auto`` is CUDA, else Apple's GPU, else the CPU; under torchrun one GPU a rank.
+
+    Raises MoebenchError for an unknown name, or where the GPU asked for is not there.
+    """
+    if name not in DEVICES:
+        raise MoebenchError(f"There is no device {name!r}.{did_you_mean(name, list(DEVICES))}")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if (name == "cuda" and not cuda) or (name == "mps" and not mps) or (name == "gpu" and not (cuda or mps)):
+        kind = {"cuda": "CUDA device", "mps": "Apple GPU", "gpu": "GPU"}[name]
+        raise MoebenchError(f"torch sees no {kind} here; use --device cpu, or --device auto to take what there is.")
+    if name == "cpu" or not (cuda or mps):
+        return torch.device("cpu")
+    if cuda and name != "mps":
+        return torch.device("cuda", ranks.local_rank() % torch.cuda.device_count())
+    return torch.device("mps")
+
+
+def _ids(model: Any, ids: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.as_tensor(ids, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    """Ids that end a text: those of the model's config, else the tokenizer's."""
+    named = model.config.eos_token_id
+    named = tokenizer.eos_token_id if named is None else named
+    return set(named if isinstance(named, list) else [named]) - {None}
+
+
+BACKEND = Torch()

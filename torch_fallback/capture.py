@@ -1,0 +1,167 @@
+"""Hooks on the routers of a transformers model, which change nothing that it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlx_moebench.errors import RoutingError, UnsupportedModelError
+from mlx_moebench.families import GUIDE, RouterForm, family_for
+from mlx_moebench.families.base import module_at
+from mlx_moebench.routing.record import RouterSpec
+
+Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]], None]
+"""``sink(number, logits [T, E], indices [T, K], weights [T, K], shape)``: the router's number in running order, what
+it gave, and the leading shape (B, S), of T positions, of the hidden states that its layer got."""
+
+Said = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _logits_weights_indices(gate: Any, output: Any) -> Said:
+    """Routers that return (logits, weights, indices), flattened over tokens."""
+    if not isinstance(output, tuple) or len(output) != 3:
+        raise UnsupportedModelError(
+            "This transformers has routers that return no choice of experts: update it, pip install -U transformers."
+        )
+    logits, weights, indices = output
+    return logits, indices, weights
+
+
+def _sorted_by_expert(gate: Any, output: Any) -> Said:
+    """JetMoE's router returns its selections sorted by expert: which each is, its weight, and how many each got."""
+    order, _, sorted_weights, counts, logits = output
+    n_experts, top_k = logits.shape[-1], len(order) // len(logits)
+    sizes = torch.as_tensor(counts, device=order.device)
+    experts = torch.repeat_interleave(torch.arange(n_experts, device=order.device), sizes)
+    indices, weights = torch.empty_like(order), torch.empty_like(sorted_weights)
+    indices[order], weights[order] = experts.to(order.dtype), sorted_weights
+    return logits, indices.view(-1, top_k), weights.view(-1, top_k)
+
+
+READINGS: dict[str, Callable[[Any, Any], Said]] = {
+    "logits_weights_indices": _logits_weights_indices,
+    "sorted_by_expert": _sorted_by_expert,
+}
+"""How to read the output of a router in transformers, by `RouterForm.torch_output`."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """One router found in a model, and its gate."""
+
+    spec: RouterSpec
+    form: RouterForm
+    gate: nn.Module
+
+
+def config_of(model: Any) -> dict[str, Any]:
+    """The settings of a transformers model; raises UnsupportedModelError for anything else."""
+    if not isinstance(model, nn.Module) or not hasattr(getattr(model, "config", None), "to_dict"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not a model of transformers; load it with torch_fallback.load or transformers."
+        )
+    config: dict[str, Any] = model.config.to_dict()
+    return config
+
+
+def layers_of(model: Any) -> Any:
+    """The blocks of a causal language model, in the order in which they run."""
+    layers = getattr(getattr(model, "base_model", model), "layers", None)
+    if layers is None:
+        raise UnsupportedModelError(f"{type(model).__name__} has no list of layers; {GUIDE}.")
+    return layers
+
+
+def locate(model: Any) -> list[Located]:
+    """The routers of ``model`` in running order.
+
+    Raises UnsupportedModelError where no family serves it or a router that the family declares is missing.
+    """
+    config, layers = config_of(model), layers_of(model)
+    family = family_for(config)
+    found = []
+    for spec in family.specs(config):
+        form = family.form(spec.router)
+        gate = module_at(layers[spec.layer], form.torch_gate) if spec.layer < len(layers) else None
+        weight = None if gate is None else next(gate.parameters(), None)
+        if not isinstance(gate, nn.Module) or weight is None or weight.shape[0] != spec.n_experts:
+            what = "no such module" if gate is None else f"a weight of shape {None if weight is None else weight.shape}"
+            raise UnsupportedModelError(
+                f"Layer {spec.layer}: {form.torch_gate!r} should score {spec.n_experts} experts in transformers' "
+                f"{type(model).__name__}, but there is {what}; {GUIDE}."
+            )
+        found.append(Located(replace(spec, router_bits=weight.element_size() * 8), form, gate))
+    return found
+
+
+class Capture:
+    """Hooks on every router of one model, until ``close``. See `Sink` for what it is told.
+
+    cache: the KV cache that the running forward was given; None without one. padded: whether it was given an
+    attention mask that leaves positions out.
+    """
+
+    def __init__(self, model: Any, sink: Sink) -> None:
+        self.routers = locate(model)  # raises before anything is touched
+        self.cache: Any = None
+        self.padded = False
+        self._shape: tuple[int, ...] = ()
+        self._sink = sink
+        layers = layers_of(model)
+        inner = getattr(model, "base_model", model)
+        self._handles = [inner.register_forward_pre_hook(self._begin, with_kwargs=True)]
+        for layer in sorted({router.spec.layer for router in self.routers}):
+            self._handles.append(layers[layer].register_forward_pre_hook(self._layer, with_kwargs=True))
+        for number, router in enumerate(self.routers):
+            self._handles.append(router.gate.register_forward_hook(self._hook(number, router.form)))
+
+    def close(self) -> None:
+        """Take the hooks off; a second call does nothing."""
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.remove()
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        # What the caller gave: the model makes a cache of its own for every forward.
+        self.cache = kwargs.get("past_key_values")
+        mask = kwargs.get("attention_mask")
+        self.padded = isinstance(mask, torch.Tensor) and mask.ndim == 2 and not bool(mask.all())
+
+    def _layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self._shape = tuple(hidden.shape[:-1])
+
+    def _hook(self, number: int, form: RouterForm) -> Callable[[nn.Module, Any, Any], None]:
+        read = READINGS[form.torch_output]
+
+        def hook(gate: nn.Module, args: Any, output: Any) -> None:
+            self._sink(number, *read(gate, output), self._shape)
+
+        return hook
+
+
+def check_rule(spec: RouterSpec, expected: torch.Tensor, weights: torch.Tensor) -> None:
+    """Raise RoutingError where the family's rule does not give the weights [..., K] that the block multiplies with.
+
+    The tolerance is the rounding of the dtype in which the model keeps them.
+    """
+    tolerance = 8 * torch.finfo(weights.dtype).eps
+    worst = float((expected - weights.float()).abs().max()) if weights.numel() else 0.0
+    if worst > max(tolerance, 1e-5):
+        raise RoutingError(
+            f"Layer {spec.layer} ({spec.router}): the family's rule for gate weights is off by {worst:.2g} from those "
+            f"that transformers uses; the family does not describe this model, {GUIDE}."
+        )

@@ -1,0 +1,104 @@
+"""`RoutingStats` that fill while a transformers model runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mlx_moebench.routing.record import Array, Routing, router_warnings
+from mlx_moebench.routing.recorder import Mask, Recorder, TokenSink
+
+from .capture import Capture, check_rule, config_of, locate
+from .environment import environment
+
+
+class TorchRoutingStats(Recorder):
+    """Statistics of a hooked transformers model; see `Recorder`. The tally runs where a router's logits are."""
+
+    def __init__(
+        self,
+        model: Any,
+        /,
+        *,
+        sources: Mapping[str, Mapping[str, Any]] | None = None,
+        tokens: TokenSink | None = None,
+        **settings: Any,
+    ) -> None:
+        routers = locate(model)
+        super().__init__([router.spec for router in routers], sources=sources, tokens=tokens, **settings)
+        self._config = config_of(model)
+        self._forms = [router.form for router in routers]
+        self._proven: set[int] = set()
+        self._capture = Capture(model, self._hear)
+
+    def _hear(
+        self, number: int, logits: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor, shape: tuple[int, ...]
+    ) -> None:
+        if number not in self._proven:  # once is enough: the rule is the same for every batch
+            expected = self._forms[number].weights(logits.detach().float(), indices.long(), self._config)
+            check_rule(self.specs[number], expected, weights.detach())
+            self._proven.add(number)
+        if number == 0 and self._capture.padded and not self.described:
+            warnings.warn(
+                "The attention mask leaves out positions that are counted all the same: say which count, "
+                "with stats.batch(mask=attention_mask).",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.record(number, logits.detach(), indices.detach(), shape)
+
+    def routing_of(self, number: int, logits: Array, indices: Array, mask: Mask) -> Routing:
+        form = self._forms[number]
+        z, chosen = logits.float().reshape(*mask.shape, -1), indices.long().reshape(*mask.shape, -1)
+        counts = torch.as_tensor(mask, device=z.device)
+        return Routing(z, chosen, form.weights(z, chosen, self._config), counts, form.distribution)
+
+    def host(self, array: Array) -> npt.NDArray[Any]:
+        return array.cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+
+    def near(self, array: Array, other: Array) -> Array:
+        return array.to(other.device)
+
+    def cache(self) -> Any:
+        return self._capture.cache
+
+    def release(self) -> None:
+        self._capture.close()
+
+
+def attach(model: Any, tau: float = 0.40, collapse_on: str = "top_share_token") -> TorchRoutingStats:
+    """Hook every router of a transformers model and return statistics that fill as it runs.
+
+    Outputs stay the same. Usable as a context manager, which takes the hooks off at its end::
+
+        with torch_fallback.attach(model) as stats:
+            model(ids)  # ids [B, S]: B sequences
+        print(stats.to_dataframe())
+
+    tau: share in (0, 1) above which a router is flagged. Raises `UnsupportedModelError` and leaves the model
+    untouched if a router that its family declares is missing.
+    """
+    return TorchRoutingStats(
+        model, tau=tau, collapse_on=collapse_on, model=model_facts(model), environment=environment()
+    )
+
+
+def model_facts(model: Any) -> dict[str, Any]:
+    """What a report says of a model of which only the object is known."""
+    specs = [router.spec for router in locate(model)]
+    model_type = config_of(model)["model_type"]
+    return {
+        "id": model_type,
+        "revision": None,
+        "model_type": model_type,
+        "dtype": None,
+        "weight_bits": None,
+        "router_bits": min(spec.router_bits for spec in specs if spec.router_bits is not None),
+        "backend": "torch",
+        "warnings": router_warnings(specs),
+    }

@@ -1,0 +1,203 @@
+"""Load a checkpoint with transformers, with every check that needs no weights made before weights are read."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from mlx_moebench.checkpoints import WEIGHTS, Found, find, read_adapter, refused_code, shortened
+from mlx_moebench.checkpoints.folder import stored_bits
+from mlx_moebench.errors import ModelLoadError, did_you_mean
+from mlx_moebench.families import Family
+
+from .adapters import merge_adapter
+from .capture import locate
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SPARE = 0.9
+"""The share of a GPU's free memory that weights may take; a model that needs more is spread out."""
+
+
+@dataclass(frozen=True)
+class TorchCheckpoint:
+    """A loaded model and where it came from; the fields, and the fingerprint, of `mlx_moebench.models.Checkpoint`."""
+
+    model: Any
+    tokenizer: Any
+    config: dict[str, Any]
+    name: str
+    path: Path
+    revision: str | None
+    dtype: str
+    weight_bits: float | int
+    fingerprint: str
+    quantised_on_load: bool = False
+    adapter: dict[str, Any] | None = None
+
+
+def load(model: str | Path | None = None, **options: Any) -> tuple[Any, Any]:
+    """`load_checkpoint` for those who want the model and the tokenizer only."""
+    checkpoint = load_checkpoint(model, **options)
+    return checkpoint.model, checkpoint.tokenizer
+
+
+def load_checkpoint(
+    model: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    device_map: str | Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    bits: int | None = None,
+    router_bits: int | None = None,
+    adapter_path: str | Path | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **placing: Any,
+) -> TorchCheckpoint:
+    """Load a sparse model: a folder, a hub id, or with None the small model that ships in the package.
+
+    device: where it computes. device_map: for transformers instead, such as ``auto``, with ``placing`` (max_memory,
+    offload_folder); None means ``device``, or ``auto`` where the weights do not fit into that GPU's free memory.
+    dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on the CPU and as stored elsewhere.
+    bits: 4 packs every expert and linear layer as NF4 while it is read, layer by layer (see `fourbit`); routers,
+    embeddings and head keep dtype. router_bits: 16 or None, since routers are never quantised here.
+    adapter_path: folder of a LoRA adapter that mlx-lm trained; it is merged into the weights.
+
+    Raises ModelLoadError where the checkpoint is missing, incomplete or broken or something is asked for that it
+    cannot have, UnsupportedModelError where it is dense or no family serves it.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelLoadError(f"There is no dtype {dtype!r}.{did_you_mean(dtype, list(DTYPES))}")
+    _check_bits(bits, router_bits, adapter_path)
+    device = torch.device(device)
+    adapter = None if adapter_path is None else read_adapter(adapter_path)
+    found = find(model, revision, trust_remote_code, unquantised=bits is not None, check=_check)
+    tokenizer = _tokenizer(found, trust_remote_code)
+    stored = stored_bits(found.folder)
+    wanted = DTYPES[dtype] if dtype else torch.float32 if device.type == "cpu" else None
+    if bits == 4:
+        from .fourbit import load_in_4bit
+
+        wanted = wanted or torch.bfloat16
+        with _quiet():
+            network = load_in_4bit(
+                found.folder, found.config, device=device, dtype=wanted, trust_remote_code=trust_remote_code
+            )
+    else:
+        placing |= {"device_map": device_map or _map(found, device, wanted, stored)}
+        network = _whole(found, wanted, trust_remote_code, placing)
+    network.eval()
+    fingerprint = _fingerprint(found, network)
+    if adapter is not None:
+        merge_adapter(network, adapter, found.name)
+    return TorchCheckpoint(
+        model=network,
+        tokenizer=tokenizer,
+        config=found.config,
+        name=found.name,
+        path=found.folder,
+        revision=found.revision,
+        dtype=str(network.get_input_embeddings().weight.dtype).removeprefix("torch."),
+        weight_bits=bits or stored,
+        fingerprint=fingerprint,
+        quantised_on_load=bits is not None,
+        adapter=adapter.facts if adapter else None,
+    )
+
+
+def _check_bits(bits: int | None, router_bits: int | None, adapter_path: Any) -> None:
+    if bits not in (None, 4):
+        raise ModelLoadError(f"On torch experts are quantised to 4 bit (NF4) or not at all, not to {bits}; use --4bit.")
+    if router_bits not in (None, 16):
+        raise ModelLoadError(f"On torch routers are never quantised; leave --router-bits {router_bits} out.")
+    if bits and adapter_path is not None:
+        raise ModelLoadError("On torch an adapter is merged into unquantised weights; leave --4bit or the adapter out.")
+
+
+def _check(family: Family, config: dict[str, Any]) -> None:
+    if config.get("quantization") is not None:
+        raise ModelLoadError(
+            "This checkpoint was quantised by MLX, which transformers does not read; use --backend mlx, or give the "
+            "unquantised model."
+        )
+
+
+def _whole(found: Found, dtype: torch.dtype | None, trust_remote_code: bool, placing: dict[str, Any]) -> Any:
+    """transformers' own loading, with a word where it would go on without one."""
+    options = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code, "local_files_only": True}
+    try:
+        with _quiet():
+            network, report = transformers.AutoModelForCausalLM.from_pretrained(
+                found.folder, output_loading_info=True, use_safetensors=True, **options, **placing
+            )
+    except ImportError as error:
+        raise ModelLoadError(f"{found.folder}: {shortened(error)}.") from error
+    except (ValueError, TypeError, RuntimeError, KeyError, OSError) as error:
+        if "trust_remote_code" in str(error):
+            raise refused_code(found.folder, "its model") from error
+        raise ModelLoadError(f"{found.folder}: config.json and weights do not fit ({shortened(error)}).") from error
+    for what in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
+        if keys := sorted(map(str, report.get(what) or ())):
+            raise ModelLoadError(
+                f"{found.folder}: config.json and weights do not fit ({len(keys)} {what.replace('_', ' ')}, such as "
+                f"{keys[0]}), and transformers would fill in random ones; fetch the checkpoint again."
+            )
+    return network
+
+
+def _map(found: Found, device: torch.device, dtype: torch.dtype | None, stored: float) -> Any:
+    """The device, or ``auto`` where the weights are larger than what the GPU has free."""
+    if device.type != "cuda":
+        return {"": device}
+    size = sum(file.stat().st_size for file in found.folder.glob(WEIGHTS))
+    if dtype is not None:
+        size = int(size * dtype.itemsize * 8 / stored)
+    free, _ = torch.cuda.mem_get_info(device)
+    return {"": device} if size <= SPARE * free else "auto"
+
+
+def _tokenizer(found: Found, trust_remote_code: bool) -> Any:
+    try:
+        with _quiet():
+            return transformers.AutoTokenizer.from_pretrained(
+                found.folder, trust_remote_code=trust_remote_code, local_files_only=True
+            )
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
+        if "trust_remote_code" in str(error):
+            raise refused_code(found.folder, "its tokenizer") from error
+        raise ModelLoadError(f"{found.folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
+
+
+def _fingerprint(found: Found, network: Any) -> str:
+    """As of `mlx_moebench.models.Checkpoint`: names and sizes of the files, and the values of the routers."""
+    digest = hashlib.sha256()
+    for file in sorted(found.folder.glob(WEIGHTS)):
+        digest.update(file.name.encode() + str(file.stat().st_size).encode())
+    for router in locate(network):
+        for _, weight in sorted(router.gate.named_parameters()):
+            digest.update(b"weight" + np.ascontiguousarray(weight.detach().float().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and advice; what matters of it is checked here."""
+    logger = logging.getLogger("transformers")
+    level, bars = logger.level, transformers.utils.logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
