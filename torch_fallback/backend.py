@@ -13,8 +13,9 @@ import torch
 from mlx_moebench.analysis.facts import loaded_facts
 from mlx_moebench.data import Batch
 from mlx_moebench.errors import MoebenchError, did_you_mean
-from mlx_moebench.routing.record import Array
+from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
+from mlx_moebench.routing.stats import RoutingStats
 
 from . import ranks
 from .capture import config_of
@@ -89,6 +90,9 @@ class Torch:
 
     def ranks(self) -> tuple[int, int] | None:
         return ranks.of_this_process()
+
+    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+        return ranks.gather(found)
 
 
 def chosen_device(name: str = "auto") -> torch.device:

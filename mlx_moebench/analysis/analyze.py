@@ -10,10 +10,11 @@ from ..data import Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_
 from ..errors import DataError, MoebenchError
 from ..routing.record import Phase
 from ..routing.stats import RoutingStats, check_flag
+from ..routing.storage import decode_output, pair_contents, pair_paths, write_aside
 from ..routing.uncertainty import Plan
 from .backends import Backend, backend_named
 from .facts import check_vocabulary
-from .keep import Keeper
+from .keep import Keeper, check_replaceable
 from .trace import LIMIT, TraceRequest, TraceWriter, budget, check_trace_folder
 from .watch import Watch
 
@@ -124,9 +125,16 @@ def measure(
     watch: Watch | None = None,
     **precision: Any,
 ) -> dict[Phase, RoutingStats]:
-    """The statistics of each phase, kept at ``output`` while they grow; ``watch`` sees tokens where no trace does."""
+    """The statistics of each phase, kept at ``output`` while they grow; ``watch`` sees tokens where no trace does.
+
+    Where several processes share the work, each keeps its own at `rank_output` and the first one the whole at
+    ``output``.
+    """
     runner = backend_named(backend) if isinstance(backend, str) else backend
     check_flag(tau, collapse_on)
+    whole, place = output, runner.ranks()
+    if place is not None:
+        shard, output, trace = _of_rank(place, shard, output, trace, resume)
     if resume and output is None:
         raise MoebenchError("Only a run with an output can be resumed: name the stats pair.")
     if shard is not None:
@@ -184,7 +192,32 @@ def measure(
     found: dict[Phase, RoutingStats] = {"prefill": RoutingStats.merge([stats])}
     if decode is not None:
         found["decode"] = RoutingStats.merge([decode])
+    if place is not None:
+        step("waiting for the other processes", 0, 0)
+        found = runner.gather(found)
+        if whole is not None and place[0] == 0:
+            paths = {"prefill": Path(whole), "decode": decode_output(whole)}
+            write_aside({k: v for phase, s in found.items() for k, v in pair_contents(s, paths[phase], plan).items()})
     return found
+
+
+def rank_output(output: str | Path, rank: int, size: int) -> Path:
+    """Where one of several processes keeps its part of the pair ``output``: OUT.rank-1-of-2.json."""
+    stem = pair_paths(Path(output))[0].with_suffix("")
+    return stem.with_name(f"{stem.name}.rank-{rank + 1}-of-{size}.json")
+
+
+def _of_rank(
+    place: tuple[int, int], shard: str | None, output: str | Path | None, trace: str | Path | None, resume: bool
+) -> tuple[str, Path | None, Path | None]:
+    """(shard, output, trace) of one of several processes."""
+    rank, size = place
+    if shard is not None:
+        raise MoebenchError(f"Each of {size} processes measures a shard of its own; leave out --shard {shard}.")
+    own = None if output is None else rank_output(output, rank, size)
+    if own is not None and not resume:
+        check_replaceable(own)
+    return f"{rank + 1}/{size}", own, None if trace is None else Path(trace) / f"rank-{rank + 1}-of-{size}"
 
 
 def _check_fit(config: Mapping[str, Any], sequences: list[Sequence], generate: int) -> None:

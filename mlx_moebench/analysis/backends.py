@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from ..data import Batch
 from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean
-from ..routing.record import Array
+from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
+from ..routing.stats import RoutingStats
 
 HOMES = {"mlx": "mlx_moebench.analysis.on_mlx", "torch": "torch_fallback.backend"}
 """Each backend's name, and the module with its ``BACKEND``."""
@@ -53,6 +54,9 @@ class Backend(Protocol):
 
     def ranks(self) -> tuple[int, int] | None:
         """(rank, how many) where several processes share a measurement; None for one alone."""
+
+    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+        """The statistics of all ranks together; every rank must call it."""
 
 
 def backend_named(name: str) -> Backend:

@@ -14,8 +14,9 @@ from ..environment import environment
 from ..errors import MoebenchError
 from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
 from ..models import Checkpoint, load_checkpoint, select_device
-from ..routing.record import Array
+from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
+from ..routing.stats import RoutingStats
 from .facts import loaded_facts
 
 
@@ -72,6 +73,9 @@ class MLX:
 
     def ranks(self) -> tuple[int, int] | None:
         return None
+
+    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+        return dict(found)
 
 
 BACKEND = MLX()

@@ -118,6 +118,7 @@ def command(
     The pair is saved while the run goes on: stop it as you like, --resume ends with the very same numbers.
     """
     from ..analysis import analyze, analyze_generation, check_replaceable, decode_output
+    from ..analysis.backends import backend_named
     from ..report.heatmap import check_plot
     from ..routing.storage import check_writable
     from ..routing.uncertainty import Plan
@@ -160,11 +161,14 @@ def command(
         "plan": plan,
         "command": command_line(),
     }
-    with progress(quiet) as step:
+    place = backend_named(backend).ranks()
+    with progress(quiet or (place is not None and place[0] > 0)) as step:
         if generate:
             analyze_generation(model, dataset, max_tokens=generate, step=step, **options)
         else:
             analyze(model, dataset, batch_size=batch_size, step=step, **options)
+    if place is not None and place[0] > 0:  # the first of several processes speaks for all
+        return
     show(outputs, as_json, plot)
     if trace and not as_json:
         click.echo(f"Wrote the trace in {trace}")

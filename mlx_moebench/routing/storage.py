@@ -117,9 +117,17 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
 
 def pair_contents(stats: RoutingStats, path: Path, plan: Plan | None = None) -> dict[Path, bytes]:
     """What the files of a pair hold, sums first: for pairs that are to be written together by `write_aside`."""
+    report_path, sums_path = pair_paths(path)
+    blob = sums_blob(stats)
+    report = stats.report(plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    return {sums_path: blob, report_path: text.encode()}
+
+
+def sums_blob(stats: RoutingStats) -> bytes:
+    """The safetensors half of a pair, from which `stats_of_blob` makes the same statistics."""
     from safetensors.numpy import save
 
-    report_path, sums_path = pair_paths(path)
     stats.check()
     shas = sorted({sha for sha, _ in stats.clusters})
     tensors: dict[str, Any] = {
@@ -146,17 +154,12 @@ def pair_contents(stats: RoutingStats, path: Path, plan: Plan | None = None) -> 
         "environment": stats.environment,
     }
     # One entry: safetensors writes several in an order that changes from run to run, and equal sums give equal bytes.
-    blob = save(tensors, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
-    report = stats.report(plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
-    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    return {sums_path: blob, report_path: text.encode()}
+    blob: bytes = save(tensors, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
+    return blob
 
 
 def load_pair(path: Path) -> RoutingStats:
     """The `RoutingStats` whose sums lie beside ``path``; raises `StatsError` when they are missing or broken."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     report_path, sums_path = pair_paths(path)
     if not sums_path.exists():
         if report_path.exists():
@@ -166,15 +169,25 @@ def load_pair(path: Path) -> RoutingStats:
             )
         raise StatsError(f"No stats pair at {path}: neither {report_path.name} nor {sums_path.name} exists.")
     try:
-        blob = sums_path.read_bytes()
-        tensors, metadata = load(blob), _metadata(blob)
-        if FORMAT not in metadata:
-            raise StatsError(f"{sums_path} is a safetensors file, but not routing statistics.")
-        return restore(tensors, json.loads(metadata[FORMAT]))
+        return stats_of_blob(sums_path.read_bytes(), str(sums_path))
     except OSError as error:
         raise StatsError(f"Cannot read {sums_path}: {error.strerror or error}.") from error
+
+
+def stats_of_blob(blob: bytes, name: str) -> RoutingStats:
+    """What `sums_blob` was made of; raises `StatsError`, which calls it ``name``, where it is anything else."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors, metadata = load(blob), _metadata(blob)
+        if FORMAT not in metadata:
+            raise StatsError(f"{name} is a safetensors file, but not routing statistics.")
+        return restore(tensors, json.loads(metadata[FORMAT]))
+    except StatsError:
+        raise
     except (SafetensorError, MoebenchError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise StatsError(f"{sums_path} is damaged or from another version ({str(error).rstrip('.')}).") from error
+        raise StatsError(f"{name} is damaged or from another version ({str(error).rstrip('.')}).") from error
 
 
 def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
