@@ -36,6 +36,8 @@ class Given:
 class Torch:
     """See `mlx_moebench.analysis.backends.Backend`."""
 
+    recorder = TorchRoutingStats
+
     def __init__(self) -> None:
         self._device = torch.device("cpu")
 
@@ -62,9 +64,6 @@ class Torch:
 
     def environment(self) -> dict[str, Any]:
         return environment(self._device)
-
-    def recorder(self, network: Any, /, **settings: Any) -> Recorder:
-        return TorchRoutingStats(network, **settings)
 
     def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
         """Without the output head unless its logits are read. Padding is on the right, where causal attention

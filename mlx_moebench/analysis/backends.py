@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,10 @@ class Backend(Protocol):
     """Loads models with one library, and runs them with a `Recorder` on their routers.
 
     A checkpoint is what `load` gives, or what `given` makes of a model object: it has ``model`` and ``tokenizer``.
+    recorder: statistics that fill while a model object, its first argument, runs; settings as for `Recorder`.
     """
+
+    recorder: Callable[..., Recorder]
 
     def select_device(self, name: str) -> str:
         """Run on ``name`` (auto, gpu, cpu, mps, cuda) from now on; returns gpu or cpu."""
@@ -42,9 +45,6 @@ class Backend(Protocol):
 
     def environment(self) -> dict[str, Any]:
         """The ``environment`` section of a report."""
-
-    def recorder(self, network: Any, /, **settings: Any) -> Recorder:
-        """Statistics that fill while ``network`` runs; settings as for `Recorder`."""
 
     def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
         """Run a batch once; the logits [B, S, V] of the model's head only if they are asked for."""

@@ -35,6 +35,8 @@ class Given:
 class MLX:
     """See `Backend`."""
 
+    recorder = LiveRoutingStats
+
     def select_device(self, name: str) -> str:
         return select_device(name)
 
@@ -56,9 +58,6 @@ class MLX:
 
     def environment(self) -> dict[str, Any]:
         return environment()
-
-    def recorder(self, network: Any, /, **settings: Any) -> Recorder:
-        return LiveRoutingStats(network, **settings)
 
     def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
         """Not evaluated: unless they are read, MLX never computes the output head nor the last layer's experts."""

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ._options import command_line, data_options, difference_options
+from ._options import backend_option, command_line, data_options, difference_options
 
 EPILOG = """\b
 Examples:
@@ -19,6 +19,7 @@ Examples:
   mlx-moebench compare chat.json chat.decode.json --allow phase    prompts and generated tokens
   mlx-moebench compare ./base ./finetuned --dataset code           two checkpoints, measured first
   mlx-moebench compare ./base ./adapters --output-dir runs         without and with an adapter; pairs are kept
+  mlx-moebench compare moebench-nano --backends mlx,torch,numpy    one model: do the backends agree?
   mlx-moebench compare a.json b.json --metric gini --metric margin_prob --plot effects.png --output diff.json
 """
 
@@ -27,7 +28,10 @@ KINDS = ("data", "reading", "phase", "routers", "experts", "top-k", "distributio
 MEASURING = (
     ("base", "--model"),
     *((name, "--" + name.replace("_", "-")) for name in ("dataset", "text_field", "max_samples", "max_length")),
-    *((name, "--" + name.replace("_", "-")) for name in ("batch_size", "device", "dtype", "bits", "router_bits")),
+    *(
+        (name, "--" + name.replace("_", "-"))
+        for name in ("backend", "batch_size", "device", "dtype", "bits", "router_bits")
+    ),
     ("trust_remote_code", "--trust-remote-code"),
     ("output_dir", "--output-dir"),
 )
@@ -36,7 +40,12 @@ MEASURING = (
 
 @click.command(epilog=EPILOG)
 @click.argument("a")
-@click.argument("b")
+@click.argument("b", required=False)
+@click.option(
+    "--backends",
+    metavar="NAME,NAME,...",
+    help="Measure A alone on each (mlx, torch, numpy; mlx-gpu, mlx-cpu, torch-cuda, ...) and say whether they agree.",
+)
 @click.option(
     "--allow",
     multiple=True,
@@ -51,6 +60,7 @@ MEASURING = (
 )
 @click.option("--model", "base", help="What an adapter goes on.  [default: the other side's model]")
 @data_options
+@backend_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward.")
 @click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
 @click.option(
@@ -74,7 +84,9 @@ MEASURING = (
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def command(
     a: str,
-    b: str,
+    b: str | None,
+    backends: str | None,
+    backend: str,
     allow: tuple[str, ...],
     metrics: tuple[str, ...],
     base: str | None,
@@ -105,6 +117,9 @@ def command(
     Models are measured on --dataset first, as analyze measures. The same sequences are compared in pairs, other ones as
     independent samples. Sides that differ in what was measured, or how, are refused with the reason, unless --allow
     says otherwise.
+
+    With --backends there is one side, a model: it is measured on every backend, token by token, and the exit status is
+    1 where they differ by more than rounding.
     """
     from ..report.comparison import DEFAULT, print_comparison
     from ..report.heatmap import check_plot
@@ -125,6 +140,7 @@ def command(
         "max_samples": max_samples,
         "max_length": max_length,
         "batch_size": batch_size,
+        "backend": backend,
         "device": device,
         "dtype": dtype,
         "bits": int(bits) if bits else None,
@@ -133,6 +149,13 @@ def command(
         "plan": plan,
         "command": command_line(),
     }
+    if backends is not None:
+        if b is not None:
+            raise click.UsageError("--backends measures one model on each backend; leave B out.")
+        _parity(a, backends, dataset, options, output, as_json, quiet)
+        return
+    if b is None:
+        raise click.UsageError("Missing argument 'B': a second stats pair or model, or --backends for one model alone.")
     if all(_is_pair(Path(side)) for side in (a, b)):
         _refuse_measuring()
         found = compare(a, b, allow=allow, plan=plan)
@@ -151,6 +174,52 @@ def command(
         written = [str(path) for path in (output, csv, plot) if path]
         if written:
             click.echo(f"Wrote {'; '.join(written)}")
+
+
+def _parity(
+    model: str,
+    backends: str,
+    dataset: str,
+    options: dict[str, Any],
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """One model on several backends; exits with 1 where they are not equal."""
+    from ..analysis import target
+    from ..analysis.parity import MOST_TIES, TIE, TOLERANCE, parity
+    from ..report.parity import print_parity
+    from ..routing.storage import write_aside
+    from ._progress import progress
+
+    for name in ("backend", "device", "bits", "router_bits"):
+        if options.pop(name) is not None and _given(name):
+            flag = name.replace("_", "-")
+            raise click.UsageError(
+                f"--backends compares unquantised models and names devices itself; leave out --{flag}."
+            )
+    command = options["command"]
+    with progress(quiet) as step:
+        pairs, stats = parity(target(model).model, dataset, backends.split(","), step=step, **options)
+    facts = {key: stats.report(options["plan"])[key] for key in ("model", "data", "environment")}
+    limits = {"tolerance": TOLERANCE, "tie": TIE, "ties": MOST_TIES}
+    report = {**facts, "limits": limits, "pairs": [pair.to_dict() for pair in pairs], "command": command}
+    text = json.dumps(report, indent=1, allow_nan=False)
+    if output:
+        write_aside({output: (text + "\n").encode()})
+    if as_json:
+        click.echo(text)
+    else:
+        print_parity(report)
+        if output:
+            click.echo(f"Wrote {output}")
+    if not all(pair.equal for pair in pairs):
+        raise SystemExit(1)
+
+
+def _given(name: str) -> bool:
+    """Whether the user typed an option."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _is_pair(path: Path) -> bool:
@@ -178,8 +247,7 @@ def _measured(
 
 def _refuse_measuring() -> None:
     """Options that would be ignored are a misunderstanding."""
-    context = click.get_current_context()
-    given = [flag for name, flag in MEASURING if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = [flag for name, flag in MEASURING if _given(name)]
     if given:
         verb = "says" if len(given) == 1 else "say"
         raise click.UsageError(f"{', '.join(given)} {verb} how to measure a model, but both sides are stats pairs.")
