@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
@@ -183,9 +182,22 @@ def _fingerprint(found: Found, network: Any) -> str:
     for file in sorted(found.folder.glob(WEIGHTS)):
         digest.update(file.name.encode() + str(file.stat().st_size).encode())
     for router in locate(network):
-        for _, weight in sorted(router.gate.named_parameters()):
-            digest.update(b"weight" + np.ascontiguousarray(weight.detach().float().cpu().numpy()).tobytes())
+        (weight,) = _present(router.gate)
+        digest.update(b"weight" + weight.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _present(gate: torch.nn.Module) -> list[torch.Tensor]:
+    """The weights of a router, brought into memory where they wait on the CPU or on disk."""
+    if all(weight.device.type != "meta" for weight in gate.parameters()):
+        return list(gate.parameters())
+    from accelerate.utils import align_module_device
+
+    found = []
+    for module in gate.modules():
+        with align_module_device(module, torch.device("cpu")):
+            found += [weight.detach().clone() for weight in module.parameters(recurse=False)]
+    return found
 
 
 @contextmanager
