@@ -1,0 +1,156 @@
+"""Dumps of SGLang's expert distribution recorder, as counts or as sequences; `sglang` has their form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DataError
+from ...routing.record import Phase
+from ._arrays import RESPONSES, Array, arrays_of, integers, json_of
+from ._counts import Layers
+from ._ids import MISSING, Recorded
+
+STAT = "logical_count"
+PER_PASS = "global_physical_count"
+PER_TOKEN = "topk_ids_of_layer"
+MAP = "last_physical_to_logical_map"
+
+EXTEND, DECODE = 1, 2
+"""``forward_mode`` of a pass over prompts, and of one that adds a token to each of several requests."""
+
+OTHER = {"prefill": DECODE, "decode": EXTEND}
+
+Record = Mapping[str, Array]
+
+
+def counts_of(path: Path, experts: int, layers: tuple[int, ...] | None) -> Layers:
+    """{layer: {expert: count}} of a dump of mode stat, stat_approx or per_pass, or of JSON, summed over its steps."""
+    table = _table(path)
+    if table.ndim != 2 or table.dtype.kind not in "iu" or not table.size:
+        raise DataError(
+            f"{path} has no counts [layers, experts] of whole numbers, but {table.dtype} {list(table.shape)}."
+        )
+    width, found = table.shape
+    if found != experts:
+        raise DataError(f"{path} counts {found} experts a layer, but --experts says {experts}.")
+    named = layers or tuple(range(width))
+    if len(named) != width and max(named) >= width:
+        raise DataError(f"{path} has {width} layers, which --layers does not fit: its last is {max(named)}.")
+    rows = range(width) if len(named) == width else named
+    empty = [layer for layer, row in zip(named, rows, strict=True) if not table[row].any()]
+    if empty and len(empty) < len(named):
+        rest = ",".join(str(layer) for layer in named if layer not in empty)
+        raise DataError(
+            f"{path} has no count in layer{'' if len(empty) == 1 else 's'} {', '.join(map(str, empty))}, as blocks "
+            f"without a router have none: leave them out with --layers {rest}."
+        )
+    return {layer: dict(enumerate(table[row].tolist())) for layer, row in zip(named, rows, strict=True)}
+
+
+def _table(path: Path) -> Array:
+    """Selections [layers, logical experts]."""
+    if path.suffix.lower() in RESPONSES:
+        counts = integers(json_of(path)[STAT], str(path))
+        return counts.sum(axis=0) if counts.ndim == 3 else counts
+    arrays = arrays_of(path)
+    if STAT in arrays:
+        return arrays[STAT].sum(axis=0) if arrays[STAT].ndim == 3 else arrays[STAT]
+    physical = [record[PER_PASS] for _, record in _records(arrays)]
+    if len({counts.shape for counts in physical}) != 1 or physical[0].ndim != 2:
+        raise DataError(f"{path} has passes whose counts are not all [layers, physical experts] of one shape.")
+    total = np.sum(physical, axis=0)
+    place = _map(arrays, total.shape, path)
+    logical = np.zeros((len(total), int(place.max()) + 1), dtype=total.dtype)
+    np.add.at(logical, (np.arange(len(total))[:, None], place), total)
+    return logical
+
+
+def sequences_of(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
+    """What a dump of mode per_token tells of one phase.
+
+    Prefill: a stretch of each request and pass is a sequence; where one goes on where a stretch of the pass before it
+    ended, as chunks of a long prompt do, both are one cluster. Decode and unsplit: tokens of unknown requests, which
+    are one cluster together. Raises `DataError` for passes that mix the phases, when only one of them is wanted.
+    """
+    arrays = arrays_of(path)
+    found: list[Recorded] = []
+    ends: dict[int, int] = {}
+    for number, record in _records(arrays):
+        where = f"pass {number} of {path}"
+        ids = _logical(record[PER_TOKEN], arrays, top_k, where, path)
+        mode = int(record["forward_mode"]) if "forward_mode" in record else None
+        if not len(ids) or mode == OTHER.get(phase):
+            continue
+        if phase != "unsplit" and mode not in (EXTEND, DECODE):
+            raise DataError(
+                f"{where} is of forward_mode {mode}, neither prefill ({EXTEND}) nor decode ({DECODE}): import all with "
+                "--phase unsplit, or record without speculative decoding and mixed chunks."
+            )
+        if phase == "prefill":
+            stretches = list(_stretches(record, ids, where))
+            clusters = [ends.get(start, MISSING) if start else MISSING for start, _ in stretches]
+            ends = {}
+            for (start, part), cluster in zip(stretches, clusters, strict=True):
+                sequence = len({r.sequence for r in found}) if cluster == MISSING else cluster
+                ends[start + len(part)] = sequence
+                found.append(Recorded(where, part, sequence=sequence))
+        else:
+            found.append(Recorded(where, ids, ordered=False))
+    return found
+
+
+def _stretches(record: Record, ids: npt.NDArray[Any], where: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """(position of its first token, ids) of every request in a prefill pass; what is padded behind them has no ids."""
+    lengths = record.get("extend_seq_lens")
+    if lengths is None or lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        raise DataError(f"{where} has no extend_seq_lens, which tell its sequences apart: convert the dump again.")
+    ends = np.cumsum(lengths)
+    if (lengths < 0).any() or ends[-1:].sum() > len(ids) or (ids[ends[-1:].sum() :] != MISSING).any():
+        raise DataError(f"{where} has ids of {len(ids)} tokens, but sequences of {int(lengths.sum())} in all.")
+    positions = record.get("positions", np.zeros(len(ids), np.int64)).ravel()
+    for end, length in zip(ends.tolist(), lengths.tolist(), strict=True):
+        if length:
+            yield int(positions[end - length]), ids[end - length : end]
+
+
+def _records(arrays: Mapping[str, Array]) -> Iterator[tuple[int, dict[str, Array]]]:
+    """(number, record) of each pass, in their order."""
+    records: dict[int, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        if match := re.fullmatch(r"(\d+)\.(\w+)", name):
+            records.setdefault(int(match[1]), {})[match[2]] = array
+    yield from sorted(records.items())
+
+
+def _logical(physical: Array, arrays: Mapping[str, Array], top_k: int, where: str, path: Path) -> npt.NDArray[np.int64]:
+    """Logical ids [tokens, layers, K] of physical ones [layers, tokens, slots], of which those beyond K are empty."""
+    if physical.ndim != 3 or physical.dtype.kind not in "iu":
+        raise DataError(
+            f"{where} has ids of shape {list(physical.shape)} and {physical.dtype}: convert the dump again."
+        )
+    if physical.shape[2] < top_k or (physical[..., top_k:] != MISSING).any():
+        raise DataError(f"{where} does not have {top_k} experts a token: check --top-k.")
+    ids = physical[..., :top_k].astype(np.int64)
+    if MAP in arrays:
+        place = _map(arrays, (len(ids), arrays[MAP].shape[-1]), path)
+        if ids.max(initial=0) >= place.shape[1] or ids.min(initial=0) < MISSING:
+            raise DataError(f"{where} names physical expert {ids.max()}, but there are {place.shape[1]} from 0 on.")
+        there = np.take_along_axis(place, np.maximum(ids, 0).reshape(len(ids), -1), axis=1).reshape(ids.shape)
+        ids = np.where(ids == MISSING, MISSING, there)
+    return ids.transpose(1, 0, 2)
+
+
+def _map(arrays: Mapping[str, Array], shape: tuple[int, ...], path: Path) -> npt.NDArray[np.int64]:
+    """The logical expert [layers, physical experts] that each physical one is a copy of."""
+    place = arrays.get(MAP)
+    if place is None:
+        return np.tile(np.arange(shape[1]), (shape[0], 1))
+    if place.shape != shape or place.dtype.kind not in "iu" or place.min(initial=0) < 0:
+        raise DataError(f"{path} has a {MAP} of shape {list(place.shape)}, which does not fit {list(shape)}.")
+    return place.astype(np.int64)
