@@ -51,10 +51,10 @@ def arrays_of(path: Path) -> dict[str, Array]:
     if suffix not in ARRAYS:
         raise DataError(f"{path} is none of the files that can be read: {', '.join(ARRAYS + RESPONSES)}.")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {path.stem: loaded}
-        with loaded:
+        with path.open("rb") as file:  # np.load leaves a damaged archive open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {path.stem: loaded}
             found = {name: loaded[name] for name in loaded.files}
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
