@@ -176,6 +176,13 @@ def test_files_arrays_and_dtypes_are_the_same_sequences(tmp_path: Path) -> None:
     assert len(stats_of(tmp_path, *VLLM, *files[:3]).report()["data"]["sources"]) == 3, "each file a domain"
 
 
+def test_batches_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [save(tmp_path / "a" / f"{n}.npy", make_ids(n, tokens=5 + n)) for n in range(7)]
+    whole = stats_of(tmp_path, *VLLM, *files, "--data", "x")
+    monkeypatch.setattr("mlx_moebench.data.importers._ids.BATCH", 16)
+    assert_same_counts(whole, stats_of(tmp_path, *VLLM, *files, "--data", "x"))
+
+
 def test_blocks_without_a_router(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids = make_ids(0, layers=4)
     whole, sparse = ids.copy(), ids[:, 1:]

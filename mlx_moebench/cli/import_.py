@@ -47,7 +47,10 @@ def _prompt_tokens(context: click.Context, parameter: click.Parameter, value: st
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "experts": ({"type": click.IntRange(min=1)}, "Experts of a router, E; never taken from the largest id."),
     "top_k": ({"type": click.IntRange(min=1)}, "Experts that a token uses, K."),
-    "layers": ({"callback": _layers, "metavar": "N,N,..."}, "Block index of each layer in the files, in their order."),
+    "layers": (
+        {"callback": _layers, "metavar": "N,N,..."},
+        "Block index of each layer in the files, in their order; of ids of every block, those with a router.",
+    ),
     "top1": (
         {"type": click.Path(exists=True, path_type=Path)},
         "Counts of first choices: a folder with a file of the same name for each FILE, or the one file.",

@@ -80,7 +80,8 @@ def sequences_of(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
     """
     arrays = arrays_of(path)
     found: list[Recorded] = []
-    ends: dict[int, int] = {}
+    sequences = 0
+    ends: dict[int, int] = {}  # of the pass before: where its stretches ended, and which sequences they are of
     for number, record in _records(arrays):
         where = f"pass {number} of {path}"
         ids = _logical(record[PER_TOKEN], arrays, top_k, where, path)
@@ -93,11 +94,11 @@ def sequences_of(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
                 "--phase unsplit, or record without speculative decoding and mixed chunks."
             )
         if phase == "prefill":
-            stretches = list(_stretches(record, ids, where))
-            clusters = [ends.get(start, MISSING) if start else MISSING for start, _ in stretches]
-            ends = {}
-            for (start, part), cluster in zip(stretches, clusters, strict=True):
-                sequence = len({r.sequence for r in found}) if cluster == MISSING else cluster
+            before, ends = ends, {}
+            for start, part in _stretches(record, ids, where):
+                # A prefix from the cache may end there, too: one cluster too few is safer than one too many.
+                sequence = before.get(start, sequences) if start else sequences
+                sequences = max(sequences, sequence + 1)
                 ends[start + len(part)] = sequence
                 found.append(Recorded(where, part, sequence=sequence))
         else:
