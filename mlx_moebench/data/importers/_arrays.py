@@ -121,6 +121,15 @@ def responses_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(f"response {number} of {path}", response) for number, response in enumerate(listed)]
 
 
+def usage_of(facts: Any, where: str) -> tuple[int | None, int | None]:
+    """(prompt tokens, generated tokens) of an answer's ``usage`` or ``meta_info``; None for what it does not say."""
+    known = facts if isinstance(facts, dict) else {}
+    found = known.get("prompt_tokens"), known.get("completion_tokens")
+    if not all(number is None or (type(number) is int and number >= 0) for number in found):
+        raise DataError(f"{where} has prompt_tokens or completion_tokens that are no number of tokens.")
+    return found
+
+
 def _damaged(path: Path, error: Exception) -> DataError:
     if "pickle" in str(error).lower():
         return DataError(

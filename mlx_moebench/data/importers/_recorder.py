@@ -61,7 +61,7 @@ def _table(path: Path) -> Array:
     arrays = arrays_of(path)
     if STAT in arrays:
         return arrays[STAT].sum(axis=0) if arrays[STAT].ndim == 3 else arrays[STAT]
-    physical = [record[PER_PASS] for _, record in _records(arrays)]
+    physical = [_field(record, PER_PASS, f"pass {n} of {path}") for n, record in _records(arrays)]
     if len({counts.shape for counts in physical}) != 1 or physical[0].ndim != 2:
         raise DataError(f"{path} has passes whose counts are not all [layers, physical experts] of one shape.")
     total = np.sum(physical, axis=0)
@@ -84,8 +84,8 @@ def sequences_of(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
     ends: dict[int, int] = {}  # of the pass before: where its stretches ended, and which sequences they are of
     for number, record in _records(arrays):
         where = f"pass {number} of {path}"
-        ids = _logical(record[PER_TOKEN], arrays, top_k, where, path)
-        mode = int(record["forward_mode"]) if "forward_mode" in record else None
+        ids = _logical(_field(record, PER_TOKEN, where), arrays, top_k, where, path)
+        mode = _field(record, "forward_mode", where).tolist()
         if not len(ids) or mode == OTHER.get(phase):
             continue
         if phase != "unsplit" and mode not in (EXTEND, DECODE):
@@ -108,13 +108,12 @@ def sequences_of(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
 
 def _stretches(record: Record, ids: npt.NDArray[Any], where: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     """(position of its first token, ids) of every request in a prefill pass; what is padded behind them has no ids."""
-    lengths = record.get("extend_seq_lens")
-    if lengths is None or lengths.ndim != 1 or lengths.dtype.kind not in "iu":
-        raise DataError(f"{where} has no extend_seq_lens, which tell its sequences apart: convert the dump again.")
+    lengths, positions = (_field(record, name, where).ravel() for name in ("extend_seq_lens", "positions"))
+    if lengths.dtype.kind not in "iu" or positions.dtype.kind not in "iu" or len(positions) < len(ids):
+        raise DataError(f"{where} has extend_seq_lens or positions that are no whole numbers: convert the dump again.")
     ends = np.cumsum(lengths)
     if (lengths < 0).any() or ends[-1:].sum() > len(ids) or (ids[ends[-1:].sum() :] != MISSING).any():
         raise DataError(f"{where} has ids of {len(ids)} tokens, but sequences of {int(lengths.sum())} in all.")
-    positions = record.get("positions", np.zeros(len(ids), np.int64)).ravel()
     for end, length in zip(ends.tolist(), lengths.tolist(), strict=True):
         if length:
             yield int(positions[end - length]), ids[end - length : end]
@@ -127,6 +126,12 @@ def _records(arrays: Mapping[str, Array]) -> Iterator[tuple[int, dict[str, Array
         if match := re.fullmatch(r"(\d+)\.(\w+)", name):
             records.setdefault(int(match[1]), {})[match[2]] = array
     yield from sorted(records.items())
+
+
+def _field(record: Record, name: str, where: str) -> Array:
+    if name not in record:
+        raise DataError(f"{where} has no {name}: convert the dump again, or record with another mode.")
+    return record[name]
 
 
 def _logical(physical: Array, arrays: Mapping[str, Array], top_k: int, where: str, path: Path) -> npt.NDArray[np.int64]:

@@ -25,7 +25,7 @@ from ...errors import DataError
 from ...routing.record import Phase, RouterSpec
 from ...routing.stats import RoutingStats
 from . import Importer, NamedFile
-from ._arrays import PICKLES, RESPONSES, decoded_int32, files_in, json_of, names_of, responses_of
+from ._arrays import PICKLES, RESPONSES, decoded_int32, files_in, json_of, names_of, responses_of, usage_of
 from ._counts import statistics_of_counts
 from ._ids import Reading, Recorded, sequences_in, statistics_of_ids
 from ._recorder import PER_PASS, PER_TOKEN, STAT, counts_of, sequences_of
@@ -114,17 +114,17 @@ def _response(number: int, top_k: int, where: str, response: dict[str, Any]) -> 
     """An answer of /generate, with ``meta_info``, or of the OpenAI endpoints, with ``usage`` and ``sgl_ext``."""
     meta = response.get("meta_info")
     choices = response.get("choices", [{}])
-    if not isinstance(choices, list) or len(choices) != 1:
-        raise DataError(f"{where} has several choices, whose tokens are not independent: ask for n = 1.")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        raise DataError(f"{where} does not have one choice (those of several are not independent): ask for n = 1.")
     places = [meta, *(part.get(key) for part in (response, *choices) for key in ("sglext", "sgl_ext"))]
-    text = next((place["routed_experts"] for place in places if place and place.get("routed_experts")), None)
+    found = [place["routed_experts"] for place in places if isinstance(place, dict) and "routed_experts" in place]
+    text = next(filter(None, found), None)
     if not isinstance(text, str):
         raise DataError(
             f"{where} has no routed_experts: start SGLang with --enable-return-routed-experts, and ask for them with "
             "return_routed_experts."
         )
-    usage = meta or response.get("usage") or {}
-    prompt, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    prompt, generated = usage_of(meta or response.get("usage"), where)
     if prompt is None or generated is None:
         raise DataError(f"{where} does not tell prompt_tokens and completion_tokens, from which its ids get a shape.")
     flat, tokens = decoded_int32(text, where), prompt + generated - 1

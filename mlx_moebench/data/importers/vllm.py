@@ -21,7 +21,7 @@ from ...errors import DataError
 from ...routing.record import Phase
 from ...routing.stats import RoutingStats
 from . import Importer, NamedFile
-from ._arrays import PICKLES, RESPONSES, Array, decoded_npy, integers, responses_of
+from ._arrays import PICKLES, RESPONSES, Array, decoded_npy, integers, responses_of, usage_of
 from ._ids import Reading, Recorded, sequences_in, statistics_of_ids
 
 
@@ -63,12 +63,11 @@ def _response(number: int, where: str, response: dict[str, Any]) -> Recorded:
     if len(choices) != 1:
         raise DataError(f"{where} has {len(choices)} choices, whose tokens are not independent: ask for n = 1.")
     ids = _decoded(choices[0].get("routed_experts"), where)
-    usage = response.get("usage") or {}
-    prompt, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    prompt, generated = usage_of(response.get("usage"), where)
     before = response.get("prompt_routed_experts")
     if before is not None:
         head = _decoded(before, where)
-        if head.shape[1:] != ids.shape[1:]:
+        if min(head.ndim, ids.ndim) < 1 or head.shape[1:] != ids.shape[1:]:
             raise DataError(f"{where} has prompts of other layers or another K than what was generated.")
         return Recorded(where, np.concatenate([head, ids]), len(head), number)
     if prompt is not None and generated is not None and len(ids) != prompt + generated - 1:
