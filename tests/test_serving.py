@@ -300,13 +300,16 @@ def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("x.npy", whole[:20]),
         ("x.npy", b""),
         ("x.npy", whole.replace(b"(20, 3, 2)", b"(20, 3, 999999999999)", 1)),
+        ("x.npy", whole.replace(b"(20, 3, 2), }", b"(20, 3, 2)  F", 1)),
         ("y.npz", packed[:-30]),
         ("y.npz", packed[:100] + b"\xff" * 40 + packed[140:]),
+        ("y.npz", packed.replace(b"PK\x01\x02", b"PK\x01\x07")),
         ("y.npz", b"not a zip"),
     ):
         (tmp_path / name).write_bytes(content)
-        error = refused(capsys, *VLLM, tmp_path / name, *out)
-        assert "is no array file that can be read, or is cut off" in error or "a pickle" in error, error
+        for engine in (VLLM, SGLANG):
+            error = refused(capsys, *engine, tmp_path / name, *out)
+            assert "is no array file that can be read, or is cut off" in error or "a pickle" in error, error
     np.savez(tmp_path / "y.npz")
     assert "holds no array" in refused(capsys, *VLLM, tmp_path / "y.npz", *out)
     (tmp_path / "notes.txt").write_text("0")
@@ -462,6 +465,9 @@ def test_dumps_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "check --top-k" in refused(capsys, "sglang", "--experts", E, "--top-k", 3, path, "--layers", "1,2,3", *out)
     assert "--data is about sequences" in refused(capsys, *SGLANG, path, "--data", "x", *out)
     assert "does not fit: its last is 4" in refused(capsys, *SGLANG, path, "--layers", "3,4", *out)
+    passes = {"0.global_physical_count": table[1:], "last_physical_to_logical_map": place_of(0) + 1}
+    np.savez(path, **passes)
+    assert "to the logical ones up to 8, but --experts says 8" in refused(capsys, *SGLANG, path, *out)
     np.savez(path, logical_count=table.astype(float))
     assert "no counts [layers, experts] of whole numbers" in refused(capsys, *SGLANG, path, *out)
     arrays = per_token([(1, [make_ids(0)], [0])], place_of(0))

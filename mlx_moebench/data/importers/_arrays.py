@@ -7,6 +7,7 @@ import binascii
 import io
 import json
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ ARRAYS = (".npy", ".npz")
 RESPONSES = (".json", ".jsonl")
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle")
 
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 """What NumPy and zipfile raise for files that are cut off, encrypted, of another format, or lie about their size."""
 
 
@@ -69,8 +73,11 @@ def names_of(path: Path) -> list[str]:
     """The names of the arrays of a .npz, without reading them; none of other files."""
     if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
         return []
-    with zipfile.ZipFile(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
 
 
 def decoded_npy(text: str, where: str) -> Array:

@@ -31,7 +31,7 @@ Record = Mapping[str, Array]
 
 def counts_of(path: Path, experts: int, layers: tuple[int, ...] | None) -> Layers:
     """{layer: {expert: count}} of a dump of mode stat, stat_approx or per_pass, or of JSON, summed over its steps."""
-    table = _table(path)
+    table = _table(path, experts)
     if table.ndim != 2 or table.dtype.kind not in "iu" or not table.size:
         raise DataError(
             f"{path} has no counts [layers, experts] of whole numbers, but {table.dtype} {list(table.shape)}."
@@ -53,7 +53,7 @@ def counts_of(path: Path, experts: int, layers: tuple[int, ...] | None) -> Layer
     return {layer: dict(enumerate(table[row].tolist())) for layer, row in zip(named, rows, strict=True)}
 
 
-def _table(path: Path) -> Array:
+def _table(path: Path, experts: int) -> Array:
     """Selections [layers, logical experts]."""
     if path.suffix.lower() in RESPONSES:
         counts = integers(json_of(path)[STAT], str(path))
@@ -65,8 +65,15 @@ def _table(path: Path) -> Array:
     if len({counts.shape for counts in physical}) != 1 or physical[0].ndim != 2:
         raise DataError(f"{path} has passes whose counts are not all [layers, physical experts] of one shape.")
     total = np.sum(physical, axis=0)
-    place = _map(arrays, total.shape, path)
-    logical = np.zeros((len(total), int(place.max()) + 1), dtype=total.dtype)
+    if MAP not in arrays:
+        return np.asarray(total)
+    place = _map(arrays, len(total), path)
+    if place.shape != total.shape or place.max(initial=0) >= experts:
+        raise DataError(
+            f"{path} maps {place.shape[1]} physical experts, of which it counts {total.shape[1]}, to the logical ones "
+            f"up to {place.max(initial=0)}, but --experts says {experts}."
+        )
+    logical = np.zeros((len(total), experts), dtype=total.dtype)
     np.add.at(logical, (np.arange(len(total))[:, None], place), total)
     return logical
 
@@ -144,7 +151,7 @@ def _logical(physical: Array, arrays: Mapping[str, Array], top_k: int, where: st
         raise DataError(f"{where} does not have {top_k} experts a token: check --top-k.")
     ids = physical[..., :top_k].astype(np.int64)
     if MAP in arrays:
-        place = _map(arrays, (len(ids), arrays[MAP].shape[-1]), path)
+        place = _map(arrays, len(ids), path)
         if ids.max(initial=0) >= place.shape[1] or ids.min(initial=0) < MISSING:
             raise DataError(f"{where} names physical expert {ids.max()}, but there are {place.shape[1]} from 0 on.")
         there = np.take_along_axis(place, np.maximum(ids, 0).reshape(len(ids), -1), axis=1).reshape(ids.shape)
@@ -152,11 +159,9 @@ def _logical(physical: Array, arrays: Mapping[str, Array], top_k: int, where: st
     return ids.transpose(1, 0, 2)
 
 
-def _map(arrays: Mapping[str, Array], shape: tuple[int, ...], path: Path) -> npt.NDArray[np.int64]:
+def _map(arrays: Mapping[str, Array], layers: int, path: Path) -> npt.NDArray[np.int64]:
     """The logical expert [layers, physical experts] that each physical one is a copy of."""
-    place = arrays.get(MAP)
-    if place is None:
-        return np.tile(np.arange(shape[1]), (shape[0], 1))
-    if place.shape != shape or place.dtype.kind not in "iu" or place.min(initial=0) < 0:
-        raise DataError(f"{path} has a {MAP} of shape {list(place.shape)}, which does not fit {list(shape)}.")
+    place = arrays[MAP]
+    if place.ndim != 2 or len(place) != layers or place.dtype.kind not in "iu" or place.min(initial=0) < 0:
+        raise DataError(f"{path} has a {MAP} of shape {list(place.shape)}, which does not fit its {layers} layers.")
     return place.astype(np.int64)
