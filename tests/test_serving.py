@@ -176,6 +176,18 @@ def test_files_arrays_and_dtypes_are_the_same_sequences(tmp_path: Path) -> None:
     assert len(stats_of(tmp_path, *VLLM, *files[:3]).report()["data"]["sources"]) == 3, "each file a domain"
 
 
+def test_sequences_are_kept_apart(tmp_path: Path) -> None:
+    """Those of several archives, and one whose first counted position follows the last one of another."""
+    ids = [make_ids(n, tokens=5 + n) for n in range(4)]
+    for n in (0, 2):
+        np.savez(tmp_path / f"{n}.npz", a=ids[n], b=ids[n + 1])
+    archives = [tmp_path / f"{n}.npz" for n in (0, 2)]
+    assert stats_of(tmp_path, *VLLM, *archives, "--data", "x").sums(0).n_tokens.tolist() == [5, 6, 7, 8]
+    split = ("--phase", "decode", "--prompt-tokens", "2,5,5,5")
+    stats = stats_of(tmp_path, *VLLM, *archives, "--data", "x", *split)
+    assert stats.sums(0).scalar("adjacent_pairs").tolist() == [2, 0, 1, 2]
+
+
 def test_batches_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [save(tmp_path / "a" / f"{n}.npy", make_ids(n, tokens=5 + n)) for n in range(7)]
     whole = stats_of(tmp_path, *VLLM, *files, "--data", "x")
