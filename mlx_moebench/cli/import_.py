@@ -19,6 +19,7 @@ Examples:
   mlx-moebench import olmoe expert_counts/*.json --output olmoe.json
   mlx-moebench import csv counts.csv --experts 64 --top-k 8 --output counts.json
   mlx-moebench import trace traces/math --output math.json
+  mlx-moebench import vllm math=math_ids/ code=code_ids/ --experts 128 --output served.json
   mlx-moebench import csv --help
 """
 
@@ -32,16 +33,39 @@ def _layers(context: click.Context, parameter: click.Parameter, value: str | Non
     return tuple(map(int, parts))
 
 
+def _prompt_tokens(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    parts = value.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter("give whole numbers joined by commas, as in 12,7,30, or one for all sequences")
+    return tuple(map(int, parts))
+
+
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "experts": ({"type": click.IntRange(min=1)}, "Experts of a router, E; never taken from the largest id."),
     "top_k": ({"type": click.IntRange(min=1)}, "Experts that a token uses, K."),
-    "layers": ({"callback": _layers, "metavar": "N,N,..."}, "Block index of each layer in the files, in their order."),
+    "layers": (
+        {"callback": _layers, "metavar": "N,N,..."},
+        "Block index of each layer in the files, in their order; of ids of every block, those with a router.",
+    ),
     "top1": (
         {"type": click.Path(exists=True, path_type=Path)},
         "Counts of first choices: a folder with a file of the same name for each FILE, or the one file.",
     ),
     "model_id": ({}, "Name of the model in the report."),
-    "phase": ({"type": click.Choice(["prefill", "decode"])}, "Prompts, or what was generated after them."),
+    "data": (
+        {"metavar": "NAME"},
+        "Name of the data set that all FILES are sequences of.  [default: each FILE, or folder, is a domain]",
+    ),
+    "phase": (
+        {"type": click.Choice(["prefill", "decode", "unsplit"])},
+        "Prompts, what was generated after them, or both, where the files do not keep them apart.",
+    ),
+    "prompt_tokens": (
+        {"callback": _prompt_tokens, "metavar": "N,N,..."},
+        "Length of each sequence's prompt, or one for all, for --phase to count that part only.",
+    ),
 }
 """What a reader may ask for, by the name of its keyword argument: keywords of ``click.option``, and its help."""
 

@@ -238,9 +238,9 @@ def read_trace(path: str | Path, phase: Phase = "prefill") -> RoutingStats:
                 raise TraceError(
                     f"The tokens and the sums of {spec.name} in {path} contradict each other: make it again."
                 )
-            stats.add_sums(number, clusters, sums, _pairs(experts, experts, spec, spec))
+            stats.add_sums(number, clusters, sums, pair_counts(experts, experts, spec, spec))
             if before is not None:
-                stats.add_transition(number - 1, _pairs(before, experts, trace.specs[number - 1], spec))
+                stats.add_transition(number - 1, pair_counts(before, experts, trace.specs[number - 1], spec))
             before = experts
     stats.check()
     return stats
@@ -290,7 +290,7 @@ def _agree(spec: RouterSpec, shard: Shard, sums: Sums) -> bool:
     return np.allclose(added, stored, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-def _pairs(
+def pair_counts(
     first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], a: RouterSpec, b: RouterSpec
 ) -> npt.NDArray[np.int64]:
     """[R1, R2] tokens that chose i in ``first`` [T, K1] and j in ``second`` [T, K2]."""

@@ -1,0 +1,144 @@
+"""What SGLang records of expert choices: dumps of its expert distribution recorder, and routed experts in its answers.
+
+The recorder (``--expert-distribution-recorder-mode``; python/sglang/srt/eplb/expert_distribution.py of
+sgl-project/sglang) writes expert_distribution_recorder_TIME.pt at /dump_expert_distribution_record, a pickle:
+
+- stat, stat_approx: ``logical_count`` [steps, layers, experts], of all ranks together;
+- per_pass: ``records``, one a forward pass, with ``global_physical_count`` [layers, physical experts] of one rank, and
+  ``last_physical_to_logical_map`` [layers, physical experts];
+- per_token: the same with ``topk_ids_of_layer`` [layers, tokens, 8], physical ids, -1 beyond K and for padding,
+  ``positions`` and ``extend_seq_lens``. Which request a token belongs to is not recorded: a prefill pass tells its
+  stretches apart, a decode pass nothing.
+
+Layers are all blocks of the model; those without a router have no count. Counts are also read from JSON with
+``logical_count``, as ``--init-expert-location`` takes it. Answers hold ``routed_experts``: base64 of int32
+[tokens, blocks, K], prompt and generated tokens but the last one (pull requests 17434 and 24851).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from ...routing.record import Phase, RouterSpec
+from ...routing.stats import RoutingStats
+from . import Importer, NamedFile
+from ._arrays import PICKLES, RESPONSES, decoded_int32, files_in, json_of, names_of, responses_of, usage_of
+from ._counts import statistics_of_counts
+from ._ids import Reading, Recorded, sequences_in, statistics_of_ids
+from ._recorder import PER_PASS, PER_TOKEN, STAT, counts_of, sequences_of
+
+CONVERT = (
+    "import numpy, torch; dump = torch.load({path!r}, map_location='cpu', weights_only=True)",
+    "numpy.savez({target!r}, **{{k: v for k, v in dump.items() if torch.is_tensor(v)}}, **{{f'{{i}}.{{k}}': v "
+    "for i, r in enumerate(dump.get('records', [])) for k, v in r.items() if v is not None and k != 'misc_objects'}})",
+)
+"""The lines that make a .npz of the recorder's pickle, of any mode."""
+
+
+def read(
+    files: Sequence[NamedFile],
+    *,
+    experts: int,
+    top_k: int,
+    layers: tuple[int, ...] | None = None,
+    phase: Phase = "unsplit",
+    prompt_tokens: tuple[int, ...] | None = None,
+    data: str | None = None,
+    model_id: str = "imported from SGLang",
+    **settings: Any,
+) -> RoutingStats:
+    """Statistics of dumps converted to .npz, of JSON counts, of saved answers, and of arrays [tokens, layers, K]."""
+    every = [NamedFile(file.name, path) for file in files for path in files_in(file.path)]
+    counted = [file.path for file in every if _is_counts(file.path)]
+    if len(counted) not in (0, len(every)):
+        other = next(file.path for file in every if file.path not in counted)
+        raise DataError(f"{counted[0]} holds counts and {other} the ids of tokens: import them apart.")
+    model = {"id": model_id, "model_type": "unknown"}
+    if not counted:
+        return statistics_of_ids(
+            files,
+            lambda path: _recorded(path, top_k, phase),
+            Reading(experts, layers, phase, prompt_tokens, top_k),
+            data=data,
+            model={**model, "backend": "sglang"},
+            form="sglang ids",
+            **settings,
+        )
+    for option, value in (("--data", data), ("--prompt-tokens", prompt_tokens)):
+        if value is not None:
+            raise DataError(f"{option} is about sequences, but {counted[0]} holds counts, without any: leave it out.")
+
+    def specs(found: Sequence[int]) -> list[RouterSpec]:
+        return [RouterSpec(layer, n, "mlp", experts, top_k, distribution=None) for n, layer in enumerate(found)]
+
+    return statistics_of_counts(
+        every,
+        lambda path: counts_of(path, experts, layers),
+        specs,
+        top1=None,
+        model=model,
+        form="sglang counts",
+        phase=phase,
+        **settings,
+    )
+
+
+def _is_counts(path: Path) -> bool:
+    """Whether a file holds counts, rather than ids of tokens; raises `DataError` for a pickle, unopened."""
+    if path.suffix.lower() in PICKLES:
+        lines = [line.format(path=str(path), target=str(path.with_suffix(".npz"))) for line in CONVERT]
+        raise DataError(
+            f"{path} is a pickle, which can run code when opened, and is not read: make a .npz of it with these two "
+            "lines of Python.\n" + "\n".join(lines)
+        )
+    if path.suffix.lower() == ".json":
+        found = json_of(path)
+        return isinstance(found, dict) and STAT in found
+    names = {name.rpartition(".")[2] for name in names_of(path)}
+    return STAT in names or (PER_PASS in names and PER_TOKEN not in names)
+
+
+def _recorded(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
+    """The sequences of a dump of mode per_token, of saved answers, or of arrays [tokens, layers, K]."""
+    if path.suffix.lower() in RESPONSES:
+        return [_response(number, top_k, *found) for number, found in enumerate(responses_of(path))]
+    if any(name.endswith(f".{PER_TOKEN}") for name in names_of(path)):
+        return sequences_of(path, top_k, phase)
+    return sequences_in(path)
+
+
+def _response(number: int, top_k: int, where: str, response: dict[str, Any]) -> Recorded:
+    """An answer of /generate, with ``meta_info``, or of the OpenAI endpoints, with ``usage`` and ``sgl_ext``."""
+    meta = response.get("meta_info")
+    choices = response.get("choices", [{}])
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        raise DataError(f"{where} does not have one choice (those of several are not independent): ask for n = 1.")
+    places = [meta, *(part.get(key) for part in (response, *choices) for key in ("sglext", "sgl_ext"))]
+    found = [place["routed_experts"] for place in places if isinstance(place, dict) and "routed_experts" in place]
+    text = next(filter(None, found), None)
+    if not isinstance(text, str):
+        raise DataError(
+            f"{where} has no routed_experts: start SGLang with --enable-return-routed-experts, and ask for them with "
+            "return_routed_experts."
+        )
+    prompt, generated = usage_of(meta or response.get("usage"), where)
+    if prompt is None or generated is None:
+        raise DataError(f"{where} does not tell prompt_tokens and completion_tokens, from which its ids get a shape.")
+    flat, tokens = decoded_int32(text, where), prompt + generated - 1
+    if tokens < 1 or not flat.size or flat.size % (tokens * top_k):
+        raise DataError(
+            f"{where} has {flat.size} ids, which are not those of {tokens} tokens (all but the last) with {top_k} "
+            "experts in every layer: check --top-k, and ask for routed_experts_start_len = 0."
+        )
+    return Recorded(where, flat.reshape(tokens, -1, top_k), prompt, number)
+
+
+IMPORTER = Importer(
+    read,
+    "Expert distribution dumps of SGLang (.npz, or JSON counts), and routed experts in its answers.",
+    "sglang math=math_dump.npz code=code_dump.npz --experts 128 --top-k 8 --output served.json",
+    sequences=True,
+)
