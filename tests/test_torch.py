@@ -468,3 +468,28 @@ def test_profiles_and_bfloat16(nano: Any) -> None:
     assert found.merged.model["dtype"] == "bfloat16"
     assert found.merged.model["router_bits"] == 16
     assert sorted(found.merged.by_domain()) == ["code", "math"]
+
+
+def test_ids_in_vllms_form_import_to_the_counts_of_the_run(tmp_path: Path) -> None:
+    """int16 [tokens, layers, k], one file for each sequence, of a run of the torch backend."""
+    from mlx_moebench.data.trace import Trace
+
+    options = ["--max-samples", "9", "--max-length", "20", "--quiet", "--resamples", "100"]
+    where = ["--output", str(tmp_path / "run.json"), "--trace", str(tmp_path / "trace")]
+    main(["analyze", "--backend", "torch", *options, *where])
+    trace, folder = Trace(tmp_path / "trace"), tmp_path / "ids"
+    folder.mkdir()
+    for entry in trace.entries("prefill"):
+        shard = trace.read(entry)
+        chosen = np.stack([shard.arrays[f"{spec.name}.experts"] for spec in trace.specs], axis=1)
+        ends = np.cumsum(shard.arrays["sequence.n_tokens"])
+        for row, ids in zip(shard.arrays["sequence.row"], np.split(chosen, ends[:-1]), strict=True):
+            np.save(folder / f"{row}.npy", ids.astype(np.int16))
+    main(["import", "vllm", f"math={folder}", "--experts", "16", "--phase", "prefill", "-o", str(tmp_path / "served")])
+    run, served = RoutingStats.load(tmp_path / "run"), RoutingStats.load(tmp_path / "served")
+    assert len(served.clusters) == len(run.clusters) == 9
+    for number in range(len(run.specs)):
+        np.testing.assert_array_equal(run.sums(number).counts, served.sums(number).counts)
+        np.testing.assert_array_equal(run.pairs(number), served.pairs(number))
+    for number in range(len(run.specs) - 1):
+        np.testing.assert_array_equal(run.transition_counts(number), served.transition_counts(number))
