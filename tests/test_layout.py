@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,8 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers")
         "",
         ".routing",
         ".families",
+        ".analysis",
+        ".analysis.parity",
         ".checkpoints",
         ".data",
         ".report",
@@ -78,6 +81,15 @@ def test_imports_without_mlx_torch_and_transformers(module: str) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_torch_fallback_is_thin() -> None:
+    """It needs nothing of this package that needs MLX."""
+    allowed = {"analysis", "checkpoints", "cli", "data", "environment", "errors", "families", "routing"}
+    for path in (PACKAGE.parent / "torch_fallback").glob("*.py"):
+        text = path.read_text()
+        assert set(re.findall(r"from mlx_moebench\.(\w+)", text)) <= allowed, path
+        assert "import mlx." not in text
 
 
 def test_every_cli_file_is_a_command_with_examples() -> None:

@@ -15,7 +15,7 @@ from ..blas import blas_in_use
 from ..environment import package_version
 
 WORDS = {"True": "present", "False": "missing", "None": "not installed"}
-EXTRAS = {"data": "datasets", "torch": "torch"}
+EXTRAS = {"data": "datasets", "demo": "gradio", "torch": "torch"}
 
 
 def examine() -> dict[str, Any]:
@@ -28,8 +28,9 @@ def examine() -> dict[str, Any]:
         "mlx": package_version("mlx"),
         "mlx_lm": package_version("mlx-lm"),
         "transformers": package_version("transformers"),
+        "torch": package_version("torch"),
     }
-    missing = []
+    missing, notes = [], []
     if findings["mlx"] and findings["mlx_lm"]:
         from ..models import NANO, device_facts
 
@@ -39,13 +40,16 @@ def examine() -> dict[str, Any]:
             missing.append("the embedded model: reinstall the package")
     else:
         extra = "" if platform.system() == "Darwin" else "[cpu]"
-        missing.append(f'mlx and mlx-lm: pip install "mlx-moebench{extra}" (on Linux with a GPU: [cuda12] or [cuda13])')
+        # The torch backend measures without MLX.
+        (notes if findings["torch"] and findings["transformers"] else missing).append(
+            f'mlx and mlx-lm: pip install "mlx-moebench{extra}" (on Linux with a GPU: [cuda12] or [cuda13])'
+        )
     findings["blas"] = blas_in_use()
     findings["huggingface"] = {
         k: os.environ[k] for k in ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE") if k in os.environ
     }
     findings["ready"] = not missing
-    notes = [
+    notes += [
         f'{module}: pip install "mlx-moebench[{extra}]"' for extra, module in EXTRAS.items() if not _importable(module)
     ]
     if platform.system() == "Linux" and findings.get("device") == "cpu" and "slow" in findings["blas"]:
@@ -74,7 +78,8 @@ def print_findings(findings: dict[str, Any], console: Console | None = None) -> 
         console.print(f"Missing: {line}", style="red", markup=False)
     for line in findings["optional"]:
         console.print(f"Optional: {line}", style="yellow", markup=False)
-    console.print("Ready to measure." if findings["ready"] else "Not ready.", markup=False)
+    how = "" if findings["mlx"] and findings["mlx_lm"] else ", with --backend torch"
+    console.print(f"Ready to measure{how}." if findings["ready"] else "Not ready.", markup=False)
     if "selftest" in findings:
         console.print(render_selftest(findings["selftest"]))
 
