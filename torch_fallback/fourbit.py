@@ -8,7 +8,9 @@ only: such a load leaves most of the model at full precision without a word. Her
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mlx_moebench.errors import MissingExtraError, ModelLoadError
-from mlx_moebench.families import Family, family_for, setting
+from mlx_moebench.families import Family, family_for
+from mlx_moebench.families.base import count
 
 from .weights import dtypes, layer_of, plan, stored_tensors
 
@@ -104,7 +107,7 @@ def expert_bytes(model: nn.Module, family: Family) -> tuple[int, int]:
 def check_experts(model: nn.Module, family: Family) -> None:
     """Raises ModelLoadError where the routed experts are not in 4 bit: all of them, measured in bytes."""
     found = expert_weights(model, family)
-    missing = sorted(set(family.layers(_settings(model))) - {layer_of(weight.path) for weight in found}, key=str)
+    missing = sorted(set(family.layers(model.config.to_dict())) - {layer_of(weight.path) for weight in found}, key=str)
     if missing:
         raise ModelLoadError(
             f"No expert weights were found in {len(missing)} of the sparse layers of this {family.name} model (first: "
@@ -123,10 +126,10 @@ def check_experts(model: nn.Module, family: Family) -> None:
 def expert_weights(model: nn.Module, family: Family) -> list[Weight]:
     """The weights of the routed experts, found by their shape and place, whatever the family calls them.
 
-    That is, inside a block: fused parameters [E, ...] of three dimensions, or [E x rows, columns] of two; and the
-    linear layers of E experts in a list.
+    That is, inside a block: fused parameters [E, ...] of three dimensions; those of two, [E x rows, columns], of a
+    module that has "expert" in its path; and the linear layers of a list of E experts.
     """
-    n_experts = int(setting(_settings(model, family.n_experts), family.n_experts))
+    n_experts = _n_experts(model, family)
     listed = {
         id(module)
         for path, experts in model.named_modules()
@@ -140,16 +143,17 @@ def expert_weights(model: nn.Module, family: Family) -> list[Weight]:
         if layer_of(path) is not None
         for weight in _weights(path, module)
         if (id(module) in listed and weight.name == "weight")
-        or (not isinstance(module, _NO_EXPERTS) and _is_fused(weight.shape, n_experts))
+        or (not isinstance(module, _NO_EXPERTS) and _is_fused(weight, n_experts))
     ]
 
 
 _NO_EXPERTS = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, parametrize.ParametrizationList)
 
 
-def _is_fused(shape: tuple[int, ...], n_experts: int) -> bool:
-    return (len(shape) > 2 and shape[0] == n_experts) or (
-        len(shape) == 2 and shape[0] > n_experts > 1 and shape[0] % n_experts == 0
+def _is_fused(weight: Weight, n_experts: int) -> bool:
+    rows, *others = weight.shape or (0,)
+    return (len(others) > 1 and rows == n_experts) or (
+        len(others) == 1 and "expert" in weight.path and rows > n_experts and rows % n_experts == 0
     )
 
 
@@ -176,14 +180,15 @@ def _scale_bytes(state: Any) -> int:
 
 
 def _size(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
+    return math.prod(shape)
 
 
-def _settings(model: nn.Module, *keys: str) -> dict[str, Any]:
-    """The model's config, also under names that transformers maps to others."""
-    scopes = (model.config, model.config.get_text_config())
-    mapped = {key: value for scope in scopes for key in keys if (value := getattr(scope, key, None)) is not None}
-    return {**model.config.to_dict(), **mapped}
+def _n_experts(model: nn.Module, family: Family) -> int:
+    """E, also where transformers' config knows the family's key as another name for its own."""
+    for config in (model.config, model.config.get_text_config()):
+        if (found := getattr(config, family.n_experts, None)) is not None:
+            return int(found)
+    return count(model.config.to_dict(), family.n_experts)
 
 
 def _check_unquantised(config: dict[str, Any], folder: Path) -> None:
@@ -191,8 +196,8 @@ def _check_unquantised(config: dict[str, Any], folder: Path) -> None:
     if stored:
         kind = stored.get("quant_method") if isinstance(stored, dict) else None
         raise ModelLoadError(
-            f"{folder} is quantised already{f' ({kind})' if kind else ''} and cannot be quantised to 4 bit again; leave "
-            "--4bit out, or give the unquantised model."
+            f"{folder} is quantised already{f' ({kind})' if kind else ''} and cannot be quantised to 4 bit again; "
+            "leave --4bit out, or give the unquantised model."
         )
 
 
@@ -200,8 +205,8 @@ def _import_extras() -> None:
     # On some CPUs it recommends a package that nothing here would use.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
-        import accelerate
-        import bitsandbytes  # noqa: F401
+        for name in ("accelerate", "bitsandbytes"):
+            import_module(name)
     except ImportError as error:
         raise MissingExtraError("4-bit loading", "torch") from error
 
@@ -228,7 +233,7 @@ def _replace_linear(model: nn.Module, family: Family, dtype: torch.dtype) -> dic
     """
     from bitsandbytes.nn import Linear4bit
 
-    n_experts = int(setting(_settings(model, family.n_experts), family.n_experts))
+    n_experts = _n_experts(model, family)
     found = {}
     for path, module in list(model.named_modules()):
         whole = module is model.get_output_embeddings() or layer_of(path) is None

@@ -147,8 +147,8 @@ def plan(model: torch.nn.Module, tensors: Mapping[str, Stored]) -> list[Part]:
             made = part.convert(model, lambda key: tensors[key].outline())
         except (RuntimeError, ValueError, IndexError) as error:
             raise ModelLoadError(
-                f"The tensors {_some(key for _, key in part.sources)} cannot be made into {part.name!r}, so config.json "
-                "and weights do not fit; fetch the checkpoint again."
+                f"The tensors {_some(key for _, key in part.sources)} cannot be made into {part.name!r}, so "
+                "config.json and weights do not fit; fetch the checkpoint again."
             ) from error
         shapes |= {name: tuple(value.shape) for name, value in made.items()}
     unexpected += [name for name in shapes if name not in wanted]
