@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, UnsupportedModelError
-from mlx_moebench.families import Family, family_for
+from mlx_moebench.families import Family, families, family_for
 from torch_fallback.fourbit import MOST, check_experts, expert_bytes, expert_weights, load_in_4bit
 from torch_fallback.weights import Stored, stored_tensors
 
@@ -187,8 +187,69 @@ def test_slices_give_the_weights_that_the_whole_gives(monkeypatch: pytest.Monkey
         assert torch.equal(bitsandbytes.functional.dequantize_4bit(packed, state), rounded(weight))
 
 
+_ATTENTION = {"head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
+_LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "deepseek_v3": ("n_routed_experts", _HEADS | _LATENT | {"first_k_dense_replace": 1, "n_group": 2, "topk_group": 1}),
+    "ernie4_5_moe": ("moe_num_experts", _HEADS),
+    "glm4_moe": ("n_routed_experts", _ATTENTION | {"first_k_dense_replace": 1}),
+    "gpt_oss": ("num_local_experts", _ATTENTION),  # experts with biases, transposed
+    "granitemoe": ("num_local_experts", _HEADS),
+    "jamba": ("num_experts", _HEADS | {"mamba_d_state": 8}),  # a linear layer not called
+    "llama4_text": ("num_local_experts", _ATTENTION | {"intermediate_size_mlp": 48}),  # all experts in one product
+    "longcat_flash": (
+        "n_routed_experts",
+        _HEADS | _LATENT | {"ffn_hidden_size": 48, "num_layers": 2, "expert_ffn_hidden_size": 32, "head_dim": 8},
+    ),  # experts without weights have room in one of the two
+    "minimax": ("num_local_experts", _ATTENTION),
+    "qwen3_moe": ("num_experts", _ATTENTION),
+}
+"""Architectures beside those of the package: the key of E in their config, and what makes them tiny."""
+
+
+@pytest.mark.parametrize("model_type", list(OTHERS))
+def test_other_architectures_need_no_names(
+    tmp_path: Path, ids: Any, monkeypatch: pytest.MonkeyPatch, model_type: str
+) -> None:
+    key, settings = OTHERS[model_type]
+    sizes = {"hidden_size": 64, "intermediate_size": 48, "moe_intermediate_size": 32, "num_hidden_layers": 3}
+    sizes |= {"vocab_size": 320, "num_experts_per_tok": 2, "max_position_embeddings": 128, "pad_token_id": 0}
+    config = transformers.AutoConfig.for_model(model_type, **(sizes | settings | {key: 8}))
+    torch.manual_seed(3)
+    original = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for name, p in original.named_parameters():
+            p.copy_(
+                torch.randn_like(p) / p.shape[-1] ** 0.5 if p.ndim > 1 else torch.randn_like(p) / 5 + ("norm" in name)
+            )
+    original.save_pretrained(tmp_path)
+    fused = [name for name, p in original.named_parameters() if p.ndim == 3 and "conv" not in name]
+    layers = sorted({int(name.split(".")[2]) for name in fused})
+    family = Family(model_type, (model_type,), (), key, "", layers=lambda _: layers)
+    monkeypatch.setitem(families(), model_type, family)
+    model, _ = load(tmp_path)
+    taken, full = expert_bytes(model, family)
+    assert 0.25 < taken / full <= MOST
+    assert full == 2 * sum(original.get_parameter(name).numel() for name in fused) > 0
+    in_4_bit = {name for name, p in model.named_parameters() if p.dtype == torch.uint8}
+    assert not [name for name in in_4_bit if "router" in name or "mlp.gate." in name]
+    expected = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    found, unrounded = logits(model, ids), logits(expected, ids)
+    with torch.no_grad():
+        for name, p in expected.named_parameters():
+            path, _, leaf = name.rpartition(".")
+            if f"{path}.parametrizations.{leaf}.original" in in_4_bit:
+                p.copy_(rounded(p))
+    torch.testing.assert_close(found, logits(expected, ids), atol=1e-4, rtol=0)
+    assert (found - unrounded).abs().max() > 0.1
+    count = Count(model)
+    logits(model, ids)
+    assert set(count.calls.values()) == {1}
+
+
 class Count:
-    """How often each fused weight of a model was dequantised."""
+    """How often each 4-bit weight of a model was dequantised."""
 
     def __init__(self, model: Any) -> None:
         self.calls: Counter[str] = Counter()
@@ -213,12 +274,13 @@ def test_a_forward_dequantises_every_weight_once(
     count = Count(model)
     for forwards in (1, 2):
         logits(model, ids)
-        assert count.calls == dict.fromkeys((w.full_name for w in expert_weights(model, family)), forwards)
+        assert set(count.calls.values()) == {forwards}
+        assert {weight.full_name for weight in expert_weights(model, family)} < count.calls.keys()
     assert not parametrize._cache, "nothing stays dequantised"
 
 
 def test_a_block_that_uses_the_weights_of_another_module_dequantises_once() -> None:
-    from torch_fallback.fourbit import Weight, _cache_in_blocks, _fuse_in_4bit
+    from torch_fallback.fourbit import Weight, _cache_in_blocks, _fill_in_4bit
 
     class Holder(nn.Module):
         def __init__(self) -> None:
@@ -236,7 +298,7 @@ def test_a_block_that_uses_the_weights_of_another_module_dequantises_once() -> N
     model = nn.Sequential(Block())
     weight = Weight(model[0].mlp, "0.mlp", "w1", (32, 16), 0)
     x, expected = torch.randn(3, 16), rounded(model[0].mlp.w1.detach())
-    _fuse_in_4bit(weight, model[0].mlp.w1.detach(), CPU, torch.float32)
+    _fill_in_4bit(weight, model[0].mlp.w1.detach(), CPU, torch.float32)
     _cache_in_blocks(model, [weight])
     count = Count(model)
     torch.testing.assert_close(model(x), sum(x @ expected[8 * e : 8 * e + 8].T for e in range(4)))

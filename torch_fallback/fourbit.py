@@ -76,24 +76,21 @@ def load_in_4bit(
     model = _empty_model(folder, dtype, trust_remote_code)
     parts = plan(model, tensors := stored_tensors(folder))
     kept = dtypes(model, dtype)
-    experts = {weight.full_name: weight for weight in expert_weights(model, family)}
-    linear = _replace_linear(model, family, dtype)
+    chosen = {weight.full_name: weight for weight in [*expert_weights(model, family), *_linear(model, family)]}
     last = {layer: number for number, part in enumerate(parts) if (layer := layer_of(part.name)) is not None}
     done = 0
     step("Quantising layers", done, len(last))
     for number, part in enumerate(parts):
         for name, value in part.convert(model, lambda key: tensors[key].read()).items():
-            if name in experts:
-                _fuse_in_4bit(experts[name], value, device, dtype)
-            elif name in linear:
-                _fill_linear(linear[name], value, device, dtype)
+            if name in chosen:
+                _fill_in_4bit(chosen[name], value, device, dtype)
             else:
                 _fill(model, name, value.to(device, kept[name]))
             del value  # before the next is read
         if number in last.values():
             step("Quantising layers", done := done + 1, len(last))
     _finish(model, folder, device)
-    _cache_in_blocks(model, experts.values())
+    _cache_in_blocks(model, expert_weights(model, family))
     check_experts(model, family)
     return model
 
@@ -137,24 +134,25 @@ def expert_weights(model: nn.Module, family: Family) -> list[Weight]:
         for module in experts.modules()
         if isinstance(module, nn.Linear)
     }
-    return [
-        weight
-        for path, module in model.named_modules()
-        if layer_of(path) is not None
-        for weight in _weights(path, module)
-        if (id(module) in listed and weight.name == "weight")
-        or (not isinstance(module, _NO_EXPERTS) and _is_fused(weight, n_experts))
-    ]
+    found: list[Weight] = []
+    for path, module in model.named_modules():
+        if layer_of(path) is not None and not isinstance(module, _NO_EXPERTS):
+            found += _fused(list(_weights(path, module)), n_experts)
+        elif id(module) in listed:
+            found += [weight for weight in _weights(path, module) if weight.name == "weight"]
+    return found
 
 
 _NO_EXPERTS = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, parametrize.ParametrizationList)
 
 
-def _is_fused(weight: Weight, n_experts: int) -> bool:
-    rows, *others = weight.shape or (0,)
-    return (len(others) > 1 and rows == n_experts) or (
-        len(others) == 1 and "expert" in weight.path and rows > n_experts and rows % n_experts == 0
-    )
+def _fused(weights: list[Weight], n_experts: int) -> list[Weight]:
+    """Those of the parameters of one module that hold all experts at once."""
+    cubes = [weight for weight in weights if len(weight.shape) > 2]
+    if any(weight.shape[0] == n_experts for weight in cubes):
+        return cubes  # all of them: some models leave room for experts without weights in one only
+    sheets = [weight for weight in weights if len(weight.shape) == 2 and "expert" in weight.path]
+    return [weight for weight in sheets if weight.shape[0] > n_experts and weight.shape[0] % n_experts == 0]
 
 
 def _weights(path: str, module: nn.Module) -> Iterator[Weight]:
@@ -225,33 +223,21 @@ def _empty_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> n
         raise ModelLoadError(f"{folder}: transformers cannot build this model ({message}).") from error
 
 
-def _replace_linear(model: nn.Module, family: Family, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """Put 4-bit layers in the place of linear ones; returns them by the names of their weights.
+def _linear(model: nn.Module, family: Family) -> list[Weight]:
+    """The weights of the linear layers inside blocks, routers left out.
 
-    The output layer and routers stay: whatever gives one number for each expert, or just one (the gate of a shared
-    expert).
+    Whatever gives a number for each expert is a router, also with others beside them (zero or copy experts), and what
+    gives just one gates a shared expert: layers of 2 E outputs and fewer stay as they are.
     """
-    from bitsandbytes.nn import Linear4bit
-
     n_experts = _n_experts(model, family)
-    found = {}
-    for path, module in list(model.named_modules()):
-        whole = module is model.get_output_embeddings() or layer_of(path) is None
-        if whole or type(module) is not nn.Linear or module.out_features in (1, n_experts):
-            continue
-        layer = Linear4bit(
-            module.in_features,
-            module.out_features,
-            bias=module.bias is not None,
-            compute_dtype=dtype,
-            compress_statistics=False,
-            quant_type=_KIND,
-            device="meta",
-        )
-        layer.support_avx512bf16_for_cpu = False  # it would compute in bfloat16, whatever the dtype
-        model.set_submodule(path, layer)
-        found[f"{path}.weight"] = layer
-    return found
+    return [
+        weight
+        for path, module in model.named_modules()
+        if type(module) is nn.Linear and layer_of(path) is not None
+        if module.out_features > 2 * n_experts and "router" not in path
+        for weight in _weights(path, module)
+        if weight.name == "weight"
+    ]
 
 
 def _quantise(value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, Any]:
@@ -271,28 +257,17 @@ def _quantise(value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> 
     )
 
 
-def _fuse_in_4bit(weight: Weight, value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> None:
-    """Make a fused parameter one that is kept in 4 bit and dequantised when it is used."""
+def _fill_in_4bit(weight: Weight, value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> None:
+    """Make a parameter one that is kept in 4 bit and dequantised when it is used.
+
+    Linear layers, too: some models use their weights without calling them, and bitsandbytes' own ``Linear4bit``
+    computes in bfloat16 on some CPUs, whatever it was told.
+    """
     from bitsandbytes.nn.parametrize import replace_parameter_4bit_prequantized
 
     packed, state = _quantise(value, device, dtype)
     setattr(weight.module, weight.name, nn.Parameter(packed, requires_grad=False))
     replace_parameter_4bit_prequantized(weight.module, weight.name, state.as_dict(packed=True), device)
-
-
-def _fill_linear(layer: nn.Module, value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> None:
-    from bitsandbytes.nn import Params4bit
-
-    packed, layer.quant_state = _quantise(value, device, dtype)
-    layer.weight = Params4bit(
-        packed,
-        quant_state=layer.quant_state,
-        blocksize=_BLOCK,
-        compress_statistics=False,
-        quant_type=_KIND,
-        module=layer,
-        bnb_quantized=True,
-    )
 
 
 def _fill(model: nn.Module, name: str, value: torch.Tensor) -> None:
