@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from wide_mixtral import VOCABULARY, load_elsewhere, write_wide_mixtral
 
 import mlx_moebench
 from mlx_moebench.data import encode, read_corpus
-from mlx_moebench.environment import environment
+from mlx_moebench.environment import package_version
 from mlx_moebench.routing.uncertainty import ratio_intervals
 from torch_fallback.fourbit import load_in_4bit
 
@@ -131,7 +132,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
+    software = ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")
+    print(", ".join([platform.platform(), *(f"{name} {package_version(name)}" for name in software)]))
     with tempfile.TemporaryDirectory() as folder:
         size = write_wide_mixtral(Path(folder))
         if "memory" in args.part:

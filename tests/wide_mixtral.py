@@ -75,7 +75,8 @@ def write_wide_mixtral(folder: Path) -> int:
         save_file(tensors, folder / f"model-{n}.safetensors", {"format": "pt"})
         weight_map |= dict.fromkeys(tensors, f"model-{n}.safetensors")
         size += sum(value.nbytes for value in tensors.values())
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     return size
 
