@@ -469,6 +469,29 @@ def test_a_dense_model_is_refused(tmp_path: Path) -> None:
         load_in_4bit(tmp_path, {"model_type": "llama"}, device=CPU, dtype=torch.float32)
 
 
+def test_code_that_a_checkpoint_brings_runs_only_where_it_is_trusted(tmp_path: Path, ids: Any) -> None:
+    random_checkpoint(tmp_path, fused=True)  # transformers converts nothing for code that is not its own
+    expected = logits(load(tmp_path)[0], ids)
+    (tmp_path / "own_mixtral.py").write_text(
+        "from transformers import MixtralConfig, MixtralForCausalLM\n\n\n"
+        "class OwnConfig(MixtralConfig):\n    pass\n\n\n"
+        "class OwnModel(MixtralForCausalLM):\n    config_class = OwnConfig\n",
+        encoding="utf-8",
+    )
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    config |= {
+        "auto_map": {"AutoConfig": "own_mixtral.OwnConfig", "AutoModelForCausalLM": "own_mixtral.OwnModel"},
+        "model_type": "own_mixtral",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    trusted = {"device": CPU, "dtype": torch.float32, "trust_remote_code": True}
+    with pytest.raises(ModelLoadError, match="if you trust it pass --trust-remote-code"):
+        load_in_4bit(tmp_path, CONFIGS["mixtral"], **(trusted | {"trust_remote_code": False}))
+    model = load_in_4bit(tmp_path, CONFIGS["mixtral"], **trusted)
+    assert type(model).__name__ == "OwnModel"
+    assert torch.equal(logits(model, ids), expected)
+
+
 @pytest.mark.parametrize("module", ["bitsandbytes", "accelerate"])
 def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)

@@ -220,6 +220,10 @@ def _empty_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> n
             return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError) as error:
         message = " ".join(str(error).split()).rstrip(".")
+        if "trust_remote_code" in message and not trust_remote_code:
+            raise ModelLoadError(
+                f"{folder} runs its own Python code; read it, and if you trust it pass --trust-remote-code."
+            ) from error
         raise ModelLoadError(f"{folder}: transformers cannot build this model ({message}).") from error
 
 
