@@ -28,7 +28,7 @@ MOST = 0.30
 """The largest share of their bytes in bfloat16 that experts in 4 bit may take: 4.5 bits of 16 are 0.28."""
 
 _BLOCK = 64  # weights that share a scale: bitsandbytes' default
-_SLICE = 1 << 20  # weights quantised at a time: bitsandbytes needs some 20 bytes for each meanwhile
+_SLICE = 1 << 20  # weights quantised at a time: on a CPU bitsandbytes needs some 20 bytes for each meanwhile
 _KIND = "nf4"
 
 Step = Callable[[str, int, int], None]
@@ -36,7 +36,7 @@ Step = Callable[[str, int, int], None]
 
 
 class Weight(NamedTuple):
-    """A weight of the routed experts. shape: unquantised. nbytes: what it takes in memory, scales included."""
+    """A weight of a model and where it is. shape: unquantised. nbytes: what it takes in memory, scales included."""
 
     module: nn.Module
     path: str
@@ -104,11 +104,12 @@ def expert_bytes(model: nn.Module, family: Family) -> tuple[int, int]:
 def check_experts(model: nn.Module, family: Family) -> None:
     """Raises ModelLoadError where the routed experts are not in 4 bit: all of them, measured in bytes."""
     found = expert_weights(model, family)
-    missing = sorted(set(family.layers(model.config.to_dict())) - {layer_of(weight.path) for weight in found}, key=str)
-    if missing:
+    layers = set(family.layers(model.config.to_dict()))
+    missing = layers - {layer_of(weight.path) for weight in found}
+    if missing or not found:
         raise ModelLoadError(
-            f"No expert weights were found in {len(missing)} of the sparse layers of this {family.name} model (first: "
-            f"{missing[0]}), so it cannot be said that they are in 4 bit; leave --4bit out."
+            f"Expert weights were found in {len(layers - missing)} of the {len(layers)} sparse layers of this "
+            f"{family.name} model, so it cannot be said that the others are in 4 bit; leave --4bit out."
         )
     taken, full = expert_bytes(model, family)
     whole = [weight for weight in found if weight.nbytes >= _size(weight.shape)]  # 8 bits and more each
@@ -116,7 +117,7 @@ def check_experts(model: nn.Module, family: Family) -> None:
         raise ModelLoadError(
             f"The experts of this {family.name} model are not in 4 bit: they take {taken:,} bytes, "
             f"{taken / full:.2f} of the {full:,} in bfloat16, where at most {MOST:.2f} was to be expected, and "
-            f"{len(whole)} of their {len(found)} weights were not reduced; leave --4bit out or use a larger machine."
+            f"{len(whole)} of their {len(found)} weights were not reduced; leave --4bit out."
         )
 
 
