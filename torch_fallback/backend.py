@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mlx_moebench.analysis.backends import Step
 from mlx_moebench.analysis.facts import loaded_facts
 from mlx_moebench.data import Batch
 from mlx_moebench.errors import MoebenchError, did_you_mean
@@ -45,8 +46,10 @@ class Torch:
         self._device = chosen_device(name)
         return "cpu" if self._device.type == "cpu" else "gpu"
 
-    def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any]) -> TorchCheckpoint:
-        return load_checkpoint(model, device=self._device, trust_remote_code=trust_remote_code, **precision)
+    def load(
+        self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step
+    ) -> TorchCheckpoint:
+        return load_checkpoint(model, device=self._device, trust_remote_code=trust_remote_code, step=step, **precision)
 
     def given(self, model: Any, tokenizer: Any) -> TorchCheckpoint | Given:
         if isinstance(model, TorchCheckpoint):

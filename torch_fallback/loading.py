@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 
+from mlx_moebench.analysis.backends import Step
 from mlx_moebench.checkpoints import WEIGHTS, Found, find, read_adapter, refused_code, shortened
 from mlx_moebench.checkpoints.folder import stored_bits
 from mlx_moebench.errors import ModelLoadError, did_you_mean
@@ -60,6 +61,7 @@ def load_checkpoint(
     adapter_path: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    step: Step = lambda what, done, total: None,
     **placing: Any,
 ) -> TorchCheckpoint:
     """Load a sparse model: a folder, a hub id, or with None the small model that ships in the package.
@@ -69,7 +71,8 @@ def load_checkpoint(
     dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on the CPU and as stored elsewhere.
     bits: 4 packs every expert and linear layer as NF4 while it is read, layer by layer (see `fourbit`); routers,
     embeddings and head keep dtype. router_bits: 16 or None, since routers are never quantised here.
-    adapter_path: folder of a LoRA adapter that mlx-lm trained; it is merged into the weights.
+    adapter_path: folder of a LoRA adapter that mlx-lm trained; it is merged into the weights. step: is told of layers
+    that are in 4 bit.
 
     Raises ModelLoadError where the checkpoint is missing, incomplete or broken or something is asked for that it
     cannot have, UnsupportedModelError where it is dense or no family serves it.
@@ -89,7 +92,12 @@ def load_checkpoint(
         wanted = wanted or torch.bfloat16
         with _quiet():
             network = load_in_4bit(
-                found.folder, found.config, device=device, dtype=wanted, trust_remote_code=trust_remote_code
+                found.folder,
+                found.config,
+                device=device,
+                dtype=wanted,
+                trust_remote_code=trust_remote_code,
+                step=step,
             )
     else:
         placing |= {"device_map": device_map or _map(found, device, wanted, stored)}

@@ -12,14 +12,11 @@ from ..routing.record import Phase
 from ..routing.stats import RoutingStats, check_flag
 from ..routing.storage import decode_output, pair_contents, pair_paths, write_aside
 from ..routing.uncertainty import Plan
-from .backends import Backend, backend_named
+from .backends import Backend, Step, backend_named
 from .facts import check_vocabulary
 from .keep import Keeper, check_replaceable
 from .trace import LIMIT, TraceRequest, TraceWriter, budget, check_trace_folder
 from .watch import Watch
-
-Step = Callable[[str, int, int], None]
-"""step(what, done, total) is told of progress; total 0 means unknown."""
 
 PHASES: tuple[tuple[Phase, ...], ...] = (("prefill",), ("prefill", "decode"))
 """The phases of a run without generation, and with it."""
@@ -142,7 +139,7 @@ def measure(
     request = _trace_request(trace, trace_limit, trace_predictions, output, resume, generate)
     runner.select_device(device)
     step("loading the model", 0, 0)
-    checkpoint = _checkpoint(runner, model, tokenizer, precision, trust_remote_code)
+    checkpoint = _checkpoint(runner, model, tokenizer, precision, trust_remote_code, step)
     step("reading the text", 0, 0)
     corpus = read_corpus(dataset, text_field=text_field, max_samples=max_samples, tokenizer=checkpoint.tokenizer)
     every = encode(corpus, checkpoint.tokenizer, max_length)
@@ -254,11 +251,13 @@ def _trace_request(
     return TraceRequest(Path(trace), limit, predictions)
 
 
-def _checkpoint(runner: Backend, model: Any, tokenizer: Any, precision: dict[str, Any], trust_remote_code: bool) -> Any:
+def _checkpoint(
+    runner: Backend, model: Any, tokenizer: Any, precision: dict[str, Any], trust_remote_code: bool, step: Step
+) -> Any:
     if model is None or isinstance(model, str | Path):
         if tokenizer is not None:
             raise MoebenchError("A tokenizer goes with a model object; a folder or hub id brings its own.")
-        return runner.load(model, trust_remote_code, precision)
+        return runner.load(model, trust_remote_code, precision, step)
     if asked := [name for name, value in precision.items() if value is not None]:
         raise MoebenchError(f"This model is loaded already; give {' and '.join(asked)} when loading it.")
     return runner.given(model, tokenizer)

@@ -15,6 +15,9 @@ from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
 
+Step = Callable[[str, int, int], None]
+"""step(what, done, total) is told of progress; total 0 means unknown."""
+
 HOMES = {"mlx": "mlx_moebench.analysis.on_mlx", "torch": "torch_fallback.backend"}
 """Each backend's name, and the module with its ``BACKEND``."""
 
@@ -31,7 +34,7 @@ class Backend(Protocol):
     def select_device(self, name: str) -> str:
         """Run on ``name`` (auto, gpu, cpu, mps, cuda) from now on; returns gpu or cpu."""
 
-    def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any]) -> Any:
+    def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step) -> Any:
         """A checkpoint; precision: dtype, bits, router_bits, adapter_path."""
 
     def given(self, model: Any, tokenizer: Any) -> Any:

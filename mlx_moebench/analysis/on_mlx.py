@@ -17,6 +17,7 @@ from ..models import Checkpoint, load_checkpoint, select_device
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
+from .backends import Step
 from .facts import loaded_facts
 
 
@@ -40,7 +41,9 @@ class MLX:
     def select_device(self, name: str) -> str:
         return select_device(name)
 
-    def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any]) -> Checkpoint:
+    def load(
+        self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step
+    ) -> Checkpoint:
         return load_checkpoint(model, **precision, trust_remote_code=trust_remote_code)
 
     def given(self, model: Any, tokenizer: Any) -> Checkpoint | Given:

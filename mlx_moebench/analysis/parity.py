@@ -16,8 +16,8 @@ from ..routing.record import Array, Routing
 from ..routing.recorder import Mask, Recorder
 from ..routing.stats import RoutingStats
 from ..routing.tokens import TokenBlock
-from .analyze import Step, measure
-from .backends import HOMES, Backend, backend_named
+from .analyze import measure
+from .backends import HOMES, Backend, Step, backend_named
 
 TOLERANCE = 1e-5
 """Largest difference of a mean (nats, probability) or of a marginal probability that counts as rounding."""

@@ -13,8 +13,8 @@ from ..routing.domain_report import Profile, rename
 from ..routing.stats import RoutingStats
 from ..routing.storage import plain_name, read_report
 from ..routing.uncertainty import Plan
-from .analyze import Step, analyze
-from .backends import Backend, backend_named
+from .analyze import analyze
+from .backends import Backend, Step, backend_named
 from .keep import check_replaceable
 
 DOMAINS = ("math", "general", "code")
@@ -60,7 +60,7 @@ def profile(
     found = []
     for model_name, model in model_names(models).items():
         step(f"loading {model_name}", 0, 0)
-        checkpoint = runner.load(model, trust_remote_code, loading)
+        checkpoint = runner.load(model, trust_remote_code, loading, step)
         _check_domains(named_domains, checkpoint.tokenizer, options)
         parts = {}
         for domain, dataset in named_domains.items():

@@ -19,7 +19,8 @@ from ..routing.recorder import Recorder
 from ..routing.report import data_section
 from ..routing.tokens import TOKEN_SCALARS, TokenBlock
 from ..routing.uncertainty import Plan, ratio_intervals
-from .analyze import Step, measure
+from .analyze import measure
+from .backends import Step
 
 SCHEMA_VERSION = "1"
 CONTEXT = 24

@@ -30,7 +30,8 @@ def examine() -> dict[str, Any]:
         "transformers": package_version("transformers"),
         "torch": package_version("torch"),
     }
-    missing, notes = [], []
+    missing: list[str] = []
+    notes: list[str] = []
     if findings["mlx"] and findings["mlx_lm"]:
         from ..models import NANO, device_facts
 
