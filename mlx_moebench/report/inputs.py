@@ -36,13 +36,15 @@ class Run:
     """One model in one phase, on one domain or several.
 
     name: tells it from the other runs. report: of all its domains together. stats: the sums behind the report, None
-    with the JSON alone. domains: the report of each of several domains, by name; empty for one.
+    with the JSON alone. domains, parts: the report and the statistics of each of several domains, by name; empty for
+    one.
     """
 
     name: str
     report: dict[str, Any]
     stats: RoutingStats | None
     domains: Mapping[str, dict[str, Any]]
+    parts: Mapping[str, RoutingStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -239,10 +241,12 @@ def _run(group: _Group, plan: Plan) -> Run:
         return Run(group.label or first.label or model_name(first.report["model"]), first.report, None, {})
     if len(group.pairs) > 1 and group.profile is None:
         merged = _renamed(group.pairs, merged)
-    domains = _domain_reports(group.pairs, merged, plan)
+    parts = merged.by_domain() if len(set(merged.strata)) > 1 else {}
+    domains = _domain_reports(group.pairs, parts, plan)
     single = len(group.pairs) == 1
     report = first.report if single else merged.report(plan)
-    return Run(group.label or (first.label if single else None) or model_name(report["model"]), report, merged, domains)
+    name = group.label or (first.label if single else None) or model_name(report["model"])
+    return Run(name, report, merged, domains, parts)
 
 
 def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:
@@ -253,11 +257,8 @@ def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:
     return RoutingStats.merge([_sums(pair) for pair in pairs]) if named else merged
 
 
-def _domain_reports(pairs: Sequence[_Pair], merged: RoutingStats, plan: Plan) -> dict[str, dict[str, Any]]:
+def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, dict[str, Any]]:
     """The report of each of several domains: as it lies there where a domain is one pair, else of its sums."""
-    parts = merged.by_domain()
-    if len(parts) < 2:
-        return {}
     alone = {strata.pop(): pair for pair in pairs if len(strata := set(_sums(pair).strata)) == 1}
     whole = {name for name, pair in alone.items() if len(_sums(pair).clusters) == len(parts[name].clusters)}
     return {name: alone[name].report if name in whole else part.report(plan) for name, part in parts.items()}

@@ -97,7 +97,9 @@ def token_data(
     trace = Trace(trace_folder)
     every = [entry for entry in trace.entries(phase) if entry["n_tokens"]]
     if not every:
-        raise TraceError(f"The trace in {trace_folder} holds no token of phase {phase}: let the run measure some first.")
+        raise TraceError(
+            f"The trace in {trace_folder} holds no token of phase {phase}: let the run measure some first."
+        )
     texts = trace.texts()
     lowest: dict[tuple[int, int], TokenSequence] = {}
     for entry in every:
@@ -210,7 +212,9 @@ def _lowest(
         tokens = slice(int(ends[number] - shard.lengths[number]), int(ends[number]))
         row, window = int(arrays["sequence.row"][number]), int(arrays["sequence.window"][number])
         choices = [
-            Choices(*(arrays[f"{s.name}.{key}"][tokens] for key in ("experts", "weights", "entropy", "selection_margin")))
+            Choices(
+                *(arrays[f"{s.name}.{key}"][tokens] for key in ("experts", "weights", "entropy", "selection_margin"))
+            )
             for s in specs
         ]
         name = f"row {row}, window {window}" if window else f"row {row}"
