@@ -242,7 +242,7 @@ def _run(group: _Group, plan: Plan) -> Run:
     if len(group.pairs) > 1 and group.profile is None:
         merged = _renamed(group.pairs, merged)
     parts = merged.by_domain() if len(set(merged.strata)) > 1 else {}
-    domains = _domain_reports(group.pairs, parts, plan)
+    domains = _domain_reports(group.pairs, parts, plan) if parts else {}
     single = len(group.pairs) == 1
     report = first.report if single else merged.report(plan)
     name = group.label or (first.label if single else None) or model_name(report["model"])

@@ -19,7 +19,7 @@
     MoebenchTokens.mount(section.appendChild(MB.el("div")), MB.data.tokens);
   }
   for (const heading of document.querySelectorAll("main h2, footer h2")) {
-    document.getElementById("contents").append(MB.el("li", {}, MB.el("a", { href: `#${heading.parentElement.id}`, text: heading.textContent })));
+    document.getElementById("contents").append(MB.el("li", {}, MB.el("a", { href: `#${heading.parentElement.id}`, text: heading.textContent.split(":")[0] })));
   }
 
   let width = innerWidth;
