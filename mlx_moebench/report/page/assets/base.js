@@ -22,8 +22,8 @@ MB.svg = (name, attributes = {}, text = null) => {
 };
 
 // Names of others stand between isolates, so that a right-to-left one does not turn the sentence around it.
-MB.name = (text) => `\u2068${text}\u2069`;
-MB.plain = (text) => text.replace(/[\u2066-\u2069]/g, "");
+MB.plain = (text) => text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
+MB.name = (text) => `\u2068${MB.plain(text)}\u2069`;
 
 MB.count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 

@@ -24,7 +24,7 @@ const overall = (section, found) => {
   for (const [kind, row] of Object.entries(found.overall)) {
     const line = (name) => {
       const entry = row[name];
-      return [name.replace(/_/g, " "), found.units[name.replace(/^peak_/, "")] || "", MB.number(entry[0]), MB.number(entry[1]), MB.interval(effectOf(entry), 4, MB.signed), entry[2] === null ? "" : MB.number(entry[2]), MB.reason(effectOf(entry)) || ""];
+      return [name.startsWith("peak_") ? `peak: ${MB.words(name.slice(5)).toLowerCase()}` : MB.words(name), found.units[name.replace(/^peak_/, "")] || "", MB.number(entry[0]), MB.number(entry[1]), MB.interval(effectOf(entry), 4, MB.signed), entry[2] === null ? "" : MB.number(entry[2]), MB.reason(effectOf(entry)) || ""];
     };
     const columns = ["metric", "unit", "A", "B", "B - A", "p", "no interval, because"];
     const table = (names, caption) => {

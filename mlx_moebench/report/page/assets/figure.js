@@ -45,7 +45,14 @@ MB.figure = (parent, spec) => {
   };
   const redraw = () => { MB.untip(); if (drawn) draw(); };
   figure.drawNow = () => { if (!drawn) draw(); if (seen) seen.unobserve(figure); };
-  MB.redraws.push({ redraw, drawNow: figure.drawNow });
+  // What is not on the screen is drawn again when it comes there.
+  const refresh = () => {
+    const box = figure.getBoundingClientRect();
+    if (!drawn || !seen || (box.bottom > 0 && box.top < innerHeight)) return redraw();
+    drawn = false;
+    return seen.observe(figure);
+  };
+  MB.redraws.push({ redraw, refresh, drawNow: figure.drawNow });
   parent.append(figure);
   if (seen) seen.observe(figure);
   else draw();
@@ -56,7 +63,7 @@ MB.key = (entry, redraw) => {
   const picture = MB.svg("svg", { width: 26, height: 12, "aria-hidden": "true" });
   picture.append(MB.svg("line", { x1: 1, x2: 25, y1: 6, y2: 6, stroke: entry.colour, "stroke-width": 2, "stroke-dasharray": entry.dash || "" }));
   if (entry.shape) picture.append(MB.marker(entry.shape, 13, 6, { fill: entry.colour, stroke: entry.colour }));
-  if (!entry.toggle) return MB.el("li", {}, MB.el("span", { class: "controls" }, picture, MB.el("bdi", { class: "note", text: entry.name })));
+  if (!entry.toggle) return MB.el("li", {}, MB.el("span", { class: "key" }, picture, MB.el("bdi", { text: entry.name })));
   const button = MB.el("button", { type: "button", "aria-pressed": String(!entry.hidden), onclick: () => { entry.toggle(); redraw(); } }, picture, MB.el("bdi", { text: entry.name }));
   return MB.el("li", {}, button);
 };

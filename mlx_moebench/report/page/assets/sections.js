@@ -103,6 +103,7 @@ MB.layers = () => {
   const redraws = [];
   section.append(MB.el("div", { class: "controls" }, MB.select("Quantity", Object.keys(runs[0].metrics).map((name) => [name, MB.words(name)]), "mean_entropy", (value) => { state.metric = value; redraws.forEach((f) => f()); })));
   const every = kinds(runs.flatMap((run) => run.routers));
+  const grid = every.length > 1 ? section.appendChild(MB.el("div", { class: "pair" })) : section;
   for (const kind of every) {
     const shown = MB.views.map((entry, n) => ({ ...entry, n, hidden: runs.length > 1 && entry.view.domain !== null }));
     const series = () => shown.map((entry, place) => {
@@ -124,7 +125,7 @@ MB.layers = () => {
       const found = new Map(runs.map((run) => [JSON.stringify(ofKind(run.routers, kind).map(([r, i]) => [r.layer, run.chance[state.metric][i]])), run]));
       return [...found.keys()].map((key) => ({ name: runs[0].metrics[state.metric].reference, points: JSON.parse(key) }));
     };
-    redraws.push(MB.figure(section, {
+    redraws.push(MB.figure(grid, {
       title: () => `${MB.words(state.metric)} by layer${every.length > 1 ? `, ${kind} routers` : ""}`,
       label: `A quantity of every ${kind} router, layer by layer`,
       caption: () => {

@@ -6,7 +6,7 @@
   // A page on disk may be refused storage: it then follows the system each time.
   const stored = (value) => { try { if (value) localStorage.setItem("mlx-moebench-theme", value); return localStorage.getItem("mlx-moebench-theme"); } catch { return null; } };
   const told = () => { MB.isDark = MB.dark(); button.setAttribute("aria-pressed", String(MB.isDark)); };
-  const redrawAll = () => MB.redraws.forEach((figure) => figure.redraw());
+  const redrawAll = () => MB.redraws.forEach((figure) => figure.refresh());
   const before = stored();
   if (before === "dark" || before === "light") root.dataset.theme = before;
   told();
@@ -37,8 +37,7 @@
     chosen = root.dataset.theme;
     root.dataset.theme = "light";
     MB.isDark = false;
-    MB.redraws.forEach((figure) => figure.drawNow());
-    redrawAll();
+    for (const figure of MB.redraws) { figure.drawNow(); figure.redraw(); }
   });
   addEventListener("afterprint", () => {
     if (chosen) root.dataset.theme = chosen;
