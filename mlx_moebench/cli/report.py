@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +123,9 @@ def _page(inputs: Inputs, title: str | None, trace: Path | None) -> str:
 
 
 def _exported(inputs: Inputs, form: str) -> str:
-    from ..report import export
-
-    write = {"md": export.to_markdown, "csv": export.to_csv, "card": export.to_card}[form]
-    return str(write(inputs))
+    export = import_module("mlx_moebench.report.export")
+    write = {"md": "to_markdown", "csv": "to_csv", "card": "to_card"}[form]
+    return str(getattr(export, write)(inputs))
 
 
 def _check(place: Path, form: str) -> None:

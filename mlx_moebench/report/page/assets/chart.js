@@ -62,7 +62,7 @@ MB.chart = (host, spec) => {
     const known = s.points.filter((p) => Number.isFinite(p.y));
     const ink = { stroke: s.colour, opacity: s.faint ? 0.25 : 1 };
     if (s.line !== false) add("path", { d: path(known.map((p) => [p.x, p.y])), fill: "none", "stroke-width": s.wide ? 2.6 : 1.5, "stroke-dasharray": s.dash || "", ...ink });
-    if (known.length <= 64) {
+    if (known.length * 11 <= width) {
       for (const p of known) svg.append(MB.marker(s.shape, X(p.x), Y(p.y), { ...ink, fill: s.hollow && s.hollow(p) ? bg : s.colour, "stroke-width": 1.5 }));
     }
   }

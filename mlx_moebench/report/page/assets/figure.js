@@ -72,7 +72,7 @@ MB.table = ({ columns, rows }, most) => {
   const words = (value) => (typeof value === "number" && !Number.isInteger(value) ? MB.number(value, 4) : value === null || value === undefined ? "" : String(value));
   const numeric = columns.map((_, i) => rows.length > 0 && rows.every((row) => row[i] === null || typeof row[i] === "number"));
   const head = MB.el("tr", {}, ...columns.map((name, i) => MB.el("th", { scope: "col", class: numeric[i] ? "number" : null, text: name })));
-  const body = rows.slice(0, most).map((row) => MB.el("tr", {}, ...row.map((value, i) => MB.el("td", { class: numeric[i] ? "number" : null, dir: numeric[i] ? null : "auto", text: words(value) }))));
+  const body = rows.slice(0, most).map((row) => MB.el("tr", {}, ...row.map((value, i) => MB.el("td", { class: numeric[i] ? "number" : words(value).length > 34 ? "long" : null, dir: numeric[i] ? null : "auto", text: words(value) }))));
   const table = MB.el("table", {}, MB.el("thead", {}, head), MB.el("tbody", {}, ...body));
   if (rows.length > most) table.prepend(MB.el("caption", { text: `The first ${most.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows; the CSV has all of them.` }));
   return table;

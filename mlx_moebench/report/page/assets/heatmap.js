@@ -121,5 +121,9 @@ MB.walkCells = (host, spec, orders, { box, canvas, mark, left, top, cell, line }
   };
 };
 
-// 0 at `even`, -1 at 0, 1 at `most`: how far a ratio is from even.
-MB.fromEven = (most) => (ratio) => MB.diverging(ratio < 1 ? ratio - 1 : (ratio - 1) / Math.max(1e-9, most - 1));
+// How far a ratio is from even: below 1 in proportion, above it on a logarithmic scale up to `most`.
+MB.fromEven = (most) => (ratio) => MB.diverging(ratio < 1 ? ratio - 1 : Math.log(ratio) / Math.log(most));
+MB.evenScale = (most, label) => ({
+  from: -1, to: 1, label, value: (t) => (t < 0 ? 1 + t : most ** t),
+  at: [[-1, "0"], [-0.5, "0.5"], [0, "1"], [0.5, MB.number(Math.sqrt(most), 1)], [1, MB.number(most, 1)]],
+});

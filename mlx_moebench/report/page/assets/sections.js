@@ -68,7 +68,7 @@ MB.load = () => {
             `${MB.number(values[row][expert], 2)} times the even share, ${MB.number(k / e)}`,
           ];
         },
-        scale: { from: -1, to: 1, value: (t) => (t < 0 ? 1 + t : 1 + t * (most - 1)), at: [[-1, "0"], [-0.5, "0.5"], [0, "1"], [0.5, MB.number((most + 1) / 2, 1)], [1, MB.number(most, 1)]], label: "load, multiple of the even share (1 = even)" },
+        scale: MB.evenScale(most, "load, multiple of the even share (1 = even)"),
       };
     };
     const redraw = MB.figure(section, {
@@ -165,8 +165,11 @@ const verdicts = (section, found) => {
     return [r.label, v.word || "none", MB.interval(v.a, 2), MB.interval(v.b, 2), MB.interval(v.r, 2), MB.interval(v.mi), MB.number(v.p), open];
   });
   const table = MB.table({ columns: ["layer", "verdict", "a, of tokens", "b, of tokens", "r, ratio", "MI, nats", "p", "what is open"], rows }, 400);
-  table.prepend(MB.el("caption", { text: `a: share of tokens of the expert that no domain escapes; b: of the busiest expert of any domain; r: effective share of the experts that the domains mixed in equal parts use; tau ${found.tau}. collapsed: a > tau or r < 0.5; specialised: a <= tau, r >= 0.5, b > tau and MI above its null; balanced: a, b <= tau and r >= 0.5; whole intervals must say so, else undetermined.` }));
-  section.append(MB.el("h3", { text: "Verdicts" }), MB.el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Verdicts of ${found.name}` }, table));
+  section.append(
+    MB.el("h3", { text: "Verdicts" }),
+    MB.el("p", { class: "note", text: `a: share of tokens of the expert that no domain escapes; b: of the busiest expert of any domain; r: effective share of the experts that the domains mixed in equal parts use; tau ${found.tau}. collapsed: a > tau or r < 0.5; specialised: a <= tau, r >= 0.5, b > tau and MI above its null; balanced: a, b <= tau and r >= 0.5; whole intervals must say so, else undetermined.` }),
+    MB.el("div", { class: "scroll long", tabindex: 0, role: "region", "aria-label": `Verdicts of ${found.name}` }, table),
+  );
 };
 
 const information = (parent, found, sizes) => {
@@ -235,7 +238,7 @@ const specialisation = (section, found, sizes) => {
           const s = v.shares[row][x];
           return [`${MB.name(found.domains[row])}, layer ${label}, expert ${x}`, `Share of the domain's tokens ${v.band === null || s === null ? MB.number(s) : MB.interval([s, Math.max(0, s - v.band), Math.min(1, s + v.band)])}`, `${MB.number(values[row][x], 2)} times the even share, ${MB.number(k / e)}`, ...(v.band === null && v.reason !== null ? [`No interval: ${MB.data.reasons[v.reason]}.`] : [])];
         },
-        scale: { from: -1, to: 1, value: (t) => (t < 0 ? 1 + t : 1 + t * (most - 1)), at: [[-1, "0"], [-0.5, "0.5"], [0, "1"], [0.5, MB.number((most + 1) / 2, 1)], [1, MB.number(most, 1)]], label: "share of the domain's tokens, multiple of the even share" },
+        scale: MB.evenScale(most, "share of the domain's tokens, multiple of the even share"),
       });
     },
     table: () => {
