@@ -48,9 +48,17 @@ def tip(page: Any) -> str:
     return str(page.inner_text("#tip"))
 
 
+def drawn(page: Any, section: str) -> Any:
+    """The first figure of a section, on the screen; it is drawn when it comes there."""
+    plot = page.locator(f"#{section} .plot").first
+    plot.scroll_into_view_if_needed()
+    plot.locator("> *").first.wait_for()
+    return plot
+
+
 def picture(page: Any, section: str) -> str:
     """The heatmap or chart of a section as the data of its picture."""
-    page.locator(f"#{section} .plot").first.scroll_into_view_if_needed()
+    drawn(page, section)
     return str(page.evaluate(f"document.querySelector('#{section} .heat canvas').toDataURL()"))
 
 
@@ -69,12 +77,12 @@ def test_it_opens_in_under_a_second(open_page: Any, nano: str) -> None:
 
 def test_hovering_the_heatmap_tells_counts_share_and_interval(open_page: Any, nano: str) -> None:
     page = open_page(nano, viewport=WIDE)
-    page.locator("#load .heat canvas").scroll_into_view_if_needed()
+    drawn(page, "load")
     box = page.locator("#load .heat canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
     lines = tip(page).splitlines()
     assert lines[0].startswith("Layer 1, expert ")
-    assert "selections by 39,148 tokens" in lines[1]
+    assert "selections by 15,258 tokens" in lines[1]
     assert lines[2].startswith("Share of tokens 0.")
     assert "[0." in lines[2]
     assert lines[3] == "95% band over all experts of the layer"
@@ -85,7 +93,7 @@ def test_hovering_the_heatmap_tells_counts_share_and_interval(open_page: Any, na
 
 def test_arrow_keys_move_in_the_heatmap_and_speak(open_page: Any, nano: str) -> None:
     page = open_page(nano, viewport=WIDE)
-    page.locator("#load .plot").focus()
+    drawn(page, "load").focus()
     page.keyboard.press("ArrowRight")
     assert tip(page).startswith("Layer 0, expert 0\n")
     page.keyboard.press("ArrowRight")
@@ -102,7 +110,7 @@ def test_sorting_puts_the_busiest_expert_first(open_page: Any, nano: str) -> Non
     before = picture(page, "load")
     choose(page, "load", "Experts in the order of", "their load, each layer its own")
     assert picture(page, "load") != before
-    page.locator("#load .plot").focus()
+    drawn(page, "load").focus()
     ratios = []
     for key in ("ArrowRight", "ArrowRight", "End"):
         page.keyboard.press(key)
@@ -129,19 +137,19 @@ def test_another_domain_another_layer_another_quantity(open_page: Any, nano: str
 
 def test_coactivation_tells_pairs_and_lift_against_chance(open_page: Any, nano: str) -> None:
     page = open_page(nano, viewport=WIDE)
-    page.locator("#coactivation .plot").focus()
+    drawn(page, "coactivation").focus()
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     words = tip(page)
     assert words.startswith("Experts 0 and 2, layer 0\n")
-    assert "of 39,148 chose both" in words
+    assert "of 15,258 chose both" in words
     assert "(chance 0.53)" in words
 
 
 def test_points_of_a_chart_tell_value_and_interval(open_page: Any, nano: str) -> None:
     page = open_page(nano, viewport=WIDE)
-    page.locator("#layers .plot").focus()
+    drawn(page, "layers").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
@@ -154,7 +162,7 @@ def test_points_of_a_chart_tell_value_and_interval(open_page: Any, nano: str) ->
 
 def test_a_line_can_be_taken_out(open_page: Any, nano: str) -> None:
     page = open_page(nano, viewport=WIDE)
-    page.locator("#layers .plot").scroll_into_view_if_needed()
+    drawn(page, "layers")
     lines = page.locator("#layers svg[role=img] path[fill=none]")
     before = lines.count()
     button = page.locator("#layers .legend button").first
@@ -235,7 +243,7 @@ def test_hostile_names_are_shown_and_nothing_runs(open_page: Any, tmp_path: Path
     assert page.evaluate("window.hit") is None
     options = page.locator("#load").get_by_label("Data", exact=True).locator("option").all_inner_texts()
     assert options == ["all domains", HOSTILE, HEBREW]
-    page.locator("#load .plot").focus()
+    drawn(page, "load").focus()
     choose(page, "load", "Data", HOSTILE)
     for summary in page.locator("summary").all():
         summary.click()
@@ -317,6 +325,5 @@ def test_a_large_report_stays_small_and_quick(open_page: Any, large: Path) -> No
     )
     assert len(slowest) > 20
     assert max(slowest) < 100
-    started = time.perf_counter()
-    page.click("#theme")
-    assert time.perf_counter() - started < 0.5  # with what Playwright itself takes
+    click = "() => { const started = performance.now(); theme.click(); return performance.now() - started; }"
+    assert page.evaluate(click) < 100

@@ -8,10 +8,13 @@ MB.section = (id, heading, words) => {
   return section;
 };
 
+let selects = 0;
 MB.select = (label, options, value, onchange) => {
-  const select = MB.el("select", { onchange: () => onchange(select.value) });
+  selects += 1;
+  const id = `choice${selects}`;
+  const select = MB.el("select", { id, onchange: () => onchange(select.value) });
   for (const [key, words] of options) select.append(MB.el("option", { value: key, text: words, selected: String(key) === String(value) }));
-  return MB.el("label", {}, MB.el("span", { text: label }), select);
+  return MB.el("span", { class: "control" }, MB.el("label", { for: id, text: label }), select);
 };
 
 const seen = "IntersectionObserver" in window ? new IntersectionObserver((entries) => {

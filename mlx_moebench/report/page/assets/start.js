@@ -30,7 +30,7 @@
     clearTimeout(waiting);
     waiting = setTimeout(redrawAll, 120);
   });
-  addEventListener("scroll", MB.untip, { passive: true });
+  for (const moved of ["wheel", "touchmove"]) addEventListener(moved, MB.untip, { passive: true });
   // Paper is light, and shows every figure.
   let chosen;
   addEventListener("beforeprint", () => {
