@@ -57,16 +57,18 @@ const ARMS = {
   dark: [[-1, 120, 190, 255], [-0.5, 52, 108, 160], [0, 36, 40, 46], [0.35, 140, 76, 22], [0.7, 222, 132, 48], [1, 255, 214, 160]],
 };
 
-// Blue for less, orange for more, the page's neutral at 0: told apart by every kind of colour blindness. t in [-1, 1].
-MB.diverging = (t) => {
-  const arms = ARMS[MB.isDark ? "dark" : "light"];
-  const x = Math.max(-1, Math.min(1, t));
+const between = (arms, x) => {
   let i = 1;
   while (i < arms.length - 1 && x > arms[i][0]) i += 1;
   const [a, b] = [arms[i - 1], arms[i]];
   const w = (x - a[0]) / (b[0] - a[0]);
   return `rgb(${[1, 2, 3].map((c) => Math.round(a[c] + w * (b[c] - a[c]))).join(",")})`;
 };
+const STEPS = 400;
+const COLOURS = Object.fromEntries(Object.entries(ARMS).map(([ground, arms]) => [ground, Array.from({ length: STEPS + 1 }, (_, i) => between(arms, (2 * i) / STEPS - 1))]));
+
+// Blue for less, orange for more, the page's neutral at 0: told apart by every kind of colour blindness. t in [-1, 1].
+MB.diverging = (t) => COLOURS[MB.isDark ? "dark" : "light"][Math.round(((Math.max(-1, Math.min(1, t)) + 1) / 2) * STEPS)];
 
 // Okabe and Ito's colours, the darkest and the palest changed for either ground.
 const HUES = {
