@@ -7,7 +7,7 @@ var MoebenchTokens = (() => {
   const LISTED = 20; // rows of a list
   const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
   const COLOURS = { expert: "first expert", entropy: "entropy, nats", margin: "selection margin", changed: "changed experts" };
-  const SPACES = { " ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\u007f": "␡" };
+  const SPACES = { " ": "␣", "\n": "⏎", "\r": "\\r", "\t": "⇥", "\u00a0": "⍽" };
   const UNSEEN = /[\p{Cc}\p{Cf}\p{Zs}\p{Zl}\p{Zp}\p{Cs}\p{Co}]/u;
   const JOINERS = "\u200c\u200d"; // of Persian and of emoji: seen between other characters, unseen alone
   let mounted = 0;
@@ -88,7 +88,7 @@ var MoebenchTokens = (() => {
   function stand(character) {
     const code = character.codePointAt(0);
     if (SPACES[character]) return SPACES[character];
-    if (code < 32) return String.fromCodePoint(0x2400 + code);
+    if (code < 32 || code === 127) return "\\x" + code.toString(16).padStart(2, "0");
     if (code === 0xfffd) return "�";
     return "U+" + code.toString(16).toUpperCase().padStart(4, "0");
   }
