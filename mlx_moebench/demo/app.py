@@ -70,7 +70,7 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
             elem_id="tokens",
             apply_default_css=False,
         )
-        gr.Markdown("## Load of the experts\nIn each layer, as a multiple of the even share K/E.")
+        gr.Markdown("## Load of the experts\nSelections of an expert, as a multiple of the even share of its router.")
         heatmap = gr.HTML(elem_id="heatmap", apply_default_css=False)
         gr.Markdown("## Routers")
         table = gr.HTML(elem_id="routers", apply_default_css=False)
@@ -92,7 +92,7 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
 
 
 def _values(shown: Shown) -> tuple[str, str, str]:
-    return shown.tokens, f'<div class="loads">{shown.heatmap}</div>' if shown.heatmap else "", shown.table
+    return shown.tokens, shown.heatmap, shown.table
 
 
 def _boxes(kind: Kind) -> tuple[Any, Any]:
@@ -136,7 +136,11 @@ def serve(
             css=asset("tokens.css") + (files(__package__) / "demo.css").read_text(encoding="utf-8"),
         )
     except OSError as error:
-        raise MoebenchError(f"Cannot serve at {host} ({error}): choose another --port or --host.") from error
+        where = f"{host}, port {port}" if port else f"{host}, ports from 7860 on"
+        raise MoebenchError(
+            f"Cannot serve at {where}: the port is taken, or the address is not of this machine; choose another --port "
+            "or --host."
+        ) from error
     tell(address)
     try:
         main.serve()

@@ -13,7 +13,8 @@ from ..models import Checkpoint, load_checkpoint
 from ..report.cells import count
 from ..report.table import model_name
 from ..report.tokens import script_json, token_data_of
-from .pictures import heatmap_html, table_html
+from .heatmap import heatmaps_html
+from .table import table_html
 
 Kind = Literal["one text", "two texts", "before and after the adapter"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -104,14 +105,7 @@ def show(models: Models, name: str, kind: Kind, texts: Sequence[str], max_tokens
         max_tokens=len(sides) * max_tokens,
         max_bytes=len(sides) * 4_000_000,
     )
-    reports = [one.report() for one in stats]
-    names = [side.tokens.name for side in sides]
-    return Shown(
-        _message(sides),
-        script_json(tokens),
-        "".join(heatmap_html(report, side) for report, side in zip(reports, names, strict=True)),
-        table_html(sides),
-    )
+    return Shown(_message(sides), script_json(tokens), heatmaps_html(sides), table_html(sides))
 
 
 def _run(checkpoint: Checkpoint, text: str, name: str, max_tokens: int) -> RoutedText:
@@ -134,7 +128,8 @@ def _message(sides: Sequence[RoutedText]) -> str:
         specs = side.stats.specs
         forms = ", ".join(sorted({f"top-{s.top_k} of {s.n_experts}" for s in specs}))
         ran = f"{count(side.stats.n_tokens, 'token')} through {count(len(specs), 'router')} ({forms})"
-        parts.append(f"{model_name(side.stats.model)}, {side.tokens.name}: {ran}.")
+        name = f", {side.tokens.name}" if len(sides) > 1 else ""
+        parts.append(f"{model_name(side.stats.model)}{name}: {ran}.")
     parts += dict.fromkeys(side.cut for side in sides if side.cut)
-    parts += [warning for warning in dict.fromkeys(w for s in sides for w in s.stats.model.get("warnings", ()))]
+    parts += dict.fromkeys(warning for side in sides for warning in side.stats.model.get("warnings", ()))
     return " ".join([*parts, WHY_NO_INTERVAL])

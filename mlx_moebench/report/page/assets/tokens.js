@@ -205,12 +205,12 @@ var MoebenchTokens = (() => {
       const kinds = new Set(routers.map((r) => r.router)).size;
       const named = (r) => `${r.layer}${kinds > 1 ? `, ${r.router}` : ""}`;
       const prompts = sequences.map((s, i) => [i, s.name]);
-      if (sequences.length > 1) prompts.unshift([-1, `all ${sequences.length}`]);
+      prompts.unshift([-1, `all ${sequences.length}`]);
       const colours = Object.entries(COLOURS).filter(([key]) => paired || key !== "changed");
       const controls = make(
         "div",
         { className: "mt-controls", role: "group", "aria-label": "What to show" },
-        this.select("Prompt", "sequence", prompts),
+        ...(sequences.length > 1 ? [this.select("Prompt", "sequence", prompts)] : []),
         this.select(kinds > 1 ? "Layer, router" : "Layer", "router", routers.map((r, i) => [i, named(r)])),
         this.select("Colour", "colour", colours),
       );
@@ -290,7 +290,7 @@ var MoebenchTokens = (() => {
         let line = make("div", { className: "mt-line", dir: "auto", role: "presentation" });
         for (let token = sequence.first; token < sequence.end; token++) {
           line.append(this.token(sequence, token));
-          if (this.text(token).endsWith("\n")) {
+          if (this.text(token).includes("\n")) {
             group.append(line);
             line = make("div", { className: "mt-line", dir: "auto", role: "presentation" });
           }

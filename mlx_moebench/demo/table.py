@@ -1,19 +1,14 @@
-"""The load heatmap and the table of the routers, as HTML. Every name in it is escaped."""
+"""The table of the routers, as HTML. Every name in it is escaped."""
 
 from __future__ import annotations
 
-import base64
 import html
 import math
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..analysis.tokens import RoutedText
-from ..report.heatmap import plot_load
 from ..routing.domains import jensen_shannon
 from ..routing.tokens import Choices
 
@@ -27,34 +22,25 @@ COLUMNS = (
 """Metric, name and unit of what the table has of each router."""
 
 
-def heatmap_html(report: dict[str, Any], name: str) -> str:
-    """The load of every expert in every layer, as a picture that is in the HTML itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "load.png"
-        plot_load({**report, "data": {**report["data"], "name": name}}, path)
-        picture = base64.b64encode(path.read_bytes()).decode()
-    label = f"Load of each expert in each layer, {name}. The table has the numbers of each router."
-    return f'<img class="load" src="data:image/png;base64,{picture}" alt="{html.escape(label)}">'
-
-
 def table_html(sides: Sequence[RoutedText]) -> str:
     """One row for each router: its metrics, or with two sides those of both and the difference, second minus first."""
     names = [side.tokens.name for side in sides]
-    heads = [(f"{name}, {unit}", _sides_of(names)) for _, name, unit in COLUMNS]
-    heads += [(name, [""]) for name in _changes(sides, 0)]
-    first = "".join(f'<th scope="colgroup" colspan="{len(below)}">{html.escape(head)}</th>' for head, below in heads)
-    second = "".join(f'<th scope="col">{html.escape(one)}</th>' for _, below in heads for one in below)
+    two = len(sides) == 2
+    below = [*names, "difference"] if two else []
+    heads = ['<th scope="col" rowspan="2">layer</th>' if two else '<th scope="col">layer</th>']
+    heads += [_head(name, unit, 'scope="colgroup" colspan="3"' if two else 'scope="col"') for _, name, unit in COLUMNS]
+    heads += [_head(name, unit, 'scope="col" rowspan="2"') for name, unit in _changes(sides, 0)]
+    second = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in below) * len(COLUMNS)
     rows = "".join(_row(sides, number) for number in range(len(sides[0].stats.specs)))
-    span = 2 if len(sides) == 2 else 1
-    below = f"<tr>{second}</tr>" if len(sides) == 2 else ""
     return (
-        f'<div class="wide"><table class="routers"><thead><tr><th scope="col" rowspan="{span}">layer</th>{first}</tr>'
-        f"{below}</thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="wide"><table class="routers"><thead><tr>{"".join(heads)}</tr>'
+        + (f"<tr>{second}</tr>" if two else "")
+        + f"</thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def _sides_of(names: Sequence[str]) -> list[str]:
-    return [*names, "difference"] if len(names) == 2 else [""]
+def _head(name: str, unit: str, attributes: str) -> str:
+    return f"<th {attributes}>{html.escape(name)}<br><small>{html.escape(unit)}</small></th>"
 
 
 def _row(sides: Sequence[RoutedText], number: int) -> str:
@@ -72,16 +58,16 @@ def _row(sides: Sequence[RoutedText], number: int) -> str:
     return f'<tr><th scope="row">{layer}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def _changes(sides: Sequence[RoutedText], number: int) -> dict[str, float]:
-    """How far one router's choices of two sides lie apart, by name and unit; nothing of one side."""
+def _changes(sides: Sequence[RoutedText], number: int) -> dict[tuple[str, str], float]:
+    """How far one router's choices of two sides lie apart, by (name, unit); nothing of one side."""
     if len(sides) < 2:
         return {}
     counts = np.stack([side.stats.totals(number).counts for side in sides])
-    found = {"loads apart (Jensen-Shannon), nats": float(jensen_shannon(counts)[0, 1])}
+    found = {("loads apart", "nats, Jensen-Shannon"): float(jensen_shannon(counts)[0, 1])}
     if sides[1].tokens.against == 0:
         before, after = (side.tokens.choices[number] for side in sides)
         kept, changed = _kept(before, after)
-        found |= {"experts kept, share of selections": kept, "first choice changed, share of tokens": changed}
+        found |= {("experts kept", "share of selections"): kept, ("first choice changed", "share of tokens"): changed}
     return found
 
 
