@@ -75,11 +75,12 @@ def _figure(
         parts.append(f'<text x="{MARGIN - 6}" y="{y + 14}" text-anchor="end">{_row(spec, specs)}</text>')
         for expert in range(spec.n_experts):
             value = float(values[number, expert])
-            said = f"layer {_row(spec, specs)}, expert {expert}: {value:{sign}.2f}"
+            said = f"{_row(spec, specs)}, expert {expert}: {value:{sign}.2f}"
             if counts is not None:
                 said += f" x even, {counts[number][expert]:,} of {counts[number].sum():,} selections"
             place = f'x="{MARGIN + width * expert:.1f}" y="{y}" width="{width - 1:.1f}" height="{HEIGHT - 1}"'
             parts.append(f'<rect {place} fill="{_colour(value, scale)}"><title>{said}</title></rect>')
+    parts.append(f'<text x="{MARGIN - 6}" y="{HEIGHT * rows + 13}" text-anchor="end">expert</text>')
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200) if step * width >= 22)
     for expert in range(0, experts, step):
         x = MARGIN + width * (expert + 0.5)
@@ -96,7 +97,7 @@ def _figure(
 
 def _row(spec: RouterSpec, specs: Sequence[RouterSpec]) -> str:
     several = len({one.router for one in specs}) > 1
-    return html.escape(f"{spec.layer} {spec.router}" if several else str(spec.layer))
+    return html.escape(f"{spec.layer} {spec.router}" if several else f"layer {spec.layer}")
 
 
 def _colour(value: float, scale: tuple[float, float, float]) -> str:

@@ -28,8 +28,8 @@ def table_html(sides: Sequence[RoutedText]) -> str:
     two = len(sides) == 2
     below = [*names, "difference"] if two else []
     heads = ['<th scope="col" rowspan="2">layer</th>' if two else '<th scope="col">layer</th>']
-    heads += [_head(name, unit, 'scope="colgroup" colspan="3"' if two else 'scope="col"') for _, name, unit in COLUMNS]
     heads += [_head(name, unit, 'scope="col" rowspan="2"') for name, unit in _changes(sides, 0)]
+    heads += [_head(name, unit, 'scope="colgroup" colspan="3"' if two else 'scope="col"') for _, name, unit in COLUMNS]
     second = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in below) * len(COLUMNS)
     rows = "".join(_row(sides, number) for number in range(len(sides[0].stats.specs)))
     return (
@@ -47,13 +47,12 @@ def _row(sides: Sequence[RoutedText], number: int) -> str:
     specs = sides[0].stats.specs
     kinds = {spec.router for spec in specs}
     values = [side.stats.values(number) for side in sides]
-    cells = []
+    cells = [_figure("", value) for value in _changes(sides, number).values()]
     for metric, _, _ in COLUMNS:
         own = [value[metric] for value in values]
         cells += [_figure(metric, value) for value in own]
         if len(own) == 2:
             cells.append(_figure(metric, own[1] - own[0], "+"))
-    cells += [_figure("", value) for value in _changes(sides, number).values()]
     layer = f"{specs[number].layer}" + (f", {specs[number].router}" if len(kinds) > 1 else "")
     return f'<tr><th scope="row">{layer}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 

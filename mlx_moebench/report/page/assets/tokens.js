@@ -218,8 +218,8 @@ var MoebenchTokens = (() => {
       box.addEventListener("change", () => this.lines.classList.toggle("mt-numbered", box.checked));
       controls.append(make("label", { className: "mt-check" }, box, " expert numbers"));
       this.scale = make("div", { className: "mt-scale" });
-      this.lines = make("div", { className: "mt-lines", role: "listbox", "aria-label": "Tokens: arrow keys move" });
-      this.details = make("div", { className: "mt-details", "aria-live": "polite" });
+      this.lines = make("div", { className: "mt-lines", role: "listbox", "aria-multiselectable": "true", "aria-label": "Tokens: arrow keys move, Enter chooses the first expert" });
+      this.details = make("div", { className: "mt-details" });
       this.experts = make("div", { className: "mt-experts", role: "group" });
       this.heading = make("h3", { className: "mt-heading" });
       this.most = make("div", { className: "mt-most" });
@@ -265,13 +265,17 @@ var MoebenchTokens = (() => {
     }
 
     draw() {
+      this.drawExperts();
       this.drawTokens();
       this.drawScale();
-      this.drawExperts();
       this.drawMost();
       this.details.replaceChildren(make("span", { className: "mt-muted", textContent: "Point at a token, or move to one with Tab and the arrow keys." }));
-      const state = { ...this.state };
-      this.root.dispatchEvent(new CustomEvent("moebench-view", { detail: state, bubbles: true }));
+      this.tell();
+    }
+
+    // For a page that keeps what is shown when it mounts other data: the `view` of those.
+    tell() {
+      this.root.dispatchEvent(new CustomEvent("moebench-view", { detail: { ...this.state }, bubbles: true }));
     }
 
     shown() {
@@ -299,6 +303,21 @@ var MoebenchTokens = (() => {
         this.lines.append(group);
       }
       if (this.elements.length) this.elements[0].tabIndex = 0;
+      this.mark();
+    }
+
+    // The tokens that take the chosen expert stand out, and its button is pressed.
+    mark() {
+      const { expert } = this.state;
+      for (const element of this.elements) {
+        const takes = expert !== null && this.takes(Number(element.dataset.token), expert);
+        element.classList.toggle("mt-takes", takes);
+        element.classList.toggle("mt-dim", expert !== null && !takes);
+        element.setAttribute("aria-selected", String(takes));
+      }
+      for (const button of this.experts.children) {
+        button.setAttribute("aria-pressed", String(Number(button.dataset.expert) === expert));
+      }
     }
 
     token(sequence, token) {
@@ -310,11 +329,6 @@ var MoebenchTokens = (() => {
       element.setAttribute("aria-label", this.sentence(sequence, token));
       const colour = this.colour(token);
       if (colour) paint(element, colour);
-      if (this.state.expert !== null) {
-        const takes = this.takes(token, this.state.expert);
-        element.classList.add(takes ? "mt-takes" : "mt-dim");
-        element.setAttribute("aria-selected", String(takes));
-      }
       this.elements.push(element);
       return element;
     }
@@ -382,24 +396,25 @@ var MoebenchTokens = (() => {
         ...order.map((expert) => {
           const swatch = make("span", { className: "mt-swatch", "aria-hidden": "true" });
           paint(swatch, hue(expert));
-          const button = make("button", { type: "button", "aria-pressed": String(expert === this.state.expert) });
+          const button = make("button", { type: "button" });
           button.append(swatch, make("b", { textContent: String(expert) }), ` ${all[expert].toLocaleString("en")}`);
           const share = ((100 * all[expert]) / tokens).toFixed(0);
           const label = `expert ${expert}: chosen by ${plural(all[expert], "token")} (${share}%), first choice of ${first[expert]}`;
           button.setAttribute("aria-label", label);
           button.title = label;
           button.dataset.expert = expert;
-          button.addEventListener("click", () => this.choose(expert));
+          button.addEventListener("click", () => this.choose(this.state.expert === expert ? null : expert));
           return button;
         }),
       );
     }
 
     choose(expert) {
-      this.state.expert = this.state.expert === expert ? null : expert;
+      this.state.expert = expert;
       this.state.word = null;
-      this.draw();
-      this.experts.querySelector(`[data-expert="${expert}"]`).focus();
+      this.mark();
+      this.drawMost();
+      this.tell();
     }
 
     // The texts that choose an expert: how often each occurs, how often it chooses it, and where.
@@ -515,10 +530,7 @@ var MoebenchTokens = (() => {
         this.focusOn(this.elements[Math.min(last, Math.max(0, moves[event.key]))]);
       } else if (event.key === "Enter" || event.key === " ") {
         event.preventDefault();
-        this.state.expert = this.chosen(Number(this.elements[here].dataset.token))[0].expert;
-        this.state.word = null;
-        this.draw();
-        this.focusOn(this.elements[here]);
+        this.choose(this.chosen(Number(this.elements[here].dataset.token))[0].expert);
       }
     }
 
