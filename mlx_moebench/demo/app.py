@@ -86,8 +86,8 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
         }
         kind.change(_boxes, kind, [first, second], api_visibility="private", queue=False).then(**run)
         gr.on([app.load, button.click, model.change], **run)
-        if live:
-            gr.on([first.input, second.input], **run)
+        if live:  # by change, since Gradio's input event misses what is pasted
+            gr.on([first.change, second.change], **run)
     return app
 
 
