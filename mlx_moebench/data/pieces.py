@@ -33,7 +33,7 @@ def piece_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list[int
             text = _segment(tokenizer, ids, start, end)
         if BROKEN in text or (end > start + 1 and not _shared(tokenizer, ids, start, end)):
             text, end = _segment(tokenizer, ids, start, start + 1), start + 1
-            text = text or str(tokenizer.decode(ids[start:end]))
+        text = text or str(tokenizer.decode(ids[start:end]))  # nothing is added by more bytes of no character
         texts += [text] * (end - start)
         continued += range(start + 1, end)
     return texts, continued

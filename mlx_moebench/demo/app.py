@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
 from collections.abc import Callable
@@ -143,6 +144,7 @@ def serve(
         ) from error
     tell(address)
     try:
-        main.serve()
+        with contextlib.suppress(KeyboardInterrupt):  # how a server ends
+            main.serve()
     finally:
-        app.close()
+        app.close(verbose=False)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from ..errors import MoebenchError
+
 T = TypeVar("T")
 
 
@@ -33,8 +35,10 @@ class MainThread:
             try:
                 answer.set_result(job())
             except BaseException as error:
-                answer.set_exception(error)  # it is raised where the job came from, who would wait for ever
-                if not isinstance(error, Exception):
+                stopped = not isinstance(error, Exception)
+                # It is raised where the job came from, which would wait for ever; Ctrl-C ends this thread alone.
+                answer.set_exception(MoebenchError("The demo was stopped.") if stopped else error)
+                if stopped:
                     raise
 
     def stop(self) -> None:
