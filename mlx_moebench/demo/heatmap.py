@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ def _figure(
     specs: Sequence[RouterSpec],
     values: Floats,
     scale: tuple[float, float, float],
-    counts: Sequence[npt.NDArray[np.int64]] | None = None,
+    counts: Sequence[npt.NDArray[Any]] | None = None,
 ) -> str:
     rows, experts = values.shape
     width = float(np.clip(640 / experts, 7, 24))
@@ -77,7 +78,7 @@ def _figure(
             value = float(values[number, expert])
             said = f"{_row(spec, specs)}, expert {expert}: {value:{sign}.2f}"
             if counts is not None:
-                said += f" x even, {counts[number][expert]:,} of {counts[number].sum():,} selections"
+                said += f" x even, {counts[number][expert]:,.0f} of {counts[number].sum():,.0f} selections"
             place = f'x="{MARGIN + width * expert:.1f}" y="{y}" width="{width - 1:.1f}" height="{HEIGHT - 1}"'
             parts.append(f'<rect {place} fill="{_colour(value, scale)}"><title>{said}</title></rect>')
     parts.append(f'<text x="{MARGIN - 6}" y="{HEIGHT * rows + 13}" text-anchor="end">expert</text>')

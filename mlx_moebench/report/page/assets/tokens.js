@@ -507,7 +507,7 @@ var MoebenchTokens = (() => {
       rows.push(["entropy", `${figure(this.router.entropy[token])} nats of at most ${figure(this.router.max_entropy)}`]);
       rows.push(["selection margin", Number.isFinite(margin) ? figure(margin) : "null: every expert is chosen"]);
       const list = make("dl");
-      for (const [name, value] of rows) list.append(make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value })));
+      for (const [name, value] of rows) list.append(make("div", {}, make("dt", { textContent: `${name}: ` }), make("dd", { textContent: value })));
       this.details.replaceChildren(heading, list);
     }
 
