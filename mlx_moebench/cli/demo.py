@@ -60,6 +60,7 @@ def command(
     from ..demo.app import serve
     from ..demo.routed import Models
     from ..models import select_device
+    from ._progress import progress
 
     if not _is_loopback(host):
         click.echo(
@@ -74,8 +75,12 @@ def command(
         "router_bits": int(router_bits) if router_bits else None,
         "trust_remote_code": trust_remote_code,
     }
+    served = Models(models or (None,), adapter_path, **precision)
+    with progress(quiet=False) as step:
+        step("loading the model", 0, 0)
+        served.get(served.names[0])
     serve(
-        Models(models or (None,), adapter_path, **precision),
+        served,
         host=host,
         port=port,
         max_tokens=max_tokens,

@@ -112,13 +112,12 @@ def serve(
     tell: Callable[[str], None] = lambda line: None,
     main: MainThread | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C, or until ``main`` is stopped; this thread loads and runs the model.
+    """Serve the page until Ctrl-C, or until ``main`` is stopped; this thread loads and runs the models.
 
-    port: None takes the first free one from 7860 on. tell: is told the address. Raises `MoebenchError` for a model
-    that cannot be loaded, or an address that is taken.
+    port: None takes the first free one from 7860 on. tell: is told the address. Raises `MoebenchError` where the
+    address is taken.
     """
     main = main or MainThread()
-    models.get(models.names[0])
     app = build(models, main, max_tokens, live).queue(default_concurrency_limit=1, max_size=32)
     try:
         _, address, _ = app.launch(

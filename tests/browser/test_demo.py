@@ -21,6 +21,7 @@ pytest.importorskip("mlx.core", reason="needs MLX to route texts")
 
 SECONDS = 60
 HOSTILE = "</script><img src=x onerror=document.title='owned'> <b>bold</b> שלום עולם \u202e&lt;"
+ADAPTER = "adapter<i>${1+1}{{x}}"
 
 # Every address that the server's process connects to or asks the name of goes to a file.
 SERVE = """
@@ -43,7 +44,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     from mmlu_files import write_adapter
 
     folder = tmp_path_factory.mktemp("demo")
-    adapter, asked = write_adapter(folder / "adapter<i>x"), folder / "asked.txt"
+    adapter, asked = write_adapter(folder / ADAPTER), folder / "asked.txt"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,7 +67,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
         finally:
             process.kill()
     assert code == 0
-    assert (folder / "out.txt").read_text() == f"Serving at http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
+    assert (folder / "out.txt").read_text().strip() == f"Serving at http://127.0.0.1:{port}/ (Ctrl-C ends it)"
 
 
 def wait_for(page: Any, text: str) -> None:
@@ -126,7 +127,7 @@ def test_two_texts_of_which_one_is_hostile(open_page: Any, demo: tuple[str, Path
 def test_before_and_after_an_adapter(open_page: Any, demo: tuple[str, Path]) -> None:
     page = open_page(demo[0], offline=False)
     page.get_by_label("before and after the adapter").check()
-    wait_for(page, "moebench-nano with adapter<i>x, after:")
+    wait_for(page, f"moebench-nano with {ADAPTER}, after:")
     assert "experts kept" in page.inner_text("#routers")
     assert page.locator("#tokens option[value=changed]").count() == 1
     page.locator("#tokens .mt-token").last.hover()
@@ -172,7 +173,7 @@ def test_a_port_that_is_taken_is_one_sentence(demo: tuple[str, Path]) -> None:
     command = [sys.executable, "-m", "mlx_moebench", "demo", "--no-browser", "--port", port]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert result.returncode == 1
-    assert result.stderr == (
+    assert result.stderr.strip() == (
         f"Error: Cannot serve at 127.0.0.1, port {port}: the port is taken, or the address is not of this machine; "
-        "choose another --port or --host.\n"
+        "choose another --port or --host."
     )
