@@ -19,7 +19,8 @@ RANK = {
     "analysis": 3,
     "train": 4,
     "report": 5,
-    "cli": 6,
+    "demo": 6,
+    "cli": 7,
 }
 
 

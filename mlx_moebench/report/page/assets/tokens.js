@@ -5,9 +5,14 @@ var MoebenchTokens = (() => {
 
   const CONTEXT = 8; // tokens on either side of one that is shown in its context
   const LISTED = 20; // rows of a list
-  const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
-  const COLOURS = { expert: "first expert", entropy: "entropy, nats", margin: "selection margin", changed: "changed experts" };
-  const SPACES = { " ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\u007f": "␡" };
+  const VIRIDIS = "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725".split(" ");
+  const COLOURS = {
+    expert: "first expert",
+    entropy: "entropy, nats",
+    margin: "selection margin",
+    changed: "changed experts",
+  };
+  const SPACES = { " ": "␣", "\n": "⏎", "\r": "\\r", "\t": "⇥", "\u00a0": "⍽" };
   const UNSEEN = /[\p{Cc}\p{Cf}\p{Zs}\p{Zl}\p{Zp}\p{Cs}\p{Co}]/u;
   const JOINERS = "\u200c\u200d"; // of Persian and of emoji: seen between other characters, unseen alone
   let mounted = 0;
@@ -21,6 +26,9 @@ var MoebenchTokens = (() => {
     element.append(...children);
     return element;
   }
+
+  const span = (className, textContent) => make("span", { className, textContent });
+  const muted = (text) => span("mt-muted", text);
 
   const plural = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
@@ -76,9 +84,10 @@ var MoebenchTokens = (() => {
     const characters = [...text].slice(0, 80);
     characters.forEach((character, i) => {
       const joins = JOINERS.includes(character) && characters.length > 1;
+      const hidden = character === "\ufffd" || (UNSEEN.test(character) && !joins);
       if (/\p{M}/u.test(character) && i === 0) pieces.push({ text: "◌" + character, strange: false });
       else if (running && character === " ") pieces.push({ text: " ", strange: false });
-      else if (character === "\ufffd" || (UNSEEN.test(character) && !joins)) pieces.push({ text: stand(character), strange: true });
+      else if (hidden) pieces.push({ text: stand(character), strange: true });
       else pieces.push({ text: character, strange: false });
     });
     if ([...text].length > 80) pieces.push({ text: "…", strange: true });
@@ -88,7 +97,7 @@ var MoebenchTokens = (() => {
   function stand(character) {
     const code = character.codePointAt(0);
     if (SPACES[character]) return SPACES[character];
-    if (code < 32) return String.fromCodePoint(0x2400 + code);
+    if (code < 32 || code === 127) return "\\x" + code.toString(16).padStart(2, "0");
     if (code === 0xfffd) return "�";
     return "U+" + code.toString(16).toUpperCase().padStart(4, "0");
   }
@@ -97,8 +106,7 @@ var MoebenchTokens = (() => {
 
   function fill(element, text, running = false) {
     for (const piece of visible(text, running)) {
-      if (piece.strange) element.append(make("span", { className: "mt-strange", textContent: piece.text }));
-      else element.append(piece.text);
+      element.append(piece.strange ? span("mt-strange", piece.text) : piece.text);
     }
     return element;
   }
@@ -111,7 +119,7 @@ var MoebenchTokens = (() => {
   }
 
   function rgb(hex) {
-    return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+    return [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
   }
 
   function viridis(share) {
@@ -145,7 +153,8 @@ var MoebenchTokens = (() => {
       this.id = `mt${++mounted}`;
       const paired = this.data.sequences.some((s) => s.against !== null);
       const few = this.data.sequences.length > 1 && this.data.sequences.length <= 4;
-      this.state = { sequence: few ? -1 : 0, router: 0, colour: paired ? "changed" : "expert", expert: null, word: null };
+      const colour = paired ? "changed" : "expert";
+      this.state = { sequence: few ? -1 : 0, router: 0, colour, expert: null, word: null };
       Object.assign(this.state, this.valid(data.view || {}, paired));
       this.build(paired);
       this.draw();
@@ -205,12 +214,12 @@ var MoebenchTokens = (() => {
       const kinds = new Set(routers.map((r) => r.router)).size;
       const named = (r) => `${r.layer}${kinds > 1 ? `, ${r.router}` : ""}`;
       const prompts = sequences.map((s, i) => [i, s.name]);
-      if (sequences.length > 1) prompts.unshift([-1, `all ${sequences.length}`]);
+      prompts.unshift([-1, `all ${sequences.length}`]);
       const colours = Object.entries(COLOURS).filter(([key]) => paired || key !== "changed");
       const controls = make(
         "div",
         { className: "mt-controls", role: "group", "aria-label": "What to show" },
-        this.select("Prompt", "sequence", prompts),
+        ...(sequences.length > 1 ? [this.select("Prompt", "sequence", prompts)] : []),
         this.select(kinds > 1 ? "Layer, router" : "Layer", "router", routers.map((r, i) => [i, named(r)])),
         this.select("Colour", "colour", colours),
       );
@@ -218,8 +227,13 @@ var MoebenchTokens = (() => {
       box.addEventListener("change", () => this.lines.classList.toggle("mt-numbered", box.checked));
       controls.append(make("label", { className: "mt-check" }, box, " expert numbers"));
       this.scale = make("div", { className: "mt-scale" });
-      this.lines = make("div", { className: "mt-lines", role: "listbox", "aria-label": "Tokens: arrow keys move" });
-      this.details = make("div", { className: "mt-details", "aria-live": "polite" });
+      this.lines = make("div", {
+        className: "mt-lines",
+        role: "listbox",
+        "aria-multiselectable": "true",
+        "aria-label": "Tokens: arrow keys move, Enter chooses the first expert",
+      });
+      this.details = make("div", { className: "mt-details" });
       this.experts = make("div", { className: "mt-experts", role: "group" });
       this.heading = make("h3", { className: "mt-heading" });
       this.most = make("div", { className: "mt-most" });
@@ -265,13 +279,17 @@ var MoebenchTokens = (() => {
     }
 
     draw() {
+      this.drawExperts();
       this.drawTokens();
       this.drawScale();
-      this.drawExperts();
       this.drawMost();
-      this.details.replaceChildren(make("span", { className: "mt-muted", textContent: "Point at a token, or move to one with Tab and the arrow keys." }));
-      const state = { ...this.state };
-      this.root.dispatchEvent(new CustomEvent("moebench-view", { detail: state, bubbles: true }));
+      this.details.replaceChildren(muted("Point at a token, or move to one with Tab and the arrow keys."));
+      this.tell();
+    }
+
+    // For a page that keeps what is shown when it mounts other data: the `view` of those.
+    tell() {
+      this.root.dispatchEvent(new CustomEvent("moebench-view", { detail: { ...this.state }, bubbles: true }));
     }
 
     shown() {
@@ -290,7 +308,7 @@ var MoebenchTokens = (() => {
         let line = make("div", { className: "mt-line", dir: "auto", role: "presentation" });
         for (let token = sequence.first; token < sequence.end; token++) {
           line.append(this.token(sequence, token));
-          if (this.text(token).endsWith("\n")) {
+          if (this.text(token).includes("\n")) {
             group.append(line);
             line = make("div", { className: "mt-line", dir: "auto", role: "presentation" });
           }
@@ -299,22 +317,32 @@ var MoebenchTokens = (() => {
         this.lines.append(group);
       }
       if (this.elements.length) this.elements[0].tabIndex = 0;
+      this.mark();
+    }
+
+    // The tokens that take the chosen expert stand out, and its button is pressed.
+    mark() {
+      const { expert } = this.state;
+      for (const element of this.elements) {
+        const takes = expert !== null && this.takes(Number(element.dataset.token), expert);
+        element.classList.toggle("mt-takes", takes);
+        element.classList.toggle("mt-dim", expert !== null && !takes);
+        element.setAttribute("aria-selected", String(takes));
+      }
+      for (const button of this.experts.children) {
+        button.setAttribute("aria-pressed", String(Number(button.dataset.expert) === expert));
+      }
     }
 
     token(sequence, token) {
       const later = sequence.continued.has(token - sequence.first);
-      const element = make("span", { className: "mt-token", role: "option", tabindex: "-1", "aria-selected": "false" });
-      element.append(later ? make("span", { className: "mt-strange", textContent: "⋯" }) : fill(make("span", { className: "mt-text" }), this.text(token)));
-      element.append(make("span", { className: "mt-number", "aria-hidden": "true", textContent: String(this.chosen(token)[0].expert) }));
+      const element = make("span", { className: "mt-token", role: "option", tabindex: "-1" });
+      element.append(later ? span("mt-strange", "⋯") : fill(span("mt-text", ""), this.text(token)));
+      element.append(span("mt-number", String(this.chosen(token)[0].expert)));
       element.dataset.token = token;
       element.setAttribute("aria-label", this.sentence(sequence, token));
       const colour = this.colour(token);
       if (colour) paint(element, colour);
-      if (this.state.expert !== null) {
-        const takes = this.takes(token, this.state.expert);
-        element.classList.add(takes ? "mt-takes" : "mt-dim");
-        element.setAttribute("aria-selected", String(takes));
-      }
       this.elements.push(element);
       return element;
     }
@@ -338,10 +366,11 @@ var MoebenchTokens = (() => {
     sentence(sequence, token) {
       const experts = this.chosen(token).map((c) => `${c.expert} (weight ${figure(c.weight)})`);
       const margin = this.router.margin[token];
-      const text = sequence.continued.has(token - sequence.first) ? `later piece of ${seen(this.text(token))}` : seen(this.text(token));
+      const later = sequence.continued.has(token - sequence.first) ? "later piece of " : "";
       const changed = this.changed(token);
       return (
-        `${text}: experts ${experts.join(", ")}; entropy ${figure(this.router.entropy[token])} nats; selection margin ` +
+        `${later}${seen(this.text(token))}: experts ${experts.join(", ")}; ` +
+        `entropy ${figure(this.router.entropy[token])} nats; selection margin ` +
         (Number.isFinite(margin) ? figure(margin) : "null, all experts are chosen") +
         (Number.isFinite(changed) ? `; ${plural(changed, "expert")} changed` : "")
       );
@@ -350,14 +379,15 @@ var MoebenchTokens = (() => {
     drawScale() {
       this.scale.replaceChildren();
       if (this.state.colour === "expert") {
-        this.scale.append(`Colour: the expert of largest probability, of ${this.router.n_experts}; every token uses ${this.router.top_k}.`);
+        const { n_experts, top_k } = this.router;
+        this.scale.append(`Colour: the expert of largest probability, of ${n_experts}; every token uses ${top_k}.`);
         return;
       }
       const [low, high] = this.range();
       const bar = make("span", { className: "mt-bar", "aria-hidden": "true" });
-      bar.style.backgroundImage = `linear-gradient(to right, ${VIRIDIS.join(", ")})`;
-      const what = this.state.colour === "entropy" ? "entropy, nats; the right end is ln E" : COLOURS[this.state.colour];
-      this.scale.append(`${figure(low)} `, bar, ` ${figure(high)}  ${what}`);
+      bar.style.backgroundImage = `linear-gradient(to right, ${VIRIDIS.map((hex) => "#" + hex).join(", ")})`;
+      const end = this.state.colour === "entropy" ? "; the right end is ln E" : "";
+      this.scale.append(`${figure(low)} `, bar, ` ${figure(high)}  ${COLOURS[this.state.colour]}${end}`);
     }
 
     // Over all sequences: how many tokens choose each expert, and how many first.
@@ -382,24 +412,26 @@ var MoebenchTokens = (() => {
         ...order.map((expert) => {
           const swatch = make("span", { className: "mt-swatch", "aria-hidden": "true" });
           paint(swatch, hue(expert));
-          const button = make("button", { type: "button", "aria-pressed": String(expert === this.state.expert) });
+          const button = make("button", { type: "button" });
           button.append(swatch, make("b", { textContent: String(expert) }), ` ${all[expert].toLocaleString("en")}`);
           const share = ((100 * all[expert]) / tokens).toFixed(0);
-          const label = `expert ${expert}: chosen by ${plural(all[expert], "token")} (${share}%), first choice of ${first[expert]}`;
+          const chosen = `chosen by ${plural(all[expert], "token")} (${share}%)`;
+          const label = `expert ${expert}: ${chosen}, first choice of ${first[expert]}`;
           button.setAttribute("aria-label", label);
           button.title = label;
           button.dataset.expert = expert;
-          button.addEventListener("click", () => this.choose(expert));
+          button.addEventListener("click", () => this.choose(this.state.expert === expert ? null : expert));
           return button;
         }),
       );
     }
 
     choose(expert) {
-      this.state.expert = this.state.expert === expert ? null : expert;
+      this.state.expert = expert;
       this.state.word = null;
-      this.draw();
-      this.experts.querySelector(`[data-expert="${expert}"]`).focus();
+      this.mark();
+      this.drawMost();
+      this.tell();
     }
 
     // The texts that choose an expert: how often each occurs, how often it chooses it, and where.
@@ -424,13 +456,14 @@ var MoebenchTokens = (() => {
       this.most.replaceChildren();
       const { expert } = this.state;
       if (expert === null) {
-        this.most.append(make("p", { className: "mt-muted", textContent: "Choose an expert to see the tokens that choose it most." }));
+        this.most.append(muted("Choose an expert to see the tokens that choose it most."));
         return;
       }
       const words = this.words(expert);
-      this.most.append(make("h3", { className: "mt-heading", textContent: `Expert ${expert}: the tokens that choose it most` }));
+      const title = `Expert ${expert}: the tokens that choose it most`;
+      this.most.append(make("h3", { className: "mt-heading", textContent: title }));
       if (!words.length) {
-        this.most.append(make("p", { className: "mt-muted", textContent: "No token here chooses it." }));
+        this.most.append(muted("No token here chooses it."));
         return;
       }
       this.most.append(make("div", { className: "mt-two" }, this.table(words), this.contexts(words)));
@@ -438,9 +471,11 @@ var MoebenchTokens = (() => {
 
     table(words) {
       const head = make("tr");
-      for (const name of ["token", "choose it", "of", "share"]) head.append(make("th", { scope: "col", textContent: name }));
+      const names = ["token", "choose it", "of", "share"];
+      head.append(...names.map((textContent) => make("th", { scope: "col", textContent })));
       const rows = words.slice(0, LISTED).map((word) => {
-        const button = make("button", { type: "button", className: "mt-word", "aria-pressed": String(this.state.word === word.id) });
+        const pressed = String(this.state.word === word.id);
+        const button = make("button", { type: "button", className: "mt-word", "aria-pressed": pressed });
         fill(button, this.data.texts[word.id]);
         button.addEventListener("click", () => {
           this.state.word = this.state.word === word.id ? null : word.id;
@@ -448,12 +483,14 @@ var MoebenchTokens = (() => {
           this.most.querySelector('.mt-word[aria-pressed="true"]')?.focus();
         });
         const share = ((100 * word.places.length) / word.occurs).toFixed(0);
-        const cells = [word.places.length, word.occurs, `${share}%`].map((n) => make("td", { textContent: n.toLocaleString("en") }));
-        return make("tr", {}, make("td", {}, button), ...cells);
+        const cells = [word.places.length, word.occurs, `${share}%`].map((n) => n.toLocaleString("en"));
+        return make("tr", {}, make("td", {}, button), ...cells.map((textContent) => make("td", { textContent })));
       });
       const more = words.length - rows.length;
-      const caption = `Over all sequences${more > 0 ? `; ${plural(more, "other text")} left out` : ""}. Press one to see only it in context.`;
-      return make("table", {}, make("caption", { textContent: caption }), make("thead", {}, head), make("tbody", {}, ...rows));
+      const left = more > 0 ? `; ${plural(more, "other text")} left out` : "";
+      const said = `Over all sequences${left}. Press one to see only it in context.`;
+      const caption = make("caption", { textContent: said });
+      return make("table", {}, caption, make("thead", {}, head), make("tbody", {}, ...rows));
     }
 
     contexts(words) {
@@ -467,9 +504,10 @@ var MoebenchTokens = (() => {
           const piece = fill(make(i === token ? "mark" : "span", { className: "mt-piece" }), this.text(i), true);
           line.append(piece);
         }
-        return make("li", {}, make("span", { className: "mt-muted", textContent: `${figure(weight)}  ` }), line, fill(make("span", { className: "mt-where" }), sequence.name, true));
+        return make("li", {}, muted(`${figure(weight)}  `), line, fill(span("mt-where", ""), sequence.name, true));
       });
-      const caption = make("p", { className: "mt-muted", textContent: `In context, largest gate weight first: ${items.length} of ${every.length.toLocaleString("en")}.` });
+      const shown = `${items.length} of ${every.length.toLocaleString("en")}`;
+      const caption = muted(`In context, largest gate weight first: ${shown}.`);
       return make("div", { className: "mt-contexts" }, caption, make("ol", {}, ...items));
     }
 
@@ -480,19 +518,20 @@ var MoebenchTokens = (() => {
       const sequence = this.sequenceOf(token);
       const heading = make("div", {}, fill(make("b", { className: "mt-piece" }), this.text(token)));
       const place = sequence.start + token - sequence.first;
-      heading.append(make("span", { className: "mt-muted", textContent: ` token ${place} of ` }), fill(make("span", { className: "mt-muted mt-piece" }), sequence.name, true));
-      if (sequence.continued.has(token - sequence.first)) heading.append(make("span", { className: "mt-muted", textContent: ", a later piece of this character" }));
+      heading.append(muted(` token ${place} of `), fill(span("mt-muted mt-piece", ""), sequence.name, true));
+      if (sequence.continued.has(token - sequence.first)) heading.append(muted(", a later piece of this character"));
       const there = this.counterpart(token);
-      const rows = [["experts (weight)", this.chosen(token).map((c) => `${c.expert} (${figure(c.weight)})`).join("  ")]];
-      if (there !== null) {
-        const name = this.data.sequences[sequence.against].name;
-        rows.push([`in ${name}`, this.chosen(there).map((c) => `${c.expert} (${figure(c.weight)})`).join("  ")]);
-      }
+      const experts = (t) => this.chosen(t).map((c) => `${c.expert} (${figure(c.weight)})`).join("  ");
+      const rows = [["experts (weight)", experts(token)]];
+      if (there !== null) rows.push([`in ${this.data.sequences[sequence.against].name}`, experts(there)]);
       const margin = this.router.margin[token];
-      rows.push(["entropy", `${figure(this.router.entropy[token])} nats of at most ${figure(this.router.max_entropy)}`]);
+      const most = figure(this.router.max_entropy);
+      rows.push(["entropy", `${figure(this.router.entropy[token])} nats of at most ${most}`]);
       rows.push(["selection margin", Number.isFinite(margin) ? figure(margin) : "null: every expert is chosen"]);
       const list = make("dl");
-      for (const [name, value] of rows) list.append(make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value })));
+      for (const [name, value] of rows) {
+        list.append(make("div", {}, make("dt", { textContent: `${name}: ` }), make("dd", { textContent: value })));
+      }
       this.details.replaceChildren(heading, list);
     }
 
@@ -509,16 +548,20 @@ var MoebenchTokens = (() => {
       if (here < 0) return;
       const rightToLeft = getComputedStyle(this.elements[here].parentElement).direction === "rtl";
       const forward = rightToLeft ? -1 : 1;
-      const moves = { ArrowRight: here + forward, ArrowLeft: here - forward, Home: 0, End: last, ArrowDown: this.below(here, 1), ArrowUp: this.below(here, -1) };
+      const moves = {
+        ArrowRight: () => here + forward,
+        ArrowLeft: () => here - forward,
+        ArrowDown: () => this.below(here, 1),
+        ArrowUp: () => this.below(here, -1),
+        Home: () => 0,
+        End: () => last,
+      };
       if (event.key in moves) {
         event.preventDefault();
-        this.focusOn(this.elements[Math.min(last, Math.max(0, moves[event.key]))]);
+        this.focusOn(this.elements[Math.min(last, Math.max(0, moves[event.key]()))]);
       } else if (event.key === "Enter" || event.key === " ") {
         event.preventDefault();
-        this.state.expert = this.chosen(Number(this.elements[here].dataset.token))[0].expert;
-        this.state.word = null;
-        this.draw();
-        this.focusOn(this.elements[here]);
+        this.choose(this.chosen(Number(this.elements[here].dataset.token))[0].expert);
       }
     }
 
