@@ -61,8 +61,11 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers")
         ".cli",
         ".report.doctor",
         ".report.leaderboard",
+        ".report.inputs",
         ".report.notes",
         ".report.overlap",
+        ".report.page",
+        ".report.series",
     ],
 )
 def test_imports_without_mlx_torch_and_transformers(module: str) -> None:

@@ -116,7 +116,7 @@ def test_a_report_without_its_sums_has_values_and_the_reason_for_no_intervals(tm
     assert "missing" in str(series.routers[0].reason)
     assert coactivation_series(found.runs[0], 0).pairs is None
     assert any("no intervals" in caution for caution in answer(found).cautions)
-    assert "no interval: a.safetensors with the sums is missing" in build_page(found)
+    assert "no interval: a.safetensors with the sums is missing</span>" in build_page(found)
 
 
 def test_profiles_comparisons_and_uncertainty_are_known_by_what_is_in_them() -> None:
@@ -425,7 +425,7 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
         plan=QUICK,
     )
     data = _Page(build_page(found)).data()
-    assert [len(data[key]) for key in ("runs", "domains", "differences", "uncertainty", "trainings")] == [5, 1, 1, 1, 1]
+    assert [len(data[key]) for key in ("runs", "domains", "differences", "uncertainty", "trainings")] == [5, 1, 2, 1, 1]
     assert data["runs"][2]["routers"][0]["label"] == "0 attention"
 
 

@@ -19,7 +19,16 @@ from .data import page_data
 from .provenance import provenance
 
 STYLES = ("page.css",)
-SCRIPTS = ("base.js", "chart.js", "heatmap.js", "figure.js", "sections.js", "compare.js")
+SCRIPTS = (
+    "base.js",
+    "chart.js",
+    "heatmap.js",
+    "figure.js",
+    "sections.js",
+    "domains.js",
+    "uncertainty.js",
+    "compare.js",
+)
 TOKEN_STYLES, TOKEN_SCRIPTS = ("tokens.css",), ("tokens.js",)
 """Files of ``assets``, in the order in which they are put into the page; the last script before ``start.js``."""
 

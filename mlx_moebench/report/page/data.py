@@ -33,7 +33,7 @@ from ..series import (
     training_series,
     uncertainty_series,
 )
-from ..series.base import definition, labels
+from ..series.base import definition, labels, unit_of_text
 from ..series.training import PER_ROUTER
 
 MAX_PAIRS = 3_000_000
@@ -108,6 +108,7 @@ def _run(run: Run, reasons: _Reasons, room: int) -> Json:
     return {
         "name": run.name,
         "phase": whole.phase,
+        "texts": unit_of_text(run.report["model"]),
         "tau": whole.tau,
         "level": whole.level,
         "routers": _routers([r.router for r in whole.routers]),
@@ -189,6 +190,7 @@ def _domains(found: DomainSeries, reasons: _Reasons) -> Json:
         "domains": list(found.domains),
         "n_sequences": list(found.n_sequences),
         "n_tokens": list(found.n_tokens),
+        "texts": unit_of_text(found.model),
         "tau": found.tau,
         "level": rounded(found.level),
         "highest": rounded(found.highest),

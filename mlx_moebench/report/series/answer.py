@@ -9,7 +9,7 @@ from typing import Any
 from ..cells import count, number
 from ..inputs import Inputs, Run
 from ..table import SUMMARY, _missing
-from .base import Estimate, estimate, isolated
+from .base import Estimate, estimate, isolated, unit_of_text
 from .differences import DifferenceSeries, difference_series
 from .domains import DomainSeries, domain_series
 from .training import training_series
@@ -66,12 +66,13 @@ def _verdicts(found: DomainSeries) -> str:
         said = [f"{counted[word]} {word}" for word in WORDS if counted.get(word)]
         said += [f"{counted['null']} without a verdict"] if counted.get("null") else []
         parts.append(f"of {count(total, f'{of}router')} {', '.join(said)}")
-    sizes = f"{count(sum(found.n_sequences), 'sequence')}, {count(sum(found.n_tokens), 'token')}"
+    sizes = f"{count(sum(found.n_sequences), unit_of_text(found.model))}, {count(sum(found.n_tokens), 'token')}"
+    how = "" if any(r.mi.has_interval for r in found.routers) else ", by values alone, for there are no intervals"
     worst = max(found.routers, key=lambda r: (r.a.value == r.a.value, r.a.value))
     busy = max(found.routers, key=lambda r: (r.b.value == r.b.value, r.b.value))
     named = f"{isolated(found.name)} over {', '.join(map(isolated, found.domains))}"
     return (
-        f"{named} ({sizes}): {'; '.join(parts)}. The most that one expert takes of every domain is "
+        f"{named} ({sizes}): {'; '.join(parts)}{how}. The most that one expert takes of every domain is "
         f"{with_interval(worst.a, 2)} of the tokens (layer {worst.router.layer}), and of a single "
         f"domain {with_interval(busy.b, 2)} (layer {busy.router.layer}); tau is {found.tau:g}."
     )
@@ -83,7 +84,8 @@ def _flags(run: Run) -> str:
     flags = [r["collapsed"] for r in routers]
     peak = report["summary"].get("peak_top_share_token", {})
     entropy = report["summary"].get("mean_entropy", {})
-    sizes = f"{count(data['n_sequences'], 'sequence')}, {count(data['n_tokens'], 'token')}, {data['phase']}"
+    texts = count(data["n_sequences"], unit_of_text(report["model"]))
+    sizes = f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
     judged = len(flags) - flags.count(None)
     flagged = f"{flags.count(True)} of {count(judged, 'router')} {'is' if flags.count(True) == 1 else 'are'} flagged"
     flagged = flagged if judged else "no router can be flagged"

@@ -74,6 +74,11 @@ def isolated(name: str) -> str:
     return f"\u2068{''.join(c for c in name if unicodedata.bidirectional(c) not in _CONTROLS)}\u2069"
 
 
+def unit_of_text(model: Mapping[str, Any]) -> str:
+    """What was counted: sequences, or the files that imported counts came in."""
+    return "count file" if model.get("backend") == "counts" else "sequence"
+
+
 def number(value: Any) -> float:
     """NaN for None."""
     return math.nan if value is None else float(value)

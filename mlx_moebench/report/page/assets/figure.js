@@ -62,6 +62,11 @@ MB.figure = (parent, spec) => {
   return redraw;
 };
 
+MB.nothing = (host, { reason }) => {
+  host.replaceChildren(MB.el("p", { class: "note", text: `Nothing to draw: ${reason}.` }));
+  for (const handler of ["onpointermove", "onpointerdown", "onpointerleave", "onkeydown"]) host[handler] = null;
+};
+
 MB.key = (entry, redraw) => {
   const picture = MB.svg("svg", { width: 26, height: 12, "aria-hidden": "true" });
   picture.append(MB.svg("line", { x1: 1, x2: 25, y1: 6, y2: 6, stroke: entry.colour, "stroke-width": 2, "stroke-dasharray": entry.dash || "" }));

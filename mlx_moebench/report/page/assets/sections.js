@@ -1,4 +1,4 @@
-// The sections of one run: load, layers, domains, co-activation, dead experts, loss by routing uncertainty.
+// The sections of runs: load, layers, co-activation, dead experts.
 "use strict";
 
 const runs = MB.data.runs;
@@ -8,11 +8,12 @@ const viewName = (run, view) => {
   const domain = view.domain === null ? (run.views.length > 1 ? "all domains" : view.data) : view.domain;
   return runs.length > 1 ? `${MB.name(run.name)} on ${MB.name(domain)}` : MB.name(domain);
 };
-const size = (view) => `n = ${MB.count(view.n_sequences, "sequence")}, ${MB.count(view.n_tokens, "token")}`;
+const size = (view) => `n = ${MB.count(view.n_sequences, view.texts)}, ${MB.count(view.n_tokens, "token")}`;
 const without = (entry) => (MB.reason(entry) ? [`No interval: ${MB.reason(entry)}.`] : []);
 const byNumber = (n) => Array.from({ length: n }, (_, i) => i);
 const sorted = (values) => byNumber(values.length).sort((a, b) => values[b] - values[a] || a - b);
 
+for (const run of runs) for (const view of run.views) view.texts = run.texts;
 MB.views = runs.flatMap((run) => run.views.map((view) => ({ run, view, name: viewName(run, view) })));
 
 // -- load ------------------------------------------------------------------------------------------------------------
@@ -54,7 +55,9 @@ MB.load = () => {
         places: state.sort === "load" ? (place) => `${place + 1}.` : null,
         note: (row) => {
           const best = view.counts[row].indexOf(Math.max(...view.counts[row]));
-          return MB.interval(share(run, view, row, best), 2) + (view.flags[row] ? " *" : "");
+          const [value, low, high] = share(run, view, row, best);
+          // The largest share is never below the even one, as the report's interval says, too.
+          return MB.interval([value, low === null ? null : Math.max(low, run.routers[row].k / run.routers[row].e), high], 2) + (view.flags[row] ? " *" : "");
         },
         noteLabel: flagged() ? `busiest, of tokens; * > ${run.tau}` : "busiest, of tokens",
         describe: (row, expert) => {
@@ -99,9 +102,11 @@ MB.style = (n) => ({ colour: MB.hue(n), dash: MB.dash(n), shape: MB.SHAPES[n % 4
 MB.layers = () => {
   if (!runs.length) return;
   const section = MB.section("layers", "Entropy and shares by layer", null);
-  const state = { metric: "mean_entropy" };
+  const known = (name) => MB.views.some(({ view }) => view.metrics[name].some(([value]) => value !== null));
+  const names = Object.keys(runs[0].metrics);
+  const state = { metric: names.find(known) || names[0] };
   const redraws = [];
-  section.append(MB.el("div", { class: "controls" }, MB.select("Quantity", Object.keys(runs[0].metrics).map((name) => [name, MB.words(name)]), "mean_entropy", (value) => { state.metric = value; redraws.forEach((f) => f()); })));
+  section.append(MB.el("div", { class: "controls" }, MB.select("Quantity", names.map((name) => [name, known(name) ? MB.words(name) : `${MB.words(name)} (not measured)`]), state.metric, (value) => { state.metric = value; redraws.forEach((f) => f()); })));
   const every = kinds(runs.flatMap((run) => run.routers));
   const grid = every.length > 1 ? section.appendChild(MB.el("div", { class: "pair" })) : section;
   for (const kind of every) {
@@ -130,123 +135,19 @@ MB.layers = () => {
       label: `A quantity of every ${kind} router, layer by layer`,
       caption: () => {
         const metric = runs[0].metrics[state.metric];
+        const entries = MB.views.flatMap(({ view }) => view.metrics[state.metric]);
+        const bounds = () => (entries.some((entry) => entry[1] !== null) ? `Bands and bars: ${MB.percent(runs[0].level)} intervals over sequences.` : `No intervals: ${MB.reason(entries[0]) || "none can be given"}.`);
         const all = shown.filter((entry) => !entry.hidden);
-        return `${metric.definition} Unit: ${metric.unit}. Bands and bars: ${MB.percent(runs[0].level)} intervals over sequences. Dotted: ${metric.reference}. ${all.map((entry) => `${entry.name}: ${size(entry.view)}`).join("; ")}.`;
+        return `${metric.definition} Unit: ${metric.unit}. ${bounds()} Dotted: ${metric.reference}. ${all.map((entry) => `${entry.name}: ${size(entry.view)}`).join("; ")}.`;
       },
       legend: () => (shown.length > 1 ? series() : []),
-      draw: (host) => MB.chart(host, { series: series(), lines: chance(), x: "layer", y: runs[0].metrics[state.metric].unit, integers: true, label: MB.words(state.metric) }),
+      draw: (host) => (known(state.metric) ? MB.chart : MB.nothing)(host, { reason: MB.reason(MB.views[0].view.metrics[state.metric][0]) || "it is undefined here", series: series(), lines: chance(), x: "layer", y: runs[0].metrics[state.metric].unit, integers: true, label: MB.words(state.metric) }),
       table: () => ({
         columns: ["data", "layer", "router", "metric", "unit", "value", "low", "high", "chance", "reason"],
         rows: shown.flatMap((entry) => ofKind(entry.run.routers, kind).map(([r, i]) => [entry.name, r.layer, r.kind, state.metric, entry.run.metrics[state.metric].unit, ...entry.view.metrics[state.metric][i].slice(0, 3), entry.run.chance[state.metric][i], MB.reason(entry.view.metrics[state.metric][i])])),
       }),
     }));
   }
-};
-
-// -- domains ---------------------------------------------------------------------------------------------------------
-
-MB.domains = () => {
-  MB.data.domains.forEach((found, number) => {
-    const several = MB.data.domains.length > 1 ? `: ${MB.name(found.name)}` : "";
-    const section = MB.section(`domains${number || ""}`, `Domains${several}`, null);
-    const sizes = found.domains.map((d, i) => `${MB.name(d)} ${found.n_sequences[i].toLocaleString("en")} sequences, ${found.n_tokens[i].toLocaleString("en")} tokens`).join("; ");
-    verdicts(section, found);
-    const grid = section.appendChild(MB.el("div", { class: "pair" }));
-    information(grid, found, sizes);
-    divergences(grid, found, sizes);
-    specialisation(section, found, sizes);
-  });
-};
-
-const verdicts = (section, found) => {
-  const rows = found.routers.map((r, i) => {
-    const v = found.between[i];
-    const open = v.undecided.length ? `${v.undecided.join(", ")} open; ${v.needed === null ? "more texts need not decide it" : `about ${v.needed.toLocaleString("en")} texts in all would do`}` : v.word_reason || "";
-    return [r.label, v.word || "none", MB.interval(v.a, 2), MB.interval(v.b, 2), MB.interval(v.r, 2), MB.interval(v.mi), MB.number(v.p), open];
-  });
-  const table = MB.table({ columns: ["layer", "verdict", "a, of tokens", "b, of tokens", "r, ratio", "MI, nats", "p", "what is open"], rows }, 400);
-  section.append(
-    MB.el("h3", { text: "Verdicts" }),
-    MB.el("p", { class: "note", text: `a: share of tokens of the expert that no domain escapes; b: of the busiest expert of any domain; r: effective share of the experts that the domains mixed in equal parts use; tau ${found.tau}. collapsed: a > tau or r < 0.5; specialised: a <= tau, r >= 0.5, b > tau and MI above its null; balanced: a, b <= tau and r >= 0.5; whole intervals must say so, else undetermined.` }),
-    MB.el("div", { class: "scroll long", tabindex: 0, role: "region", "aria-label": `Verdicts of ${found.name}` }, table),
-  );
-};
-
-const information = (parent, found, sizes) => {
-  const every = kinds(found.routers);
-  const points = (kind) => ofKind(found.routers, kind).map(([r, i]) => {
-    const v = found.between[i];
-    const [y, low, high] = v.mi;
-    const lines = [`Layer ${r.label}`, `MI(domain; expert) ${MB.interval(v.mi)} nats, ${MB.number(100 * v.relative, 1)}% of ln D`, v.p === null ? "No null: too few sequences." : `null mean ${MB.number(v.null[0], 4)}, 95% quantile ${MB.number(v.null[1], 4)}; p ${MB.number(v.p)}, q ${MB.number(v.q)}`, ...without(v.mi)];
-    return { x: r.layer, y, low, high, lines };
-  });
-  const series = () => every.map((kind, n) => ({ ...MB.style(n), name: `${kind} routers`, points: points(kind) }));
-  MB.figure(parent, {
-    title: () => "What the domain tells of the expert",
-    label: `Information of the domain about the expert by layer, ${found.name}`,
-    caption: () => `${found.definition} Unit: nats; at most ln D = ${MB.number(found.highest)}. Bars: ${MB.percent(found.level)} intervals over sequences. Dotted: 95% quantile of ${found.permutations.toLocaleString("en")} permutations. ${sizes}.`,
-    legend: () => (every.length > 1 ? series() : []),
-    draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: "nats", label: "MI(domain; expert)", lines: every.map((kind) => ({ name: "null", points: ofKind(found.routers, kind).map(([r, i]) => [r.layer, found.between[i].null[1]]) })) }),
-    table: () => ({
-      columns: ["layer", "router", "MI, nats", "low", "high", "of ln D", "NMI", "null mean", "null 95%", "p", "q", "reason"],
-      rows: found.routers.map((r, i) => { const v = found.between[i]; return [r.layer, r.kind, ...v.mi.slice(0, 3), v.relative, v.nmi, ...v.null, v.p, v.q, MB.reason(v.mi)]; }),
-    }),
-  });
-};
-
-const divergences = (parent, found, sizes) => {
-  const pairs = found.between[0].divergence.map(([a, b]) => `${MB.name(a)} and ${MB.name(b)}`);
-  if (!pairs.length) return;
-  const hidden = pairs.map((_, n) => n >= 8);
-  const series = () => pairs.map((name, n) => ({
-    ...MB.style(n), name, hidden: hidden[n], toggle: () => { hidden[n] = !hidden[n]; },
-    points: found.routers.map((r, i) => { const entry = found.between[i].divergence[n][2]; return { x: r.layer + (r.kind === found.routers[0].kind ? 0 : 0.3) + (n - pairs.length / 2) * Math.min(0.05, 0.4 / pairs.length), y: entry[0], low: entry[1], high: entry[2], lines: [`${name}, layer ${r.label}`, `JSD ${MB.interval(entry)} nats`, ...without(entry)] }; }),
-    line: kinds(found.routers).length === 1,
-  }));
-  MB.figure(parent, {
-    title: () => "How far the loads of two domains lie apart",
-    label: `Jensen-Shannon divergences of domains by layer, ${found.name}`,
-    caption: () => `Jensen-Shannon divergence of the loads of two domains, H((f + g) / 2) - (H(f) + H(g)) / 2. Unit: nats, at most ln 2 = 0.693; above 0 in finite samples also without a difference. Bars: ${MB.percent(found.level)} intervals over sequences. ${sizes}.`,
-    legend: series,
-    draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: "nats", label: "Jensen-Shannon divergence" }),
-    table: () => ({ columns: ["layer", "router", "domain", "other domain", "JSD, nats", "low", "high", "reason"], rows: found.routers.flatMap((r, i) => found.between[i].divergence.map(([a, b, entry]) => [r.layer, r.kind, MB.name(a), MB.name(b), ...entry.slice(0, 3), MB.reason(entry)])) }),
-  });
-};
-
-const specialisation = (section, found, sizes) => {
-  const state = { router: 0, sort: "number" };
-  const ratio = (i) => found.between[i].shares.map((row) => row.map((s) => (s === null ? null : (s * found.routers[i].e) / found.routers[i].k)));
-  const most = Math.max(2, ...found.routers.flatMap((_, i) => ratio(i).flat()).filter((x) => x !== null));
-  const redraw = MB.figure(section, {
-    title: () => `Experts by domain, layer ${found.routers[state.router].label}`,
-    label: `Heatmap of each domain's use of the experts of a layer, ${found.name}`,
-    controls: [
-      MB.select("Layer", found.routers.map((r, i) => [i, r.label]), 0, (i) => { state.router = +i; redraw(); }),
-      MB.select("Experts in the order of", [["number", "their number"], ["most", "their busiest domain"], ...found.domains.map((d, i) => [i, `their load on ${d}`])], "number", (value) => { state.sort = value; redraw(); }),
-    ],
-    caption: () => { const v = found.between[state.router]; return `${found.shares_definition} ${v.band === null ? `No intervals: ${v.reason === null ? "none can be given" : MB.data.reasons[v.reason]}.` : `Band: share +- ${MB.number(v.band)}, ${MB.percent(found.level)}.`} Unit: multiple of even share. ${sizes}.`; },
-    draw: (host) => {
-      const i = state.router;
-      const values = ratio(i);
-      const { e, k, label } = found.routers[i];
-      const v = found.between[i];
-      const key = state.sort === "number" ? null : state.sort === "most" ? byNumber(e).map((x) => Math.max(...values.map((row) => row[x]))) : values[state.sort];
-      const order = key ? sorted(key) : byNumber(e);
-      MB.heatmap(host, {
-        rows: found.domains.map(MB.name), columns: e, order: () => order, value: (row, x) => values[row][x], colour: MB.fromEven(most), x: "expert", y: "domain", places: (place) => String(order[place]),
-        describe: (row, x) => {
-          const s = v.shares[row][x];
-          return [`${MB.name(found.domains[row])}, layer ${label}, expert ${x}`, `Share of the domain's tokens ${v.band === null || s === null ? MB.number(s) : MB.interval([s, Math.max(0, s - v.band), Math.min(1, s + v.band)])}`, `${MB.number(values[row][x], 2)} times the even share, ${MB.number(k / e)}`, ...(v.band === null && v.reason !== null ? [`No interval: ${MB.data.reasons[v.reason]}.`] : [])];
-        },
-        scale: MB.evenScale(most, "share of the domain's tokens, multiple of the even share"),
-      });
-    },
-    table: () => {
-      const r = found.routers[state.router];
-      const v = found.between[state.router];
-      return { columns: ["layer", "router", "domain", "expert", "share of tokens", "low", "high", "multiple of even share"], rows: found.domains.flatMap((d, row) => v.shares[row].map((s, x) => [r.layer, r.kind, MB.name(d), x, s, v.band === null || s === null ? null : Math.max(0, s - v.band), v.band === null || s === null ? null : Math.min(1, s + v.band), s === null ? null : (s * r.e) / r.k])) };
-    },
-  });
 };
 
 // -- co-activation ---------------------------------------------------------------------------------------------------
@@ -285,7 +186,7 @@ MB.coactivation = () => {
     draw: (host) => {
       const { view, r, entry } = now();
       const pairs = pairsOf(entry, r.e);
-      if (!pairs) { host.replaceChildren(MB.el("p", { class: "note", text: `Nothing to draw: ${entry.reason}.` })); return; }
+      if (!pairs) { MB.nothing(host, entry); return; }
       const counts = view.counts[state.router];
       const tokens = view.tokens[state.router];
       const order = state.sort === "load" ? sorted(counts) : byNumber(r.e);
@@ -352,44 +253,3 @@ MB.dead = () => {
     });
   }
 };
-
-// -- loss by routing uncertainty -------------------------------------------------------------------------------------
-
-MB.uncertainty = () => MB.data.uncertainty.forEach((found, number) => {
-  const section = MB.section(`uncertainty${number || ""}`, `Loss by routing uncertainty: ${MB.name(found.name)}`, null);
-  const state = { score: "entropy", router: "" };
-  const grid = section.appendChild(MB.el("div", { class: "pair" }));
-  const n = `n = ${MB.count(found.n_sequences, "sequence")}, ${MB.count(found.n_tokens, "token")} with a next one; mean loss ${MB.interval(found.mean_loss)} nats`;
-  const redraw = MB.figure(grid, {
-    title: () => `Loss of the next token by tenths of ${found.scores[state.score].words}`,
-    label: `Loss by tenths of routing uncertainty, ${found.name}`,
-    controls: [
-      MB.select("Score", Object.entries(found.scores).map(([key, s]) => [key, s.words]), "entropy", (value) => { state.score = value; redraw(); }),
-      MB.select("Layer", [["", "all"], ...found.routers.map((r, i) => [i, r.label])], "", (value) => { state.router = value; redraw(); }),
-    ],
-    caption: () => `${found.definition} Unit: nats against ${found.scores[state.score].unit}. Bars: ${MB.percent(found.level)} intervals over sequences. ${n}.`,
-    legend: () => (found.routers.length <= 16 ? found.routers.map((r, i) => ({ ...MB.style(i), name: `layer ${r.label}` })) : []),
-    draw: (host) => MB.chart(host, {
-      x: `${found.scores[state.score].words}, ${found.scores[state.score].unit}`, y: "loss, nats", label: "Loss by routing uncertainty",
-      series: found.scores[state.score].curves.map((curve, i) => ({
-        ...MB.style(i), name: found.routers[i].label, faint: state.router !== "" && i !== +state.router, wide: state.router !== "" && i === +state.router, bars: state.router === "" ? false : i === +state.router,
-        points: curve.x.map((x, bin) => ({ x, y: curve.loss[bin][0], low: curve.loss[bin][1], high: curve.loss[bin][2], lines: [`Layer ${found.routers[i].label}, tenth ${bin + 1} of ${curve.x.length}`, `Loss ${MB.interval(curve.loss[bin])} nats`, `${found.scores[state.score].words} ${MB.number(x)}, ${MB.count(curve.tokens[bin], "token")}`, `rho ${MB.interval(curve.rho)}`, ...without(curve.loss[bin])] })),
-      })),
-    }),
-    table: () => ({ columns: ["layer", "router", "score", "tenth", "mean score", "tokens", "loss, nats", "low", "high", "reason"], rows: found.scores[state.score].curves.flatMap((curve, i) => curve.x.map((x, bin) => [found.routers[i].layer, found.routers[i].kind, state.score, bin + 1, x, curve.tokens[bin], ...curve.loss[bin].slice(0, 3), MB.reason(curve.loss[bin])])) }),
-  });
-  const scores = Object.entries(found.scores);
-  const series = () => scores.map(([key, s], place) => ({
-    ...MB.style(place), name: s.words,
-    points: s.curves.map((curve, i) => ({ x: found.routers[i].layer + 0.1 * place, y: curve.rho[0], low: curve.rho[1], high: curve.rho[2], lines: [`${s.words}, layer ${found.routers[i].label}`, `rho ${MB.interval(curve.rho)}`, ...without(curve.rho)] })),
-    line: kinds(found.routers).length === 1,
-  }));
-  MB.figure(grid, {
-    title: () => "Rank correlation with the loss by layer",
-    label: `Rank correlation of routing uncertainty and loss by layer, ${found.name}`,
-    caption: () => `Spearman's rho of a router's score at a token with the loss of the next token; dotted: none. Unit: correlation, from -1 to 1. Bars: ${MB.percent(found.level)} intervals over sequences. ${n}.`,
-    legend: series,
-    draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: "rho", label: "Rank correlation", lines: [{ name: "none", points: found.routers.map((r) => [r.layer, 0]) }] }),
-    table: () => ({ columns: ["layer", "router", "score", "rho", "low", "high", "reason"], rows: scores.flatMap(([key, s]) => s.curves.map((curve, i) => [found.routers[i].layer, found.routers[i].kind, key, ...curve.rho.slice(0, 3), MB.reason(curve.rho)])) }),
-  });
-});
