@@ -466,7 +466,7 @@ def test_the_command_replaces_no_file_of_another_kind(tmp_path: Path) -> None:
     [
         (["-o", "x.pdf"], "say --format"),
         (["--format", "md", "--title", "t"], "--title is for a page"),
-        (["--allow", "everything"], "is none of data"),
+        (["--allow", "everything"], "is not one of 'data'"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._options import difference_options
+from .compare import KINDS
 
 if TYPE_CHECKING:
     from ..report.inputs import Inputs
@@ -52,7 +53,10 @@ MARK = "<!-- made by mlx-moebench report -->"
     help="Show single tokens of this trace, a folder of analyze --trace.",
 )
 @click.option(
-    "--allow", multiple=True, help="Compare two runs although they differ in this, as compare does; may be repeated."
+    "--allow",
+    multiple=True,
+    type=click.Choice(KINDS),
+    help="Compare two runs although they differ in this, as compare does; may be repeated.",
 )
 @difference_options
 @click.option("--quiet", is_flag=True, help="Do not say what was written.")
@@ -77,12 +81,8 @@ def command(
     """
     from ..report.inputs import read_inputs
     from ..routing import Plan
-    from ..routing.comparability import KINDS
     from ..routing.storage import write_aside
 
-    unknown = [kind for kind in allow if kind not in KINDS]
-    if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(KINDS)}.", param_hint="--allow")
     form = form or _form_of(output)
     place = output or (Path("report.html") if form == "html" else None)
     if form != "html" and (title or trace):
