@@ -63,6 +63,7 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers")
         ".report.leaderboard",
         ".report.notes",
         ".report.overlap",
+        ".report.tokens",
     ],
 )
 def test_imports_without_mlx_torch_and_transformers(module: str) -> None:
