@@ -29,12 +29,11 @@ const overall = (section, found) => {
     const columns = ["metric", "unit", "A", "B", "B - A", "p", "no interval, because"];
     const table = (names, caption) => {
       const made = MB.table({ columns, rows: names.filter((name) => row[name]).map(line) }, 200);
-      made.prepend(MB.el("caption", { text: caption }));
-      return MB.el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, made);
+      return [MB.el("p", { class: "note", text: `${caption}:` }), MB.el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, made)];
     };
     const rest = Object.keys(row).filter((name) => !FIRST.includes(name));
-    section.append(table(FIRST, `Mean over the ${kind} routers (peak: the largest over them), ${MB.percent(found.level)} intervals`));
-    section.append(MB.el("details", {}, MB.el("summary", { text: "All other metrics" }), table(rest, `All other metrics of the ${kind} routers`)));
+    section.append(...table(FIRST, `Mean over the ${kind} routers (peak: the largest over them), ${MB.percent(found.level)} intervals`));
+    section.append(MB.el("details", {}, MB.el("summary", { text: "All other metrics" }), ...table(rest, `All other metrics of the ${kind} routers`)));
   }
 };
 
