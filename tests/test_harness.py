@@ -18,9 +18,9 @@ pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
 import datasets
 
-from mlx_moebench.analysis.choices import encode_text
 from mlx_moebench.analysis.harness import HarnessModel, check_tasks, evaluate_tasks
 from mlx_moebench.cli import main
+from mlx_moebench.data import encode_text
 from mlx_moebench.errors import EvaluationError
 from mlx_moebench.models import load_checkpoint
 

@@ -21,7 +21,8 @@ RANK = {
     "analysis": 4,
     "train": 5,
     "report": 6,
-    "cli": 7,
+    "demo": 7,
+    "cli": 8,
 }
 
 
@@ -65,8 +66,12 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers")
         ".cli",
         ".report.doctor",
         ".report.leaderboard",
+        ".report.inputs",
         ".report.notes",
         ".report.overlap",
+        ".report.page",
+        ".report.series",
+        ".report.tokens",
     ],
 )
 def test_imports_without_mlx_torch_and_transformers(module: str) -> None:

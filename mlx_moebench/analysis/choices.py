@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from ..data import encode_text
 from ..errors import EvaluationError
 from ..instrument import config_of
 from ..routing.record import Array
@@ -37,14 +37,6 @@ class Score(NamedTuple):
 
     log_likelihood: float
     greedy: bool
-
-
-def encode_text(tokenizer: Any, text: str) -> Ids:
-    """Token ids with the special tokens that the tokenizer's own policy puts in front, but no end-of-text token."""
-    # transformers warns of texts longer than the model's window; they are cut, or rows are bounded, by the caller.
-    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
-    ids = tuple(int(token) for token in tokenizer.encode(text))
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def encode_choices(tokenizer: Any, prompt: str, continuations: Sequence[str]) -> list[Request]:

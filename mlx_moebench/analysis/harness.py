@@ -11,12 +11,13 @@ from typing import Any
 import mlx_lm
 from mlx_lm.sample_utils import make_sampler
 
+from ..data import encode_text
 from ..data.encode import pad_id
 from ..environment import environment, package_version
 from ..errors import EvaluationError, MissingExtraError, did_you_mean
 from ..models import Checkpoint, load_checkpoint, select_device
 from ..routing.uncertainty import MIN_CLUSTERS
-from .choices import Request, encode_choices, encode_text, fitted, score
+from .choices import Request, encode_choices, fitted, score
 from .evaluations import SCHEMA_VERSION, evaluation_path, write_evaluation
 from .on_mlx import checkpoint_facts
 

@@ -11,13 +11,14 @@ import mlx.core as mx
 import numpy as np
 
 from ..checkpoints.adapters import read_adapter
+from ..data import encode_text
 from ..data.mmlu import CONTINUATIONS, LETTERS, MAX_SHOTS, PRESETS, SUBJECTS, Mmlu, Question, prompt, read_mmlu
 from ..environment import environment
 from ..errors import EvaluationError, MoebenchError, did_you_mean
 from ..models import Checkpoint, load_checkpoint, select_device
 from ..routing.uncertainty import Plan
 from .accuracy import compare_answers, summarise
-from .choices import Request, encode_choices, encode_text, fitted, score
+from .choices import Request, encode_choices, fitted, score
 from .evaluations import SCHEMA_VERSION, Kept
 from .on_mlx import checkpoint_facts
 

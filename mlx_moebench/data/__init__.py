@@ -4,7 +4,7 @@ Imports NumPy and the standard library only; a tokenizer is whatever object the 
 """
 
 from .corpus import Corpus, Document, bundled_names, read_corpus
-from .encode import Batch, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard
+from .encode import Batch, Sequence, batches, bos_policy, encode, encode_text, in_shard, pad_id, parse_shard
 
 __all__ = [
     "Batch",
@@ -15,6 +15,7 @@ __all__ = [
     "bos_policy",
     "bundled_names",
     "encode",
+    "encode_text",
     "in_shard",
     "pad_id",
     "parse_shard",

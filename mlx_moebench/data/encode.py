@@ -74,6 +74,14 @@ def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
     return sequences
 
 
+def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids with the special tokens that the tokenizer's own policy puts in front, but no end-of-text token."""
+    # transformers warns of texts longer than the model's window; they are cut, or rows are bounded, by the caller.
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+    ids = tuple(int(token) for token in tokenizer.encode(text))
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
 def parse_shard(shard: str) -> tuple[int, int]:
     """(i, n) of ``i/n``, the i-th of n shards counted from 1; raises DataError when it is not of that form."""
     i, slash, n = shard.partition("/")
