@@ -1,0 +1,166 @@
+"""The answer in a sentence, with its numbers, and the few figures that stand behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..cells import count, number
+from ..inputs import Inputs, Run
+from ..table import SUMMARY, _missing
+from .base import Estimate, estimate
+from .differences import DifferenceSeries, difference_series
+from .domains import DomainSeries, domain_series
+from .training import training_series
+from .uncertainty import uncertainty_series
+
+WORDS = ("collapsed", "specialised", "balanced", "undetermined")
+CLEAR = 0.05
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One figure behind the answer, of one run: words, unit, value with interval or reason."""
+
+    run: str
+    metric: str
+    words: str
+    unit: str
+    value: Estimate
+
+
+@dataclass(frozen=True)
+class Answer:
+    """sentences: one for each thing that was given, the first the answer itself. cautions: what limits them."""
+
+    sentences: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    cautions: tuple[str, ...]
+
+
+def answer(inputs: Inputs) -> Answer:
+    """What was found, in words: verdicts or flags, differences, uncertainty and trainings."""
+    sentences = [_verdicts(domain_series(name, profile)) for name, profile in inputs.profiles.items()]
+    sentences += [_flags(run) for run in inputs.runs if run.name not in inputs.profiles]
+    sentences += [_difference(difference_series(found)) for found in inputs.comparisons]
+    sentences += [_training(training) for training in inputs.trainings]
+    sentences += [_uncertainty(report) for report in inputs.uncertainties]
+    facts = tuple(fact for run in inputs.runs for fact in _facts(run))
+    return Answer(tuple(sentences), facts, tuple(dict.fromkeys([*inputs.notes, *_cautions(inputs)])))
+
+
+def with_interval(value: Estimate, digits: int = 3) -> str:
+    """``value [low, high]``, the value alone without an interval, ``null`` where it is undefined."""
+    if value.value != value.value:
+        return "null"
+    text = number(value.value, digits)
+    return f"{text} [{number(value.low, digits)}, {number(value.high, digits)}]" if value.has_interval else text
+
+
+def _verdicts(found: DomainSeries) -> str:
+    parts = []
+    for kind, counted in found.counts.items():
+        of = f"{kind} " if len(found.counts) > 1 else ""
+        total = sum(counted.values())
+        said = [f"{counted[word]} {word}" for word in WORDS if counted.get(word)]
+        said += [f"{counted['null']} without a verdict"] if counted.get("null") else []
+        parts.append(f"of {count(total, f'{of}router')} {', '.join(said)}")
+    sizes = f"{count(sum(found.n_sequences), 'sequence')}, {count(sum(found.n_tokens), 'token')}"
+    worst = max(found.routers, key=lambda r: (r.a.value == r.a.value, r.a.value))
+    busy = max(found.routers, key=lambda r: (r.b.value == r.b.value, r.b.value))
+    return (
+        f"{found.name} over {', '.join(found.domains)} ({sizes}): {'; '.join(parts)}. The most that one expert takes "
+        f"of every domain is {with_interval(worst.a, 2)} of the tokens (layer {worst.router.layer}), and of a single "
+        f"domain {with_interval(busy.b, 2)} (layer {busy.router.layer}); tau is {found.tau:g}."
+    )
+
+
+def _flags(run: Run) -> str:
+    report = run.report
+    data, routers = report["data"], report["routers"]
+    flags = [r["collapsed"] for r in routers]
+    peak = report["summary"].get("peak_top_share_token", {})
+    entropy = report["summary"].get("mean_entropy", {})
+    sizes = f"{count(data['n_sequences'], 'sequence')}, {count(data['n_tokens'], 'token')}, {data['phase']}"
+    judged = len(flags) - flags.count(None)
+    flagged = f"{flags.count(True)} of {count(judged, 'router')} {'is' if flags.count(True) == 1 else 'are'} flagged"
+    flagged = flagged if judged else "no router can be flagged"
+    busiest = estimate(peak.get("value"), peak)
+    return (
+        f"{run.name} on {data['name']} ({sizes}): {flagged} as collapsed at tau {report['settings']['tau']:g}, "
+        f"a flag on one domain and not a verdict. The busiest expert of any layer takes {with_interval(busiest)} of "
+        f"the tokens; mean entropy is {with_interval(estimate(entropy.get('value'), entropy))} nats."
+    )
+
+
+def _difference(found: DifferenceSeries) -> str:
+    how = {True: "on the same sequences", False: "on other sequences", None: "by values alone"}[found.paired]
+    kind = "mlp" if "mlp" in found.overall else next(iter(found.overall))
+    entropy = found.overall[kind].get("mean_entropy")
+    moved = sum(1 for load in found.loads if load.l1.q < CLEAR)
+    tested = sum(1 for load in found.loads if load.l1.q == load.l1.q)
+    parts = []
+    if entropy is not None:
+        parts.append(f"mean entropy moves by {signed(entropy.effect)} nats")
+    parts.append(
+        f"the load differs from chance in {moved} of {count(tested, 'router')} (q < {CLEAR:g})"
+        if tested
+        else "whether the load moved more than by chance cannot be said"
+    )
+    return f"{found.names[1]} against {found.names[0]}, {how}: {', and '.join(parts)}."
+
+
+def signed(value: Estimate, digits: int = 4) -> str:
+    """``+0.0031 [+0.0027, +0.0035]``."""
+    if value.value != value.value:
+        return "null"
+    text = f"{value.value:+.{digits}f}"
+    return f"{text} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]" if value.has_interval else text
+
+
+def _training(training: Any) -> str:
+    found = training_series(training)
+    loss = found.loss
+    name = "without a routing loss" if loss is None else f"with {loss.get('name')}, weight {loss.get('weight'):g}"
+    steps = f"{count(len(found.steps), 'step')} on {count(found.tokens, 'token')}"
+    ends = ""
+    if len(found.steps) > 1:
+        first, last = found.ce[: max(1, len(found.ce) // 10)].mean(), found.ce[-max(1, len(found.ce) // 10) :].mean()
+        ends = f": cross-entropy of the batches went from {first:.3f} (first tenth) to {last:.3f} nats (last tenth)"
+    return f"Training {found.name}, {name}: {steps}{ends}."
+
+
+def _uncertainty(report: Mapping[str, Any]) -> str:
+    found = uncertainty_series(report)
+    curves = found.curves["entropy"]
+    strongest = max(curves, key=lambda c: (c.rho.value == c.rho.value, abs(c.rho.value)))
+    return (
+        f"{found.name}: routing entropy at a token correlates with the loss of the next one by at most "
+        f"rho = {signed(strongest.rho, 3)} (layer {strongest.router.layer}, {count(found.n_tokens, 'token')})."
+    )
+
+
+def _facts(run: Run) -> Iterator[Fact]:
+    summaries = run.report.get("summary_by_router") or {"": run.report["summary"]}
+    for kind, summary in summaries.items():
+        of = f" ({kind} routers)" if len(summaries) > 1 else ""
+        for name, words, unit in SUMMARY:
+            if name in summary:
+                yield Fact(run.name, name, words + of, unit, estimate(summary[name]["value"], summary[name]))
+
+
+def _cautions(inputs: Inputs) -> Iterator[str]:
+    reports: Sequence[Mapping[str, Any]] = [*(run.report for run in inputs.runs), *inputs.uncertainties]
+    for report in reports:
+        yield from map(str, report["model"].get("warnings") or ())
+        yield from (f"{missing}." for missing in _missing(dict(report["data"])))
+    for run in inputs.runs:
+        if run.stats is None:
+            yield f"{run.name}: no intervals, for the sums beside the report are missing."
+        elif run.report["summary"].get("mean_entropy", {}).get("reason"):
+            yield f"{run.name}: no interval of the mean entropy: {run.report['summary']['mean_entropy']['reason']}."
+    for found in map(difference_series, inputs.comparisons):
+        yield from (*found.allowed, *found.notes)
+    for training in inputs.trainings:
+        yield from training_series(training).warnings
