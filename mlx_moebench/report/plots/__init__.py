@@ -18,7 +18,8 @@ __all__ = ["Plot", "check_plot", "get_plot", "plots", "write_picture"]
 @cache
 def plots() -> dict[str, Plot]:
     """Every kind of picture by name, sorted."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    files = (module.name for module in pkgutil.iter_modules(__path__))
+    names = sorted(name for name in files if name != "base" and not name.startswith("_"))
     found = [importlib.import_module(f"{__name__}.{name}").PLOT for name in names]
     return {plot.name: plot for plot in found}
 

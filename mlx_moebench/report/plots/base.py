@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import StatsError
 from ...routing.storage import probe_folder, write_aside
+from ..cells import count
+from ..table import model_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +32,6 @@ STYLE: dict[str, Any] = {
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": None,
     "figure.titlesize": 9,
     "grid.color": "0.88",
     "grid.linewidth": 0.6,
@@ -53,13 +54,63 @@ MARKERS = "osD^vPX*"
 class Plot:
     """One kind of picture.
 
-    needs: the inputs it is drawn from, in words. draw: raises `StatsError` where they are not among those given.
+    needs: the inputs it is drawn from, in words. draw: ``draw(inputs)``, or ``draw(inputs, layers)`` where
+    ``chooses_layers``; raises `StatsError` where there is nothing among the inputs to draw it from.
     """
 
     name: str
     summary: str
     needs: str
-    draw: Callable[[Inputs], Figure]
+    draw: Callable[..., Figure]
+    chooses_layers: bool = False
+
+
+class Source(NamedTuple):
+    """What one line or panel shows: its label, and the routing report."""
+
+    label: str
+    report: dict[str, Any]
+
+    @property
+    def sized(self) -> str:
+        """The label and the number of sequences."""
+        return f"{plain(self.label, 40)} (n = {self.report['data']['n_sequences']:,})"
+
+
+def sources(inputs: Inputs, kind: str) -> list[Source]:
+    """The report of each domain of each run, labelled by what tells them apart; raises `StatsError` for none."""
+    if not inputs.runs:
+        raise StatsError(f"There is nothing to draw {kind} from: give a stats pair, or the folder of a profile.")
+    several = len(inputs.runs) > 1
+    found = []
+    for run in inputs.runs:
+        named = {f"{run.name}: {d}" if several else d: report for d, report in run.domains.items()}
+        found += [Source(label, report) for label, report in (named or {run.name: run.report}).items()]
+    return found
+
+
+def heading(found: Sequence[Source], *said: str) -> str:
+    """Model, data and sizes of one source; of several their models, and that n counts sequences. Then what is said."""
+    if len(found) == 1:
+        data, name = found[0].report["data"], model_name(found[0].report["model"])
+        return "\n".join([f"{plain(name)} on {plain(data['name'], 40)}: {sizes(data)}", *said])
+    models = ", ".join(dict.fromkeys(plain(model_name(one.report["model"]), 40) for one in found))
+    phases = ", ".join(dict.fromkeys(str(one.report["data"]["phase"]) for one in found))
+    return "\n".join([f"{plain(models, 90)}, {phases} (n: sequences)", *said])
+
+
+def intervals_of(report: Mapping[str, Any]) -> str:
+    """What bands and brackets are, ``95% intervals over sequences``, or why there are none."""
+    entry = report["summary"].get("mean_entropy", {})
+    if entry.get("low") is None and entry.get("reason"):
+        return f"no intervals: {entry['reason']}"
+    ci = report["settings"]["ci"]
+    return f"{ci['level']:.0%} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
+
+
+def sizes(data: Mapping[str, Any]) -> str:
+    """``104 sequences, 12,300 tokens, prefill``."""
+    return f"{count(data['n_sequences'], 'sequence')}, {count(data['n_tokens'], 'token')}, {data['phase']}"
 
 
 def check_plot(path: Path) -> None:
@@ -74,21 +125,16 @@ def check_plot(path: Path) -> None:
 def write_picture(path: Path, draw: Callable[[], Figure]) -> None:
     """Draw in the common style and write as the suffix of ``path`` says; the same input gives the same bytes."""
     import matplotlib as mpl
+    from cycler import cycler
 
     kind = path.suffix.lower()
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[kind]
     options: dict[str, Any] = {"pil_kwargs": {"optimize": True}} if kind == ".png" else {}
+    style: Any = STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
     content = io.BytesIO()
-    with mpl.rc_context(style()):
+    with mpl.rc_context(style):
         draw().savefig(content, format=kind[1:], dpi=200, metadata=metadata, **options)
     write_aside({path: content.getvalue()})
-
-
-def style() -> dict[str, Any]:
-    """`STYLE` as matplotlib's settings."""
-    from cycler import cycler
-
-    return STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
 
 
 def plain(text: object, limit: int = 60) -> str:
@@ -112,9 +158,8 @@ def _letters() -> frozenset[int]:
     return frozenset(get_font(findfont(STYLE["font.family"])).get_charmap())
 
 
-def layer_ticks(axis: Any, layers: Sequence[int], most: int = 24) -> None:
-    """Layers along the x axis, every so many of them where there are more than ``most``."""
+def layer_ticks(axis: Any, layers: Iterable[int], most: int = 12) -> None:
+    """Layers along the x axis, named every so many of them where there are more than ``most``."""
     known = sorted(set(layers))
-    step = -(-len(known) // most)
-    axis.set_xticks(known[::step])
+    axis.set_xticks(known[:: -(-len(known) // most)])
     axis.set_xlabel("layer")

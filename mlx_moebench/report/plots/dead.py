@@ -1,0 +1,50 @@
+"""Experts without a token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..inputs import Inputs, Run
+from ..series import dead_series
+from ._lines import title_with
+from .base import COLOURS, MARKERS, WIDTH, Plot, heading, layer_ticks, sources
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(inputs: Inputs) -> Figure:
+    """Number of experts that no token chose by layer, a panel per kind of router, against that of even routing."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    found = sources(inputs, "dead experts")
+    series = [dead_series(Run(source.label, source.report, None, {})) for source in found]
+    kinds = list(dict.fromkeys(router.router for one in series for router in one.routers))
+    figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+    axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axis, kind in zip(axes, kinds, strict=True):
+        layers = set[int]()
+        for number, (source, one) in enumerate(zip(found, series, strict=True)):
+            own = [place for place, router in enumerate(one.routers) if router.router == kind]
+            x = [one.routers[place].layer for place in own]
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            shift = 0.5 * ((number + 0.5) / len(found) - 0.5)  # runs stand side by side in each layer
+            axis.vlines([at + shift for at in x], 0, [one.dead[place] for place in own], color=colour)
+            axis.plot([at + shift for at in x], [one.dead[p] for p in own], marker, color=colour, label=source.sized)
+            axis.step(x, [one.expected[p] for p in own], color=colour, ls="--", lw=0.8, where="mid")
+            layers |= set(x)
+        title_with(axis, f"{kind} routers" if len(kinds) > 1 else "", "dashed: expected under even routing")
+        layer_ticks(axis, layers)
+        axis.grid(axis="y")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set_ylim(0, max(1.0, axes[0].get_ylim()[1]))
+    experts = sorted({router.n_experts for one in series for router in one.routers})
+    axes[0].set_ylabel(f"experts without a token, of {' or '.join(map(str, experts))}")
+    if len(found) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle(heading(found, "no intervals: an expert without a token in a sample says little of one with few"))
+    return figure
+
+
+PLOT = Plot("dead", "Experts that no token chose, by layer, against even routing.", "stats pairs or profiles", draw)

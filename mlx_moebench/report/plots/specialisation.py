@@ -1,0 +1,45 @@
+"""Each domain's share of every expert."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..inputs import Inputs
+from ..series import DomainSeries
+from ._heat import Heat, draw_even, padded
+from .base import Plot, plain
+from .domains import over, profiles
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(inputs: Inputs) -> Figure:
+    """A panel per profile, domain and kind of router, with the verdicts at the right of the last."""
+    return draw_specialisation(profiles(inputs, "specialisation"))
+
+
+def draw_specialisation(found: Sequence[DomainSeries]) -> Figure:
+    """Shares of each domain's tokens as multiples of the even share K/E."""
+    panels = []
+    for one in found:
+        for kind in (kinds := dict.fromkeys(r.router.router for r in one.routers)):
+            routers = [r for r in one.routers if r.router.router == kind]
+            for place, domain in enumerate(one.domains):
+                title = plain(domain, 24) + (f", {kind} routers" if len(kinds) > 1 else "")
+                title = f"{plain(one.name, 24)}: {title}" if len(found) > 1 else title
+                words = [r.word or "no verdict" for r in routers] if place + 1 == len(one.domains) else []
+                layers = [str(r.router.layer) for r in routers]
+                panels.append(Heat(title, padded([r.ratios[place] for r in routers]), layers, words))
+    figure = draw_even(panels, "share of the domain's tokens, multiple of the even share (1 = even)")
+    figure.suptitle("\n".join(over(one) for one in found) + "; right of a row: its verdict")
+    return figure
+
+
+PLOT = Plot(
+    "specialisation",
+    "Layer x expert shares of every domain, with the verdicts.",
+    "a profile, or stats pairs of one model on two or more domains",
+    draw,
+)
