@@ -54,31 +54,38 @@ def draw_even(panels: Sequence[Heat], bar: str) -> Figure:
     return figure
 
 
-def draw_panels(panels: Sequence[Heat], norm: Any, rows: str = "layer") -> tuple[Figure, list[Any], Any]:
-    """(figure, axes, image) of the panels, as many side by side as their experts leave room for."""
+def draw_panels(panels: Sequence[Heat], norm: Any, *, square: bool = False) -> tuple[Figure, list[Any], Any]:
+    """(figure, axes, image) of the panels, as many side by side as their experts leave room for.
+
+    square: rows are experts, too, and panels as high as they are wide.
+    """
     from matplotlib.figure import Figure
 
     experts = max(panel.values.shape[1] for panel in panels)
     most_rows = max(len(panel.rows) for panel in panels)
-    text = max((len(text) for panel in panels for text in panel.beside), default=0)
-    columns = max(1, min(len(panels), int(WIDTH / (0.6 + 0.08 * experts + 0.06 * text))))
+    text = sum(max(map(len, panel.beside), default=0) for panel in panels) / len(panels)
+    columns = min(len(panels), 3 if square else max(1, int(WIDTH / (0.6 + 0.08 * experts + 0.06 * text))))
     lines = -(-len(panels) // columns)
-    row = 0.15 if most_rows <= NAMED_ROWS else 0.09
-    figure = Figure(figsize=(WIDTH, 1.0 + lines * (0.45 + max(0.7, row * most_rows))), layout="constrained")
+    high = (
+        WIDTH / max(columns, 2) - 0.4 if square else max(0.7, (0.15 if most_rows <= NAMED_ROWS else 0.09) * most_rows)
+    )
+    figure = Figure(figsize=(WIDTH, 1.1 + lines * (0.45 + high)), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
     axes = list(grid.flat[: len(panels)])
     for axis in grid.flat[len(panels) :]:
         axis.remove()
     for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
-        image = axis.imshow(panel.values, cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
+        image = axis.imshow(
+            panel.values, cmap="RdBu_r", norm=norm, aspect="equal" if square else "auto", interpolation="nearest"
+        )
         axis.set_facecolor("0.85")  # shows where a router has no such expert
         axis.set_title(panel.title)
         axis.spines[:].set_visible(True)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        step = 1 if panel.named else 4
+        step = 1 if panel.named and not square else -(-len(panel.rows) // 12)
         axis.set_yticks(range(0, len(panel.rows), step), panel.rows[::step])
         if place % columns == 0:
-            axis.set_ylabel(rows)
+            axis.set_ylabel("expert" if square else "layer")
         if place + columns >= len(panels):
             axis.set_xlabel("expert")
         if panel.beside and panel.named:

@@ -45,11 +45,10 @@ def draw_by_layer(found: Sequence[Source], metrics: Mapping[str, str], label: st
             tau = _tau(axis, metric, found)
             title_with(axis, title, "; ".join(filter(None, [f"dashed: {', '.join(even)}" if even else "", tau])))
         row[0].set_ylabel(f"{kind} routers\n{label}" if len(kinds) > 1 else label)
-    top = axes[0, 0].get_ylim()[1]
-    axes[0, 0].set_ylim(0, top)
+    axes[0, 0].set_ylim(0, 1.04 * axes[0, 0].get_ylim()[1])
     if len(found) > 1:
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(heading(found, f"bands: {intervals_of(found[0].report)}"))
+    figure.suptitle(heading(found, intervals_of(found[0].report, "bands")))
     return figure
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...errors import StatsError
 from ...routing.storage import probe_folder, write_aside
@@ -54,15 +55,16 @@ MARKERS = "osD^vPX*"
 class Plot:
     """One kind of picture.
 
-    needs: the inputs it is drawn from, in words. draw: ``draw(inputs)``, or ``draw(inputs, layers)`` where
-    ``chooses_layers``; raises `StatsError` where there is nothing among the inputs to draw it from.
+    needs: the inputs it is drawn from, in words. draw: ``draw(inputs)``, or ``draw(inputs, layers)``; raises `StatsError`
+    where there is nothing among the inputs to draw it from. options: ``layers`` to draw, and what a comparison is to
+    ``allow``, where they mean something.
     """
 
     name: str
     summary: str
     needs: str
     draw: Callable[..., Figure]
-    chooses_layers: bool = False
+    options: tuple[Literal["layers", "allow"], ...] = ()
 
 
 class Source(NamedTuple):
@@ -93,19 +95,24 @@ def heading(found: Sequence[Source], *said: str) -> str:
     """Model, data and sizes of one source; of several their models, and that n counts sequences. Then what is said."""
     if len(found) == 1:
         data, name = found[0].report["data"], model_name(found[0].report["model"])
-        return "\n".join([f"{plain(name)} on {plain(data['name'], 40)}: {sizes(data)}", *said])
+        return lines(f"{plain(name)} on {plain(data['name'], 40)}: {sizes(data)}", *said)
     models = ", ".join(dict.fromkeys(plain(model_name(one.report["model"]), 40) for one in found))
     phases = ", ".join(dict.fromkeys(str(one.report["data"]["phase"]) for one in found))
-    return "\n".join([f"{plain(models, 90)}, {phases} (n: sequences)", *said])
+    return lines(f"{plain(models, 90)}, {phases} (n: sequences)", *said)
 
 
-def intervals_of(report: Mapping[str, Any]) -> str:
-    """What bands and brackets are, ``95% intervals over sequences``, or why there are none."""
+def lines(*said: str) -> str:
+    """Each text on a line of its own, or on several where it is wider than a figure."""
+    return "\n".join(part for text in said for part in textwrap.wrap(text, 105, break_on_hyphens=False))
+
+
+def intervals_of(report: Mapping[str, Any], shown_as: str) -> str:
+    """``bands: 95% intervals over sequences`` where that is how they are shown, or why there are none."""
     entry = report["summary"].get("mean_entropy", {})
     if entry.get("low") is None and entry.get("reason"):
         return f"no intervals: {entry['reason']}"
     ci = report["settings"]["ci"]
-    return f"{ci['level']:.0%} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
+    return f"{shown_as}: {ci['level']:.0%} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
 
 
 def sizes(data: Mapping[str, Any]) -> str:
@@ -122,8 +129,11 @@ def check_plot(path: Path) -> None:
     probe_folder(path)
 
 
-def write_picture(path: Path, draw: Callable[[], Figure]) -> None:
-    """Draw in the common style and write as the suffix of ``path`` says; the same input gives the same bytes."""
+def write_picture(path: Path, draw: Callable[[], Figure], title: str | None = None) -> None:
+    """Draw in the common style and write as the suffix of ``path`` says; the same input gives the same bytes.
+
+    title: instead of that of the figure; empty for none.
+    """
     import matplotlib as mpl
     from cycler import cycler
 
@@ -133,7 +143,10 @@ def write_picture(path: Path, draw: Callable[[], Figure]) -> None:
     style: Any = STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
     content = io.BytesIO()
     with mpl.rc_context(style):
-        draw().savefig(content, format=kind[1:], dpi=200, metadata=metadata, **options)
+        figure = draw()
+        if title is not None:
+            figure.suptitle(lines(plain(title, 400)))
+        figure.savefig(content, format=kind[1:], dpi=200, metadata=metadata, **options)
     write_aside({path: content.getvalue()})
 
 

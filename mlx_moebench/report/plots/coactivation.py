@@ -11,7 +11,7 @@ from ...errors import StatsError
 from ..inputs import Inputs, Run
 from ..series import CoactivationSeries, coactivation_series
 from ._heat import Heat, draw_panels
-from .base import Plot, plain, sizes
+from .base import Plot, lines, plain, sizes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def draw(inputs: Inputs, layers: Sequence[int] = ()) -> Figure:
         Heat(_title(one, len(inputs.runs) > 1), np.clip(ratio, 1 / most, most), [str(e) for e in range(len(ratio))])
         for one, ratio in zip(found, ratios, strict=True)
     ]
-    figure, axes, image = draw_panels(panels, LogNorm(1 / most, most), rows="expert")
+    figure, axes, image = draw_panels(panels, LogNorm(1 / most, most), square=True)
     ticks = 2.0 ** np.arange(-np.log2(most), np.log2(most) + 1)
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02, extend="both")
     bar.ax.xaxis.set(major_locator=FixedLocator(list(ticks)), minor_locator=NullLocator())
@@ -65,15 +65,9 @@ def _title(one: CoactivationSeries, several: bool) -> str:
 
 
 def _heading(runs: Sequence[Run]) -> str:
-    names = [
-        f"{plain(run.name, 40)} on {plain(run.report['data']['name'], 40)}: {sizes(run.report['data'])}" for run in runs
-    ]
-    return "\n".join(
-        [
-            *names,
-            "grey: an expert with itself, or never chosen; no intervals: pairs are kept for all sequences together",
-        ]
-    )
+    sized = ((run, run.report["data"]) for run in runs)
+    names = [f"{plain(run.name, 40)} on {plain(data['name'], 40)}: {sizes(data)}" for run, data in sized]
+    return lines(*names, "grey: an expert with itself, or one without tokens; no intervals: pairs are kept in one sum")
 
 
 PLOT = Plot(
@@ -81,5 +75,5 @@ PLOT = Plot(
     "Which experts are chosen together: lift over chance, for the routers of some layers.",
     "stats pairs with both files",
     draw,
-    chooses_layers=True,
+    options=("layers",),
 )

@@ -17,12 +17,13 @@ from .base import COLOURS, WIDTH, Plot, layer_ticks, plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+GIVE = "give two comparable stats pairs, or a file of compare --output."
+
 
 def draw(inputs: Inputs) -> Figure:
     """The first comparison among the inputs."""
     if not inputs.comparisons:
-        why = f" {inputs.notes[0].rstrip('.')};" if inputs.notes else ""
-        raise StatsError(f"There is no comparison to draw:{why} give two comparable stats pairs, or compare --output.")
+        raise StatsError(f"There is no comparison to draw: {' '.join(inputs.notes) or GIVE}")
     return draw_comparison(difference_series(inputs.comparisons[0]))
 
 
@@ -84,4 +85,5 @@ PLOT = Plot(
     "Two runs: B minus A of three metrics by layer, with intervals.",
     "two comparable stats pairs, or a file of compare --output",
     draw,
+    options=("allow",),
 )

@@ -11,7 +11,7 @@ from ...errors import StatsError
 from ..inputs import Inputs
 from ..series import DomainSeries, RouterDomains, domain_series
 from ._lines import line, title_with
-from .base import WIDTH, Plot, layer_ticks, plain
+from .base import WIDTH, Plot, layer_ticks, lines, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def draw(inputs: Inputs) -> Figure:
         _shares(row[1], one, routers, layers)
         line(row[2], layers, [r.r for r in routers], 0)
         row[2].axhline(0.5, color="0.35", ls=":", lw=1)
-        title_with(row[2], "experts in use, r = n_eff / E", "dotted: 0.5, below which a router is collapsed")
+        title_with(row[2], "experts in use, r = n_eff / E", "dotted: 0.5, collapsed below")
         row[2].set_ylabel("ratio")
         row[2].set_ylim(0, 1.02)
         for axis in row:
@@ -58,8 +58,7 @@ def draw(inputs: Inputs) -> Figure:
         if len(rows) > 1:
             row[0].set_ylabel(f"{plain(one.name, 28)}\n{kind} routers\nnats")
     _legend(figure, axes[0, 1])
-    names = "\n".join(over(one) for one in found)
-    figure.suptitle(f"{names}\nbands: {found[0].level:.0%} intervals over sequences")
+    figure.suptitle(lines(*(over(one) for one in found), f"bands: {found[0].level:.0%} intervals over sequences"))
     return figure
 
 
@@ -98,7 +97,7 @@ def _legend(figure: Figure, axis: Any) -> None:
 
     lines, words = axis.get_legend_handles_labels()
     squares = [Line2D([], [], ls="", marker="s", color=colour) for colour in VERDICTS.values()]
-    figure.legend([*lines, *squares], [*words, *VERDICTS], loc="outside lower center", ncols=6, columnspacing=1.2)
+    figure.legend([*lines, *squares], [*words, *VERDICTS], loc="outside lower center", ncols=3)
 
 
 PLOT = Plot(

@@ -42,10 +42,10 @@ def draw_load(found: Sequence[Source]) -> Figure:
                 )
             )
     figure = draw_even(panels, "load, multiple of the even share (1 = even)")
-    said = "right of a row: share of tokens of its busiest expert"
-    said += "" if len(found) > 1 else f", {intervals_of(found[0].report)}"
-    said += f"; * above tau = {', '.join(sorted(flagged))}" if flagged else ""
-    figure.suptitle(heading(found, said) if panels[0].named else heading(found))
+    said = ["right of a row: share of tokens of its busiest expert"]
+    said[0] += f"; * above tau = {', '.join(sorted(flagged))}" if flagged else ""
+    said += [] if len(found) > 1 else [intervals_of(found[0].report, "brackets")]
+    figure.suptitle(heading(found, *said) if panels[0].named else heading(found))
     return figure
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..inputs import Inputs
 from ..series import DomainSeries
 from ._heat import Heat, draw_even, padded
-from .base import Plot, plain
+from .base import Plot, lines, plain
 from .domains import over, profiles
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def draw_specialisation(found: Sequence[DomainSeries]) -> Figure:
                 layers = [str(r.router.layer) for r in routers]
                 panels.append(Heat(title, padded([r.ratios[place] for r in routers]), layers, words))
     figure = draw_even(panels, "share of the domain's tokens, multiple of the even share (1 = even)")
-    figure.suptitle("\n".join(over(one) for one in found) + "; right of a row: its verdict")
+    figure.suptitle(lines(*(over(one) for one in found), "right of a row: the verdict on its router"))
     return figure
 
 

@@ -9,7 +9,7 @@ from ...errors import StatsError
 from ...routing.sums import Floats
 from ..inputs import Inputs
 from ..series import TrainingSeries, training_series
-from .base import COLOURS, WIDTH, Plot, plain
+from .base import COLOURS, WIDTH, Plot, lines, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ def draw_training(found: Sequence[TrainingSeries]) -> Figure:
     from matplotlib.figure import Figure
 
     one = len(found) == 1
-    figure = Figure(figsize=(WIDTH, 4.4 if one else 7.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.2 if one else 8.4), layout="constrained")
     grid = figure.subplots(2, 2).reshape(4, 1) if one else figure.subplots(4, len(found), sharey="row")
     for column, series in zip(grid.T, found, strict=True):
         for axis, panel in zip(column, (_ce, _routing_loss, _entropies, _load), strict=True):
@@ -35,13 +35,13 @@ def draw_training(found: Sequence[TrainingSeries]) -> Figure:
             axis.grid()
             axis.set_xlabel("step")
         if not one:
-            column[0].set_title(_name(series))
+            column[0].set_title(f"{_name(series)}\n\n")
     for axis in grid[:, 1:].flat:
         axis.set_ylabel("")
     for axis in grid[[0, 2, 3], 0]:
-        axis.legend(handlelength=1.2, borderaxespad=0.1)
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1.2, borderaxespad=0.1)
     title = _name(found[0]) if one else f"{len(found)} trainings"
-    figure.suptitle(f"{title}\nof each step's batch, so without intervals; bands: the range over routers")
+    figure.suptitle(lines(title, "of each step's batch, so without intervals; bands: the range over routers"))
     return figure
 
 
@@ -55,7 +55,7 @@ def _ce(axis: Any, series: TrainingSeries) -> None:
 def _routing_loss(axis: Any, series: TrainingSeries) -> None:
     axis.plot(series.steps, series.routing_loss, color=COLOURS[5], lw=0.9)
     unit = ", nats" if series.loss is None or series.loss.get("name") == "entropy_floor" else ""
-    axis.set_ylabel(f"routing loss before its weight{unit}")
+    axis.set_ylabel(f"routing loss, unweighted{unit}")
     axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
 
 
