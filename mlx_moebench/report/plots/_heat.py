@@ -82,8 +82,11 @@ def draw_panels(panels: Sequence[Heat], norm: Any, *, square: bool = False) -> t
         axis.set_title(panel.title)
         axis.spines[:].set_visible(True)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        step = 1 if panel.named and not square else -(-len(panel.rows) // 12)
-        axis.set_yticks(range(0, len(panel.rows), step), panel.rows[::step])
+        step = 1 if panel.named else 4
+        if square:
+            axis.yaxis.get_major_locator().set_params(integer=True)
+        else:
+            axis.set_yticks(range(0, len(panel.rows), step), panel.rows[::step])
         if place % columns == 0:
             axis.set_ylabel("expert" if square else "layer")
         if place + columns >= len(panels):

@@ -55,9 +55,9 @@ MARKERS = "osD^vPX*"
 class Plot:
     """One kind of picture.
 
-    needs: the inputs it is drawn from, in words. draw: ``draw(inputs)``, or ``draw(inputs, layers)``; raises `StatsError`
-    where there is nothing among the inputs to draw it from. options: ``layers`` to draw, and what a comparison is to
-    ``allow``, where they mean something.
+    needs: the inputs it is drawn from, in words. draw: ``draw(inputs)``, or ``draw(inputs, layers)``; raises
+    `StatsError` where the inputs lack it. options: those that mean something to it, ``layers`` to draw and what a
+    comparison is to ``allow``.
     """
 
     name: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ...errors import StatsError
 from ..comparison import CLEAR, DEFAULT
 from ..inputs import Inputs
 from ..series import DifferenceSeries, difference_series
-from .base import COLOURS, WIDTH, Plot, layer_ticks, plain
+from .base import COLOURS, WIDTH, Plot, layer_ticks, plain, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +50,11 @@ def draw_comparison(found: DifferenceSeries, metrics: Sequence[str] = DEFAULT) -
             axis.set_ylim(low, high)
     figure.suptitle(_heading(found))
     return figure
+
+
+def plot_effects(found: Mapping[str, Any], path: Path, metrics: Sequence[str] = DEFAULT) -> None:
+    """The picture of `Comparison.to_dict`, as ``compare --plot`` writes it."""
+    write_picture(path, lambda: draw_comparison(difference_series(found), metrics))
 
 
 def _panel(axis: Any, found: DifferenceSeries, metric: str, kind: str) -> None:

@@ -40,6 +40,8 @@ def draw(inputs: Inputs) -> Figure:
         layer_ticks(axis, layers)
         axis.grid(axis="y")
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        if not any(one.dead[place] for one in series for place, r in enumerate(one.routers) if r.router == kind):
+            axis.annotate("none in any layer", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.3")
     axes[0].set_ylim(0, max(1.0, axes[0].get_ylim()[1]))
     axes[0].set_ylabel("experts without a token")
     if len(found) > 1:

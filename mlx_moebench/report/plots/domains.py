@@ -16,7 +16,7 @@ from .base import WIDTH, Plot, layer_ticks, lines, plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VERDICTS = {"collapsed": "#D55E00", "specialised": "#0072B2", "balanced": "#009E73", "undetermined": "0.75"}
+VERDICTS = {"collapsed": "#000000", "specialised": "#CC79A7", "balanced": "#009E73", "undetermined": "0.8"}
 
 
 def profiles(inputs: Inputs, kind: str) -> list[DomainSeries]:

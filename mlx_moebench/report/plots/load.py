@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..inputs import Inputs, Run
 from ..series import LayerSeries, RouterLoad, layer_series, load_series
+from ..table import model_name
 from ._heat import Heat, draw_even, padded
-from .base import Plot, Source, heading, intervals_of, sources
+from .base import Plot, Source, heading, intervals_of, sources, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +49,12 @@ def draw_load(found: Sequence[Source]) -> Figure:
     said += [] if len(found) > 1 else [intervals_of(found[0].report, "brackets")]
     figure.suptitle(heading(found, *said) if panels[0].named else heading(found))
     return figure
+
+
+def plot_load(report: dict[str, Any], path: Path) -> None:
+    """The picture of one routing report, as ``analyze --plot`` writes it."""
+    source = Source(model_name(report["model"]), report)
+    write_picture(path, lambda: draw_load([source]))
 
 
 def _beside(router: RouterLoad, busiest: LayerSeries, place: int, brief: bool) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..inputs import Inputs
-from ..series import DomainSeries
+from ..series import DomainSeries, domain_series
 from ._heat import Heat, draw_even, padded
-from .base import Plot, lines, plain
+from .base import Plot, lines, plain, write_picture
 from .domains import over, profiles
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def draw_specialisation(found: Sequence[DomainSeries]) -> Figure:
     figure = draw_even(panels, "share of the domain's tokens, multiple of the even share (1 = even)")
     figure.suptitle(lines(*(over(one) for one in found), "right of a row: the verdict on its router"))
     return figure
+
+
+def plot_specialisation(profile: Mapping[str, Any], path: Path) -> None:
+    """The picture of one model of a profile with its ``settings``, as ``profile --plot`` writes it."""
+    write_picture(path, lambda: draw_specialisation([domain_series(str(profile["name"]), profile)]))
 
 
 PLOT = Plot(

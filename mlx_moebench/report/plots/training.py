@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StatsError
 from ...routing.sums import Floats
-from ..inputs import Inputs
+from ..inputs import Inputs, Training
 from ..series import TrainingSeries, training_series
-from .base import COLOURS, WIDTH, Plot, lines, plain
+from .base import COLOURS, WIDTH, Plot, lines, plain, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +46,13 @@ def draw_training(found: Sequence[TrainingSeries]) -> Figure:
     return figure
 
 
+def plot_training(log: Sequence[Mapping[str, Any]], report: dict[str, Any], path: Path) -> Path:
+    """The picture of a training, as ``train`` writes it beside the adapter; returns ``path``."""
+    series = training_series(Training(str(report["model"]), report, log))
+    write_picture(path, lambda: draw_training([series]))
+    return path
+
+
 def _ce(axis: Any, series: TrainingSeries) -> None:
     axis.plot(series.steps, series.ce, color=COLOURS[0], lw=0.9, label="training batch")
     steps, values = series.validation
@@ -73,11 +81,11 @@ def _entropies(axis: Any, series: TrainingSeries) -> None:
 
 
 def _load(axis: Any, series: TrainingSeries) -> None:
-    _band(axis, series.steps, series.routers["top_load_ratio"], "busiest expert, multiple of even", COLOURS[1])
-    _band(axis, series.steps, series.routers["dead_experts"], "experts not chosen in the batch", "0.4")
+    _band(axis, series.steps, series.routers["top_load_ratio"], "busiest expert's load", COLOURS[1])
+    _band(axis, series.steps, series.routers["dead_experts"], "experts not chosen", "0.4")
     axis.axhline(1, color="0.7", lw=0.8)
     axis.set_ylim(bottom=0)
-    axis.set_ylabel("ratio; number of experts")
+    axis.set_ylabel("multiple of even; experts")
 
 
 def _band(axis: Any, x: Sequence[int], values: Floats, label: str, colour: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StatsError
 from ..cells import count
 from ..inputs import Inputs
 from ..series import SCORES, Curve, UncertaintySeries, uncertainty_series
-from .base import WIDTH, Plot, plain
+from .base import WIDTH, Plot, plain, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +40,11 @@ def draw_uncertainty(found: Sequence[UncertaintySeries]) -> Figure:
     _legend(figure, axes[0, 0], list(found[0].curves["entropy"]))
     figure.suptitle(f"bands: {found[0].level:.0%} intervals over sequences; dotted: mean loss")
     return figure
+
+
+def plot_uncertainty(report: Mapping[str, Any], path: Path) -> None:
+    """The picture of one report, as ``uncertainty --plot`` writes it."""
+    write_picture(path, lambda: draw_uncertainty([uncertainty_series(report)]))
 
 
 def _curves(axis: Any, curves: Sequence[Curve]) -> None:
