@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$!])")
-_NUMBER = re.compile(r"-?\d|null|$")
+_NUMBER = re.compile(r"((-?\d[\d.,]*|null)( \[[^\]]*\]| \([a-z]+\)| of \d+)?)?")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -23,7 +23,7 @@ def text(value: object) -> str:
 
 def code(value: object) -> str:
     """``value`` between as many backticks as it needs, on one line."""
-    line = " ".join(str(value).splitlines()).replace("|", "\\|")  # GitHub's tables end a cell at a bare | in code, too
+    line = " ".join(str(value).splitlines())
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"
@@ -31,8 +31,9 @@ def code(value: object) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table of cells that are Markdown already; columns of numbers are aligned to the right."""
-    body = [list(row) for row in rows]
-    numeric = [all(_NUMBER.match(row[place]) for row in body) for place in range(len(columns))]
+    # A bare | ends a cell even inside code.
+    body = [[re.sub(r"(?<!\\)\|", r"\|", cell) for cell in row] for row in rows]
+    numeric = [all(_NUMBER.fullmatch(row[place]) for row in body) for place in range(len(columns))]
     rule = ["---:" if right and body else "---" for right in numeric]
     return [f"| {' | '.join(cells)} |" for cells in (columns, rule, *body)]
 

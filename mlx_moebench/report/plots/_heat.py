@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...routing.sums import Floats
-from .base import WIDTH
+from .base import WIDTH, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,9 +20,13 @@ NAMED_ROWS = 32
 
 @dataclass(frozen=True)
 class Heat:
-    """One panel: values [rows, largest E], NaN where there is no such expert. beside: what stands right of each row."""
+    """One panel: values [rows, largest E], NaN where there is no such expert. beside: what stands right of each row.
 
-    title: str
+    name: shortened to the room that the rest of the title leaves.
+    """
+
+    name: str
+    rest: str
     values: Floats
     rows: Sequence[str]
     beside: Sequence[str] = ()
@@ -66,11 +70,12 @@ def draw_panels(panels: Sequence[Heat], norm: Any, *, square: bool = False) -> t
     text = sum(max(map(len, panel.beside), default=0) for panel in panels) / len(panels)
     columns = min(len(panels), 3 if square else max(1, int(WIDTH / (0.6 + 0.08 * experts + 0.06 * text))))
     lines = -(-len(panels) // columns)
-    high = (
-        WIDTH / max(columns, 2) - 0.4 if square else max(0.7, (0.15 if most_rows <= NAMED_ROWS else 0.09) * most_rows)
-    )
-    figure = Figure(figsize=(WIDTH, 1.1 + lines * (0.45 + high)), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False)
+    row = 0.15 if most_rows <= NAMED_ROWS else 0.09
+    rows = [max(len(panel.rows) for panel in panels[n * columns : (n + 1) * columns]) for n in range(lines)]
+    heights = [WIDTH / max(columns, 2) - 0.4 if square else max(0.7, row * most) for most in rows]
+    titles = 0.45 if "\n" not in panels[0].rest else 0.58
+    figure = Figure(figsize=(WIDTH, 1.1 + titles * lines + sum(heights)), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, height_ratios=heights)
     axes = list(grid.flat[: len(panels)])
     for axis in grid.flat[len(panels) :]:
         axis.remove()
@@ -79,7 +84,8 @@ def draw_panels(panels: Sequence[Heat], norm: Any, *, square: bool = False) -> t
             panel.values, cmap="RdBu_r", norm=norm, aspect="equal" if square else "auto", interpolation="nearest"
         )
         axis.set_facecolor("0.85")  # shows where a router has no such expert
-        axis.set_title(panel.title)
+        room = max(8, int(14 * (WIDTH / columns - 0.4)) - len(panel.rest.partition("\n")[0]))
+        axis.set_title(plain(panel.name, room) + panel.rest)
         axis.spines[:].set_visible(True)
         axis.xaxis.get_major_locator().set_params(integer=True)
         step = 1 if panel.named else 4

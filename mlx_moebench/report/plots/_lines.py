@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..series import Estimate, LayerSeries, layer_series
-from .base import COLOURS, MARKERS, WIDTH, Source, heading, intervals_of, layer_ticks
+from .base import COLOURS, MARKERS, WIDTH, Source, heading, intervals_of, layer_ticks, legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,8 +36,8 @@ def draw_by_layer(found: Sequence[Source], metrics: Mapping[str, str], label: st
     from matplotlib.figure import Figure
 
     kinds = list(dict.fromkeys(r["router"] for source in found for r in source.report["routers"]))
-    legend = 0.2 * math.ceil(len(found) / 3) if len(found) > 1 else 0.0
-    figure = Figure(figsize=(WIDTH, 0.7 + 1.9 * len(kinds) + legend), layout="constrained")
+    named = 0.16 * math.ceil(len(found) / 3) if len(found) > 1 else 0.0
+    figure = Figure(figsize=(WIDTH, 0.7 + 1.9 * len(kinds) + named), layout="constrained")
     axes = figure.subplots(len(kinds), len(metrics), squeeze=False, sharex="row", sharey=True)
     for row, kind in zip(axes, kinds, strict=True):
         for axis, (metric, title) in zip(row, metrics.items(), strict=True):
@@ -46,9 +46,8 @@ def draw_by_layer(found: Sequence[Source], metrics: Mapping[str, str], label: st
             title_with(axis, title, "; ".join(filter(None, [f"dashed: {', '.join(even)}" if even else "", tau])))
         row[0].set_ylabel(f"{kind} routers\n{label}" if len(kinds) > 1 else label)
     axes[0, 0].set_ylim(0, 1.04 * axes[0, 0].get_ylim()[1])
-    if len(found) > 1:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(heading(found, intervals_of(found[0].report, "bands")))
+    legend(figure, axes[0, 0], found)
+    figure.suptitle(heading(found, intervals_of(found[0].report, metrics, "bands")))
     return figure
 
 
@@ -78,11 +77,13 @@ def _panel(axis: Any, series: Sequence[LayerSeries], kind: str, found: Sequence[
         if not own:
             continue
         x = [one.routers[place].layer for place in own]
-        line(axis, x, [one.values[place] for place in own], number, label=found[number].sized)
+        line(axis, x, [one.values[place] for place in own], number, label=number)
         layers |= set(x)
         for place in own:
             if math.isfinite(one.chance[place]):
                 references[f"{one.reference.split(', ')[-1]} = {one.chance[place]:.3g}"] = one.chance[place]
+    if not any(math.isfinite(value.value) for one in series for value in one.values):
+        axis.annotate("not recorded", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.3")
     for value in references.values():
         axis.axhline(value, color="0.35", ls="--", lw=0.9, zorder=1)
     layer_ticks(axis, layers)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from unicodedata import bidirectional
 
 from ...errors import StatsError
 from ...routing.storage import probe_folder, write_aside
@@ -74,9 +75,9 @@ class Source(NamedTuple):
     report: dict[str, Any]
 
     @property
-    def sized(self) -> str:
-        """The label and the number of sequences."""
-        return f"{plain(self.label, 40)} (n = {self.report['data']['n_sequences']:,})"
+    def size(self) -> str:
+        """`` (n = 104)``: of how many sequences."""
+        return f" (n = {self.report['data']['n_sequences']:,})"
 
 
 def sources(inputs: Inputs, kind: str) -> list[Source]:
@@ -96,9 +97,13 @@ def heading(found: Sequence[Source], *said: str) -> str:
     if len(found) == 1:
         data, name = found[0].report["data"], model_name(found[0].report["model"])
         return lines(f"{plain(name)} on {plain(data['name'], 40)}: {sizes(data)}", *said)
-    models = ", ".join(dict.fromkeys(plain(model_name(one.report["model"]), 40) for one in found))
-    phases = ", ".join(dict.fromkeys(str(one.report["data"]["phase"]) for one in found))
-    return lines(f"{plain(models, 90)}, {phases} (n: sequences)", *said)
+    models = dict.fromkeys(plain(model_name(one.report["model"])) for one in found)
+    data = {plain(one.report["data"]["name"], 40) for one in found}
+    on = f" on {data.pop()}" if len(data) == 1 else ""
+    phases = dict.fromkeys(str(one.report["data"]["phase"]) for one in found)
+    counts = all(one.report["model"].get("backend") == "counts" for one in found)
+    n = "count files" if counts else "sequences"
+    return lines(f"{', '.join(models)}{on}, {', '.join(phases)} (n: {n})", *said)
 
 
 def lines(*said: str) -> str:
@@ -106,11 +111,11 @@ def lines(*said: str) -> str:
     return "\n".join(part for text in said for part in textwrap.wrap(text, 105, break_on_hyphens=False))
 
 
-def intervals_of(report: Mapping[str, Any], shown_as: str) -> str:
+def intervals_of(report: Mapping[str, Any], metrics: Iterable[str], shown_as: str) -> str:
     """``bands: 95% intervals over sequences`` where that is how they are shown, or why there are none."""
-    entry = report["summary"].get("mean_entropy", {})
-    if entry.get("low") is None and entry.get("reason"):
-        return f"no intervals: {entry['reason']}"
+    entries = [router["ci"].get(metric, {}) for metric in metrics for router in report["routers"]]
+    if all(entry.get("low") is None for entry in entries):
+        return f"no intervals: {next((e['reason'] for e in reversed(entries) if e.get('reason')), 'not computed')}"
     ci = report["settings"]["ci"]
     return f"{shown_as}: {ci['level']:.0%} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
 
@@ -154,9 +159,10 @@ def plain(text: object, limit: int = 60) -> str:
     r"""A name as it can be drawn: what the font has no letter for as ``\u4e2d``, a long one shortened in its middle."""
     letters = _letters()
     shown = "".join(c if c.isprintable() and ord(c) in letters else _escaped(c) for c in str(text))
-    if len(shown) <= limit:
-        return shown
-    return f"{shown[: limit // 2]}…{shown[-(limit - limit // 2 - 1) :]}"
+    if len(shown) > limit:
+        shown = f"{shown[: limit // 2]}…{shown[-(limit - limit // 2 - 1) :]}"
+    # Between marks of left-to-right text, letters that run the other way turn nothing round but themselves.
+    return f"\u200e{shown}\u200e" if any(bidirectional(c) in ("R", "AL") for c in shown) else shown
 
 
 def _escaped(character: str) -> str:
@@ -171,7 +177,17 @@ def _letters() -> frozenset[int]:
     return frozenset(get_font(findfont(STYLE["font.family"])).get_charmap())
 
 
-def layer_ticks(axis: Any, layers: Iterable[int], most: int = 12) -> None:
+def legend(figure: Figure, axis: Any, found: Sequence[Source]) -> None:
+    """Under the panels, which line is which of several sources: the lines of ``axis`` labelled by their number."""
+    if len(found) < 2:
+        return
+    columns, room = (3, 24) if max(len(source.label) for source in found) <= 24 else (2, 42)
+    handles, numbers = axis.get_legend_handles_labels()
+    names = [plain(found[int(n)].label, room) + found[int(n)].size for n in numbers]
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
+
+
+def layer_ticks(axis: Any, layers: Iterable[int], most: int = 8) -> None:
     """Layers along the x axis, named every so many of them where there are more than ``most``."""
     known = sorted(set(layers))
     axis.set_xticks(known[:: -(-len(known) // most)])

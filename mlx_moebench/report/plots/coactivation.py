@@ -32,7 +32,12 @@ def draw(inputs: Inputs, layers: Sequence[int] = ()) -> Figure:
     largest = max(float(np.nanmax(np.abs(np.log2(np.maximum(r, 1 / WIDEST))), initial=1.0)) for r in ratios)
     most = 2.0 ** min(np.ceil(largest), np.log2(WIDEST))
     panels = [
-        Heat(_title(one, len(inputs.runs) > 1), np.clip(ratio, 1 / most, most), [str(e) for e in range(len(ratio))])
+        Heat(
+            f"{one.run}, " if len(inputs.runs) > 1 else "",
+            f"layer {one.router.layer} ({one.router.router})",
+            np.clip(ratio, 1 / most, most),
+            [str(e) for e in range(len(ratio))],
+        )
         for one, ratio in zip(found, ratios, strict=True)
     ]
     figure, axes, image = draw_panels(panels, LogNorm(1 / most, most), square=True)
@@ -57,11 +62,6 @@ def _chosen(run: Run, layers: Sequence[int]) -> list[CoactivationSeries]:
     if reasons:
         raise StatsError(f"There is no co-activation of {run.name} to draw: {reasons[0]}.")
     return found
-
-
-def _title(one: CoactivationSeries, several: bool) -> str:
-    title = f"layer {one.router.layer} ({one.router.router})"
-    return f"{plain(one.run, 24)}, {title}" if several else title
 
 
 def _heading(runs: Sequence[Run]) -> str:

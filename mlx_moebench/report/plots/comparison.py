@@ -18,13 +18,15 @@ from .base import COLOURS, WIDTH, Plot, layer_ticks, plain, write_picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DOMAINS = "these are domains of one model; draw what `compare A B --allow data --output FILE` makes of two of them."
 GIVE = "give two comparable stats pairs, or a file of compare --output."
 
 
 def draw(inputs: Inputs) -> Figure:
     """The first comparison among the inputs."""
     if not inputs.comparisons:
-        raise StatsError(f"There is no comparison to draw: {' '.join(inputs.notes) or GIVE}")
+        domains = any(run.domains for run in inputs.runs)
+        raise StatsError(f"There is no comparison to draw: {' '.join(inputs.notes) or (DOMAINS if domains else GIVE)}")
     return draw_comparison(difference_series(inputs.comparisons[0]))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..inputs import Inputs, Run
 from ..series import dead_series
 from ._lines import title_with
-from .base import COLOURS, MARKERS, WIDTH, Plot, heading, layer_ticks, sources
+from .base import COLOURS, MARKERS, WIDTH, Plot, heading, layer_ticks, legend, sources
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,13 +25,13 @@ def draw(inputs: Inputs) -> Figure:
     axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for axis, kind in zip(axes, kinds, strict=True):
         layers = set[int]()
-        for number, (source, one) in enumerate(zip(found, series, strict=True)):
+        for number, one in enumerate(series):
             own = [place for place, router in enumerate(one.routers) if router.router == kind]
             x = [one.routers[place].layer for place in own]
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             shift = 0.5 * ((number + 0.5) / len(found) - 0.5)  # runs stand side by side in each layer
             axis.vlines([at + shift for at in x], 0, [one.dead[place] for place in own], color=colour)
-            axis.plot([at + shift for at in x], [one.dead[p] for p in own], marker, color=colour, label=source.sized)
+            axis.plot([at + shift for at in x], [one.dead[p] for p in own], marker, color=colour, label=number)
             axis.step(x, [one.expected[p] for p in own], color=colour, ls="--", lw=0.8, where="mid")
             layers |= set(x)
         experts = sorted({r.n_experts for one in series for r in one.routers if r.router == kind})
@@ -44,8 +44,7 @@ def draw(inputs: Inputs) -> Figure:
             axis.annotate("none in any layer", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.3")
     axes[0].set_ylim(0, max(1.0, axes[0].get_ylim()[1]))
     axes[0].set_ylabel("experts without a token")
-    if len(found) > 1:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend(figure, axes[0], found)
     figure.suptitle(heading(found, "no intervals: an expert without a token in a sample says little of one with few"))
     return figure
 

@@ -49,7 +49,7 @@ def draw(inputs: Inputs) -> Figure:
         _shares(row[1], one, routers, layers)
         line(row[2], layers, [r.r for r in routers], 0)
         row[2].axhline(0.5, color="0.35", ls=":", lw=1)
-        title_with(row[2], "experts in use, r = n_eff / E", "dotted: 0.5, collapsed below")
+        title_with(row[2], "experts in use, r", "dotted: 0.5, collapsed below")
         row[2].set_ylabel("ratio")
         row[2].set_ylim(0, 1.02)
         for axis in row:
@@ -58,8 +58,15 @@ def draw(inputs: Inputs) -> Figure:
         if len(rows) > 1:
             row[0].set_ylabel(f"{plain(one.name, 28)}\n{kind} routers\nnats")
     _legend(figure, axes[0, 1])
-    figure.suptitle(lines(*(over(one) for one in found), f"bands: {found[0].level:.0%} intervals over sequences"))
+    figure.suptitle(lines(*(over(one) for one in found), _intervals(found[0])))
     return figure
+
+
+def _intervals(found: DomainSeries) -> str:
+    known = [value for r in found.routers for value in (r.a, r.b, r.r, r.mi)]
+    if any(value.has_interval for value in known):
+        return f"bands: {found.level:.0%} intervals over sequences"
+    return f"no intervals: {next((value.reason for value in known if value.reason), 'not computed')}"
 
 
 def _information(axis: Any, found: DomainSeries, routers: Sequence[RouterDomains], layers: Sequence[int]) -> None:

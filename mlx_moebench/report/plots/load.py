@@ -29,15 +29,16 @@ def draw_load(found: Sequence[Source]) -> Figure:
         busiest = layer_series(source.report, "top_share_token")
         kinds = list(dict.fromkeys(one.router.router for one in loads.routers))
         for kind in kinds:
-            title = source.sized if len(found) > 1 else ""
+            name, rest = (source.label, source.size) if len(found) > 1 else ("", "")
             if len(kinds) > 1:
-                title = f"{title}, {kind} routers" if title else f"{kind} routers"
+                rest = f"{rest}\n{kind} routers".lstrip("\n")
             own = [place for place, one in enumerate(loads.routers) if one.router.router == kind]
             routers = [loads.routers[place] for place in own]
             flagged |= {f"{loads.tau:g}" for one in routers if one.flagged}
             panels.append(
                 Heat(
-                    title,
+                    name,
+                    rest,
                     padded([one.ratios for one in routers]),
                     [str(one.router.layer) for one in routers],
                     [_beside(loads.routers[place], busiest, place, brief=len(found) > 1) for place in own],
@@ -46,8 +47,8 @@ def draw_load(found: Sequence[Source]) -> Figure:
     figure = draw_even(panels, "load, multiple of the even share (1 = even)")
     said = ["right of a row: share of tokens of its busiest expert"]
     said[0] += f"; * above tau = {', '.join(sorted(flagged))}" if flagged else ""
-    said += [] if len(found) > 1 else [intervals_of(found[0].report, "brackets")]
-    figure.suptitle(heading(found, *said) if panels[0].named else heading(found))
+    said += [] if len(found) > 1 else [intervals_of(found[0].report, ["top_share_token"], "brackets")]
+    figure.suptitle(heading(found, *said) if any(panel.named for panel in panels) else heading(found))
     return figure
 
 

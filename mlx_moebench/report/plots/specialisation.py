@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..inputs import Inputs
 from ..series import DomainSeries, domain_series
 from ._heat import Heat, draw_even, padded
-from .base import Plot, lines, plain, write_picture
+from .base import Plot, lines, write_picture
 from .domains import over, profiles
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ def draw_specialisation(found: Sequence[DomainSeries]) -> Figure:
         for kind in (kinds := dict.fromkeys(r.router.router for r in one.routers)):
             routers = [r for r in one.routers if r.router.router == kind]
             for place, domain in enumerate(one.domains):
-                title = plain(domain, 24) + (f", {kind} routers" if len(kinds) > 1 else "")
-                title = f"{plain(one.name, 24)}: {title}" if len(found) > 1 else title
+                name = f"{one.name}: {domain}" if len(found) > 1 else domain
+                rest = f"\n{kind} routers" if len(kinds) > 1 else ""
                 words = [r.word or "no verdict" for r in routers] if place + 1 == len(one.domains) else []
                 layers = [str(r.router.layer) for r in routers]
-                panels.append(Heat(title, padded([r.ratios[place] for r in routers]), layers, words))
+                panels.append(Heat(name, rest, padded([r.ratios[place] for r in routers]), layers, words))
     figure = draw_even(panels, "share of the domain's tokens, multiple of the even share (1 = even)")
     figure.suptitle(lines(*(over(one) for one in found), "right of a row: the verdict on its router"))
     return figure

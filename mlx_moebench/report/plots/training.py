@@ -36,12 +36,12 @@ def draw_training(found: Sequence[TrainingSeries]) -> Figure:
             axis.grid()
             axis.set_xlabel("step")
         if not one:
-            column[0].set_title(f"{_name(series)}\n\n")
+            column[0].set_title(f"{plain(series.name, 36)}\n{_loss(series, 40)}\n\n", fontsize=7)
     for axis in grid[:, 1:].flat:
         axis.set_ylabel("")
     for axis in grid[[0, 2, 3], 0]:
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1.2, borderaxespad=0.1)
-    title = _name(found[0]) if one else f"{len(found)} trainings"
+    title = f"{plain(found[0].name, 40)}, {_loss(found[0], 70)}" if one else f"{len(found)} trainings"
     figure.suptitle(lines(title, "of each step's batch, so without intervals; bands: the range over routers"))
     return figure
 
@@ -94,13 +94,11 @@ def _band(axis: Any, x: Sequence[int], values: Floats, label: str, colour: str) 
         axis.fill_between(x, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.15, lw=0)
 
 
-def _name(series: TrainingSeries) -> str:
+def _loss(series: TrainingSeries, limit: int) -> str:
     if series.loss is None:
-        return f"{plain(series.name, 40)}, no routing loss"
-    details = ", ".join(
-        f"{key} {_plain(value)}" for key, value in series.loss.items() if key in ("weight", "signal", "floor")
-    )
-    return f"{plain(series.name, 40)}, {series.loss['name']}: {plain(details, 70)}"
+        return "no routing loss"
+    details = (f"{key} {_plain(series.loss[key])}" for key in ("weight", "signal", "floor") if key in series.loss)
+    return plain(f"{series.loss['name']}: {', '.join(details)}", limit)
 
 
 def _plain(value: Any) -> str:
