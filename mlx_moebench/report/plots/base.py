@@ -108,7 +108,7 @@ def heading(found: Sequence[Source], *said: str) -> str:
 
 def lines(*said: str) -> str:
     """Each text on a line of its own, or on several where it is wider than a figure."""
-    return "\n".join(part for text in said for part in textwrap.wrap(text, 105, break_on_hyphens=False))
+    return "\n".join(part for text in said for part in textwrap.wrap(text, 96, break_on_hyphens=False))
 
 
 def intervals_of(report: Mapping[str, Any], metrics: Iterable[str], shown_as: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,18 @@ def draw_specialisation(found: Sequence[DomainSeries]) -> Figure:
                 layers = [str(r.router.layer) for r in routers]
                 panels.append(Heat(name, rest, padded([r.ratios[place] for r in routers]), layers, words))
     figure = draw_even(panels, "share of the domain's tokens, multiple of the even share (1 = even)")
-    figure.suptitle(lines(*(over(one) for one in found), "right of a row: the verdict on its router"))
+    said = "right of a row: the verdict on its router; " + _bands(found)
+    figure.suptitle(lines(*(over(one) for one in found), said))
     return figure
+
+
+def _bands(found: Sequence[DomainSeries]) -> str:
+    """How far the shares may be off, at most, or why nobody knows."""
+    routers = [r for one in found for r in one.routers]
+    widest = max((r.band for r in routers if math.isfinite(r.band)), default=math.nan)
+    if math.isfinite(widest):
+        return f"{found[0].level:.0%} simultaneous intervals: at most +- {widest:.3f} of a domain's tokens"
+    return f"no intervals: {next((r.reason for r in routers if r.reason), 'not computed')}"
 
 
 def plot_specialisation(profile: Mapping[str, Any], path: Path) -> None:
