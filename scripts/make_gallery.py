@@ -23,15 +23,15 @@ from mlx_moebench.routing.storage import write_aside
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-WIDE, COLOURS = 1050, 96
-"""Of the pictures on the page, so that all of them together stay small."""
+WIDE = 1050
+"""Pixels of the pictures on the page, so that all of them together stay small."""
 
 DOMAINS = [f"results/routing_stats_nano_{name}.json" for name in ("math", "general", "code")]
 TRAINING = "adapters/floor"
 INPUTS = {
     "coactivation": DOMAINS[:1],
     "comparison": ["results/comparisons/nano_4bit.json"],
-    "dead": ["results/routing_stats_olmoe_counts.json"],
+    "dead": ["few/math.json", "few/general.json", "few/code.json"],
     "domains": ["results/profiles/nano.json"],
     "entropy": DOMAINS,
     "load": DOMAINS,
@@ -47,10 +47,10 @@ iters: 120
 batch_size: 4
 max_seq_length: 96
 num_layers: -1
-learning_rate: 1e-3
+learning_rate: 1e-4
 steps_per_eval: 30
 routing_samples: 20
-routing_loss: {name: entropy_floor, weight: 1.0, signal: load, floor: {fraction: 0.97}}
+routing_loss: {name: entropy_floor, weight: 0.1, signal: load, floor: {fraction: 0.97}}
 """
 INTRODUCTION = """\
 # Pictures
@@ -61,8 +61,8 @@ the same bytes each time. Several runs, domains or trainings in one picture shar
 is in them; `NAME=PATH` names a run in the picture, `--title` replaces the title (`--title ''` leaves it out).
 
 In Python, `mlx_moebench.report.plots.get_plot(KIND).draw(read_inputs(INPUTS))` gives the matplotlib figure, to change
-what you like. A new kind is one file in `mlx_moebench/report/plots/`. The pictures below are of the embedded model, that
-of experts without a token of OLMoE's published counts; `make gallery` draws them again.
+what you like. A new kind is one file in `mlx_moebench/report/plots/`. The pictures below are of the embedded
+model, that of experts without a token on 16 tokens of each domain; `make gallery` draws them again.
 """
 
 
@@ -90,7 +90,9 @@ def small(picture: Path) -> bytes:
     with Image.open(picture) as image:
         size = (WIDE, round(image.height * WIDE / image.width))
         scaled = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        scaled.quantize(COLOURS, dither=Image.Dither.NONE).save(out, format="png", optimize=True)
+        # Maximum coverage, or the colours of thin lines would turn into those of large areas.
+        few = scaled.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+        few.save(out, format="png", optimize=True)
     return out.getvalue()
 
 
@@ -100,6 +102,9 @@ def draw(folder: Path) -> None:
     (folder / "floor.yaml").write_text(FLOOR, encoding="utf-8")
     run(folder, "train", "-c", "floor.yaml", "--adapter-path", TRAINING, "--quiet")
     run(folder, "analyze", "--output", "math.json", "--plot", "load.svg", "--quiet")
+    for name in ("math", "general", "code"):
+        few = ["--dataset", name, "--max-samples", "1", "--max-length", "16"]
+        run(folder, "analyze", *few, "--output", f"few/{name}.json", "--quiet")
     pictures = {DOCS / "load.svg": (folder / "load.svg").read_bytes()}
     for name in plots():
         run(folder, "plot", name, *INPUTS[name], "-o", f"{name}.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -313,3 +314,19 @@ def test_a_large_model_is_drawn_quickly_and_small(tmp_path: Path) -> None:
     stats.save(tmp_path / "large.json", PLAN)
     drawn("load", read_inputs([tmp_path / "large.json"]), tmp_path / "p.svg")
     assert (tmp_path / "p.svg").stat().st_size < 400_000
+
+
+def test_the_gallery_shows_every_kind_and_is_small() -> None:
+    docs = RESULTS.parent / "docs"
+    pictures = {path.stem: path.stat().st_size for path in (docs / "gallery").iterdir()}
+    assert set(pictures) == set(plots())
+    assert sum(pictures.values()) < 600_000
+    spec = importlib.util.spec_from_file_location("make_gallery", RESULTS.parent / "scripts" / "make_gallery.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = (docs / "gallery.md").read_text(encoding="utf-8")
+    assert page == script.page(), "run python scripts/make_gallery.py --only-page"
+    for name in plots():
+        assert f"](gallery/{name}.png)" in page

@@ -50,11 +50,11 @@ def draw_even(panels: Sequence[Heat], bar: str) -> Figure:
     from matplotlib.colors import TwoSlopeNorm
 
     most = max(2.0, *(float(np.nanmax(panel.values, initial=1.0)) for panel in panels))
-    ticks = np.unique(np.concatenate([[0, 0.5, 1], np.linspace(1, most, 4)[1:].round(1)]))
+    ticks = np.unique(np.concatenate([[0, 0.5, 1], np.floor(10 * np.linspace(1, most, 4)[1:]) / 10]))
     figure, axes, image = draw_panels(panels, TwoSlopeNorm(vmin=0.0, vcenter=1.0, vmax=most))
     scale = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
     scale.set_label(bar)
-    scale.set_ticks([float(t) for t in ticks if t <= most])
+    scale.set_ticks([float(t) for t in ticks])
     return figure
 
 

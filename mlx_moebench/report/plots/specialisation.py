@@ -35,7 +35,7 @@ def draw_specialisation(found: Sequence[DomainSeries]) -> Figure:
                 layers = [str(r.router.layer) for r in routers]
                 panels.append(Heat(name, rest, padded([r.ratios[place] for r in routers]), layers, words))
     figure = draw_even(panels, "share of the domain's tokens, multiple of the even share (1 = even)")
-    said = "right of a row: the verdict on its router; " + _bands(found)
+    said = "right of a row: its verdict; " + _bands(found)
     figure.suptitle(lines(*(over(one) for one in found), said))
     return figure
 
@@ -45,7 +45,7 @@ def _bands(found: Sequence[DomainSeries]) -> str:
     routers = [r for one in found for r in one.routers]
     widest = max((r.band for r in routers if math.isfinite(r.band)), default=math.nan)
     if math.isfinite(widest):
-        return f"{found[0].level:.0%} simultaneous intervals: at most +- {widest:.3f} of a domain's tokens"
+        return f"{found[0].level:.0%} simultaneous intervals: within +- {widest:.3f} of the tokens"
     return f"no intervals: {next((r.reason for r in routers if r.reason), 'not computed')}"
 
 
