@@ -19,7 +19,8 @@ RANK = {
     "analysis": 3,
     "train": 4,
     "report": 5,
-    "cli": 6,
+    "demo": 6,
+    "cli": 7,
 }
 
 
@@ -60,8 +61,11 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers")
         ".cli",
         ".report.doctor",
         ".report.leaderboard",
+        ".report.inputs",
         ".report.notes",
         ".report.overlap",
+        ".report.page",
+        ".report.series",
     ],
 )
 def test_imports_without_mlx_torch_and_transformers(module: str) -> None:

@@ -36,13 +36,15 @@ class Run:
     """One model in one phase, on one domain or several.
 
     name: tells it from the other runs. report: of all its domains together. stats: the sums behind the report, None
-    with the JSON alone. domains: the report of each of several domains, by name; empty for one.
+    with the JSON alone. domains, parts: the report and the statistics of each of several domains, by name; empty for
+    one.
     """
 
     name: str
     report: dict[str, Any]
     stats: RoutingStats | None
     domains: Mapping[str, dict[str, Any]]
+    parts: Mapping[str, RoutingStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,18 @@ class _Pair:
 
 @dataclass
 class _Group:
-    """Pairs that are one run: the domains of one model."""
+    """Pairs that are one run: the domains of one model. training: the one before or after which it was measured."""
 
     pairs: list[_Pair]
     merged: RoutingStats | None
     label: str | None = None
     profile: dict[str, Any] | None = None
+    training: str | None = None
+
+    @property
+    def joins(self) -> bool:
+        """Whether a pair may become a further domain of it: profiles and trainings are whole."""
+        return self.profile is None and self.training is None
 
 
 def read_inputs(arguments: Sequence[str | Path], *, plan: Plan | None = None, allow: Sequence[str] = ()) -> Inputs:
@@ -167,7 +175,7 @@ class _Reader:
     def _add_pair(self, pair: _Pair) -> None:
         """Join the first run that it is a further domain of, or start one."""
         for group in self.groups:
-            if group.profile is None and group.merged is not None and pair.stats is not None:
+            if group.joins and group.merged is not None and pair.stats is not None:
                 try:
                     group.merged = RoutingStats.merge([group.merged, pair.stats])
                 except StatsError:
@@ -208,7 +216,7 @@ class _Reader:
             if pair_paths(folder / place)[0].is_file():
                 pair = _read_pair(folder / place, f"{name} {when}")
                 self._seen.add(pair.place.resolve())
-                self.groups.append(_Group([pair], pair.stats, pair.label))
+                self.groups.append(_Group([pair], pair.stats, pair.label, training=name))
 
     def inputs(self, plan: Plan, allow: tuple[str, ...]) -> Inputs:
         """What was read, with what follows from it: reports of merged runs, profiles, a comparison of two runs."""
@@ -221,15 +229,25 @@ class _Reader:
             if run.domains and group.merged is not None:
                 profiles[runs[-1].name] = group.profile or _between(group.merged, run.domains, plan)
         comparisons = list(self.comparisons)
-        if len(runs) == 2 and not comparisons:
-            sides = [run.stats or pair_paths(g.pairs[0].place)[0] for run, g in zip(runs, self.groups, strict=True)]
+        for pair in self._to_compare():
+            names = [runs[number].name for number in pair]
+            places = [pair_paths(self.groups[number].pairs[0].place)[0] for number in pair]
+            a, b = (runs[number].stats or place for number, place in zip(pair, places, strict=True))
             try:
-                found = compare(sides[0], sides[1], allow=allow, plan=plan).to_dict()
-                comparisons.append(found | {"names": [run.name for run in runs]})
+                comparisons.append(compare(a, b, allow=allow, plan=plan).to_dict() | {"names": names})
             except MoebenchError as error:
-                notes.append(f"{runs[0].name} and {runs[1].name} stand side by side and are not compared: {error}")
+                notes.append(f"{' and '.join(names)} stand side by side and are not compared: {error}")
         rest = tuple(comparisons), tuple(self.uncertainties), tuple(self.trainings), tuple(notes), plan
         return Inputs(tuple(runs), profiles, *rest)
+
+    def _to_compare(self) -> list[list[int]]:
+        """Numbers of two runs each: before and after a training, and the only two that were given beside those."""
+        by_training: dict[str | None, list[int]] = {}
+        for number, group in enumerate(self.groups):
+            by_training.setdefault(group.training, []).append(number)
+        if self.comparisons:
+            by_training.pop(None, None)
+        return [pair for pair in by_training.values() if len(pair) == 2]
 
 
 def _run(group: _Group, plan: Plan) -> Run:
@@ -239,10 +257,12 @@ def _run(group: _Group, plan: Plan) -> Run:
         return Run(group.label or first.label or model_name(first.report["model"]), first.report, None, {})
     if len(group.pairs) > 1 and group.profile is None:
         merged = _renamed(group.pairs, merged)
-    domains = _domain_reports(group.pairs, merged, plan)
+    parts = merged.by_domain() if len(set(merged.strata)) > 1 else {}
+    domains = _domain_reports(group.pairs, parts, plan) if parts else {}
     single = len(group.pairs) == 1
     report = first.report if single else merged.report(plan)
-    return Run(group.label or (first.label if single else None) or model_name(report["model"]), report, merged, domains)
+    name = group.label or (first.label if single else None) or model_name(report["model"])
+    return Run(name, report, merged, domains, parts)
 
 
 def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:
@@ -253,11 +273,8 @@ def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:
     return RoutingStats.merge([_sums(pair) for pair in pairs]) if named else merged
 
 
-def _domain_reports(pairs: Sequence[_Pair], merged: RoutingStats, plan: Plan) -> dict[str, dict[str, Any]]:
+def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, dict[str, Any]]:
     """The report of each of several domains: as it lies there where a domain is one pair, else of its sums."""
-    parts = merged.by_domain()
-    if len(parts) < 2:
-        return {}
     alone = {strata.pop(): pair for pair in pairs if len(strata := set(_sums(pair).strata)) == 1}
     whole = {name for name, pair in alone.items() if len(_sums(pair).clusters) == len(parts[name].clusters)}
     return {name: alone[name].report if name in whole else part.report(plan) for name, part in parts.items()}

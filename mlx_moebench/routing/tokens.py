@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,3 +82,46 @@ def ranked(experts: npt.NDArray[Any], p: npt.NDArray[Any], *others: npt.NDArray[
     """
     order = np.lexsort((experts, -p), axis=-1)
     return [np.take_along_axis(array, order, axis=-1) for array in (experts, *others)]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What one router said of the S tokens of a sequence.
+
+    experts: [S, K], in descending order of p, so that the first is the top-1. weights: [S, K] gate weights of them.
+    entropy: [S] H(p), nats. margin: [S] selection margin; NaN where K = R and nothing was left to choose.
+    """
+
+    experts: npt.NDArray[Any]
+    weights: npt.NDArray[Any]
+    entropy: npt.NDArray[Any]
+    margin: npt.NDArray[Any]
+
+    def first(self, tokens: int) -> Choices:
+        """Of the first so many tokens."""
+        return Choices(self.experts[:tokens], self.weights[:tokens], self.entropy[:tokens], self.margin[:tokens])
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One sequence: its name, the text of every token, and the choices of each router, in running order.
+
+    continued: positions of tokens that are a later piece of the character that an earlier token starts.
+    start: position of the first token in the document, prompt included. total: tokens that it had before a cut.
+    against: number of the sequence of the same tokens that this one is compared with, such as before training.
+    """
+
+    name: str
+    texts: Sequence[str]
+    choices: Sequence[Choices]
+    continued: Sequence[int] = ()
+    start: int = 0
+    total: int | None = None
+    against: int | None = None
+
+    def first(self, tokens: int) -> TokenSequence:
+        """Its first so many tokens."""
+        kept = [c.first(tokens) for c in self.choices]
+        continued = [position for position in self.continued if position < tokens]
+        total = len(self.texts) if self.total is None else self.total
+        return replace(self, texts=self.texts[:tokens], choices=kept, continued=continued, total=total)

@@ -9,7 +9,7 @@ from typing import Any
 from ..cells import count, number
 from ..inputs import Inputs, Run
 from ..table import SUMMARY, _missing
-from .base import Estimate, estimate
+from .base import Estimate, estimate, isolated, unit_of_text
 from .differences import DifferenceSeries, difference_series
 from .domains import DomainSeries, domain_series
 from .training import training_series
@@ -41,10 +41,10 @@ class Answer:
 
 def answer(inputs: Inputs) -> Answer:
     """What was found, in words: verdicts or flags, differences, uncertainty and trainings."""
-    sentences = [_verdicts(domain_series(name, profile)) for name, profile in inputs.profiles.items()]
-    sentences += [_flags(run) for run in inputs.runs if run.name not in inputs.profiles]
+    sentences = [_training(training) for training in inputs.trainings]
     sentences += [_difference(difference_series(found)) for found in inputs.comparisons]
-    sentences += [_training(training) for training in inputs.trainings]
+    sentences += [_verdicts(domain_series(name, profile)) for name, profile in inputs.profiles.items()]
+    sentences += [_flags(run) for run in inputs.runs if run.name not in inputs.profiles]
     sentences += [_uncertainty(report) for report in inputs.uncertainties]
     facts = tuple(fact for run in inputs.runs for fact in _facts(run))
     return Answer(tuple(sentences), facts, tuple(dict.fromkeys([*inputs.notes, *_cautions(inputs)])))
@@ -66,12 +66,14 @@ def _verdicts(found: DomainSeries) -> str:
         said = [f"{counted[word]} {word}" for word in WORDS if counted.get(word)]
         said += [f"{counted['null']} without a verdict"] if counted.get("null") else []
         parts.append(f"of {count(total, f'{of}router')} {', '.join(said)}")
-    sizes = f"{count(sum(found.n_sequences), 'sequence')}, {count(sum(found.n_tokens), 'token')}"
+    sizes = f"{count(sum(found.n_sequences), unit_of_text(found.model))}, {count(sum(found.n_tokens), 'token')}"
+    how = "" if any(r.mi.has_interval for r in found.routers) else ", by values alone, for there are no intervals"
     worst = max(found.routers, key=lambda r: (r.a.value == r.a.value, r.a.value))
     busy = max(found.routers, key=lambda r: (r.b.value == r.b.value, r.b.value))
+    named = f"{isolated(found.name)} over {', '.join(map(isolated, found.domains))}"
     return (
-        f"{found.name} over {', '.join(found.domains)} ({sizes}): {'; '.join(parts)}. The most that one expert takes "
-        f"of every domain is {with_interval(worst.a, 2)} of the tokens (layer {worst.router.layer}), and of a single "
+        f"{named} ({sizes}): {'; '.join(parts)}{how}. The most that one expert takes of every domain is "
+        f"{with_interval(worst.a, 2)} of the tokens (layer {worst.router.layer}), and of a single "
         f"domain {with_interval(busy.b, 2)} (layer {busy.router.layer}); tau is {found.tau:g}."
     )
 
@@ -82,13 +84,15 @@ def _flags(run: Run) -> str:
     flags = [r["collapsed"] for r in routers]
     peak = report["summary"].get("peak_top_share_token", {})
     entropy = report["summary"].get("mean_entropy", {})
-    sizes = f"{count(data['n_sequences'], 'sequence')}, {count(data['n_tokens'], 'token')}, {data['phase']}"
+    texts = count(data["n_sequences"], unit_of_text(report["model"]))
+    sizes = f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
     judged = len(flags) - flags.count(None)
     flagged = f"{flags.count(True)} of {count(judged, 'router')} {'is' if flags.count(True) == 1 else 'are'} flagged"
     flagged = flagged if judged else "no router can be flagged"
     busiest = estimate(peak.get("value"), peak)
+    named = f"{isolated(run.name)} on {isolated(str(data['name']))}"
     return (
-        f"{run.name} on {data['name']} ({sizes}): {flagged} as collapsed at tau {report['settings']['tau']:g}, "
+        f"{named} ({sizes}): {flagged} as collapsed at tau {report['settings']['tau']:g}, "
         f"a flag on one domain and not a verdict. The busiest expert of any layer takes {with_interval(busiest)} of "
         f"the tokens; mean entropy is {with_interval(estimate(entropy.get('value'), entropy))} nats."
     )
@@ -108,7 +112,7 @@ def _difference(found: DifferenceSeries) -> str:
         if tested
         else "whether the load moved more than by chance cannot be said"
     )
-    return f"{found.names[1]} against {found.names[0]}, {how}: {', and '.join(parts)}."
+    return f"{isolated(found.names[1])} against {isolated(found.names[0])}, {how}: {', and '.join(parts)}."
 
 
 def signed(value: Estimate, digits: int = 4) -> str:
@@ -128,16 +132,17 @@ def _training(training: Any) -> str:
     if len(found.steps) > 1:
         first, last = found.ce[: max(1, len(found.ce) // 10)].mean(), found.ce[-max(1, len(found.ce) // 10) :].mean()
         ends = f": cross-entropy of the batches went from {first:.3f} (first tenth) to {last:.3f} nats (last tenth)"
-    return f"Training {found.name}, {name}: {steps}{ends}."
+    return f"Training {isolated(found.name)}, {name}: {steps}{ends}."
 
 
 def _uncertainty(report: Mapping[str, Any]) -> str:
     found = uncertainty_series(report)
     curves = found.curves["entropy"]
     strongest = max(curves, key=lambda c: (c.rho.value == c.rho.value, abs(c.rho.value)))
+    where = f"layer {strongest.router.layer}, {count(found.n_tokens, 'token')}"
     return (
-        f"{found.name}: routing entropy at a token correlates with the loss of the next one by at most "
-        f"rho = {signed(strongest.rho, 3)} (layer {strongest.router.layer}, {count(found.n_tokens, 'token')})."
+        f"{isolated(found.name)}: routing entropy at a token correlates with the loss of the next one, at its "
+        f"strongest, by rho = {signed(strongest.rho, 3)} ({where})."
     )
 
 
@@ -156,10 +161,11 @@ def _cautions(inputs: Inputs) -> Iterator[str]:
         yield from map(str, report["model"].get("warnings") or ())
         yield from (f"{missing}." for missing in _missing(dict(report["data"])))
     for run in inputs.runs:
+        reason = run.report["summary"].get("mean_entropy", {}).get("reason")
         if run.stats is None:
-            yield f"{run.name}: no intervals, for the sums beside the report are missing."
-        elif run.report["summary"].get("mean_entropy", {}).get("reason"):
-            yield f"{run.name}: no interval of the mean entropy: {run.report['summary']['mean_entropy']['reason']}."
+            yield f"{isolated(run.name)}: no intervals, for the sums beside the report are missing."
+        elif reason:
+            yield f"{isolated(run.name)}: no interval of the mean entropy: {reason}."
     for found in map(difference_series, inputs.comparisons):
         yield from (*found.allowed, *found.notes)
     for training in inputs.trainings:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...routing.metrics import get_metric
+
+_LEFT_TO_RIGHT = frozenset(("L", "EN", "ES", "ET", "CS", "NSM", "ON", "WS", "BN", "B", "S", ""))
+_CONTROLS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+"""Classes of the Unicode bidirectional algorithm: those that need nothing, and those that turn what follows."""
 
 
 class Estimate(NamedTuple):
@@ -60,6 +65,18 @@ def estimate(value: float | None, ci: Mapping[str, Any] | None = None) -> Estima
     reason = ci.get("reason")
     numbers = {name: number(ci.get(name)) for name in ("low", "high", "p", "q")}
     return Estimate(number(value), reason=None if reason is None else str(reason), **numbers)
+
+
+def isolated(name: str) -> str:
+    """A name for the middle of a sentence: one of a right-to-left script stands between isolates, less its own."""
+    if all(unicodedata.bidirectional(character) in _LEFT_TO_RIGHT for character in name):
+        return name
+    return f"\u2068{''.join(c for c in name if unicodedata.bidirectional(c) not in _CONTROLS)}\u2069"
+
+
+def unit_of_text(model: Mapping[str, Any]) -> str:
+    """What was counted: sequences, or the files that imported counts came in."""
+    return "count file" if model.get("backend") == "counts" else "sequence"
 
 
 def number(value: Any) -> float:

@@ -33,7 +33,7 @@ class CoactivationSeries:
     unit: str = "ratio"
     definition: str = (
         "Lift: tokens that chose both experts over what independent choices of the two would give, N_ij T / (N_i N_j). "
-        "Under even routing it is E(K-1) / (K(E-1)), a little below 1, since a token's experts differ. There is no "
+        "Under even routing it is E(K-1) / (K(E-1)), below 1, since a token's experts differ. There is no "
         "interval: pairs are kept for all sequences together."
     )
 

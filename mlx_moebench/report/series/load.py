@@ -101,9 +101,7 @@ def load_series(run: Run, domain: str | None = None, plan: Plan | None = None) -
     no bands, with the reason.
     """
     report = run.report if domain is None else run.domains[domain]
-    stats = run.stats
-    if stats is not None and domain is not None:
-        stats = stats.by_domain()[domain]
+    stats = run.stats if domain is None else run.parts.get(domain)
     plan = plan or _plan(report)
     bands = [(math.nan, math.nan, WITHOUT_SUMS)] * len(report["routers"]) if stats is None else share_bands(stats, plan)
     data, settings = report["data"], report["settings"]

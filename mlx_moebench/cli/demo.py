@@ -1,0 +1,97 @@
+"""``mlx-moebench demo``: type text in a browser and see how it is routed."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import click
+
+from ._options import chosen_bits, precision_options
+
+EPILOG = """\b
+Examples:
+  mlx-moebench demo                                              the embedded model, as you type
+  mlx-moebench demo --model allenai/OLMoE-1B-7B-0924 --bits 4
+  mlx-moebench demo --model ./checkpoint --adapter-path ./adapters   before and after training
+  mlx-moebench demo --port 8080 --no-browser
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Folder or hub id of an MoE checkpoint; may be repeated.  [default: the embedded moebench-nano]",
+)
+@precision_options
+@click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1, 8192), default=256, show_default=True, help="Tokens run of a text."
+)
+@click.option(
+    "--live/--no-live", default=None, help="Route while you type, or at the button.  [default: live for moebench-nano]"
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at; others can reach 0.0.0.0.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to serve at.  [default: the first free from 7860 on]")
+@click.option("--no-browser", is_flag=True, help="Do not open a browser.")
+def command(
+    models: tuple[str, ...],
+    device: str,
+    dtype: str | None,
+    bits: str | None,
+    four_bit: bool,
+    router_bits: str | None,
+    adapter_path: str | None,
+    trust_remote_code: bool,
+    max_tokens: int,
+    live: bool | None,
+    host: str,
+    port: int | None,
+    no_browser: bool,
+) -> None:
+    """Type text in a browser and see which experts every token chooses.
+
+    Shows one text, two side by side with their differences, or one before and after an adapter. Needs the extra demo
+    (Gradio). Everything stays on this machine: nothing is sent or fetched, and it works without a network. Ctrl-C ends
+    it.
+    """
+    from ..demo.app import serve
+    from ..demo.routed import Models
+    from ..models import select_device
+    from ._progress import progress
+
+    if not _is_loopback(host):
+        click.echo(
+            f"Warning: at {host} everyone who reaches this machine can run text through the model; there is no login.",
+            err=True,
+        )
+    select_device(device)
+    bits = chosen_bits(bits, four_bit)
+    precision: dict[str, Any] = {
+        "dtype": dtype,
+        "bits": int(bits) if bits else None,
+        "router_bits": int(router_bits) if router_bits else None,
+        "trust_remote_code": trust_remote_code,
+    }
+    served = Models(models or (None,), adapter_path, **precision)
+    with progress(quiet=False) as step:
+        step("loading the model", 0, 0)
+        served.get(served.names[0])
+    serve(
+        served,
+        host=host,
+        port=port,
+        max_tokens=max_tokens,
+        live=not models if live is None else live,
+        browser=not no_browser,
+        tell=lambda address: click.echo(f"Serving at {address} (Ctrl-C ends it)"),
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

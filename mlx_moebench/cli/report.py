@@ -1,0 +1,144 @@
+"""``mlx-moebench report``: one page of everything that was measured, or the same as Markdown, CSV or a model card."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._options import difference_options
+
+if TYPE_CHECKING:
+    from ..report.inputs import Inputs
+
+EPILOG = """\b
+Examples:
+  mlx-moebench report stats.json -o report.html               one stats pair, either file of it
+  mlx-moebench report profile/ -o report.html                 what profile wrote: several domains
+  mlx-moebench report math.json code.json -o report.html      domains of one model
+  mlx-moebench report before.json after.json loss.json        two runs compared, and what uncertainty reports
+  mlx-moebench report adapters/floor -o training.html         a training
+  mlx-moebench report stats.json --trace stats_trace          with a view of single tokens
+  mlx-moebench report profile/ --format card -o card.md       for a model's page on the hub
+"""
+
+SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv"}
+MARK = "<!-- made by mlx-moebench report -->"
+"""Stands in Markdown that was written here, which alone may be replaced."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("stats", nargs=-1, required=True, metavar="[NAME=]STATS...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write.  [default: report.html; other formats are printed]",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "md", "csv", "card"]),
+    help="Page, Markdown, tidy table, or block for a model card.  [default: by the suffix of --output, else html]",
+)
+@click.option("--title", help="Title of the page.  [default: what it is about]")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Show single tokens of this trace, a folder of analyze --trace.",
+)
+@click.option(
+    "--allow", multiple=True, help="Compare two runs although they differ in this, as compare does; may be repeated."
+)
+@difference_options
+@click.option("--quiet", is_flag=True, help="Do not say what was written.")
+def command(
+    stats: tuple[str, ...],
+    output: Path | None,
+    form: str | None,
+    title: str | None,
+    trace: Path | None,
+    allow: tuple[str, ...],
+    ci: str,
+    level: float,
+    resamples: int,
+    seed: int,
+    quiet: bool,
+) -> None:
+    """Make one self-contained page: the answer in a sentence, then the figures, each with unit, n and definition.
+
+    STATS are stats pairs (either file), a profile's folder, comparisons, reports of uncertainty, or folders of
+    trainings, in any mixture. Pairs of one model on different data become domains; two other runs are compared. The
+    page is one file that asks for nothing from the network.
+    """
+    from ..report.inputs import read_inputs
+    from ..routing import Plan
+    from ..routing.comparability import KINDS
+    from ..routing.storage import write_aside
+
+    unknown = [kind for kind in allow if kind not in KINDS]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(KINDS)}.", param_hint="--allow")
+    form = form or _form_of(output)
+    place = output or (Path("report.html") if form == "html" else None)
+    if form != "html" and (title or trace):
+        raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
+    if place is not None:
+        _check(place, form)
+    plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
+    inputs = read_inputs(stats, plan=plan, allow=allow)
+    text = _page(inputs, title, trace) if form == "html" else _exported(inputs, form)
+    if place is None:
+        click.echo(text, nl=False)
+        return
+    if form in ("md", "card"):
+        text = f"{text.rstrip()}\n\n{MARK}\n"
+    written = text.encode()
+    write_aside({place: written})
+    if not quiet:
+        click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
+
+
+def _form_of(output: Path | None) -> str:
+    if output is None:
+        return "html"
+    if output.suffix.lower() not in SUFFIXES:
+        raise click.UsageError(f"{output.name} ends in none of {', '.join(SUFFIXES)}: say --format.")
+    return SUFFIXES[output.suffix.lower()]
+
+
+def _page(inputs: Inputs, title: str | None, trace: Path | None) -> str:
+    from ..report.page import build_page
+
+    tokens: dict[str, Any] | None = None
+    if trace is not None:
+        from ..report.tokens import token_data
+
+        tokens = token_data(trace)
+    return build_page(inputs, tokens=tokens, title=title, command=shlex.join(["mlx-moebench", *sys.argv[1:]]))
+
+
+def _exported(inputs: Inputs, form: str) -> str:
+    export = import_module("mlx_moebench.report.export")
+    write = {"md": "to_markdown", "csv": "to_csv", "card": "to_card"}[form]
+    return str(getattr(export, write)(inputs))
+
+
+def _check(place: Path, form: str) -> None:
+    """Raise `StatsError` unless the file can be written and replaces nothing of another kind."""
+    from ..errors import StatsError
+    from ..routing.storage import check_output, probe_folder
+
+    if form == "csv":
+        check_output(place, ".csv", "report", ("metric", "value", "unit"))
+        return
+    if place.is_dir():
+        raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
+    probe_folder(place)
+    mark = '<meta name="generator" content="mlx-moebench' if form == "html" else MARK
+    if place.exists() and mark.encode() not in place.read_bytes():
+        raise StatsError(f"{place} exists and was not made by this command: choose another name, or remove it.")

@@ -1,0 +1,126 @@
+"""The load of every expert at every router, as SVG: of one side, or of two on one scale and their difference."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..analysis.tokens import RoutedText
+from ..routing.record import RouterSpec
+from ..routing.stats import RoutingStats
+
+BLUE, WHITE, ORANGE = (33, 102, 172), (247, 247, 247), (179, 88, 6)
+MIDDLE = 1.0
+"""The even load."""
+
+HEIGHT, MARGIN, BELOW = 20, 74, 62
+"""Pixels of a row, left of the first expert, and below the last row."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def heatmaps_html(sides: Sequence[RoutedText]) -> str:
+    """A figure for each side, all on one scale; with two sides another of the second minus the first."""
+    loads = [load_of(side.stats) for side in sides]
+    most = max(2.0, *(float(np.nanmax(load)) for load in loads))
+    specs = sides[0].stats.specs
+    figures = [
+        _figure(
+            side.tokens.name,
+            "load, multiple of the even share",
+            specs,
+            load,
+            (0.0, MIDDLE, most),
+            [side.stats.totals(number).counts for number in range(len(specs))],
+        )
+        for side, load in zip(sides, loads, strict=True)
+    ]
+    if len(sides) == 2:
+        change = loads[1] - loads[0]
+        widest = max(1.0, float(np.nanmax(np.abs(change))))
+        names = [side.tokens.name for side in sides]
+        caption = f"{names[1]} minus {names[0]}"
+        figures.append(
+            _figure(caption, "difference in multiples of the even share", specs, change, (-widest, 0, widest))
+        )
+    return f'<div class="loads">{"".join(figures)}</div>'
+
+
+def load_of(stats: RoutingStats) -> Floats:
+    """E f_i of each router, [routers, largest E]; NaN where a router has fewer experts."""
+    load = np.full((len(stats.specs), max(spec.n_experts for spec in stats.specs)), np.nan)
+    for number, row in enumerate(load):
+        counts = stats.totals(number).counts
+        row[: len(counts)] = len(counts) * counts / counts.sum()
+    return load
+
+
+def _figure(
+    caption: str,
+    quantity: str,
+    specs: Sequence[RouterSpec],
+    values: Floats,
+    scale: tuple[float, float, float],
+    counts: Sequence[npt.NDArray[Any]] | None = None,
+) -> str:
+    rows, experts = values.shape
+    width = float(np.clip(640 / experts, 7, 24))
+    sign = "+" if scale[0] < 0 else ""
+    parts = []
+    for number, spec in enumerate(specs):
+        y = HEIGHT * number
+        parts.append(f'<text x="{MARGIN - 6}" y="{y + 14}" text-anchor="end">{_row(spec, specs)}</text>')
+        for expert in range(spec.n_experts):
+            value = float(values[number, expert])
+            said = f"{_row(spec, specs)}, expert {expert}: {value:{sign}.2f}"
+            if counts is not None:
+                said += f" x even, {counts[number][expert]:,.0f} of {counts[number].sum():,.0f} selections"
+            place = f'x="{MARGIN + width * expert:.1f}" y="{y}" width="{width - 1:.1f}" height="{HEIGHT - 1}"'
+            parts.append(f'<rect {place} fill="{_colour(value, scale)}"><title>{said}</title></rect>')
+    parts.append(f'<text x="{MARGIN - 6}" y="{HEIGHT * rows + 13}" text-anchor="end">expert</text>')
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200) if step * width >= 22)
+    for expert in range(0, experts, step):
+        x = MARGIN + width * (expert + 0.5)
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT * rows + 13}" text-anchor="middle">{expert}</text>')
+    parts.append(_scale(quantity, scale, HEIGHT * rows + 24))
+    full = MARGIN + max(width * experts, 330)
+    label = html.escape(f"{caption}: {quantity}, of {experts} experts in {rows} rows; the table has numbers.")
+    size = f'width="{full:.0f}" height="{HEIGHT * rows + BELOW}"'
+    return (
+        f"<figure><figcaption>{html.escape(caption)}</figcaption>"
+        f'<svg role="img" aria-label="{label}" {size}>{"".join(parts)}</svg></figure>'
+    )
+
+
+def _row(spec: RouterSpec, specs: Sequence[RouterSpec]) -> str:
+    several = len({one.router for one in specs}) > 1
+    return html.escape(f"{spec.layer} {spec.router}" if several else f"layer {spec.layer}")
+
+
+def _colour(value: float, scale: tuple[float, float, float]) -> str:
+    """Blue below the middle of the scale, white at it, orange above."""
+    low, middle, high = scale
+    end, share = (
+        (BLUE, (middle - value) / (middle - low)) if value < middle else (ORANGE, (value - middle) / (high - middle))
+    )
+    mixed = [round(w + (c - w) * min(1.0, share)) for w, c in zip(WHITE, end, strict=True)]
+    return "#" + "".join(f"{c:02x}" for c in mixed)
+
+
+def _scale(quantity: str, scale: tuple[float, float, float], y: int) -> str:
+    """The legend: 41 colours from the low end to the high one, with the ends and the middle named."""
+    low, middle, high = scale
+    steps = np.concatenate([np.linspace(low, middle, 21), np.linspace(middle, high, 21)[1:]])
+    bars = [
+        f'<rect x="{MARGIN + 3 * i}" y="{y}" width="3" height="10" fill="{_colour(float(value), scale)}"/>'
+        for i, value in enumerate(steps)
+    ]
+    marks = [
+        f'<text x="{MARGIN + x}" y="{y + 22}" text-anchor="{anchor}">{value:.3g}</text>'
+        for x, anchor, value in ((0, "start", low), (61, "middle", middle), (123, "end", high))
+    ]
+    return "".join([*bars, *marks, f'<text x="{MARGIN + 134}" y="{y + 10}">{html.escape(quantity)}</text>'])

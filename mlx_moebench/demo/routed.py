@@ -1,0 +1,135 @@
+"""What the page shows of one text, of two, or of one before and after an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..analysis.tokens import RoutedText, route_text
+from ..errors import MoebenchError, did_you_mean
+from ..models import Checkpoint, load_checkpoint
+from ..report.cells import count
+from ..report.table import model_name
+from ..report.tokens import script_json, token_data_of
+from .heatmap import heatmaps_html
+from .table import table_html
+
+Kind = Literal["one text", "two texts", "before and after the adapter"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+WHY_NO_INTERVAL = (
+    "No intervals: what is resampled are sequences, and a text is one sequence. For numbers with intervals, measure a "
+    "data set: mlx-moebench analyze, or compare."
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """message: sentences on what was run. tokens: of the token view, as JSON. heatmap, table: HTML."""
+
+    message: str
+    tokens: str
+    heatmap: str
+    table: str
+
+
+class Models:
+    """The models of a demo, each loaded when it is first asked for and then kept.
+
+    models: folders or hub ids; None is the embedded model. adapter_path: of the only model. precision: as for
+    `load_checkpoint`. Raises `MoebenchError` for an adapter and several models, or two models of one name.
+    """
+
+    def __init__(
+        self, models: Sequence[str | None] = (None,), adapter_path: str | Path | None = None, **precision: Any
+    ) -> None:
+        if adapter_path is not None and len(models) > 1:
+            raise MoebenchError(f"An adapter goes on one model, not on {len(models)}: give one --model with it.")
+        self._models = {model or "moebench-nano": model for model in models}
+        if len(self._models) < len(models):
+            raise MoebenchError("A model is named twice: give each --model once.")
+        self.adapter_path = adapter_path
+        self._precision = precision
+        self._loaded: dict[tuple[str, bool], Checkpoint] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """What each is called on the page."""
+        return list(self._models)
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """What can be shown."""
+        return list(KINDS if self.adapter_path is not None else KINDS[:2])
+
+    def get(self, name: str, adapted: bool = False) -> Checkpoint:
+        """The model of that name, without the adapter or with it; raises what `load_checkpoint` raises."""
+        if name not in self._models:
+            raise MoebenchError(f"There is no model {name!r} here.{did_you_mean(name, self.names)}")
+        if (name, adapted) not in self._loaded:
+            adapter_path = self.adapter_path if adapted else None
+            self._loaded[name, adapted] = load_checkpoint(
+                self._models[name], adapter_path=adapter_path, **self._precision
+            )
+        return self._loaded[name, adapted]
+
+
+def show(models: Models, name: str, kind: Kind, texts: Sequence[str], max_tokens: int) -> Shown:
+    """Run the texts that ``kind`` needs, the first or both, and make what the page shows of them.
+
+    Raises `MoebenchError` subclasses with one sentence.
+    """
+    if kind == "two texts":
+        sides = [
+            _run(models.get(name), text, side, max_tokens)
+            for text, side in zip(texts, ("text A", "text B"), strict=True)
+        ]
+    elif kind == "one text":
+        sides = [_run(models.get(name), texts[0], "the text", max_tokens)]
+    elif models.adapter_path is not None:
+        sides = [
+            _run(models.get(name, adapted), texts[0], "after" if adapted else "before", max_tokens)
+            for adapted in (False, True)
+        ]
+        sides[1] = replace(sides[1], tokens=replace(sides[1].tokens, against=0))
+    else:
+        raise MoebenchError("There is no adapter here: start the demo with --adapter-path.")
+    stats = [side.stats for side in sides]
+    tokens = token_data_of(
+        stats[0].specs,
+        [side.tokens for side in sides],
+        model=stats[0].model,
+        name="typed text" if kind != KINDS[2] else f"typed text, before and after {_adapter(stats[1].model)}",
+        max_tokens=len(sides) * max_tokens,
+        max_bytes=len(sides) * 4_000_000,
+    )
+    return Shown(_message(sides), script_json(tokens), heatmaps_html(sides), table_html(sides))
+
+
+def _run(checkpoint: Checkpoint, text: str, name: str, max_tokens: int) -> RoutedText:
+    try:
+        return route_text(checkpoint, text, name=name, max_tokens=max_tokens)
+    except MoebenchError as error:
+        if name in ("text A", "text B"):
+            raise type(error)(f"{name[0].upper()}{name[1:]}: {error}") from error
+        raise
+
+
+def _adapter(model: dict[str, Any]) -> str:
+    return str((model.get("adapter") or {}).get("name", "the adapter"))
+
+
+def _message(sides: Sequence[RoutedText]) -> str:
+    """Who ran what, what was cut off, and why there is no interval."""
+    parts = []
+    for side in sides:
+        specs = side.stats.specs
+        forms = ", ".join(sorted({f"top-{s.top_k} of {s.n_experts}" for s in specs}))
+        ran = f"{count(side.stats.n_tokens, 'token')} through {count(len(specs), 'router')} ({forms})"
+        name = f", {side.tokens.name}" if len(sides) > 1 else ""
+        parts.append(f"{model_name(side.stats.model)}{name}: {ran}.")
+    parts += dict.fromkeys(side.cut for side in sides if side.cut)
+    parts += dict.fromkeys(warning for side in sides for warning in side.stats.model.get("warnings", ()))
+    return " ".join([*parts, WHY_NO_INTERVAL])

@@ -1,0 +1,179 @@
+"""The demo in Chromium: text in, token view, heatmap and table out, on the embedded model, asking nothing of others."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+pytest.importorskip("gradio", reason="gradio is not installed (extra demo)")
+pytest.importorskip("mlx.core", reason="needs MLX to route texts")
+
+SECONDS = 60
+HOSTILE = "</script><img src=x onerror=document.title='owned'> <b>bold</b> שלום עולם \u202e&lt;"
+ADAPTER = "adapter<i>${1+1}{{x}}"
+
+# Every address that the server's process connects to or asks the name of goes to a file.
+SERVE = """
+import sys
+log = open(sys.argv[1], "a", buffering=1)
+def hook(event, arguments):
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        print(arguments[1][0], file=log)
+    elif event == "socket.getaddrinfo":
+        print(arguments[0], file=log)
+sys.addaudithook(hook)
+from mlx_moebench.cli import main
+main(["demo", *sys.argv[2:]])
+"""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """(address, file with the addresses that the server asked) of a demo with an adapter, ended by Ctrl-C."""
+    from mmlu_files import write_adapter
+
+    folder = tmp_path_factory.mktemp("demo")
+    adapter, asked = write_adapter(folder / ADAPTER), folder / "asked.txt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["--port", str(port), "--no-browser", "--adapter-path", str(adapter), "--max-tokens", "64"]
+    with (folder / "out.txt").open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(asked), *arguments], stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        until = time.monotonic() + SECONDS
+        while "Serving at" not in (said := (folder / "out.txt").read_text()):
+            assert process.poll() is None, said
+            assert time.monotonic() < until, said
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/", asked
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            code = process.wait(20)
+        finally:
+            process.kill()
+    assert code == 0
+    assert (folder / "out.txt").read_text().strip() == f"Serving at http://127.0.0.1:{port}/ (Ctrl-C ends it)"
+
+
+def wait_for(page: Any, text: str) -> None:
+    page.locator("#message", has_text=text).wait_for(timeout=20_000)
+
+
+def tokens(page: Any) -> list[str]:
+    found: list[str] = page.locator("#tokens .mt-token > :first-child").all_inner_texts()
+    return found
+
+
+def test_text_in_heatmap_and_token_view_out(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    wait_for(page, "through 6 routers (top-2 of 16)")
+    page.locator("#text-a textarea").fill("Two experts for every token")
+    page.locator("#route").click()
+    wait_for(page, "moebench-nano: 8 tokens")
+    assert "".join(tokens(page)).replace("␣", " ") == "Two experts for every token"
+    assert "a text is one sequence" in page.inner_text("#message")
+    assert page.locator("#heatmap svg").count() == 1
+    cells = page.locator("#heatmap rect title").all_text_contents()
+    assert len(cells) == 6 * 16
+    assert sum(int(cell.split("even, ")[1].split(" of ")[0]) for cell in cells) == 6 * 8 * 2
+    assert page.locator("#routers tbody tr").count() == 6
+
+
+def test_it_routes_while_one_types_and_keeps_what_is_shown(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    wait_for(page, "through 6 routers")
+    page.locator("#tokens select").nth(0).select_option("4")
+    page.locator("#tokens select").nth(1).select_option("entropy")
+    page.locator("#text-a textarea").fill("one two three")
+    wait_for(page, "moebench-nano: 3 tokens")
+    page.locator("#text-a textarea").press_sequentially(" four")
+    wait_for(page, "moebench-nano: 4 tokens")
+    assert page.locator("#tokens select").nth(0).input_value() == "4"
+    assert page.locator("#tokens select").nth(1).input_value() == "entropy"
+
+
+def test_two_texts_of_which_one_is_hostile(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    wait_for(page, "through 6 routers")
+    title = page.title()
+    page.get_by_label("two texts").check()
+    wait_for(page, "text B:")
+    page.locator("#text-b textarea").fill(HOSTILE)
+    page.locator("#text-a textarea").fill("harmless")
+    page.locator("#route").click()
+    page.locator(".mt-token", has_text="U+202E").wait_for(timeout=20_000)
+    assert "".join(tokens(page)).replace("⋯", "").replace("␣", " ").endswith(HOSTILE.replace("\u202e", "U+202E"))
+    assert page.locator("#heatmap figure").count() == 3
+    assert page.inner_text("#routers").count("difference") == 5
+    assert page.title() == title
+    assert page.locator("#tokens img, #message img, #heatmap img, #routers img").count() == 0
+
+
+def test_before_and_after_an_adapter(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    page.get_by_label("before and after the adapter").check()
+    wait_for(page, f"moebench-nano with {ADAPTER}, after:")
+    assert "experts kept" in page.inner_text("#routers")
+    assert page.locator("#tokens option[value=changed]").count() == 1
+    page.locator("#tokens .mt-token").last.hover()
+    assert "in before:" in page.inner_text("#tokens .mt-details")
+
+
+def test_an_empty_text_and_a_long_one(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    wait_for(page, "through 6 routers")
+    page.locator("#text-a textarea").fill("")
+    wait_for(page, "There is no token in an empty text: type some words.")
+    assert page.locator(".mt-token, #heatmap svg, #routers table").count() == 0
+    page.locator("#text-a textarea").fill("word " * 20_000)
+    wait_for(page, "; the first 64 were run.")
+    assert page.locator("#tokens .mt-token").count() == 64
+
+
+def test_nothing_but_this_machine_is_asked(open_page: Any, demo: tuple[str, Path]) -> None:
+    address, asked = demo
+    page = open_page("about:blank", offline=False)
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    page.goto(address)
+    wait_for(page, "through 6 routers")
+    page.locator("#tokens .mt-experts button").first.click()
+    page.wait_for_timeout(500)
+    assert len(urls) > 10
+    assert {urlsplit(url).netloc for url in urls if not url.startswith(("data:", "blob:"))} == {
+        urlsplit(address).netloc
+    }
+    assert set(asked.read_text().split()) <= {"127.0.0.1", "localhost", "::1"}
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(open_page: Any, demo: tuple[str, Path]) -> None:
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    page = open_page(demo[0], offline=False, color_scheme="dark", **phone)
+    wait_for(page, "through 6 routers")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_port_that_is_taken_is_one_sentence(demo: tuple[str, Path]) -> None:
+    port = str(urlsplit(demo[0]).port)
+    command = [sys.executable, "-m", "mlx_moebench", "demo", "--no-browser", "--port", port]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        f"Error: Cannot serve at 127.0.0.1, port {port}: the port is taken, or the address is not of this machine; "
+        "choose another --port or --host."
+    )

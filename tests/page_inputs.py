@@ -1,0 +1,92 @@
+"""What pages are made of in tests: hostile names, and statistics of any size that cost no measurement."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from routing_reference import ENVIRONMENT, MODEL, make_stats
+
+from mlx_moebench.routing import Plan, RouterSpec, RoutingStats, Sums
+from mlx_moebench.routing.tally import SCALARS
+
+RESULTS = Path(__file__).parents[1] / "results"
+NANO = [str(RESULTS / f"routing_stats_nano_{domain}.json") for domain in ("math", "general", "code")]
+"""Three domains of the embedded model."""
+
+HOSTILE = "</script><img src=x onerror=window.hit=1><!--"
+HEBREW = "\u2067עברית\u202e abc"
+"""A right-to-left name with controls of its own that it does not close."""
+
+QUICK = Plan(resamples=100)
+
+
+def hostile_pairs(folder: Path) -> list[str]:
+    """Two domains of a model whose names, warnings and command are hostile."""
+    model = MODEL | {"id": HOSTILE, "warnings": [f"warning {HOSTILE}"]}
+    environment = ENVIRONMENT | {"command": f"mlx-moebench analyze --model '{HOSTILE}'"}
+    paths = []
+    for sha, name in (("a" * 64, HOSTILE), ("b" * 64, HEBREW)):
+        stats = make_stats(sha=sha, model=model, environment=environment)
+        stats.sources[sha]["name"] = name
+        stats.save(folder / f"{sha[0]}.json", QUICK)
+        paths.append(str(folder / f"{sha[0]}.json"))
+    return paths
+
+
+def uneven_stats(
+    name: str, sha: str, layers: int = 48, experts: int = 128, top_k: int = 8, sequences: int = 12, tokens: int = 400
+) -> RoutingStats:
+    """Statistics of made-up counts: every layer has its own uneven load, every data set its own turn of it."""
+    specs = tuple(RouterSpec(layer, layer, "mlp", experts, top_k) for layer in range(layers))
+    source: dict[str, Any] = {"name": name, "max_length": 512, "padding": "right, masked", "bos": None}
+    settings = {"model": MODEL | {"id": "made-up/large"}, "environment": ENVIRONMENT}
+    stats = RoutingStats(specs, sources={sha: source}, **settings)
+    rng = np.random.default_rng(ord(sha[0]))
+    for number, _ in enumerate(specs):
+        # The K of a token are a window of a random order, so that they differ and counts are tokens x K.
+        weights = np.random.default_rng(number).gamma(2.0, 1.0, experts) * rng.gamma(4.0, 0.25, experts)
+        scores = np.log(weights) + rng.gumbel(size=(sequences, tokens, experts))
+        chosen = np.argpartition(-scores, top_k - 1, axis=-1)[..., :top_k]
+        selected = np.zeros((sequences, tokens, experts), dtype=np.float32)
+        np.put_along_axis(selected, chosen, 1.0, axis=-1)
+        counts = selected.sum(axis=1)
+        flat = selected.reshape(-1, experts)
+        top1 = np.stack([np.bincount(row[:, 0], minlength=experts) for row in chosen])
+        scalars = np.full((sequences, len(SCALARS)), float(tokens))
+        sums = Sums(experts, top_k, "softmax", np.full(sequences, tokens), counts, top1, counts / top_k, scalars)
+        stats.add_sums(number, [(sha, row) for row in range(sequences)], sums, flat.T @ flat)
+    return stats
+
+
+def training_folder(folder: Path, steps: int = 30, routers: int = 3) -> Path:
+    """A folder as ``train`` leaves it, without the adapter: log, report, and routing before and after."""
+    folder.mkdir()
+    lines = []
+    for step in range(1, steps + 1):
+        state = {
+            "token_entropy": [2.0 - 0.01 * step] * routers,
+            "marginal_entropy": [2.05] * routers,
+            "load_entropy": [1.0 + 0.02 * step + 0.1 * n for n in range(routers)],
+            "top_load_ratio": [2.0] * routers,
+            "dead_experts": [0] * routers,
+        }
+        lines.append({"step": step, "ce": 5 - 0.05 * step, "routing_loss": 0.1, "tokens": 100, **state})
+    lines.append({"step": steps, "val_ce": 3.7})
+    (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut')
+    loss = {"name": "entropy_floor", "weight": 0.5}
+    report = {
+        "model": "test/tiny",
+        "settings": {"routing_loss": loss},
+        "ce": {},
+        "routing_loss": {"floor_nats": [1.9], "warnings": ["The floor never fired."]},
+        "command": "mlx-moebench train",
+    }
+    (folder / "training_report.json").write_text(json.dumps(report))
+    make_stats().save(folder / "routing_before.json", QUICK)
+    make_stats(model=MODEL | {"adapter": {"name": "floor", "sha256": "0" * 64}}).save(
+        folder / "routing_after.json", QUICK
+    )
+    return folder
