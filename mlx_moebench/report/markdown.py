@@ -14,7 +14,8 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 def text(value: object) -> str:
     """``value`` as the text of a line or cell; line ends become spaces, other control characters their escapes."""
     line = " ".join(str(value).splitlines())
-    shown = "".join(c if c.isprintable() else c.encode("ascii", "backslashreplace").decode() for c in line)
+    kept = "\u2068\u2069" if line.count("\u2068") == line.count("\u2069") else ""  # isolates of a right-to-left name
+    shown = "".join(c if c.isprintable() or c in kept else c.encode("ascii", "backslashreplace").decode() for c in line)
     escaped = _MARKUP.sub(r"\\\1", shown)
     escaped = "".join(_ENTITIES.get(c, c) for c in escaped)
     # A bare address or a mention would become a link.

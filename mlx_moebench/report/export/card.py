@@ -11,6 +11,7 @@ from ...errors import StatsError
 from ..cells import count
 from ..inputs import Inputs, Run
 from ..markdown import Cells, code, listed, table, text
+from ..series.base import unit_of_text
 from ..table import SUMMARY, model_name
 
 TASK = {"type": "text-generation", "name": "Text generation"}
@@ -24,21 +25,21 @@ def to_card(inputs: Inputs) -> str:
     router. A metric's ``args`` hold its unit, interval, level and method; those without a value are left out, because
     the Hub requires one. Raises `StatsError` where there is no run to speak of.
     """
-    measured = list(_measured(inputs))
-    if not measured:
+    reports = list(_reports(inputs))
+    if not reports:
         raise StatsError("A model card needs a stats pair: give what analyze or profile wrote.")
     models: dict[str, list[dict[str, Any]]] = {}
-    for report in measured:
+    for report in reports:
         models.setdefault(model_name(report["model"]), []).extend(_results(report))
     fields = {
         "tags": ["mixture-of-experts", "routing", PROJECT],
         "model-index": [{"name": name, "results": results} for name, results in models.items()],
     }
     front = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=10_000)
-    return f"---\n{front}---\n\n" + "\n".join(_section(inputs, measured)) + "\n"
+    return f"---\n{front}---\n\n" + "\n".join(_section(inputs, reports)) + "\n"
 
 
-def _measured(inputs: Inputs) -> Iterator[dict[str, Any]]:
+def _reports(inputs: Inputs) -> Iterator[dict[str, Any]]:
     """The report of each domain of each run."""
     for run in inputs.runs:
         yield from run.domains.values() if run.domains else (run.report,)
@@ -74,18 +75,18 @@ def _interval(entry: Mapping[str, Any], level: float) -> dict[str, Any]:
     return {"low": entry["low"], "high": entry["high"], "level": level, "method": entry["method"]}
 
 
-def _section(inputs: Inputs, measured: list[dict[str, Any]]) -> Iterator[str]:
+def _section(inputs: Inputs, reports: list[dict[str, Any]]) -> Iterator[str]:
     cells = Cells()
     yield "## Routing"
     yield ""
     yield "How the routers of this model choose experts, measured with mlx_moebench."
     yield ""
-    columns = [_column(report, measured) for report in measured]
-    kinds = list(dict.fromkeys(kind for report in measured for kind in report["summary_by_router"]))
+    columns = [_column(report, reports) for report in reports]
+    kinds = list(dict.fromkeys(kind for report in reports for kind in report["summary_by_router"]))
     rows = []
     for kind in kinds:
         for name, words, unit in SUMMARY:
-            entries = [report["summary_by_router"].get(kind, {}).get(name) for report in measured]
+            entries = [report["summary_by_router"].get(kind, {}).get(name) for report in reports]
             if any(entry is not None for entry in entries):
                 label = f"{words}, {kind} routers" if len(kinds) > 1 else words
                 rows.append([label, unit, *(cells.cell(e, 3) if e else "" for e in entries)])
@@ -93,13 +94,13 @@ def _section(inputs: Inputs, measured: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield from listed(cells)
     yield from verdicts(inputs.runs)
-    yield from _sources(measured)
+    yield from _sources(reports)
 
 
-def _column(report: Mapping[str, Any], measured: list[dict[str, Any]]) -> str:
+def _column(report: Mapping[str, Any], reports: list[dict[str, Any]]) -> str:
     """The data set, and the model where there are several."""
-    several = len({model_name(other["model"]) for other in measured}) > 1
-    phases = len({other["data"]["phase"] for other in measured}) > 1
+    several = len({model_name(other["model"]) for other in reports}) > 1
+    phases = len({other["data"]["phase"] for other in reports}) > 1
     name = text(report["data"]["name"]) + (f", {report['data']['phase']}" if phases else "")
     return f"{text(model_name(report['model']))} on {name}" if several else name
 
@@ -113,12 +114,19 @@ def verdicts(runs: tuple[Run, ...]) -> Iterator[str]:
             yield f"- Over {domains}: {', '.join(named)} of {count(sum(words.values()), f'{kind} router')}."
 
 
-def _sources(measured: list[dict[str, Any]]) -> Iterator[str]:
-    for report in measured:
-        data = report["data"]
-        counted = f"{count(data['n_sequences'], 'sequence')}, {count(data['n_tokens'], 'token')}, {data['phase']}"
+def measured(report: Mapping[str, Any]) -> str:
+    """``104 sequences, 12,300 tokens, prefill``."""
+    data = report["data"]
+    texts = count(data["n_sequences"], unit_of_text(report["model"]))
+    return f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
+
+
+def _sources(reports: list[dict[str, Any]]) -> Iterator[str]:
+    for report in reports:
+        data, counted = report["data"], measured(report)
         command = report["environment"].get("command")
         made = f", made by {code(command)}" if command else ""
         yield f"- {text(data['name'])}: {counted}, data sha256 {code(str(data.get('sha256', 'unknown'))[:12])}{made}."
-    yield ""
-    yield "[low, high] is a bootstrap interval over sequences, its level and method are in the fields above."
+    if any(report["summary"]["mean_entropy"].get("low") is not None for report in reports):
+        yield ""
+        yield "[low, high] is a bootstrap interval over sequences; its level and method are in the fields above."

@@ -6,18 +6,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..cells import count
-from ..comparison import side_name
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
+from ..series import answer, difference_series
 from ..table import SUMMARY, model_name
 from ..training import ROWS
 from ..uncertainty import SCORES
-from .card import verdicts
+from .card import measured, verdicts
 
 
 def to_markdown(inputs: Inputs) -> str:
-    """The summary of each run, its routers, what lies between domains, comparisons, losses, trainings, provenance."""
-    lines = ["# Routing report", ""]
+    """The answer in sentences, each run and its routers, what lies between domains, and so on, then provenance."""
+    found = answer(inputs)
+    lines = ["# Routing report", "", *(line for said in found.sentences for line in (text(said), ""))]
+    lines += [*(f"- {text(caution)}" for caution in found.cautions), *[""] * bool(found.cautions)]
     for part in (
         *(_run(run) for run in inputs.runs),
         *(_domains(name, profile) for name, profile in inputs.profiles.items()),
@@ -26,7 +28,6 @@ def to_markdown(inputs: Inputs) -> str:
         *(_training(training) for training in inputs.trainings),
     ):
         lines += [*part, ""]
-    lines += [f"> {text(note)}" for note in inputs.notes] + [""] * bool(inputs.notes)
     return "\n".join([*lines, *_provenance(inputs)]) + "\n"
 
 
@@ -36,7 +37,7 @@ def _run(run: Run) -> Iterator[str]:
     label = "" if run.name == model else f"{text(run.name)}: "
     yield f"## {label}{text(model)} on {text(report['data']['name'])}"
     yield ""
-    yield _measured(report["data"]) + ", " + ", ".join(sorted(_forms(report))) + "."
+    yield measured(report) + ", " + ", ".join(sorted(_forms(report))) + "."
     yield from (f"Warning: {text(warning)}." for warning in report["model"].get("warnings", ()))
     yield ""
     kinds = report["summary_by_router"]
@@ -109,10 +110,11 @@ def _domains(name: str, profile: Mapping[str, Any]) -> Iterator[str]:
 
 def _comparison(found: Mapping[str, Any]) -> Iterator[str]:
     cells, paired = Cells(), found["design"]["paired"]
-    yield f"## A: {text(side_name(found['a']))}; B: {text(side_name(found['b']))}"
+    first, second = difference_series(found).names
+    yield f"## A: {text(first.removeprefix('A: '))}; B: {text(second.removeprefix('B: '))}"
     yield ""
     how = {True: "Paired on the same sequences", False: "Unpaired, other sequences on either side", None: "Values only"}
-    a, b = (_measured(found[side]["data"]) for side in "ab")
+    a, b = (measured(found[side]) for side in "ab")
     yield f"{how[paired]}; differences are B minus A. A: {a}. B: {b}."
     for kind, effects in found["overall"].items():
         rows = []
@@ -132,7 +134,7 @@ def _uncertainty(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"## Loss by routing uncertainty: {text(model_name(found['model']))} on {text(data['name'])}"
     yield ""
     loss = cells.cell(found["mean_loss"], 3)
-    yield f"{_measured(data)}; mean loss of the next token {loss} nats. Rank correlations with that loss:"
+    yield f"{measured(found)}; mean loss of the next token {loss} nats. Rank correlations with that loss:"
     yield ""
     rows = [
         [
@@ -200,10 +202,6 @@ def _provenance(inputs: Inputs) -> Iterator[str]:
             rows.append(row)
     columns = ["model", "data", "sha256", "sequences", "tokens", "phase", "max length, tokens", "backend", "command"]
     yield from table(columns, rows)
-
-
-def _measured(data: Mapping[str, Any]) -> str:
-    return f"{count(data['n_sequences'], 'sequence')}, {count(data['n_tokens'], 'token')}, {data['phase']}"
 
 
 def _forms(report: Mapping[str, Any]) -> set[str]:

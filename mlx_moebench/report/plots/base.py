@@ -14,6 +14,7 @@ from unicodedata import bidirectional
 from ...errors import StatsError
 from ...routing.storage import probe_folder, write_aside
 from ..cells import count
+from ..series.base import unit_of_text
 from ..table import model_name
 
 if TYPE_CHECKING:
@@ -96,14 +97,13 @@ def heading(found: Sequence[Source], *said: str) -> str:
     """Model, data and sizes of one source; of several their models, and that n counts sequences. Then what is said."""
     if len(found) == 1:
         data, name = found[0].report["data"], model_name(found[0].report["model"])
-        return lines(f"{plain(name)} on {plain(data['name'], 40)}: {sizes(data)}", *said)
+        return lines(f"{plain(name)} on {plain(data['name'], 40)}: {sizes(found[0].report)}", *said)
     models = dict.fromkeys(plain(model_name(one.report["model"])) for one in found)
     data = {plain(one.report["data"]["name"], 40) for one in found}
     on = f" on {data.pop()}" if len(data) == 1 else ""
     phases = dict.fromkeys(str(one.report["data"]["phase"]) for one in found)
-    counts = all(one.report["model"].get("backend") == "counts" for one in found)
-    n = "count files" if counts else "sequences"
-    return lines(f"{', '.join(models)}{on}, {', '.join(phases)} (n: {n})", *said)
+    counted = dict.fromkeys(f"{unit_of_text(one.report['model'])}s" for one in found)
+    return lines(f"{', '.join(models)}{on}, {', '.join(phases)} (n: {', '.join(counted)})", *said)
 
 
 def lines(*said: str) -> str:
@@ -120,9 +120,11 @@ def intervals_of(report: Mapping[str, Any], metrics: Iterable[str], shown_as: st
     return f"{shown_as}: {ci['level']:.0%} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
 
 
-def sizes(data: Mapping[str, Any]) -> str:
+def sizes(report: Mapping[str, Any]) -> str:
     """``104 sequences, 12,300 tokens, prefill``."""
-    return f"{count(data['n_sequences'], 'sequence')}, {count(data['n_tokens'], 'token')}, {data['phase']}"
+    data = report["data"]
+    texts = count(data["n_sequences"], unit_of_text(report["model"]))
+    return f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
 
 
 def check_plot(path: Path) -> None:

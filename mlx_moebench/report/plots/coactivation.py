@@ -65,8 +65,8 @@ def _chosen(run: Run, layers: Sequence[int]) -> list[CoactivationSeries]:
 
 
 def _heading(runs: Sequence[Run]) -> str:
-    sized = ((run, run.report["data"]) for run in runs)
-    names = [f"{plain(run.name, 40)} on {plain(data['name'], 40)}: {sizes(data)}" for run, data in sized]
+    sized = ((run.name, run.report["data"]["name"], sizes(run.report)) for run in runs)
+    names = [f"{plain(name, 40)} on {plain(data, 40)}: {size}" for name, data, size in sized]
     return lines(*names, "grey: an expert with itself, or one without tokens; no intervals: pairs are kept in one sum")
 
 
