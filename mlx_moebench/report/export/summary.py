@@ -70,7 +70,8 @@ def _notes(report: Mapping[str, Any], cells: Cells) -> Iterator[str]:
     ci, share = settings["ci"], settings["collapse_on"].removeprefix("top_share_")
     yield f"- above tau: the busiest expert's {share} share exceeds {settings['tau']:g}; a flag, no verdict."
     over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
-    yield f"- [low, high]: {ci['level']:.0%} bootstrap over {over}, {ci['resamples']:,} resamples."
+    if any(router["ci"].get("load_entropy", {}).get("low") is not None for router in report["routers"]):
+        yield f"- [low, high]: {ci['level']:.0%} bootstrap over {over}, {ci['resamples']:,} resamples."
     yield from listed(cells)
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     yield from (f"- above tau is null: {text(reason)}." for reason in reasons)
