@@ -80,25 +80,29 @@ def draw_panels(panels: Sequence[Heat], norm: Any, *, square: bool = False) -> t
     for axis in grid.flat[len(panels) :]:
         axis.remove()
     for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
-        image = axis.imshow(
-            panel.values, cmap="RdBu_r", norm=norm, aspect="equal" if square else "auto", interpolation="nearest"
-        )
-        axis.set_facecolor("0.85")  # shows where a router has no such expert
-        room = max(8, int(14 * (WIDTH / columns - 0.4)) - len(panel.rest.partition("\n")[0]))
-        axis.set_title(plain(panel.name, room) + panel.rest)
-        axis.spines[:].set_visible(True)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        step = 1 if panel.named else 4
-        if square:
-            axis.yaxis.get_major_locator().set_params(integer=True)
-        else:
-            axis.set_yticks(range(0, len(panel.rows), step), panel.rows[::step])
+        image = _draw_panel(axis, panel, norm, int(14 * (WIDTH / columns - 0.4)), square)
         if place % columns == 0:
             axis.set_ylabel("expert" if square else "layer")
         if place + columns >= len(panels):
             axis.set_xlabel("expert")
-        if panel.beside and panel.named:
-            right = axis.secondary_yaxis("right")
-            right.set_yticks(range(len(panel.rows)), panel.beside)
-            right.tick_params(length=0, labelsize=6)
     return figure, axes, image
+
+
+def _draw_panel(axis: Any, panel: Heat, norm: Any, room: int, square: bool) -> Any:
+    """The image of one panel, under a title of about ``room`` letters."""
+    shape = "equal" if square else "auto"
+    image = axis.imshow(panel.values, cmap="RdBu_r", norm=norm, aspect=shape, interpolation="nearest")
+    axis.set_facecolor("0.85")  # shows where a router has no such expert
+    axis.set_title(plain(panel.name, max(8, room - len(panel.rest.partition("\n")[0]))) + panel.rest)
+    axis.spines[:].set_visible(True)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    if square:
+        axis.yaxis.get_major_locator().set_params(integer=True)
+        return image
+    step = 1 if panel.named else 4
+    axis.set_yticks(range(0, len(panel.rows), step), panel.rows[::step])
+    if panel.beside and panel.named:
+        right = axis.secondary_yaxis("right")
+        right.set_yticks(range(len(panel.rows)), panel.beside)
+        right.tick_params(length=0, labelsize=6)
+    return image

@@ -46,8 +46,8 @@ def draw_by_layer(found: Sequence[Source], metrics: Mapping[str, str], label: st
             title_with(axis, title, "; ".join(filter(None, [f"dashed: {', '.join(even)}" if even else "", tau])))
         row[0].set_ylabel(f"{kind} routers\n{label}" if len(kinds) > 1 else label)
     axes[0, 0].set_ylim(0, 1.04 * axes[0, 0].get_ylim()[1])
-    legend(figure, axes[0, 0], found)
-    figure.suptitle(heading(found, intervals_of(found[0].report, metrics, "bands")))
+    legend(figure, axes.flat, found)
+    figure.suptitle(heading(found, intervals_of(found, metrics, "bands")))
     return figure
 
 
@@ -62,11 +62,11 @@ def title_with(axis: Any, title: str, said: str) -> None:
 
 def _tau(axis: Any, metric: str, found: Sequence[Source]) -> str:
     """Draw the threshold of the flag where it is on this metric and near the data; returns what it is."""
-    settings = found[0].report["settings"]
-    if settings["collapse_on"] != metric or settings["tau"] > 1.3 * axis.get_ylim()[1]:
-        return ""
-    axis.axhline(settings["tau"], color="0.35", ls=":", lw=1, zorder=1)
-    return f"dotted: tau = {settings['tau']:g}"
+    settings = [source.report["settings"] for source in found]
+    near = {s["tau"] for s in settings if s["collapse_on"] == metric and s["tau"] < 1.3 * axis.get_ylim()[1]}
+    for tau in near:
+        axis.axhline(tau, color="0.35", ls=":", lw=1, zorder=1)
+    return f"dotted: tau = {', '.join(f'{tau:g}' for tau in sorted(near))}" if near else ""
 
 
 def _panel(axis: Any, series: Sequence[LayerSeries], kind: str, found: Sequence[Source]) -> list[str]:

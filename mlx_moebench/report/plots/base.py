@@ -111,13 +111,19 @@ def lines(*said: str) -> str:
     return "\n".join(part for text in said for part in textwrap.wrap(text, 96, break_on_hyphens=False))
 
 
-def intervals_of(report: Mapping[str, Any], metrics: Iterable[str], shown_as: str) -> str:
+def intervals_of(found: Iterable[Source], metrics: Iterable[str], shown_as: str) -> str:
     """``bands: 95% intervals over sequences`` where that is how they are shown, or why there are none."""
+    names = tuple(metrics)
+    said = dict.fromkeys(_intervals(one.report, names) for one in found)
+    return "; ".join(text if text.startswith("no ") else f"{shown_as}: {text}" for text in said)
+
+
+def _intervals(report: Mapping[str, Any], metrics: Sequence[str]) -> str:
     entries = [router["ci"].get(metric, {}) for metric in metrics for router in report["routers"]]
     if all(entry.get("low") is None for entry in entries):
         return f"no intervals: {next((e['reason'] for e in reversed(entries) if e.get('reason')), 'not computed')}"
     ci = report["settings"]["ci"]
-    return f"{shown_as}: {ci['level']:.0%} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
+    return f"{ci['level']:.0%} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
 
 
 def sizes(report: Mapping[str, Any]) -> str:
@@ -149,7 +155,9 @@ def write_picture(path: Path, draw: Callable[[], Figure], title: str | None = No
     options: dict[str, Any] = {"pil_kwargs": {"optimize": True}} if kind == ".png" else {}
     style: Any = STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
     content = io.BytesIO()
-    with mpl.rc_context(style):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # not the settings of the user's own plots
+        mpl.rcParams.update(style)
         figure = draw()
         if title is not None:
             figure.suptitle(lines(plain(title, 400)))
@@ -179,14 +187,18 @@ def _letters() -> frozenset[int]:
     return frozenset(get_font(findfont(STYLE["font.family"])).get_charmap())
 
 
-def legend(figure: Figure, axis: Any, found: Sequence[Source]) -> None:
-    """Under the panels, which line is which of several sources: the lines of ``axis`` labelled by their number."""
+def legend(figure: Figure, axes: Iterable[Any], found: Sequence[Source]) -> None:
+    """Under the panels, which line is which of several sources: the lines of ``axes`` labelled by their number."""
     if len(found) < 2:
         return
     columns, room = (3, 24) if max(len(source.label) for source in found) <= 24 else (2, 42)
-    handles, numbers = axis.get_legend_handles_labels()
-    names = [plain(found[int(n)].label, room) + found[int(n)].size for n in numbers]
-    figure.legend(handles, names, loc="outside lower center", ncols=columns)
+    handles: dict[int, Any] = {}
+    for axis in axes:
+        for line, number in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(int(number), line)
+    order = sorted(handles)
+    names = [plain(found[number].label, room) + found[number].size for number in order]
+    figure.legend([handles[number] for number in order], names, loc="outside lower center", ncols=columns)
 
 
 def layer_ticks(axis: Any, layers: Iterable[int], most: int = 8) -> None:

@@ -23,10 +23,12 @@ GIVE = "give two comparable stats pairs, or a file of compare --output."
 
 
 def draw(inputs: Inputs) -> Figure:
-    """The first comparison among the inputs."""
+    """The comparison among the inputs, of which there is to be one."""
     if not inputs.comparisons:
         domains = any(run.domains for run in inputs.runs)
         raise StatsError(f"There is no comparison to draw: {' '.join(inputs.notes) or (DOMAINS if domains else GIVE)}")
+    if len(inputs.comparisons) > 1:
+        raise StatsError(f"This picture is of one comparison, and here are {len(inputs.comparisons)}: draw each alone.")
     return draw_comparison(difference_series(inputs.comparisons[0]))
 
 

@@ -44,7 +44,7 @@ def draw(inputs: Inputs) -> Figure:
             axis.annotate("none in any layer", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.3")
     axes[0].set_ylim(0, max(1.0, axes[0].get_ylim()[1]))
     axes[0].set_ylabel("experts without a token")
-    legend(figure, axes[0], found)
+    legend(figure, axes, found)
     figure.suptitle(heading(found, "no intervals: an expert without a token in a sample says little of one with few"))
     return figure
 

@@ -47,7 +47,7 @@ def draw_load(found: Sequence[Source]) -> Figure:
     figure = draw_even(panels, "load, multiple of the even share (1 = even)")
     said = "right of a row: share of tokens of its busiest expert"
     said += f"; * above tau = {', '.join(sorted(flagged))}" if flagged else ""
-    how = intervals_of(found[0].report, ["top_share_token"], "brackets" if len(found) == 1 else "bands of plot shares")
+    how = intervals_of(found, ["top_share_token"], "brackets" if len(found) == 1 else "bands of plot shares")
     figure.suptitle(heading(found, said, how) if any(panel.named for panel in panels) else heading(found))
     return figure
 
