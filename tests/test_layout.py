@@ -66,6 +66,7 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers")
         ".report.overlap",
         ".report.page",
         ".report.series",
+        ".report.tokens",
     ],
 )
 def test_imports_without_mlx_torch_and_transformers(module: str) -> None:

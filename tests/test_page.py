@@ -98,6 +98,12 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     assert series.effects[0]["mean_entropy"].effect.value == 0
 
 
+def test_runs_of_one_name_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    found = read_inputs([saved(tmp_path, "chat.json"), saved(tmp_path, "chat.decode.json", phase="decode")], plan=QUICK)
+    assert [run.name for run in found.runs] == ["test/tiny (chat)", "test/tiny (chat.decode)"]
+    assert "--allow phase" in " ".join(found.notes)
+
+
 def test_two_runs_that_do_not_compare_stand_side_by_side_with_the_reason(tmp_path: Path) -> None:
     first = saved(tmp_path, "a.json")
     second = saved(tmp_path, "b.json", sha="b" * 64, model=MODEL | {"id": "test/other"})
@@ -466,13 +472,30 @@ def test_the_command_replaces_no_file_of_another_kind(tmp_path: Path) -> None:
     [
         (["-o", "x.pdf"], "say --format"),
         (["--format", "md", "--title", "t"], "--title is for a page"),
-        (["--allow", "everything"], "is none of data"),
+        (["--allow", "everything"], "is not one of 'data'"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, arguments: list[str], words: str) -> None:
     result = invoke(saved(tmp_path, "a.json"), *arguments)
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_a_damaged_input_is_one_sentence(tmp_path: Path) -> None:
+    comparison = json.loads((RESULTS / "comparisons" / "nano_4bit.json").read_text())
+    comparison["routers"][0]["load"] = []
+    (tmp_path / "c.json").write_text(json.dumps(comparison))
+    result = invoke(tmp_path / "c.json", "-o", tmp_path / "report.html")
+    assert isinstance(result.exception, StatsError)
+    assert "damaged or from another version" in str(result.exception)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_name_that_no_file_can_hold_is_replaced(tmp_path: Path) -> None:
+    place = Path(saved(tmp_path, "a.json", model=MODEL | {"id": "half \ud800 a pair"}))
+    output = tmp_path / "report.html"
+    assert invoke(place, "-o", output, "--resamples", 100).exit_code == 0
+    assert "half \ufffd a pair" in output.read_text(encoding="utf-8")
 
 
 def test_a_trace_that_is_none_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ Examples:
   mlx-moebench evaluate --data mmlu/ --preset 12x25
   mlx-moebench compare before.json after.json
   mlx-moebench plot load before.json after.json -o load.pdf
+  mlx-moebench report profile/ -o report.html
   mlx-moebench train -c floor.yaml --adapter-path adapters
   mlx-moebench doctor
 """

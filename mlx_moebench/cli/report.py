@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._options import difference_options
+from .compare import KINDS
 
 if TYPE_CHECKING:
     from ..report.inputs import Inputs
@@ -52,7 +56,10 @@ MARK = "<!-- made by mlx-moebench report -->"
     help="Show single tokens of this trace, a folder of analyze --trace.",
 )
 @click.option(
-    "--allow", multiple=True, help="Compare two runs although they differ in this, as compare does; may be repeated."
+    "--allow",
+    multiple=True,
+    type=click.Choice(KINDS),
+    help="Compare two runs although they differ in this, as compare does; may be repeated.",
 )
 @difference_options
 @click.option("--quiet", is_flag=True, help="Do not say what was written.")
@@ -77,12 +84,8 @@ def command(
     """
     from ..report.inputs import read_inputs
     from ..routing import Plan
-    from ..routing.comparability import KINDS
     from ..routing.storage import write_aside
 
-    unknown = [kind for kind in allow if kind not in KINDS]
-    if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(KINDS)}.", param_hint="--allow")
     form = form or _form_of(output)
     place = output or (Path("report.html") if form == "html" else None)
     if form != "html" and (title or trace):
@@ -90,8 +93,9 @@ def command(
     if place is not None:
         _check(place, form)
     plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
-    inputs = read_inputs(stats, plan=plan, allow=allow)
-    text = _page(inputs, title, trace) if form == "html" else _exported(inputs, form)
+    with _readable():
+        inputs = read_inputs(stats, plan=plan, allow=allow)
+        text = _page(inputs, title, trace) if form == "html" else _exported(inputs, form)
     if place is None:
         click.echo(text, nl=False)
         return
@@ -101,6 +105,22 @@ def command(
     write_aside({place: written})
     if not quiet:
         click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What a file lacks, or holds in another form than this version writes, is a sentence."""
+    from ..errors import StatsError
+
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if os.environ.get("MLX_MOEBENCH_DEBUG"):
+            raise
+        raise StatsError(
+            f"One of the inputs is damaged or from another version ({type(error).__name__}: {error}); "
+            "MLX_MOEBENCH_DEBUG=1 shows where it was met."
+        ) from error
 
 
 def _form_of(output: Path | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import os
+import socket
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -118,32 +119,40 @@ def serve(
     address is taken.
     """
     main = main or MainThread()
+    _check_address(host, port)
     app = build(models, main, max_tokens, live).queue(default_concurrency_limit=1, max_size=32)
-    try:
-        _, address, _ = app.launch(
-            server_name=host,
-            server_port=port,
-            inbrowser=browser,
-            prevent_thread_lock=True,
-            share=False,
-            quiet=True,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            footer_links=[],
-            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=asset("tokens.css") + (files(__package__) / "demo.css").read_text(encoding="utf-8"),
-        )
-    except OSError as error:
-        where = f"{host}, port {port}" if port else f"{host}, ports from 7860 on"
-        raise MoebenchError(
-            f"Cannot serve at {where}: the port is taken, or the address is not of this machine; choose another --port "
-            "or --host."
-        ) from error
+    _, address, _ = app.launch(
+        server_name=host,
+        server_port=port,
+        inbrowser=browser,
+        prevent_thread_lock=True,
+        share=False,
+        quiet=True,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        footer_links=[],
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=asset("tokens.css") + (files(__package__) / "demo.css").read_text(encoding="utf-8"),
+    )
     tell(address)
     try:
         with contextlib.suppress(KeyboardInterrupt):  # how a server ends
             main.serve()
     finally:
         app.close(verbose=False)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Raise `MoebenchError` where nothing can be served; the server itself would say so from a thread of its own."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does after one that ended
+            probe.bind(address)
+    except OSError as error:
+        where = host if port is None else f"{host}, port {port}"
+        raise MoebenchError(
+            f"Cannot serve at {where} ({error.strerror}): choose another --port, or an address of this machine."
+        ) from error

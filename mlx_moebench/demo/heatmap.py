@@ -87,7 +87,7 @@ def _figure(
         x = MARGIN + width * (expert + 0.5)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT * rows + 13}" text-anchor="middle">{expert}</text>')
     parts.append(_scale(quantity, scale, HEIGHT * rows + 24))
-    full = MARGIN + max(width * experts, 330)
+    full = MARGIN + max(width * experts, 340)
     label = html.escape(f"{caption}: {quantity}, of {experts} experts in {rows} rows; the table has numbers.")
     size = f'width="{full:.0f}" height="{HEIGHT * rows + BELOW}"'
     return (

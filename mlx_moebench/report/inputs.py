@@ -223,9 +223,11 @@ class _Reader:
         profiles = dict(self.profiles)
         runs: list[Run] = []
         notes: list[str] = []
-        for group in self.groups:
-            run = _run(group, plan)
-            runs.append(replace(run, name=_unused(run.name, [r.name for r in runs])))
+        found = [_run(group, plan) for group in self.groups]
+        for group, run in zip(self.groups, found, strict=True):
+            alike = sum(run.name == other.name for other in found) > 1
+            name = f"{run.name} ({group.pairs[0].place.stem})" if alike else run.name
+            runs.append(replace(run, name=_unused(name, [r.name for r in runs])))
             if run.domains and group.merged is not None:
                 profiles[runs[-1].name] = group.profile or _between(group.merged, run.domains, plan)
         comparisons = list(self.comparisons)

@@ -174,6 +174,6 @@ def test_a_port_that_is_taken_is_one_sentence(demo: tuple[str, Path]) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert result.returncode == 1
     assert result.stderr.strip() == (
-        f"Error: Cannot serve at 127.0.0.1, port {port}: the port is taken, or the address is not of this machine; "
-        "choose another --port or --host."
+        f"Error: Cannot serve at 127.0.0.1, port {port} (Address already in use): choose another --port, or an address "
+        "of this machine."
     )

@@ -8,11 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from page_inputs import HEBREW, HOSTILE, NANO, QUICK, RESULTS, hostile_pairs, training_folder, uneven_stats
 
 from mlx_moebench.report.inputs import read_inputs
 from mlx_moebench.report.page import build_page
+from mlx_moebench.report.tokens import Choices, TokenSequence, token_data_of
+from mlx_moebench.routing import RouterSpec
 
 pytestmark = pytest.mark.browser
 
@@ -252,6 +255,24 @@ def test_hostile_names_are_shown_and_nothing_runs(open_page: Any, tmp_path: Path
     # What a right-to-left name turns stays inside it: the number behind the name is still at its right.
     caption = page.inner_text("#layers figcaption")
     assert "\u2068עברית abc\u2069: n = 12 sequences" in caption
+
+
+def test_a_token_view_is_part_of_the_page(open_page: Any, tmp_path: Path) -> None:
+    texts = [HOSTILE, " a", HEBREW, "b"]
+    rng = np.random.default_rng(0)
+    choices = [
+        Choices(np.argsort(rng.random((4, 16)))[:, :2], rng.random((4, 2)), rng.random(4), rng.random(4))
+        for _ in range(6)
+    ]
+    specs = [RouterSpec(layer, layer, "mlp", 16, 2) for layer in range(6)]
+    tokens = token_data_of(specs, [TokenSequence("row 0", texts, choices)], model={"id": "test"}, name="data")
+    path = tmp_path / "tokens.html"
+    path.write_text(build_page(read_inputs(NANO[:1], plan=QUICK), tokens=tokens), encoding="utf-8")
+    page = open_page(path.as_uri(), viewport=WIDE)
+    assert "Single tokens and their experts" in page.locator("nav a").all_inner_texts()
+    assert "onerror" in page.inner_text("#tokens")
+    assert page.locator("img").count() == 0
+    assert page.evaluate("window.hit") is None
 
 
 def test_a_formula_in_a_name_is_text_in_a_spreadsheet(open_page: Any, nano: str) -> None:

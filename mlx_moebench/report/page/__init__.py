@@ -48,7 +48,7 @@ def build_page(
     found = answer(inputs)
     settings: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
-    return environment.from_string(_asset("page.html.j2")).render(
+    text = environment.from_string(_asset("page.html.j2")).render(
         title=title or _title(inputs),
         answer=found,
         facts=_facts(inputs, found.facts),
@@ -63,6 +63,8 @@ def build_page(
         version=__version__,
         command=command,
     )
+    # JSON can name what no file can hold: half of a surrogate pair.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _asset(name: str) -> str:

@@ -300,5 +300,5 @@ def _training(found: TrainingSeries) -> Json:
         "routing_loss": _rounded(found.routing_loss[kept]),
         "routers": bands,
         "validation": [list(found.validation[0]), _rounded(found.validation[1])],
-        "floors": list(found.floors),
+        "floors": [x for x in _rounded(found.floors) if x is not None],
     }

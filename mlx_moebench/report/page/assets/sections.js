@@ -182,7 +182,7 @@ MB.coactivation = () => {
     title: () => `Co-activation of the experts of layer ${now().r.label}${runs.length > 1 ? `, ${MB.name(now().run.name)}` : ""}`,
     label: "Heatmap of how often two experts of a layer are chosen together",
     controls,
-    caption: () => { const { run, view, entry } = now(); return `${run.coactivation.definition} Chance here: lift ${MB.number(entry.lift)}, share ${MB.number(entry.chance)}; white is chance, orange more, blue less. Unit: ratio; share: of the tokens of the row's expert. ${size(view)}. ${run.coactivation.left_out}`; },
+    caption: () => { const { run, view, entry } = now(); return `${run.coactivation.definition} Chance here: lift ${MB.number(entry.lift)}, share ${MB.number(entry.chance)}; the neutral colour is chance, orange more, blue less. Unit: ratio; share: of the tokens of the row's expert. ${size(view)}. ${run.coactivation.left_out}`; },
     draw: (host) => {
       const { view, r, entry } = now();
       const pairs = pairsOf(entry, r.e);
@@ -203,7 +203,7 @@ MB.coactivation = () => {
           if (i === j) return [`Expert ${i}, layer ${r.label}`, `${MB.count(counts[i], "token")} of ${tokens.toLocaleString("en")}`];
           return [`Experts ${i} and ${j}, layer ${r.label}`, `${MB.count(pairs[i * r.e + j], "token")} of ${tokens.toLocaleString("en")} chose both`, `Lift ${MB.number(lift(i, j), 2)} (chance ${MB.number(entry.lift, 2)})`, `${j} is used by ${MB.number(part(i, j))} of the tokens of ${i}, ${i} by ${MB.number(part(j, i))} of those of ${j} (chance ${MB.number(entry.chance)})`];
         },
-        scale: { from: -far, to: far, value: (t) => chance * 2 ** t, at: [-3, -1.5, 0, 1.5, 3].map((t) => [t, MB.number(chance * 2 ** t, 2)]), label: state.measure === "lift" ? "lift (white = chance)" : "share of the row's tokens (white = chance)" },
+        scale: { from: -far, to: far, value: (t) => chance * 2 ** t, at: [-3, -1.5, 0, 1.5, 3].map((t) => [t, MB.number(chance * 2 ** t, 2)]), label: state.measure === "lift" ? "lift (middle: chance)" : "share of the row's tokens (middle: chance)" },
       });
     },
     table: () => {
