@@ -119,6 +119,7 @@ def test_files_carry_no_date(suffix: str, start: bytes, folder: Path, tmp_path: 
     content = (tmp_path / f"first{suffix}").read_bytes()
     assert content.startswith(start)
     assert content == (tmp_path / f"second{suffix}").read_bytes()
+    assert b"/Type3" not in content, "journals refuse Type 3 fonts"
 
 
 @pytest.mark.parametrize("kind", ["load", "entropy", "shares", "dead", "domains", "specialisation", "coactivation"])
@@ -208,6 +209,45 @@ def test_bands_are_the_intervals_of_the_report(tmp_path: Path) -> None:
     assert {entry["low"] for entry in ci} | {entry["high"] for entry in ci} <= set(corners[:, 1])
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [r["mean_entropy"] for r in report["routers"]])
     assert figure.axes[0].lines[1].get_ydata()[0] == pytest.approx(np.log(8)), "the chance line is ln E"
+
+
+def test_every_run_is_in_the_legend_and_says_whether_it_has_intervals(tmp_path: Path) -> None:
+    make_stats(specs=TWO_KINDS).save(tmp_path / "two.json", PLAN)
+    make_stats(range(1)).save(tmp_path / "one.json", PLAN)  # has no attention routers, and no intervals
+    inputs = read_inputs([f"both={tmp_path / 'two.json'}", f"single={tmp_path / 'one.json'}"], plan=PLAN)
+    figure = drawn("shares", inputs, tmp_path / "p.png")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["both (n = 12)", "single (n = 1)"]
+    title = str(figure.get_suptitle())
+    assert "bands: 95% intervals over sequences" in title
+    assert "no intervals: 1 sequence" in title
+
+
+def test_settings_of_the_users_own_plots_change_nothing(folder: Path, tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    inputs = read_inputs([folder / "a.json"])
+    drawn("entropy", inputs, tmp_path / "plain.svg")
+    with mpl.rc_context({"axes.facecolor": "yellow", "lines.linestyle": ":", "axes.grid": True}):
+        drawn("entropy", inputs, tmp_path / "own.svg")
+        assert mpl.rcParams["axes.facecolor"] == "yellow", "and they stay as they were"
+    assert (tmp_path / "own.svg").read_bytes() == (tmp_path / "plain.svg").read_bytes()
+
+
+def test_one_comparison_is_drawn_not_the_first_of_several() -> None:
+    inputs = read_inputs([RESULTS / "comparisons" / f"nano_{bits}bit.json" for bits in (4, 8)])
+    with pytest.raises(StatsError, match="of one comparison, and here are 2"):
+        get_plot("comparison").draw(inputs)
+
+
+def test_comparison_shows_effects_with_intervals_filled_where_q_is_small(tmp_path: Path) -> None:
+    path = RESULTS / "comparisons" / "nano_4bit.json"
+    figure = drawn("comparison", read_inputs([path]), tmp_path / "p.png")
+    effects = [router["effects"]["mean_entropy"] for router in json.loads(path.read_text())["routers"]]
+    points = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    np.testing.assert_allclose([float(line.get_ydata()[0]) for line in points], [e["effect"] for e in effects])
+    assert [line.get_markerfacecolor() != "white" for line in points] == [e["q"] < 0.05 for e in effects]
+    bars = [collection.get_segments()[0][:, 1] for collection in figure.axes[0].collections]
+    np.testing.assert_allclose(bars, [[e["low"], e["high"]] for e in effects])
 
 
 def test_json_alone_and_one_sequence_say_why_there_are_no_intervals(tmp_path: Path) -> None:
