@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 EXTRA := $(if $(filter Darwin,$(shell uname -s)),,[cpu])
 
-.PHONY: analyze test slow browser lint types results ci clean
+.PHONY: analyze test slow browser lint types results gallery ci clean
 
 analyze: $(VENV)/.core
 	$(BIN)/mlx-moebench analyze --plot results/scratch/load.png --output results/scratch/routing_stats.json
@@ -27,6 +27,10 @@ browser: $(VENV)/.dev
 # Needs AllenAI's counts of OLMoE in MOEBENCH_SHARED_DATA (default ../shared/data); without them that part stays.
 results: $(VENV)/.core
 	$(BIN)/python scripts/make_results.py
+
+# The pictures of docs/gallery.md and the README.
+gallery: $(VENV)/.core
+	$(BIN)/python scripts/make_gallery.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

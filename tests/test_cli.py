@@ -212,7 +212,7 @@ def test_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (tmp_path / "file").write_text("")
     expect_error(["--output", str(tmp_path / "file" / "out.json")], capsys, "Cannot write")
     expect_error(["--output", str(tmp_path)], capsys, "folder")
-    expect_error(["--plot", str(tmp_path / "load.jpg")], capsys, ".png or .svg")
+    expect_error(["--plot", str(tmp_path / "load.jpg")], capsys, ".png, .svg or .pdf")
 
 
 @pytest.mark.parametrize("output", ["", ".", "..", "/"])

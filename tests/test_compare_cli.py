@@ -22,7 +22,7 @@ from mlx_moebench.cli import main
 from mlx_moebench.errors import StatsError
 from mlx_moebench.models import load_checkpoint
 from mlx_moebench.report.comparison import print_comparison
-from mlx_moebench.report.effects import plot_effects
+from mlx_moebench.report.plots.comparison import plot_effects
 from mlx_moebench.routing import METRICS, Plan, RouterSpec, compare
 from mlx_moebench.routing.storage import read_report
 
@@ -142,7 +142,7 @@ def test_mistakes_with_pairs(folder: Path, tmp_path: Path, capsys: pytest.Captur
     prompts.write_text("text\nMine.\n")
     assert "exists and holds no comparison" in fails(capsys, math, math, "--csv", prompts)
     assert "ends in .csv" in fails(capsys, math, math, "--csv", tmp_path / "x.json")
-    assert "ends in .png or .svg" in fails(capsys, math, math, "--plot", tmp_path / "x.pdf")
+    assert "ends in .png, .svg or .pdf" in fails(capsys, math, math, "--plot", tmp_path / "x.jpg")
     (tmp_path / "folder.json").mkdir()
     assert "is a folder" in fails(capsys, math, math, "--output", tmp_path / "folder.json")
     told = fails(capsys, math, math, "--dataset", "code", "--bits", "4", code=2)

@@ -21,7 +21,8 @@ from mlx_moebench.analysis.profile import domain_names, model_names, planned_pai
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
 from mlx_moebench.models import Checkpoint, load_checkpoint
-from mlx_moebench.report.profile import COLUMNS, plot_specialisation, tidy_csv, tidy_rows
+from mlx_moebench.report.plots.specialisation import plot_specialisation
+from mlx_moebench.report.profile import COLUMNS, tidy_csv, tidy_rows
 from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats
 from mlx_moebench.routing.domain_report import PROFILE_VERSION, Profile, profile_of_stats, profile_settings
 from mlx_moebench.routing.domains import domain_information
@@ -208,7 +209,7 @@ def test_kinds_of_router_and_shapes_are_kept_apart(tmp_path: Path) -> None:
     (model,) = whole["models"]
     assert set(model["verdicts_by_router"]) == {"attention", "mlp"}
     assert model["routers"][2]["verdict"]["word"] is None
-    plot_specialisation(model, tmp_path / "p.png")
+    plot_specialisation(model | {"settings": whole["settings"]}, tmp_path / "p.png")
     rows = tidy_csv(tidy_rows(model, found.reports)).decode().splitlines()
     assert len(rows) == 1 + 3 * (2 * len(METRICS) + 5)
 
@@ -265,7 +266,7 @@ def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "No stats pair at nothing.json" in fails(capsys, "nothing.json", "--output", tmp_path)
     assert "not both" in fails(capsys, pair, "--domain", "math", code=2)
     assert "--max-samples is for measuring" in fails(capsys, pair, "--max-samples", 3, "--output", tmp_path, code=2)
-    assert "A plot ends in .png or .svg" in fails(capsys, pair, "--plot", "x.pdf", "--output", tmp_path)
+    assert "A plot ends in .png, .svg or .pdf" in fails(capsys, pair, "--plot", "x.jpg", "--output", tmp_path)
     several = ("--model", "a", "--model", "b", "--adapter-path", "c", "--output", tmp_path)
     assert "belongs to one model" in fails(capsys, *several, code=2)
     out = ("--output", tmp_path / "out", "--quiet")

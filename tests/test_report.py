@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from mlx_moebench.errors import StatsError
-from mlx_moebench.report.heatmap import check_plot, load_matrix, plot_load
+from mlx_moebench.report.plots import check_plot
+from mlx_moebench.report.plots.load import plot_load
 from mlx_moebench.report.table import render
 from mlx_moebench.routing import RouterSpec, Routing, RoutingStats, tally
 
@@ -63,11 +64,6 @@ def test_two_kinds_of_router_are_never_pooled() -> None:
     assert "Summary of mlp routers" in shown
 
 
-def test_load_matrix_is_one_at_even_load_and_nan_beyond_e() -> None:
-    routers = [{"n_experts": 2, "selection_counts": [5, 5]}, {"n_experts": 3, "selection_counts": [6, 0, 0]}]
-    np.testing.assert_array_equal(load_matrix(routers), [[1, 1, np.nan], [3, 0, 0]])
-
-
 @pytest.mark.parametrize("experts", [(4, 4), (4, 9), (3,)])
 @pytest.mark.parametrize("kinds", [("mlp",), ("attention", "mlp")])
 def test_heatmap_is_drawn(tmp_path: Path, experts: tuple[int, ...], kinds: tuple[str, ...]) -> None:
@@ -83,8 +79,8 @@ def test_heatmap_is_drawn(tmp_path: Path, experts: tuple[int, ...], kinds: tuple
 
 def test_plot_path_is_checked_before_measuring(tmp_path: Path) -> None:
     check_plot(tmp_path / "new" / "load.PNG")
-    with pytest.raises(StatsError, match=r"\.png or \.svg"):
-        check_plot(tmp_path / "load.pdf")
+    with pytest.raises(StatsError, match=r"\.png, \.svg or \.pdf"):
+        check_plot(tmp_path / "load.jpg")
     (tmp_path / "file").write_text("")
     with pytest.raises(StatsError, match="Cannot write"):
         check_plot(tmp_path / "file" / "load.png")

@@ -145,9 +145,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         del found["environment"]
     assert again == report
     with pytest.raises(SystemExit) as stop:
-        main(["uncertainty", "--plot", str(tmp_path / "u.pdf")])
+        main(["uncertainty", "--plot", str(tmp_path / "u.jpg")])
     assert stop.value.code == 1
-    assert ".png or .svg" in capsys.readouterr().err
+    assert ".png, .svg or .pdf" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["uncertainty", "--output", str(tmp_path)])
     assert "it is a folder" in capsys.readouterr().err

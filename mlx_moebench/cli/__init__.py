@@ -41,6 +41,7 @@ Examples:
   mlx-moebench merge part*.json --output whole.json
   mlx-moebench evaluate --data mmlu/ --preset 12x25
   mlx-moebench compare before.json after.json
+  mlx-moebench plot load before.json after.json -o load.pdf
   mlx-moebench report profile/ -o report.html
   mlx-moebench train -c floor.yaml --adapter-path adapters
   mlx-moebench doctor

@@ -10,7 +10,7 @@ import click
 
 def show(outputs: list[Path], as_json: bool, plot: Path | None = None) -> None:
     """Print each pair's tables and the files written, or the reports as JSON: one, or an object with one per phase."""
-    from ..report.heatmap import plot_load
+    from ..report.plots.load import plot_load
     from ..report.table import print_report
     from ..routing.storage import pair_paths, read_report
 

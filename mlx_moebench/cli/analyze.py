@@ -77,7 +77,7 @@ Examples:
     help="Refuse a trace larger than this.",
 )
 @click.option("--trace-predictions", is_flag=True, help="Keep the model's most likely next tokens in the trace too.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Layer x expert load heatmap, .png or .svg.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Layer x expert load heatmap, .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def command(
@@ -119,7 +119,7 @@ def command(
     """
     from ..analysis import analyze, analyze_generation, check_replaceable, decode_output
     from ..analysis.backends import backend_named
-    from ..report.heatmap import check_plot
+    from ..report.plots import check_plot
     from ..routing.storage import check_writable
     from ..routing.uncertainty import Plan
     from ._progress import progress

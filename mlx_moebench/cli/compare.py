@@ -79,7 +79,7 @@ MEASURING = (
 @difference_options
 @click.option("--output", type=click.Path(path_type=Path), help="Write the comparison to this .json.")
 @click.option("--csv", type=click.Path(path_type=Path), help="Write every effect of every layer to this .csv.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Effects of --metric by layer, .png or .svg.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Effects of --metric by layer, .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def command(
@@ -122,7 +122,7 @@ def command(
     1 where they differ by more than rounding.
     """
     from ..report.comparison import DEFAULT, print_comparison
-    from ..report.heatmap import check_plot
+    from ..report.plots import check_plot
     from ..routing import Plan, compare
     from ..routing.metrics import get_metric
     from ..routing.storage import check_output
@@ -163,7 +163,7 @@ def command(
         found = compare(*_measured((a, b), base, output_dir, dataset, options, quiet), allow=allow, plan=plan)
     report = found.to_dict() | {"command": options["command"]}
     if plot:
-        from ..report.effects import plot_effects
+        from ..report.plots.comparison import plot_effects
 
         plot_effects(report, plot, chosen)
     _write(found, report, output, csv)

@@ -68,7 +68,7 @@ Examples:
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
-    help="Share of each domain's tokens per expert, .png or .svg; the names of further models are added to it.",
+    help="Share of each domain's tokens per expert, .png, .svg or .pdf; the names of further models are added to it.",
 )
 @click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json instead of tables.")
@@ -92,7 +92,7 @@ def command(
     same, whatever its number of tokens. Writes a stats pair for each model and domain, profile.json with the numbers
     between domains, and profile.csv with every number in one tidy table.
     """
-    from ..report.heatmap import check_plot
+    from ..report.plots import check_plot
     from ..report.profile import COLUMNS
     from ..routing import Plan
     from ..routing.storage import check_output
@@ -166,7 +166,8 @@ def _measured(
 
 
 def _write(found: list[Profile], output: Path, plot: Path | None, plan: Plan, as_json: bool) -> None:
-    from ..report.profile import plot_specialisation, print_profile, tidy_csv, tidy_rows
+    from ..report.plots.specialisation import plot_specialisation
+    from ..report.profile import print_profile, tidy_csv, tidy_rows
     from ..routing.domain_report import PROFILE_VERSION, profile_settings
     from ..routing.storage import write_aside
 
@@ -182,7 +183,7 @@ def _write(found: list[Profile], output: Path, plot: Path | None, plan: Plan, as
             click.echo(f"Warning: {warning}", err=True)
         if plot:
             place = plot if number == 0 else plot.with_name(f"{plot.stem}.{model['name']}{plot.suffix}")
-            plot_specialisation(model, place)
+            plot_specialisation(model | {"settings": settings}, place)
             paths.append(place)
         if not as_json:
             print_profile(model, found[number].reports, settings)

@@ -33,7 +33,7 @@ Examples:
 )
 @sequence_options
 @click.option("--output", type=click.Path(path_type=Path), help="Write the report as JSON.  [default: not written]")
-@click.option("--plot", type=click.Path(path_type=Path), help="Mean loss by tenths of uncertainty, .png or .svg.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Mean loss by tenths of uncertainty, .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def command(
@@ -65,8 +65,9 @@ def command(
     correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
     """
     from ..analysis.routing_uncertainty import routing_uncertainty
-    from ..report.heatmap import check_plot
-    from ..report.uncertainty import plot_uncertainty, print_uncertainty
+    from ..report.plots import check_plot
+    from ..report.plots.uncertainty import plot_uncertainty
+    from ..report.uncertainty import print_uncertainty
     from ..routing.storage import check_output, write_aside
     from ..routing.uncertainty import Plan
     from ._progress import progress

@@ -9,6 +9,7 @@ from typing import Any
 from ..routing.stats import RoutingStats
 from ..routing.storage import load_pair, pair_paths, read_report
 from ..routing.uncertainty import Plan
+from .markdown import Cells
 from .published import ENTROPIES, WORDS, in_words, possible_names
 from .table import model_name
 
@@ -18,26 +19,6 @@ COLUMNS = (
     *("busiest, of tokens", "busiest, of selections", "busiest, of first choices", "n_eff, experts"),
     *("data", "backend", "run"),
 )
-
-
-class Cells:
-    """Numbers as cells. A number without an interval carries a letter, and ``notes`` says what each letter means."""
-
-    def __init__(self) -> None:
-        self._reasons: dict[str, str] = {}
-
-    def cell(self, entry: Mapping[str, Any], digits: int) -> str:
-        """``value [low, high]``, or ``value (a)`` where (a) is the reason why there is no interval, or no value."""
-        value = entry["value"]
-        if value is not None and entry.get("low") is not None:
-            return f"{value:.{digits}f} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
-        reason = entry.get("reason") or "no interval for this number"
-        letter = self._reasons.setdefault(reason, chr(ord("a") + len(self._reasons)))
-        return f"{'null' if value is None else f'{value:.{digits}f}'} ({letter})"
-
-    def notes(self) -> list[str]:
-        """``(a) reason`` for each letter that was used."""
-        return [f"({letter}) {reason}." for reason, letter in self._reasons.items()]
 
 
 def plan_of(report: Mapping[str, Any]) -> Plan:

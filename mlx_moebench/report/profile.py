@@ -1,20 +1,17 @@
-"""Profiles of models on domains: a table for a terminal, rows for a CSV file, a picture."""
+"""Profiles of models on domains: a table for a terminal, rows for a CSV file."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from ..routing.metrics import METRICS
-from ..routing.storage import write_aside
 from .cells import number, with_interval
 from .table import model_name
 from .verdict import verdict_parts
@@ -136,50 +133,3 @@ def tidy_csv(rows: Iterator[dict[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def plot_specialisation(profile: dict[str, Any], path: Path) -> None:
-    """Draw the experts' shares of each domain's tokens, one panel per domain, as multiples of the even share K/E.
-
-    White is even, red is more, blue is less; each row is a router, with its verdict at the right.
-    """
-    import matplotlib as mpl
-    from matplotlib.colors import TwoSlopeNorm
-    from matplotlib.figure import Figure
-
-    routers, domains = profile["routers"], profile["routers"][0]["verdict"]["domains"]
-    experts = max(r["n_experts"] for r in routers)
-    panels = {d: np.full((len(routers), experts), np.nan) for d in domains}
-    for row, r in enumerate(routers):
-        found = r["domain_specialisation"]
-        for d in domains:
-            shares = np.array(found["shares"][d], dtype=float)  # None becomes NaN
-            panels[d][row, : len(shares)] = shares / found["even"]
-    most = max(2.0, *(float(np.nanmax(panel, initial=1.0)) for panel in panels.values()))
-    width = min(18.0, 2.4 + len(domains) * max(1.8, 0.12 * experts))
-    with mpl.rc_context({"svg.hashsalt": "mlx-moebench", "font.size": 9}):
-        figure = Figure(figsize=(width, 1.9 + max(0.26 * len(routers), 1.2)), layout="constrained")
-        axes = figure.subplots(1, len(domains), squeeze=False, sharey=True)[0]
-        norm = TwoSlopeNorm(vmin=0.0, vcenter=1.0, vmax=most)
-        for axis, domain in zip(axes, domains, strict=True):
-            image = axis.imshow(panels[domain], cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
-            axis.set_title(domain.replace("$", r"\$"), fontsize=9)
-            axis.set_xlabel("expert")
-            axis.set_facecolor("0.85")  # shows where a router has no such expert
-        axes[0].set_yticks(range(len(routers)), [_label(r, routers) for r in routers])
-        axes[0].set_ylabel("layer")
-        right = axes[-1].secondary_yaxis("right")
-        right.set_yticks(range(len(routers)), [r["verdict"]["word"] or "no verdict" for r in routers])
-        right.tick_params(length=0, labelsize=8)
-        bar = figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.6, aspect=40, pad=0.02)
-        bar.set_label("share of the domain's tokens, multiple of the even share (1 = even)")
-        figure.suptitle(f"{profile['name']}: experts by domain, {profile['phase']}".replace("$", r"\$"), fontsize=10)
-        picture = io.BytesIO()
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
-        figure.savefig(picture, format=path.suffix[1:].lower(), dpi=160, metadata=metadata)
-    write_aside({path: picture.getvalue()})
-
-
-def _label(router: dict[str, Any], routers: list[dict[str, Any]]) -> str:
-    several = len({r["router"] for r in routers}) > 1
-    return f"{router['layer']} {router['router']}" if several else str(router["layer"])

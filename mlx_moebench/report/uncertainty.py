@@ -1,10 +1,8 @@
-"""Routing uncertainty against loss: tables for a terminal, and the plot."""
+"""Routing uncertainty against loss: tables for a terminal."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..routing.storage import write_aside
 from .table import model_name
 
 SCORES = {"entropy": "entropy", "selection_margin": "margin"}
@@ -106,40 +103,3 @@ def _reasons(report: dict[str, Any]) -> Iterator[str]:
         for name in SCORES:
             if "reason" in router[name]:
                 yield str(router[name]["reason"])
-
-
-def plot_uncertainty(report: dict[str, Any], path: Path) -> None:
-    """Draw mean loss against tenths of each score, a line per router with its intervals as a band."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"svg.hashsalt": "mlx-moebench", "font.size": 9}):
-        figure = Figure(figsize=(10, 4.4), layout="constrained")
-        axes = figure.subplots(1, len(SCORES), sharey=True)
-        colours = mpl.colormaps["viridis"].resampled(len(report["routers"]) + 1)
-        kinds = {router["router"] for router in report["routers"]}
-        for axis, name in zip(axes, SCORES, strict=True):
-            for number, router in enumerate(report["routers"]):
-                bins = router[name]["calibration"]
-                if not bins:
-                    continue
-                label = f"layer {router['layer']}" + (f" {router['router']}" if len(kinds) > 1 else "")
-                x = [b["score"]["mean"] for b in bins]
-                axis.plot(x, [b["loss"]["value"] for b in bins], ".-", color=colours(number), label=label, lw=1.2)
-                if all(b["loss"]["low"] is not None for b in bins):
-                    low, high = ([b["loss"][end] for b in bins] for end in ("low", "high"))
-                    axis.fill_between(x, low, high, color=colours(number), alpha=0.12, lw=0)
-            axis.set_xlabel(f"{name.replace('_', ' ')}, {UNITS[name]} (mean of each tenth of the tokens)")
-            axis.grid(alpha=0.3)
-        axes[0].set_ylabel("loss of the next token, nats")
-        if len(report["routers"]) <= 16:
-            axes[-1].legend(fontsize=8)
-        data = report["data"]
-        title = (
-            f"{model_name(report['model'])} on {data['name']}: {report['n_pairs']:,} tokens, bands 95% over sequences"
-        )
-        figure.suptitle(title.replace("$", r"\$"), fontsize=10)
-        picture = io.BytesIO()
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
-        figure.savefig(picture, format=path.suffix[1:].lower(), dpi=160, metadata=metadata)
-    write_aside({path: picture.getvalue()})

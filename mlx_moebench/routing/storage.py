@@ -184,8 +184,6 @@ def stats_of_blob(blob: bytes, name: str) -> RoutingStats:
         if FORMAT not in metadata:
             raise StatsError(f"{name} is a safetensors file, but not routing statistics.")
         return restore(tensors, json.loads(metadata[FORMAT]))
-    except StatsError:
-        raise
     except (SafetensorError, MoebenchError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StatsError(f"{name} is damaged or from another version ({str(error).rstrip('.')}).") from error
 

@@ -1,0 +1,97 @@
+"""``mlx-moebench plot``: pictures for papers. Its subcommands are the kinds, found as they are in ``report/plots``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import click
+
+from .compare import KINDS as ALLOWED
+
+EPILOG = """\b
+Examples:
+  mlx-moebench plot load math.json -o load.svg                        one stats pair
+  mlx-moebench plot load base.json tuned.json -o load.pdf             two, on one scale
+  mlx-moebench plot entropy base=a.json tuned=b.json -o entropy.pdf   with names of your own
+  mlx-moebench plot domains results/profile -o domains.pdf            the folder of a profile
+  mlx-moebench plot coactivation math.json --layer 0 --layer 5 -o pairs.png
+  mlx-moebench plot comparison before.json after.json -o effects.pdf
+  mlx-moebench plot training adapters -o training.png
+"""
+
+
+class _Kinds(click.Group):
+    """The kinds of picture, one subcommand each."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from ..report.plots import plots
+
+        return list(plots())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        from ..report.plots import get_plot
+
+        plot = get_plot(cmd_name)
+        return click.Command(
+            plot.name,
+            params=_parameters(plot.options),
+            callback=partial(_draw, plot.name),
+            help=f"{plot.summary}\n\nINPUTS are {plot.needs}; each a path, or NAME=PATH to name it in the picture.",
+            short_help=plot.summary,
+        )
+
+
+_OPTIONS = {
+    "layers": click.Option(
+        ["--layer", "layers"],
+        multiple=True,
+        type=click.IntRange(min=0),
+        help="Layer to draw; may be repeated.  [default: first, middle and last]",
+    ),
+    "allow": click.Option(
+        ["--allow"],
+        multiple=True,
+        type=click.Choice(ALLOWED),
+        help="Compare although the sides differ in this, which is refused otherwise; may be repeated.",
+    ),
+}
+"""Options of some kinds, as `Plot.options` names them."""
+
+
+def _parameters(options: Iterable[str]) -> list[click.Parameter]:
+    picture = click.Path(path_type=Path)
+    return [
+        click.Argument(["inputs"], nargs=-1, required=True),
+        click.Option(["-o", "--output"], required=True, type=picture, help="The picture: .png, .svg or .pdf."),
+        *(_OPTIONS[name] for name in options),
+        click.Option(["--title"], help="Instead of the one that says what is drawn; '' for none."),
+    ]
+
+
+def _draw(
+    kind: str,
+    inputs: tuple[str, ...],
+    output: Path,
+    title: str | None,
+    allow: tuple[str, ...] = (),
+    layers: tuple[int, ...] | None = None,
+) -> None:
+    from ..report.inputs import read_inputs
+    from ..report.plots import check_plot, get_plot, write_picture
+
+    check_plot(output)
+    plot, found = get_plot(kind), read_inputs(inputs, allow=allow)
+    arguments = (found,) if layers is None else (found, layers)
+    write_picture(output, lambda: plot.draw(*arguments), title)
+    click.echo(f"Wrote {output}")
+
+
+@click.group(cls=_Kinds, epilog=EPILOG, subcommand_metavar="KIND INPUTS... -o FILE", options_metavar="")
+def command() -> None:
+    """Draw a picture for a paper from what was measured: PNG, SVG or PDF, the same bytes each time.
+
+    INPUTS are stats pairs, profiles, comparisons, uncertainty reports or trainings, each read by what is in it. Several
+    in one picture share their scales. `plot KIND --help` says what a kind is drawn from.
+    """

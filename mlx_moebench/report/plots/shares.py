@@ -1,0 +1,27 @@
+"""Shares by layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..inputs import Inputs
+from ._lines import draw_by_layer
+from .base import Plot, sources
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(inputs: Inputs) -> Figure:
+    """Shares of the busiest expert and of the experts that adjacent tokens share, over even routing's."""
+    metrics = {
+        "top_share_token": "busiest, of tokens",
+        "top_share_top1": "busiest, of first choices",
+        "adjacent_overlap": "adjacent tokens, of experts",
+    }
+    return draw_by_layer(sources(inputs, "shares"), metrics, "share")
+
+
+PLOT = Plot(
+    "shares", "Shares by layer with their intervals, and those of even routing.", "stats pairs or profiles", draw
+)
