@@ -13,12 +13,14 @@ from typing import Any
 from ..errors import MissingExtraError, MoebenchError
 from ..report.tokens import asset
 from .main_thread import MainThread
+from .policy import OnlyThisServer
 from .routed import KINDS, Kind, Models, Shown, show
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read where gradio is imported
 
 try:
     import gradio as gr
+    from starlette.middleware import Middleware
 except ImportError as error:
     raise MissingExtraError("The demo", "demo") from error
 
@@ -46,13 +48,6 @@ draw();
 def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
     """The app, not yet served. live: route while the user types; else at the button."""
 
-    def routed(name: str, kind: Kind, a: str, b: str) -> tuple[str, str, str, str]:
-        try:
-            shown = main.call(lambda: show(models, name, kind, (a, b), max_tokens))
-        except MoebenchError as error:
-            shown = Shown(str(error), "", "", "")
-        return f'<p class="message" role="status">{html.escape(shown.message)}</p>', *_values(shown)
-
     with gr.Blocks(analytics_enabled=False, title="mlx_moebench: how a text is routed") as app:
         gr.Markdown("# How a text is routed\nType a text and see which experts its tokens choose, layer by layer.")
         with gr.Row():
@@ -76,16 +71,7 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
         heatmap = gr.HTML(elem_id="heatmap", apply_default_css=False)
         gr.Markdown("## Routers")
         table = gr.HTML(elem_id="routers", apply_default_css=False)
-        run: dict[str, Any] = {
-            "fn": routed,
-            "inputs": [model, kind, first, second],
-            "outputs": [message, tokens, heatmap, table],
-            "concurrency_limit": 1,
-            "concurrency_id": "model",
-            "trigger_mode": "always_last",
-            "show_progress": "minimal",
-            "api_visibility": "private",
-        }
+        run = _run(models, main, max_tokens, [model, kind, first, second], [message, tokens, heatmap, table])
         kind.change(_boxes, kind, [first, second], api_visibility="private", queue=False).then(**run)
         gr.on([app.load, button.click, model.change], **run)
         if live:  # by change, since Gradio's input event misses what is pasted
@@ -93,8 +79,27 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
     return app
 
 
-def _values(shown: Shown) -> tuple[str, str, str]:
-    return shown.tokens, shown.heatmap, shown.table
+def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], outputs: list[Any]) -> dict[str, Any]:
+    """How Gradio is to run the texts: one after the other, and of a quick series of changes the last."""
+
+    def routed(name: str, kind: Kind, a: str, b: str) -> tuple[str, str, str, str]:
+        try:
+            shown = main.call(lambda: show(models, name, kind, (a, b), max_tokens))
+        except MoebenchError as error:
+            shown = Shown(str(error), "", "", "")
+        message = f'<p class="message" role="status">{html.escape(shown.message)}</p>'
+        return message, shown.tokens, shown.heatmap, shown.table
+
+    return {
+        "fn": routed,
+        "inputs": inputs,
+        "outputs": outputs,
+        "concurrency_limit": 1,
+        "concurrency_id": "model",
+        "trigger_mode": "always_last",
+        "show_progress": "minimal",
+        "api_visibility": "private",
+    }
 
 
 def _boxes(kind: Kind) -> tuple[Any, Any]:
@@ -133,6 +138,7 @@ def serve(
         mcp_server=False,
         enable_monitoring=False,
         footer_links=[],
+        app_kwargs={"middleware": [Middleware(OnlyThisServer)]},
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=asset("tokens.css") + (files(__package__) / "demo.css").read_text(encoding="utf-8"),
     )

@@ -154,6 +154,8 @@ def test_nothing_but_this_machine_is_asked(open_page: Any, demo: tuple[str, Path
     wait_for(page, "through 6 routers")
     page.locator("#tokens .mt-experts button").first.click()
     page.wait_for_timeout(500)
+    policy = page.evaluate("fetch('/').then((answer) => answer.headers.get('content-security-policy'))")
+    assert policy.startswith("default-src 'self' ")
     assert len(urls) > 10
     assert {urlsplit(url).netloc for url in urls if not url.startswith(("data:", "blob:"))} == {
         urlsplit(address).netloc

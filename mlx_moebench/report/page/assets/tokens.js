@@ -79,6 +79,7 @@ var MoebenchTokens = (() => {
   // A text as something that can be seen: {text, strange} pieces, where strange ones stand for what cannot be.
   // running: part of a line that is read, so that spaces stay spaces.
   function visible(text, running) {
+    if (/^[!-~]+$/.test(text) && text.length <= 80) return [{ text, strange: false }]; // nothing to look for in most
     if (text === "") return running ? [] : [{ text: "∅", strange: true }];
     const pieces = [];
     const characters = [...text].slice(0, 80);
@@ -152,6 +153,7 @@ var MoebenchTokens = (() => {
       this.root = root;
       this.id = `mt${++mounted}`;
       const paired = this.data.sequences.some((s) => s.against !== null);
+      this.paired = paired;
       const few = this.data.sequences.length > 1 && this.data.sequences.length <= 4;
       const colour = paired ? "changed" : "expert";
       this.state = { sequence: few ? -1 : 0, router: 0, colour, expert: null, word: null };
@@ -197,6 +199,7 @@ var MoebenchTokens = (() => {
 
     // The token of the sequence that this one's is compared with, or null.
     counterpart(token) {
+      if (!this.paired) return null;
       const own = this.sequenceOf(token);
       if (own.against === null) return null;
       const other = this.data.sequences[own.against];
