@@ -77,6 +77,16 @@ def test_mlx_torch_and_numpy_agree_on_every_family(row: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("cpu")
+def test_mlx_torch_and_numpy_agree_on_nano() -> None:
+    pytest.importorskip("mlx.core", reason="MLX is not installed")
+    pairs, stats = parity(None, "general", ("mlx", "torch", "numpy"), max_samples=32)
+    assert stats.n_tokens > 4000
+    for pair in pairs:
+        assert pair.equal, [router for router in pair.routers if not router.equal]
+        assert sum(router.other for router in pair.routers) <= MOST_TIES * stats.n_tokens * len(pair.routers)
+
+
+@pytest.mark.usefixtures("cpu")
 def test_a_torch_only_setting_is_measured_by_its_own_rule(tmp_path: Path) -> None:
     """MLX refuses such checkpoints, since mlx-lm computes another model; here weights are checked against theirs."""
     random_transformers(tmp_path / "model", "qwen2_moe", norm_topk_prob=True, decoder_sparse_step=2)
