@@ -25,8 +25,8 @@ from mlx_moebench.cli import main
 from mlx_moebench.data.trace import read_trace
 from mlx_moebench.errors import ModelLoadError, MoebenchError, RoutingError, UnsupportedModelError
 from mlx_moebench.routing import Plan, Routing, RoutingStats, tally
-from torch_fallback.backend import chosen_device
 from torch_fallback.capture import locate
+from torch_fallback.environment import chosen_device
 from torch_fallback.live import TorchRoutingStats
 
 FEW: dict[str, Any] = {"max_samples": 12, "max_length": 24}

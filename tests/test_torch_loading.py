@@ -1,0 +1,96 @@
+"""Loading on torch as strangers do it: odd devices, maps and checkpoints, each measured right or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_torch import run_without, texts
+from transformers_models import random_transformers, torch
+
+import torch_fallback
+from mlx_moebench.analysis import analyze, analyze_generation
+from mlx_moebench.errors import ModelLoadError, MoebenchError
+from torch_fallback.environment import chosen_device
+
+
+def test_embeddings_that_wait_on_disk_get_their_ids(tmp_path: Path) -> None:
+    random_transformers(tmp_path / "model", "mixtral")
+    layers = {f"model.layers.{number}": "cpu" for number in range(3)}
+    spread = layers | {"model.embed_tokens": "disk", "lm_head": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    pieces = torch_fallback.load_checkpoint(
+        tmp_path / "model", device_map=spread, offload_folder=str(tmp_path / "offload")
+    )
+    assert pieces.model.get_input_embeddings().weight.device.type == "meta"
+    data = texts(tmp_path, 6)
+    other, whole = (analyze(model, data, backend="torch") for model in (pieces, tmp_path / "model"))
+    for number in range(3):
+        np.testing.assert_array_equal(other.sums(number).counts, whole.sums(number).counts)
+
+
+def test_devices_by_name() -> None:
+    assert torch_fallback.load_checkpoint(device="auto").model.device.type in ("cpu", "cuda", "mps")
+    for name in ("cud", "cpu:1", "cuda:x", "mps:0", ""):
+        with pytest.raises(MoebenchError, match="There is no device"):
+            torch_fallback.load(device=name)
+    if not torch.cuda.is_available():
+        for name in ("cuda", "cuda:0", "cuda:7"):
+            with pytest.raises(MoebenchError, match="torch sees no CUDA device here"):
+                torch_fallback.load(device=name)
+
+
+def test_a_second_gpu_is_named_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert chosen_device("cuda:1") == torch.device("cuda", 1)
+    assert chosen_device("auto") == torch.device("cuda", 0)
+    with pytest.raises(MoebenchError, match="torch sees no cuda:2 here"):
+        chosen_device("cuda:2")
+
+
+def test_other_shapes_and_surplus_keys_are_named(tmp_path: Path) -> None:
+    random_transformers(tmp_path, "olmoe")
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, words in (
+        ({"intermediate_size": 48}, r"mismatched keys, such as .*experts.*fill in random ones"),
+        ({"num_hidden_layers": 2}, r"unexpected keys, such as model\.layers\.2.*leave them out"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ModelLoadError, match=words):
+            torch_fallback.load(tmp_path)
+
+
+def test_in_4_bit_a_map_is_refused_and_not_ignored() -> None:
+    with pytest.raises(ModelLoadError, match="leave offload_folder and device_map out"):
+        torch_fallback.load(bits=4, offload_folder="x", device_map="auto")
+
+
+def test_without_accelerate_the_error_names_the_extra(tmp_path: Path) -> None:
+    output = str(tmp_path / "o.json")
+    done = run_without(("accelerate",), "torch_fallback", "analyze", "--quiet", "--output", output)
+    assert done.returncode == 1
+    assert done.stderr == (
+        'Error: Loading models on torch needs an optional dependency: pip install "mlx-moebench[torch]"\n'
+    )
+
+
+@pytest.mark.usefixtures("cpu")
+def test_texts_end_where_generation_config_says_on_either_backend(tmp_path: Path) -> None:
+    """config.json of a chat model often names one of its ends, generation_config.json all of them."""
+    pytest.importorskip("mlx.core", reason="MLX is not installed")
+    random_transformers(tmp_path / "model", "olmoe")
+    data = texts(tmp_path, 6)
+    options: dict[str, Any] = {"max_tokens": 6, "max_samples": 6}
+    ends = json.loads((tmp_path / "model" / "generation_config.json").read_text()) | {"eos_token_id": [*range(200)]}
+    made = []
+    for content in (None, ends):
+        if content:
+            (tmp_path / "model" / "generation_config.json").write_text(json.dumps(content))
+        made += [
+            analyze_generation(tmp_path / "model", data, backend=backend, **options)["decode"].n_tokens
+            for backend in ("mlx", "torch")
+        ]
+    assert made[0] == made[1] > made[2] == made[3]
