@@ -89,7 +89,10 @@ class Torch:
         return np.concatenate([ids, np.array([made], dtype=ids.dtype)], axis=1)
 
     def ranks(self) -> tuple[int, int] | None:
-        return ranks.of_this_process()
+        place = ranks.of_this_process()
+        if place is not None:
+            ranks.group()
+        return place
 
     def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
         return ranks.gather(found)

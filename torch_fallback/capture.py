@@ -171,8 +171,9 @@ class Capture:
         self.cache = given.get("past_key_values")
         mask, ids = given.get("attention_mask"), given.get("input_ids")
         self.padded = isinstance(mask, torch.Tensor) and mask.ndim == 2 and not bool(mask.all())
-        several = self.cache is not None and isinstance(ids, torch.Tensor) and ids.ndim == 2 and ids.shape[1] > 1
-        self.repeated = several and bool((ids[1:] == ids[:-1]).all(dim=-1).any())
+        self.repeated = False
+        if self.cache is not None and isinstance(ids, torch.Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
+            self.repeated = bool((ids[1:] == ids[:-1]).all(dim=-1).any())
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._running = False

@@ -126,6 +126,7 @@ def command(
     from ..routing import Plan, compare
     from ..routing.metrics import get_metric
     from ..routing.storage import check_output
+    from ._progress import speaks
 
     plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
     chosen = tuple(get_metric(name).name for name in dict.fromkeys(metrics)) or DEFAULT
@@ -160,7 +161,11 @@ def command(
         _refuse_measuring()
         found = compare(a, b, allow=allow, plan=plan)
     else:
-        found = compare(*_measured((a, b), base, output_dir, dataset, options, quiet), allow=allow, plan=plan)
+        speaker = speaks(backend)
+        sides = _measured((a, b), base, output_dir, dataset, options, quiet or not speaker)
+        if not speaker:
+            return
+        found = compare(*sides, allow=allow, plan=plan)
     report = found.to_dict() | {"command": options["command"]}
     if plot:
         from ..report.effects import plot_effects
