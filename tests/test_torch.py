@@ -229,10 +229,12 @@ def test_compare_backends_prints_and_exits_by_what_it_found(tmp_path: Path, caps
     assert "numpy and torch are equal" in shown
     report = json.loads((tmp_path / "o.json").read_text())
     assert [pair["equal"] for pair in report["pairs"]] == [True, True]
-    with pytest.raises(SystemExit) as stop:  # half precision is no rounding
-        main(["compare", "moebench-nano", "--backends", "torch,numpy,mlx", "--dtype", "float32", "--bits", "4"])
-    assert stop.value.code == 2
-    for wrong, words in (("mlx", "two backends or more"), ("mlx,cuda", "There is no backend 'cuda'")):
+    for ignored in (["--bits", "4"], ["--metric", "gini"], ["--csv", "o.csv"], ["--output-dir", "o"], ["--seed", "1"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["compare", "moebench-nano", "--backends", "torch,numpy", *ignored])
+        assert stop.value.code == 2
+        assert f"leave out {ignored[0]}." in capsys.readouterr().err
+    for wrong, words in (("mlx", "two backends or more"), ("mlx, cuda", "There is no backend 'cuda'")):
         with pytest.raises(SystemExit):
             main(["compare", "moebench-nano", "--backends", wrong])
         assert words in capsys.readouterr().err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from transformers_models import random_transformers, torch
 
 import torch_fallback
 from mlx_moebench.analysis import analyze, analyze_generation
-from mlx_moebench.errors import ModelLoadError, MoebenchError
+from mlx_moebench.errors import ModelLoadError, MoebenchError, StatsError
 from torch_fallback.environment import chosen_device
 
 
@@ -94,3 +96,42 @@ def test_texts_end_where_generation_config_says_on_either_backend(tmp_path: Path
             for backend in ("mlx", "torch")
         ]
     assert made[0] == made[1] > made[2] == made[3]
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+import torch_fallback
+from mlx_moebench.errors import MissingExtraError
+for name in torch_fallback.__all__:
+    try:
+        getattr(torch_fallback, name)
+    except MissingExtraError as error:
+        print(name, error)
+"""
+
+
+def test_without_torch_python_is_told_the_extra_too() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True)
+    assert done.stdout.count('pip install "mlx-moebench[torch]"') == len(torch_fallback.__all__) == 3
+
+
+def test_a_run_on_another_torch_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"backend": "torch", "max_samples": 4, "max_length": 16, "output": tmp_path / "o.json"}
+    analyze(None, "math", **options)
+    analyze(None, "math", resume=True, **options)
+    from torch_fallback import environment
+
+    version = environment.package_version
+    monkeypatch.setattr(environment, "package_version", lambda name: "1.0" if name == "torch" else version(name))
+    with pytest.raises(StatsError, match=r"its torch is .*, this run's is 1\.0"):
+        analyze(None, "math", resume=True, **options)
+
+
+def test_what_mlx_computes_otherwise_is_sent_to_torch(tmp_path: Path) -> None:
+    pytest.importorskip("mlx.core", reason="MLX is not installed")
+    random_transformers(tmp_path / "model", "mixtral", sliding_window=8)
+    data = texts(tmp_path, 6)
+    with pytest.raises(ModelLoadError, match=r"sliding_window = 8.*measure it with the backend torch"):
+        analyze(tmp_path / "model", data)
+    assert analyze(tmp_path / "model", data, backend="torch").n_tokens > 20
