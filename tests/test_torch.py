@@ -23,7 +23,7 @@ from mlx_moebench.analysis.parity import MOST_TIES, TOLERANCE, parity
 from mlx_moebench.checkpoints import NANO
 from mlx_moebench.cli import main
 from mlx_moebench.data.trace import read_trace
-from mlx_moebench.errors import ModelLoadError, MoebenchError, RoutingError, UnsupportedModelError
+from mlx_moebench.errors import ModelLoadError, MoebenchError, RoutingError, StatsError, UnsupportedModelError
 from mlx_moebench.routing import Plan, Routing, RoutingStats, tally
 from torch_fallback.capture import locate
 from torch_fallback.environment import chosen_device
@@ -99,6 +99,9 @@ def test_two_reports_of_nano(tmp_path: Path) -> None:
     for report in (ours, theirs):
         del report["environment"], report["sums_sha256"]
     assert_close(ours, theirs, "report")
+    parts = [RoutingStats.load(tmp_path / name) for name in ("mlx", "torch")]
+    with pytest.raises(StatsError, match="their models differ: backend mlx and backend torch"):  # 4 bit are not alike
+        RoutingStats.merge(parts)
 
 
 def assert_close(a: Any, b: Any, where: str) -> None:
