@@ -135,3 +135,18 @@ def test_what_mlx_computes_otherwise_is_sent_to_torch(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"sliding_window = 8.*measure it with the backend torch"):
         analyze(tmp_path / "model", data)
     assert analyze(tmp_path / "model", data, backend="torch").n_tokens > 20
+
+
+def test_a_model_in_training_is_measured_without_its_noise(tmp_path: Path) -> None:
+    model = random_transformers(tmp_path / "model", "mixtral", attention_dropout=0.5, router_jitter_noise=0.5)
+    data, options = texts(tmp_path, 6), {"tokenizer": torch_fallback.load(tmp_path / "model")[1], "backend": "torch"}
+    still = analyze(model, data, **options)
+    model.train()
+    model.base_model.norm.eval()
+    moving = analyze(model, data, **options)
+    generated = analyze_generation(model, data, max_tokens=2, **options)["prefill"]
+    assert model.training
+    assert [name for name, module in model.named_modules() if not module.training] == ["model.norm"]
+    for number in range(3):
+        np.testing.assert_array_equal(still.sums(number).p_sum, moving.sums(number).p_sum)
+        np.testing.assert_allclose(still.sums(number).p_sum, generated.sums(number).p_sum, atol=1e-4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Torch:
         """Without the output head unless its logits are read. Padding is on the right, where causal attention
         keeps it from every token that counts."""
         model = checkpoint.model if logits else checkpoint.model.base_model
-        with torch.inference_mode():
+        with torch.inference_mode(), _evaluating(checkpoint.model):
             output = model(input_ids=_ids(checkpoint.model, batch.ids), use_cache=False)
         return output.logits if logits else None
 
@@ -80,7 +81,8 @@ class Torch:
         ends = _ends(model, checkpoint.tokenizer)
         ids = batch.ids[:1, : int(batch.mask[0].sum())]
         made: list[int] = []
-        with torch.inference_mode(), stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]]):
+        described = stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]])
+        with torch.inference_mode(), _evaluating(model), described:
             output = model(input_ids=_ids(model, ids), use_cache=True)
             while len(made) < max_tokens and not (made and made[-1] in ends):
                 made.append(int(output.logits[0, -1].argmax()))
@@ -96,6 +98,18 @@ class Torch:
 
     def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
         return ranks.gather(found)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout and router noise, which a model that is being trained has; afterwards as before."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _ids(model: Any, ids: npt.NDArray[Any]) -> torch.Tensor:
