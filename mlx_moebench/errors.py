@@ -41,8 +41,8 @@ class TraceError(MoebenchError):
 
 
 NO_MLX = (
-    'MLX is not installed: pip install "mlx-moebench[cpu]" on Linux ([cuda12] or [cuda13] with a GPU), or measure with '
-    "--backend torch."
+    'MLX is not installed: pip install "mlx-moebench[cpu]" on Linux ([cuda12] or [cuda13] with a GPU); analyze, '
+    "profile and compare measure without it, with --backend torch."
 )
 
 

@@ -23,10 +23,10 @@ from mlx_moebench.analysis.parity import MOST_TIES, TOLERANCE, parity
 from mlx_moebench.checkpoints import NANO
 from mlx_moebench.cli import main
 from mlx_moebench.data.trace import read_trace
-from mlx_moebench.errors import ModelLoadError, MoebenchError, RoutingError, UnsupportedModelError
+from mlx_moebench.errors import ModelLoadError, MoebenchError, RoutingError, StatsError, UnsupportedModelError
 from mlx_moebench.routing import Plan, Routing, RoutingStats, tally
-from torch_fallback.backend import chosen_device
 from torch_fallback.capture import locate
+from torch_fallback.environment import chosen_device
 from torch_fallback.live import TorchRoutingStats
 
 FEW: dict[str, Any] = {"max_samples": 12, "max_length": 24}
@@ -109,6 +109,9 @@ def test_two_reports_of_nano(tmp_path: Path) -> None:
     for report in (ours, theirs):
         del report["environment"], report["sums_sha256"]
     assert_close(ours, theirs, "report")
+    parts = [RoutingStats.load(tmp_path / name) for name in ("mlx", "torch")]
+    with pytest.raises(StatsError, match="their models differ: backend mlx and backend torch"):  # 4 bit are not alike
+        RoutingStats.merge(parts)
 
 
 def assert_close(a: Any, b: Any, where: str) -> None:
@@ -239,10 +242,12 @@ def test_compare_backends_prints_and_exits_by_what_it_found(tmp_path: Path, caps
     assert "numpy and torch are equal" in shown
     report = json.loads((tmp_path / "o.json").read_text())
     assert [pair["equal"] for pair in report["pairs"]] == [True, True]
-    with pytest.raises(SystemExit) as stop:  # half precision is no rounding
-        main(["compare", "moebench-nano", "--backends", "torch,numpy,mlx", "--dtype", "float32", "--bits", "4"])
-    assert stop.value.code == 2
-    for wrong, words in (("mlx", "two backends or more"), ("mlx,cuda", "There is no backend 'cuda'")):
+    for ignored in (["--bits", "4"], ["--metric", "gini"], ["--csv", "o.csv"], ["--output-dir", "o"], ["--seed", "1"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["compare", "moebench-nano", "--backends", "torch,numpy", *ignored])
+        assert stop.value.code == 2
+        assert f"leave out {ignored[0]}." in capsys.readouterr().err
+    for wrong, words in (("mlx", "two backends or more"), ("mlx, cuda", "There is no backend 'cuda'")):
         with pytest.raises(SystemExit):
             main(["compare", "moebench-nano", "--backends", wrong])
         assert words in capsys.readouterr().err

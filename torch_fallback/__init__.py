@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mlx_moebench.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from .live import attach
     from .loading import load, load_checkpoint
@@ -17,4 +19,9 @@ __all__ = ["attach", "load", "load_checkpoint"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name], __name__), name)
+    try:
+        return getattr(import_module(_HOME[name], __name__), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("torch", "transformers"):
+            raise
+        raise MissingExtraError("The backend torch", "torch") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,16 @@ import torch
 from mlx_moebench.analysis.backends import Step
 from mlx_moebench.analysis.facts import loaded_facts
 from mlx_moebench.data import Batch
-from mlx_moebench.errors import MoebenchError, did_you_mean
+from mlx_moebench.errors import MoebenchError
 from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
 from mlx_moebench.routing.stats import RoutingStats
 
 from . import ranks
 from .capture import config_of
-from .environment import environment
+from .environment import chosen_device, environment
 from .live import TorchRoutingStats, model_facts
 from .loading import TorchCheckpoint, load_checkpoint
-
-DEVICES = ("auto", "gpu", "cpu", "mps", "cuda")
 
 
 class Given:
@@ -72,7 +71,7 @@ class Torch:
         """Without the output head unless its logits are read. Padding is on the right, where causal attention
         keeps it from every token that counts."""
         model = checkpoint.model if logits else checkpoint.model.base_model
-        with torch.inference_mode():
+        with torch.inference_mode(), _evaluating(checkpoint.model):
             output = model(input_ids=_ids(checkpoint.model, batch.ids), use_cache=False)
         return output.logits if logits else None
 
@@ -82,7 +81,8 @@ class Torch:
         ends = _ends(model, checkpoint.tokenizer)
         ids = batch.ids[:1, : int(batch.mask[0].sum())]
         made: list[int] = []
-        with torch.inference_mode(), stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]]):
+        described = stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]])
+        with torch.inference_mode(), _evaluating(model), described:
             output = model(input_ids=_ids(model, ids), use_cache=True)
             while len(made) < max_tokens and not (made and made[-1] in ends):
                 made.append(int(output.logits[0, -1].argmax()))
@@ -91,38 +91,37 @@ class Torch:
         return np.concatenate([ids, np.array([made], dtype=ids.dtype)], axis=1)
 
     def ranks(self) -> tuple[int, int] | None:
-        return ranks.of_this_process()
+        place = ranks.of_this_process()
+        if place is not None:
+            ranks.group()
+        return place
 
     def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
         return ranks.gather(found)
 
 
-def chosen_device(name: str = "auto") -> torch.device:
-    """The torch device for ``name``; ``auto`` is CUDA, else Apple's GPU, else the CPU; under torchrun one GPU a rank.
-
-    Raises MoebenchError for an unknown name, or where the GPU asked for is not there.
-    """
-    if name not in DEVICES:
-        raise MoebenchError(f"There is no device {name!r}.{did_you_mean(name, list(DEVICES))}")
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if (name == "cuda" and not cuda) or (name == "mps" and not mps) or (name == "gpu" and not (cuda or mps)):
-        kind = {"cuda": "CUDA device", "mps": "Apple GPU", "gpu": "GPU"}[name]
-        raise MoebenchError(f"torch sees no {kind} here; use --device cpu, or --device auto to take what there is.")
-    if name == "cpu" or not (cuda or mps):
-        return torch.device("cpu")
-    if cuda and name != "mps":
-        return torch.device("cuda", ranks.local_rank() % torch.cuda.device_count())
-    return torch.device("mps")
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout and router noise, which a model that is being trained has; afterwards as before."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _ids(model: Any, ids: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.as_tensor(ids, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    """On the embedding's device; where that waits on the CPU or on disk, accelerate moves them on."""
+    device = model.get_input_embeddings().weight.device
+    return torch.as_tensor(ids, dtype=torch.long, device="cpu" if device.type == "meta" else device)
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:
-    """Ids that end a text: those of the model's config, else the tokenizer's."""
-    named = model.config.eos_token_id
-    named = tokenizer.eos_token_id if named is None else named
+    """Ids that end a text: as in mlx-lm those of generation_config.json, else the config's, else the tokenizer's."""
+    configs = (getattr(model, "generation_config", None), model.config, tokenizer)
+    named = next((ends for c in configs if (ends := getattr(c, "eos_token_id", None)) is not None), None)
     return set(named if isinstance(named, list) else [named]) - {None}
 
 

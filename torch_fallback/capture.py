@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from mlx_moebench.errors import RoutingError, UnsupportedModelError
 from mlx_moebench.families import GUIDE, RouterForm, family_for
@@ -59,21 +61,43 @@ class Located:
     gate: nn.Module
 
 
+def transformers_model(model: Any) -> Any:
+    """The model of transformers: ``model``, or the one inside a wrapper, such as the one that PEFT puts around it.
+
+    Raises UnsupportedModelError where there is none, or where hooks would not hear how it is run.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    found = next((module for module in modules if isinstance(module, PreTrainedModel)), None)
+    if found is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not a model of transformers; load it with torch_fallback.load or transformers, "
+            "and give the model itself."
+        )
+    if isinstance(model, nn.DataParallel):
+        raise UnsupportedModelError(
+            "DataParallel runs copies of a model at the same time, of which hooks cannot tell one forward from "
+            "another; give the model inside (.module), and several GPUs by device_map='auto' or torchrun."
+        )
+    if any("_orig_mod" in m._modules or getattr(m, "_compiled_call_impl", None) is not None for m in modules):
+        raise UnsupportedModelError(
+            "This model is compiled, and what torch.compile made before may run past hooks without a word; measure "
+            "the model that is not compiled, or compile it after attach."
+        )
+    return found
+
+
 def config_of(model: Any) -> dict[str, Any]:
     """The settings of a transformers model; raises UnsupportedModelError for anything else."""
-    if not isinstance(model, nn.Module) or not hasattr(getattr(model, "config", None), "to_dict"):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is not a model of transformers; load it with torch_fallback.load or transformers."
-        )
-    config: dict[str, Any] = model.config.to_dict()
+    config: dict[str, Any] = transformers_model(model).config.to_dict()
     return config
 
 
 def layers_of(model: Any) -> Any:
     """The blocks of a causal language model, in the order in which they run."""
-    layers = getattr(getattr(model, "base_model", model), "layers", None)
+    found = transformers_model(model)
+    layers = getattr(found.base_model, "layers", None)
     if layers is None:
-        raise UnsupportedModelError(f"{type(model).__name__} has no list of layers; {GUIDE}.")
+        raise UnsupportedModelError(f"{type(found).__name__} has no list of layers; {GUIDE}.")
     return layers
 
 
@@ -102,19 +126,25 @@ def locate(model: Any) -> list[Located]:
 class Capture:
     """Hooks on every router of one model, until ``close``. See `Sink` for what it is told.
 
+    Only forwards of the whole model are heard: gradient checkpointing runs blocks once more, on the way back.
     cache: the KV cache that the running forward was given; None without one. padded: whether it was given an
-    attention mask that leaves positions out.
+    attention mask that leaves positions out. repeated: whether a generation starts with rows that are equal, as beams.
     """
 
     def __init__(self, model: Any, sink: Sink) -> None:
         self.routers = locate(model)  # raises before anything is touched
         self.cache: Any = None
-        self.padded = False
+        self.padded = self.repeated = False
         self._shape: tuple[int, ...] = ()
+        self._running = False
         self._sink = sink
         layers = layers_of(model)
-        inner = getattr(model, "base_model", model)
-        self._handles = [inner.register_forward_pre_hook(self._begin, with_kwargs=True)]
+        inner = transformers_model(model).base_model
+        self._names = list(inspect.signature(type(inner).forward).parameters)[1:]
+        self._handles = [
+            inner.register_forward_pre_hook(self._begin, with_kwargs=True),
+            inner.register_forward_hook(self._end, always_call=True),
+        ]
         for layer in sorted({router.spec.layer for router in self.routers}):
             self._handles.append(layers[layer].register_forward_pre_hook(self._layer, with_kwargs=True))
         for number, router in enumerate(self.routers):
@@ -135,10 +165,18 @@ class Capture:
         self.close()
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._running = True
+        given = dict(zip(self._names, args, strict=False)) | dict(kwargs)
         # What the caller gave: the model makes a cache of its own for every forward.
-        self.cache = kwargs.get("past_key_values")
-        mask = kwargs.get("attention_mask")
+        self.cache = given.get("past_key_values")
+        mask, ids = given.get("attention_mask"), given.get("input_ids")
         self.padded = isinstance(mask, torch.Tensor) and mask.ndim == 2 and not bool(mask.all())
+        self.repeated = False
+        if self.cache is not None and isinstance(ids, torch.Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
+            self.repeated = bool((ids[1:] == ids[:-1]).all(dim=-1).any())
+
+    def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._running = False
 
     def _layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -148,7 +186,8 @@ class Capture:
         read = READINGS[form.torch_output]
 
         def hook(gate: nn.Module, args: Any, output: Any) -> None:
-            self._sink(number, *read(gate, output), self._shape)
+            if self._running:
+                self._sink(number, *read(gate, output), self._shape)
 
         return hook
 

@@ -1,4 +1,4 @@
-"""The machine and software of a measurement on torch, for its report."""
+"""The devices that torch has, and the machine and software of a measurement, for its report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 import torch
 
 from mlx_moebench.environment import host_environment, package_version
+from mlx_moebench.errors import MoebenchError, did_you_mean
+
+from . import ranks
+
+DEVICES = ("auto", "gpu", "cpu", "mps", "cuda")
 
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:
@@ -23,3 +28,25 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         # torch rounds float32 products to TF32 on NVIDIA GPUs only where it is told to.
         "tf32": str(int(torch.backends.cuda.matmul.allow_tf32)) if device.type == "cuda" else None,
     }
+
+
+def chosen_device(name: str = "auto") -> torch.device:
+    """The torch device for ``name``; ``auto`` is CUDA, else Apple's GPU, else the CPU; under torchrun one GPU a rank.
+
+    ``cuda:1`` is the second GPU. Raises MoebenchError for an unknown name, or where the GPU asked for is not there.
+    """
+    library, colon, number = name.partition(":")
+    if library not in DEVICES or (colon and not (library == "cuda" and number.isdecimal())):
+        raise MoebenchError(f"There is no device {name!r}.{did_you_mean(name, list(DEVICES))}")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    missing = {"cuda": not cuda, "mps": not mps, "gpu": not (cuda or mps)}.get(library, False)
+    if missing or (colon and int(number) >= torch.cuda.device_count()):
+        kind = {"cuda": name if cuda else "CUDA device", "mps": "Apple GPU", "gpu": "GPU"}[library]
+        raise MoebenchError(f"torch sees no {kind} here; use --device cpu, or --device auto to take what there is.")
+    if colon:
+        return torch.device(name)
+    if name == "cpu" or not (cuda or mps):
+        return torch.device("cpu")
+    if cuda and name != "mps":
+        return torch.device("cuda", ranks.local_rank() % torch.cuda.device_count())
+    return torch.device("mps")

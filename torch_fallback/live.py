@@ -43,14 +43,26 @@ class TorchRoutingStats(Recorder):
             expected = self._forms[number].weights(logits.detach().float(), indices.long(), self._config)
             check_rule(self.specs[number], expected, weights.detach())
             self._proven.add(number)
-        if number == 0 and self._capture.padded and not self.described:
+        if number == 0 and not self.described:
+            self._warn()
+        self.record(number, logits.detach(), indices.detach(), shape)
+
+    def _warn(self) -> None:
+        """What nobody described, and would be counted as something else than it is."""
+        if self._capture.padded:
             warnings.warn(
                 "The attention mask leaves out positions that are counted all the same: say which count, "
                 "with stats.batch(mask=attention_mask).",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self.record(number, logits.detach(), indices.detach(), shape)
+        if self._capture.repeated:
+            warnings.warn(
+                "Rows that start alike, as beams and samples of one prompt do, count as sequences of their own, also "
+                "those that are dropped later: generate one row for each prompt.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def routing_of(self, number: int, logits: Array, indices: Array, mask: Mask) -> Routing:
         form = self._forms[number]
@@ -74,14 +86,15 @@ class TorchRoutingStats(Recorder):
 def attach(model: Any, tau: float = 0.40, collapse_on: str = "top_share_token") -> TorchRoutingStats:
     """Hook every router of a transformers model and return statistics that fill as it runs.
 
-    Outputs stay the same. Usable as a context manager, which takes the hooks off at its end::
+    Outputs stay the same. Forwards of the whole model count, also inside a wrapper such as PEFT's; blocks that run
+    alone do not. Usable as a context manager, which takes the hooks off at its end::
 
         with torch_fallback.attach(model) as stats:
             model(ids)  # ids [B, S]: B sequences
         print(stats.to_dataframe())
 
     tau: share in (0, 1) above which a router is flagged. Raises `UnsupportedModelError` and leaves the model
-    untouched if a router that its family declares is missing.
+    untouched if a router that its family declares is missing, or the model is compiled or inside DataParallel.
     """
     return TorchRoutingStats(
         model, tau=tau, collapse_on=collapse_on, model=model_facts(model), environment=environment()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ import transformers
 from mlx_moebench.analysis.backends import Step
 from mlx_moebench.checkpoints import WEIGHTS, Found, find, read_adapter, refused_code, shortened
 from mlx_moebench.checkpoints.folder import stored_bits
-from mlx_moebench.errors import ModelLoadError, did_you_mean
+from mlx_moebench.errors import MissingExtraError, ModelLoadError, did_you_mean
 from mlx_moebench.families import Family
 
 from .adapters import merge_adapter
 from .capture import locate
+from .environment import chosen_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SPARE = 0.9
@@ -66,8 +68,9 @@ def load_checkpoint(
 ) -> TorchCheckpoint:
     """Load a sparse model: a folder, a hub id, or with None the small model that ships in the package.
 
-    device: where it computes. device_map: for transformers instead, such as ``auto``, with ``placing`` (max_memory,
-    offload_folder); None means ``device``, or ``auto`` where the weights do not fit into that GPU's free memory.
+    device: where it computes, a torch device or its name, such as ``auto`` or ``cuda:1``. device_map: for transformers
+    instead, such as ``auto``, with ``placing`` (max_memory, offload_folder); None means ``device``, or ``auto`` where
+    the weights do not fit into that GPU's free memory.
     dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on the CPU and as stored elsewhere.
     bits: 4 packs every expert and linear layer as NF4 while it is read, layer by layer (see `fourbit`); routers,
     embeddings and head keep dtype. router_bits: 16 or None, since routers are never quantised here.
@@ -75,12 +78,14 @@ def load_checkpoint(
     that are in 4 bit.
 
     Raises ModelLoadError where the checkpoint is missing, incomplete or broken or something is asked for that it
-    cannot have, UnsupportedModelError where it is dense or no family serves it.
+    cannot have, UnsupportedModelError where it is dense or no family serves it, MoebenchError for a device that is not
+    there, MissingExtraError without accelerate.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ModelLoadError(f"There is no dtype {dtype!r}.{did_you_mean(dtype, list(DTYPES))}")
-    _check_bits(bits, router_bits, adapter_path)
-    device = torch.device(device)
+    placing |= {} if device_map is None else {"device_map": device_map}
+    _check_bits(bits, router_bits, adapter_path, placing)
+    device = chosen_device(device) if isinstance(device, str) else device
     adapter = None if adapter_path is None else read_adapter(adapter_path)
     found = find(model, revision, trust_remote_code, unquantised=bits is not None, check=_check)
     tokenizer = _tokenizer(found, trust_remote_code)
@@ -100,7 +105,7 @@ def load_checkpoint(
                 step=step,
             )
     else:
-        placing |= {"device_map": device_map or _map(found, device, wanted, stored)}
+        placing = {"device_map": _map(found, device, wanted, stored)} | placing
         network = _whole(found, wanted, trust_remote_code, placing)
     network.eval()
     fingerprint = _fingerprint(found, network)
@@ -121,13 +126,15 @@ def load_checkpoint(
     )
 
 
-def _check_bits(bits: int | None, router_bits: int | None, adapter_path: Any) -> None:
+def _check_bits(bits: int | None, router_bits: int | None, adapter_path: Any, placing: Mapping[str, Any]) -> None:
     if bits not in (None, 4):
         raise ModelLoadError(f"On torch experts are quantised to 4 bit (NF4) or not at all, not to {bits}; use --4bit.")
     if router_bits not in (None, 16):
         raise ModelLoadError(f"On torch routers are never quantised; leave --router-bits {router_bits} out.")
     if bits and adapter_path is not None:
         raise ModelLoadError("On torch an adapter is merged into unquantised weights; leave --4bit or the adapter out.")
+    if bits and placing:
+        raise ModelLoadError(f"In 4 bit a model goes to one device; leave {' and '.join(placing)} out.")
 
 
 def _check(family: Family, config: dict[str, Any]) -> None:
@@ -140,25 +147,36 @@ def _check(family: Family, config: dict[str, Any]) -> None:
 
 def _whole(found: Found, dtype: torch.dtype | None, trust_remote_code: bool, placing: dict[str, Any]) -> Any:
     """transformers' own loading, with a word where it would go on without one."""
+    if importlib.util.find_spec("accelerate") is None:  # transformers would ask for it in words of its own
+        raise MissingExtraError("Loading models on torch", "torch")
     options = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code, "local_files_only": True}
+    # Other shapes are refused below, with the name of the weight.
+    options |= {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}
     try:
         with _quiet():
-            network, report = transformers.AutoModelForCausalLM.from_pretrained(
-                found.folder, output_loading_info=True, use_safetensors=True, **options, **placing
-            )
+            network, report = transformers.AutoModelForCausalLM.from_pretrained(found.folder, **options, **placing)
     except ImportError as error:
         raise ModelLoadError(f"{found.folder}: {shortened(error)}.") from error
     except (ValueError, TypeError, RuntimeError, KeyError, OSError) as error:
         if "trust_remote_code" in str(error):
             raise refused_code(found.folder, "its model") from error
         raise ModelLoadError(f"{found.folder}: config.json and weights do not fit ({shortened(error)}).") from error
-    for what in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
+    for what, instead in _WITHOUT_A_WORD.items():
         if keys := sorted(map(str, report.get(what) or ())):
             raise ModelLoadError(
                 f"{found.folder}: config.json and weights do not fit ({len(keys)} {what.replace('_', ' ')}, such as "
-                f"{keys[0]}), and transformers would fill in random ones; fetch the checkpoint again."
+                f"{keys[0]}), and transformers would {instead}; fetch the checkpoint again."
             )
     return network
+
+
+_WITHOUT_A_WORD = {
+    "missing_keys": "fill in random ones",
+    "mismatched_keys": "fill in random ones",
+    "unexpected_keys": "leave them out",
+    "error_msgs": "go on",
+}
+"""What transformers does about differences between a checkpoint and its config.json."""
 
 
 def _map(found: Found, device: torch.device, dtype: torch.dtype | None, stored: float) -> Any:

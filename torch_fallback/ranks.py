@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Mapping
+from datetime import timedelta
+from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from mlx_moebench.errors import MoebenchError
 from mlx_moebench.routing.record import Phase
 from mlx_moebench.routing.stats import RoutingStats
 from mlx_moebench.routing.storage import stats_of_blob, sums_blob
+
+PATIENCE = timedelta(days=30)
+"""How long a rank that is ready waits for one that still measures; torchrun ends it where that one failed."""
 
 
 def of_this_process() -> tuple[int, int] | None:
@@ -27,26 +35,40 @@ def local_rank() -> int:
     return int(text) if text.isdecimal() else 0
 
 
+@cache
+def group() -> Any:
+    """What the ranks talk through, made once a process: gloo, since what travels is small and NCCL needs a GPU a rank.
+
+    Raises MoebenchError where they do not find each other; ask before hours of measuring.
+    """
+    try:
+        if not dist.is_initialized():
+            dist.init_process_group("gloo")
+            atexit.register(dist.destroy_process_group)
+        return dist.new_group(backend="gloo", timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        raise MoebenchError(
+            f"RANK and WORLD_SIZE say that {os.environ['WORLD_SIZE']} processes share the work, but they do not find "
+            f"each other ({error}): start them with torchrun, or unset WORLD_SIZE."
+        ) from error
+
+
 def gather(found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
     """The statistics of all ranks together, on every rank. They travel as stats pairs do, never pickled."""
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("gloo")  # on the CPU: what travels is small, and NCCL would need one GPU a rank
-    try:
-        return {phase: RoutingStats.merge(_exchanged(stats)) for phase, stats in found.items()}
-    finally:
-        if ours:
-            dist.destroy_process_group()
+    return {phase: RoutingStats.merge(_exchanged(stats)) for phase, stats in found.items()}
 
 
 def _exchanged(stats: RoutingStats) -> list[RoutingStats]:
     blob = torch.frombuffer(bytearray(sums_blob(stats)), dtype=torch.uint8)
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(blob)]))
-    longest = max(int(size) for size in sizes)
-    padded = torch.zeros(longest, dtype=torch.uint8)
-    padded[: len(blob)] = blob
-    blobs = [torch.zeros(longest, dtype=torch.uint8) for _ in sizes]
-    dist.all_gather(blobs, padded)
+    try:
+        dist.all_gather(sizes, torch.tensor([len(blob)]), group=group())
+        longest = max(int(size) for size in sizes)
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(blob)] = blob
+        blobs = [torch.zeros(longest, dtype=torch.uint8) for _ in sizes]
+        dist.all_gather(blobs, padded, group=group())
+    except RuntimeError as error:
+        raise MoebenchError("Another process ended before its part was measured; its own message says why.") from error
     parts = [bytes(b[: int(size)].numpy()) for b, size in zip(blobs, sizes, strict=True)]
     return [stats_of_blob(part, f"the statistics of rank {rank}") for rank, part in enumerate(parts)]

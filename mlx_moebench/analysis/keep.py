@@ -203,7 +203,7 @@ def _compared(run: RoutingStats, before: RoutingStats) -> Iterator[tuple[str, An
     """(what, there, here) of all that decides which numbers a batch gives, what a user chose before what follows."""
     for key in dict.fromkeys((*before.model, *run.model)):
         yield f"model's {key}", before.model.get(key), run.model.get(key)
-    for key in ("device", "blas", "mlx"):  # another arithmetic rounds otherwise
+    for key in ("device", "blas", "mlx", "torch", "transformers"):  # another arithmetic rounds otherwise
         yield key, before.environment.get(key), run.environment.get(key)
     ((sha, facts),) = run.sources.items()
     ((sha_before, facts_before),) = before.sources.items()

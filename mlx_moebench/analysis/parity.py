@@ -107,7 +107,7 @@ def parity(
     the first of the others gave, reduced by NumPy in float64. model: a folder, a hub id or None. options: as for
     `analyze`. Raises `MoebenchError` for names that are none, or fewer than two.
     """
-    names = list(dict.fromkeys(backends))
+    names = list(dict.fromkeys(name.strip() for name in backends))
     for name in names:
         _parsed(name)
     if len(names) < 2:
@@ -118,6 +118,8 @@ def parity(
     for name in names:
         library, device = _parsed(names[0] if name == NUMPY else name)
         runner: Any = backend_named(library)
+        if runner.ranks() is not None:
+            raise MoebenchError("Backends are compared token by token in one process; start it without torchrun.")
         tokens = _Tokens()
 
         def told(what: str, done: int, total: int, name: str = name) -> None:

@@ -81,7 +81,9 @@ def profile(
                 **options,
             )
         step(f"comparing the domains of {model_name}", 0, 0)
-        kept = {domain: pairs[model_name, domain] for domain in parts}
+        place = runner.ranks()
+        first = place is None or place[0] == 0  # of several processes it alone writes, and the others must not read
+        kept = {domain: pairs[model_name, domain] if first else None for domain in parts}
         reports = {d: parts[d].report(plan) if pair is None else read_report(pair) for d, pair in kept.items()}
         for domain, part in parts.items():
             rename(part, domain)

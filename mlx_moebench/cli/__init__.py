@@ -53,8 +53,9 @@ Examples:
 def group() -> None:
     """Measure how sparse Mixture-of-Experts language models route.
 
-    Entropy, load, collapse and their intervals, from the model's own routers on MLX; evaluate says what the model
-    knows, to see what a change of its routing costs. It does not measure serving speed.
+    Entropy, load, collapse and their intervals, from the model's own routers, on MLX or (--backend torch) in
+    transformers; evaluate says what the model knows, to see what a change of its routing costs. It does not measure
+    serving speed.
     """
 
 

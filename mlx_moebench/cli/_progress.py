@@ -37,3 +37,11 @@ def progress(quiet: bool) -> Iterator[Step]:
             bar.update(task, description=what, completed=done, total=total or None)
 
         yield step
+
+
+def speaks(backend: str) -> bool:
+    """Whether this process is the one to write and print: of several that share a measurement, the first."""
+    from ..analysis.backends import backend_named
+
+    place = backend_named(backend).ranks()
+    return place is None or place[0] == 0

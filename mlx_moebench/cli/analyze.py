@@ -118,11 +118,10 @@ def command(
     The pair is saved while the run goes on: stop it as you like, --resume ends with the very same numbers.
     """
     from ..analysis import analyze, analyze_generation, check_replaceable, decode_output
-    from ..analysis.backends import backend_named
     from ..report.plots import check_plot
     from ..routing.storage import check_writable
     from ..routing.uncertainty import Plan
-    from ._progress import progress
+    from ._progress import progress, speaks
     from ._result import show
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
@@ -161,13 +160,13 @@ def command(
         "plan": plan,
         "command": command_line(),
     }
-    place = backend_named(backend).ranks()
-    with progress(quiet or (place is not None and place[0] > 0)) as step:
+    speaker = speaks(backend)
+    with progress(quiet or not speaker) as step:
         if generate:
             analyze_generation(model, dataset, max_tokens=generate, step=step, **options)
         else:
             analyze(model, dataset, batch_size=batch_size, step=step, **options)
-    if place is not None and place[0] > 0:  # the first of several processes speaks for all
+    if not speaker:
         return
     show(outputs, as_json, plot)
     if trace and not as_json:

@@ -37,6 +37,12 @@ MEASURING = (
 )
 """Options that say how models are measured, and mean nothing where both sides are stats pairs."""
 
+_NOT_OF_PARITY = {
+    name: "--" + name.replace("_", "-")
+    for name in ("backend", "device", "bits", "router_bits", "allow", "output_dir", "ci", "level", "resamples", "seed")
+} | {"base": "--model", "metrics": "--metric", "csv": "--csv", "plot": "--plot"}
+"""Options that mean nothing with --backends."""
+
 
 @click.command(epilog=EPILOG)
 @click.argument("a")
@@ -126,6 +132,7 @@ def command(
     from ..routing import Plan, compare
     from ..routing.metrics import get_metric
     from ..routing.storage import check_output
+    from ._progress import speaks
 
     plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
     chosen = tuple(get_metric(name).name for name in dict.fromkeys(metrics)) or DEFAULT
@@ -160,7 +167,11 @@ def command(
         _refuse_measuring()
         found = compare(a, b, allow=allow, plan=plan)
     else:
-        found = compare(*_measured((a, b), base, output_dir, dataset, options, quiet), allow=allow, plan=plan)
+        speaker = speaks(backend)
+        sides = _measured((a, b), base, output_dir, dataset, options, quiet or not speaker)
+        if not speaker:
+            return
+        found = compare(*sides, allow=allow, plan=plan)
     report = found.to_dict() | {"command": options["command"]}
     if plot:
         from ..report.plots.comparison import plot_effects
@@ -189,19 +200,21 @@ def _parity(
     from ..analysis import target
     from ..analysis.parity import MOST_TIES, TIE, TOLERANCE, parity
     from ..report.parity import print_parity
+    from ..routing import Plan
     from ..routing.storage import write_aside
     from ._progress import progress
 
-    for name in ("backend", "device", "bits", "router_bits"):
-        if options.pop(name) is not None and _given(name):
-            flag = name.replace("_", "-")
-            raise click.UsageError(
-                f"--backends compares unquantised models and names devices itself; leave out --{flag}."
-            )
+    if given := [flag for name, flag in _NOT_OF_PARITY.items() if _given(name)]:
+        raise click.UsageError(
+            "--backends compares one unquantised model with itself, choice by choice, and names devices itself; leave "
+            f"out {', '.join(given)}."
+        )
+    options = {name: value for name, value in options.items() if name not in _NOT_OF_PARITY}
     command = options["command"]
     with progress(quiet) as step:
         pairs, stats = parity(target(model).model, dataset, backends.split(","), step=step, **options)
-    facts = {key: stats.report(options["plan"])[key] for key in ("model", "data", "environment")}
+    whole = stats.report(Plan(resamples=100))  # of which no interval is used
+    facts = {key: whole[key] for key in ("model", "data", "environment")}
     limits = {"tolerance": TOLERANCE, "tie": TIE, "ties": MOST_TIES}
     report = {**facts, "limits": limits, "pairs": [pair.to_dict() for pair in pairs], "command": command}
     text = json.dumps(report, indent=1, allow_nan=False)

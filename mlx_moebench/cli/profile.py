@@ -96,6 +96,7 @@ def command(
     from ..report.profile import COLUMNS
     from ..routing import Plan
     from ..routing.storage import check_output
+    from ._progress import speaks
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
     if stats and (models or domains):
@@ -110,7 +111,10 @@ def command(
             raise click.UsageError(f"{given[0]} is for measuring; the stats pairs are measured already.")
         found = [_of_stats(stats, plan)]
     else:
-        found = _measured(models, domains, output, plan, quiet, options)
+        speaker = speaks(options["backend"])
+        found = _measured(models, domains, output, plan, quiet or not speaker, options)
+        if not speaker:
+            return
     _write(found, output, plot, plan, as_json)
 
 

@@ -71,7 +71,8 @@ class Family:
             if config.get(key, value) != value:
                 raise ModelLoadError(
                     f"This {config.get('model_type')!r} checkpoint has {key} = {config[key]!r}, but the MLX model is "
-                    f"built with {key} = {value!r}: its numbers would be those of another model."
+                    f"built with {key} = {value!r}: its numbers would be those of another model; measure it with the "
+                    "backend torch."
                 )
 
     def specs(self, config: Config) -> tuple[RouterSpec, ...]:

@@ -349,7 +349,7 @@ def _check_counts(spec: RouterSpec, counts: npt.NDArray[Any], n_tokens: npt.NDAr
         )
 
 
-_IDENTITY = ("id", "revision", "model_type", "dtype", "weight_bits", "router_bits", "adapter", "fingerprint")
+_IDENTITY = ("id", "revision", "model_type", "backend", "dtype", "weight_bits", "router_bits", "adapter", "fingerprint")
 _READING = ("max_length", "max_samples", "bos", "field", "template", "generation")
 
 

@@ -181,11 +181,11 @@ def stats_of_blob(blob: bytes, name: str) -> RoutingStats:
 
     try:
         tensors, metadata = load(blob), _metadata(blob)
-        if FORMAT not in metadata:
-            raise StatsError(f"{name} is a safetensors file, but not routing statistics.")
-        return restore(tensors, json.loads(metadata[FORMAT]))
+        if FORMAT in metadata:
+            return restore(tensors, json.loads(metadata[FORMAT]))
     except (SafetensorError, MoebenchError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StatsError(f"{name} is damaged or from another version ({str(error).rstrip('.')}).") from error
+    raise StatsError(f"{name} is a safetensors file, but not routing statistics.")
 
 
 def read_report(path: Path, verify: bool = True) -> dict[str, Any]:

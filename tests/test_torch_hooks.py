@@ -1,0 +1,126 @@
+"""Hooks on transformers models in other hands: trainings, wrappers, compiled code, generation, mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers_models import random_transformers, torch
+
+import torch_fallback
+from mlx_moebench.errors import UnsupportedModelError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return random_transformers(tmp_path_factory.mktemp("model"), "olmoe")
+
+
+@pytest.fixture
+def ids() -> Any:
+    return torch.tensor(np.random.default_rng(1).integers(1, 320, (2, 9)))
+
+
+class Adapted(torch.nn.Module):
+    """As PEFT wraps a model: what it calls its base model is no base model of transformers."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.base_model = torch.nn.Sequential(model)
+        self.config = model.config
+
+    def forward(self, ids: Any) -> Any:
+        return self.base_model(ids)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")  # the name that older versions know
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_blocks_that_gradient_checkpointing_runs_again_do_not_count(tmp_path: Path, reentrant: bool, ids: Any) -> None:
+    model = random_transformers(tmp_path, "mixtral")
+    model.train()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    with torch_fallback.attach(model) as stats:
+        for _ in range(2):
+            model(ids, labels=ids, use_cache=False).loss.backward()
+    model.eval()
+    with torch_fallback.attach(model) as plain, torch.no_grad():
+        model(ids)
+    assert stats.n_tokens == 2 * plain.n_tokens == 36
+    for number in range(3):
+        np.testing.assert_array_equal(stats.totals(number).counts, 2 * plain.totals(number).counts)
+
+
+def test_a_block_that_runs_alone_does_not_count(model: Any, ids: Any) -> None:
+    with torch_fallback.attach(model) as stats, torch.no_grad():
+        model(ids)
+        model.base_model.layers[0].mlp(torch.randn(2, 9, 64))
+        model.base_model.layers[2].mlp.gate(torch.randn(18, 64))
+        model(ids)
+    assert stats.n_tokens == 36
+
+
+def test_a_forward_that_fails_does_not_count_and_the_next_one_does(model: Any, ids: Any) -> None:
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with torch_fallback.attach(model) as stats, torch.no_grad():
+        handle = model.base_model.layers[1].mlp.experts.register_forward_pre_hook(fails)
+        with pytest.raises(ZeroDivisionError):
+            model(ids)
+        handle.remove()
+        model.base_model.layers[0].mlp.gate(torch.randn(18, 64))
+        model(ids[:1])
+    assert stats.n_tokens == 9
+
+
+def test_wrapped_models_are_measured(model: Any, ids: Any) -> None:
+    with torch_fallback.attach(Adapted(model)) as stats, torch.no_grad():
+        Adapted(model)(ids)
+    assert stats.n_tokens == 18
+    assert stats.model["model_type"] == "olmoe"
+
+
+def test_models_that_hooks_would_not_hear_are_refused(model: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="DataParallel runs copies"):
+        torch_fallback.attach(torch.nn.DataParallel(model))
+    with pytest.raises(UnsupportedModelError, match="This model is compiled"):
+        torch_fallback.attach(torch.compile(model, backend="eager"))
+    model.base_model.layers[1].compile(backend="eager")
+    try:
+        with pytest.raises(UnsupportedModelError, match="This model is compiled"):
+            torch_fallback.attach(model)
+    finally:
+        model.base_model.layers[1]._compiled_call_impl = None
+    with pytest.raises(UnsupportedModelError, match="Linear is not a model of transformers"):
+        torch_fallback.attach(torch.nn.Linear(2, 2))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_masks_and_caches_are_seen_by_place_too(model: Any, ids: Any) -> None:
+    from transformers import DynamicCache
+
+    cache, mask = DynamicCache(config=model.config), torch.ones_like(ids)
+    with torch_fallback.attach(model) as stats, torch.no_grad():
+        model.base_model(ids, None, None, cache)
+        model.base_model(ids[:, :1], None, None, cache)
+        assert stats.n_tokens == 0
+        assert stats.phase_stats("unsplit").n_tokens == 20
+        assert len(stats.phase_stats("unsplit").clusters) == 2
+        mask[0, :3] = 0
+        with pytest.warns(RuntimeWarning, match="leaves out positions"):
+            model.base_model(ids, mask)
+
+
+@pytest.mark.filterwarnings("error:Rows that start alike")
+def test_beams_are_said_to_be_no_sequences(model: Any, ids: Any) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}
+    with torch_fallback.attach(model) as stats:
+        model.generate(ids, **options)
+        with pytest.warns(RuntimeWarning, match="Rows that start alike, as beams"):
+            model.generate(ids[:1], num_beams=3, **options)
+        with stats.batch(ids=[7, 7, 7], prompt_lengths=[9, 9, 9]):
+            model.generate(ids[:1], num_beams=3, **options)
+    assert stats.n_tokens == 27
+    assert [row for _, row in stats.clusters] == [7]
