@@ -77,7 +77,7 @@ def _information(axis: Any, found: DomainSeries, routers: Sequence[RouterDomains
     null = [r.null_high for r in routers]
     said = f"at most ln {len(found.domains)} = {found.highest:.2f}"
     if np.isfinite(null).all():
-        axis.fill_between(layers, 0, null, color="0.6", lw=0)
+        axis.fill_between(layers, 0, null, color="0.75", lw=0, zorder=0.5)  # under the bands
         said += "; grey: 95% of permutations"
     title_with(axis, "information about the expert", said)
     axis.set_ylabel("nats")
