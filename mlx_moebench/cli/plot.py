@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from .compare import KINDS as ALLOWED
+from .report import readable
 
 EPILOG = """\b
 Examples:
@@ -82,9 +83,11 @@ def _draw(
     from ..report.plots import check_plot, get_plot, write_picture
 
     check_plot(output)
-    plot, found = get_plot(kind), read_inputs(inputs, allow=allow)
-    arguments = (found,) if layers is None else (found, layers)
-    write_picture(output, lambda: plot.draw(*arguments), title)
+    plot = get_plot(kind)
+    with readable():
+        found = read_inputs(inputs, allow=allow)
+        arguments = (found,) if layers is None else (found, layers)
+        write_picture(output, lambda: plot.draw(*arguments), title)
     click.echo(f"Wrote {output}")
 
 

@@ -93,7 +93,7 @@ def command(
     if place is not None:
         _check(place, form)
     plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
-    with _readable():
+    with readable():
         inputs = read_inputs(stats, plan=plan, allow=allow)
         text = _page(inputs, title, trace) if form == "html" else _exported(inputs, form)
     if place is None:
@@ -108,13 +108,13 @@ def command(
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """What a file lacks, or holds in another form than this version writes, is a sentence."""
     from ..errors import StatsError
 
     try:
         yield
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         if os.environ.get("MLX_MOEBENCH_DEBUG"):
             raise
         raise StatsError(
@@ -151,13 +151,16 @@ def _exported(inputs: Inputs, form: str) -> str:
 def _check(place: Path, form: str) -> None:
     """Raise `StatsError` unless the file can be written and replaces nothing of another kind."""
     from ..errors import StatsError
+    from ..report.export import COLUMNS
     from ..routing.storage import check_output, probe_folder
 
-    if form == "csv":
-        check_output(place, ".csv", "report", ("metric", "value", "unit"))
-        return
     if place.is_dir():
         raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
+    if place.exists() and not place.is_file():
+        raise StatsError(f"Cannot write {place}: it is no plain file; leave out --output to print.")
+    if form == "csv":
+        check_output(place, ".csv", "report", COLUMNS)
+        return
     probe_folder(place)
     mark = '<meta name="generator" content="mlx-moebench' if form == "html" else MARK
     if place.exists() and mark.encode() not in place.read_bytes():

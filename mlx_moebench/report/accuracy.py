@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from .cells import percent
 from .table import model_name
 
 _PLAIN: dict[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False, "padding": (0, 2, 0, 0)}
@@ -124,7 +125,7 @@ def _notes(report: dict[str, Any]) -> Text:
     lines += [f"Note: {reason}." for reason in dict.fromkeys(e["reason"] for e in entries if e.get("reason"))]
     ci = report["settings"]["ci"]
     lines.append(
-        f"[low, high]: {ci['level']:.0%}, for other questions on the same subjects: Wilson's for a subject, for "
+        f"[low, high]: {percent(ci['level'])}, for other questions on the same subjects: Wilson's for a subject, for "
         f"averages a bootstrap of {ci['resamples']:,} resamples of the questions inside each subject."
     )
     return Text("\n".join(lines), style="dim")

@@ -24,6 +24,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def percent(level: float) -> str:
+    """``95%``, ``99.5%``: of the level of an interval, which rounding would make a wrong one."""
+    return f"{100 * level:g}%"
+
+
 def count(n: int, noun: str) -> str:
     """``1 token``, ``12,300 tokens``."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"

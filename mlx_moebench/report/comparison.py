@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..routing.differences import ROUNDING
+from .cells import percent
 from .table import model_name
 
 DEFAULT = ("mean_entropy", "top_share_token", "load_entropy")
@@ -163,7 +164,7 @@ def _notes(found: dict[str, Any]) -> Text:
         lines.append(f"collapse flags that differ: layer {named}.")
     if found["design"]["paired"] is not None:
         lines.append(
-            f"[low, high]: {ci['level']:.0%} bootstrap over sequences, {ci['resamples']:,} resamples; p: of no "
+            f"[low, high]: {percent(ci['level'])} bootstrap over sequences, {ci['resamples']:,} resamples; p: of no "
             f"difference, from the same; q: p adjusted over layers (Benjamini-Hochberg); *: q < {CLEAR}."
         )
         lines.append("p of the means over routers is not adjusted for the number of metrics.")

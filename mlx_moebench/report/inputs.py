@@ -12,6 +12,7 @@ from ..data.importers import split_name
 from ..errors import MoebenchError, StatsError
 from ..routing.comparison import compare
 from ..routing.domain_report import domain_report, profile_settings, rename
+from ..routing.report import SCHEMA_VERSION
 from ..routing.stats import RoutingStats
 from ..routing.storage import pair_paths, plain_name, read_report
 from ..routing.uncertainty import Plan
@@ -291,9 +292,22 @@ def _read_pair(path: Path, label: str | None) -> _Pair:
     if not report_path.exists() and not sums_path.exists():
         raise StatsError(f"There is no {path}: give {TAKEN}.")
     report = read_report(report_path)
+    if (version := report.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+        raise StatsError(
+            f"{report_path} has schema version {version}, and this version of mlx_moebench reads {SCHEMA_VERSION}: "
+            "measure again, or use the version that wrote it."
+        )
+    if not report["routers"]:
+        raise StatsError(f"{report_path} holds no router, so that there is nothing to report of it.")
     for router in report["routers"]:
         _require(router, _ROUTER, report_path)
+        if len(router["selection_counts"]) != router["n_experts"]:
+            raise StatsError(
+                f"{report_path} is damaged: layer {router['layer']} has {router['n_experts']} experts, and counts of "
+                f"{len(router['selection_counts'])}."
+            )
     _require(report, ("settings", "environment"), report_path)
+    _require(report["settings"], ("tau", "collapse_on", "ci"), report_path)
     _require(report["data"], ("name", "n_sequences", "n_tokens", "phase"), report_path)
     return _Pair(report_path, label, report, RoutingStats.load(sums_path) if sums_path.exists() else None)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..routing.metrics import METRICS
-from .cells import number, with_interval
+from .cells import number, percent, with_interval
 from .table import model_name
 from .verdict import verdict_parts
 
@@ -56,7 +56,7 @@ def render_profile(profile: dict[str, Any], reports: dict[str, dict[str, Any]], 
     if any(r["domain_information"]["low"] is not None for r in routers):
         parts.append(
             Text(
-                f"[low, high]: {ci['level']:.0%} bootstrap over sequences inside each domain, {ci['resamples']:,} "
+                f"[low, high]: {percent(ci['level'])} bootstrap over sequences inside each domain, {ci['resamples']:,} "
                 f"resamples; nulls of {settings['permutations']:,} permutations.",
                 style="dim",
             )

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from .cells import count as _count
 from .cells import number as _number
+from .cells import percent
 from .cells import with_interval as _with_interval
 from .verdict import verdict_parts
 
@@ -135,7 +136,7 @@ def _notes(report: dict[str, Any]) -> Text:
     else:
         over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
         lines.append(
-            f"[low, high]: {ci['level']:.0%} bootstrap over {over}, {ci['resamples']:,} resamples; "
+            f"[low, high]: {percent(ci['level'])} bootstrap over {over}, {ci['resamples']:,} resamples; "
             "the report names each method."
         )
     return Text("\n".join(lines), style="dim")

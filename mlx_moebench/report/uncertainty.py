@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from .cells import percent
 from .table import model_name
 
 SCORES = {"entropy": "entropy", "selection_margin": "margin"}
@@ -38,7 +39,7 @@ def render(report: dict[str, Any]) -> Group:
         "loss: mean, in nats, of the tenth of the tokens with the least entropy, and of that with the most.\n"
     )
     if report["mean_loss"]["low"] is not None:
-        note += f"[low, high]: {ci['level']:.0%} bootstrap over sequences, {ci['resamples']:,} resamples."
+        note += f"[low, high]: {percent(ci['level'])} bootstrap over sequences, {ci['resamples']:,} resamples."
     reasons = dict.fromkeys(_reasons(report))
     note += "".join(f"\nNo interval: {reason}." for reason in reasons)
     return Group(*parts, Text(note.replace("\n\n", "\n"), style="dim"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..cells import count
+from ..cells import count, percent
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
 from ..series import answer, difference_series
@@ -71,7 +71,7 @@ def _notes(report: Mapping[str, Any], cells: Cells) -> Iterator[str]:
     yield f"- above tau: the busiest expert's {share} share exceeds {settings['tau']:g}; a flag, no verdict."
     over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
     if any(router["ci"].get("load_entropy", {}).get("low") is not None for router in report["routers"]):
-        yield f"- [low, high]: {ci['level']:.0%} bootstrap over {over}, {ci['resamples']:,} resamples."
+        yield f"- [low, high]: {percent(ci['level'])} bootstrap over {over}, {ci['resamples']:,} resamples."
     yield from listed(cells)
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     yield from (f"- above tau is null: {text(reason)}." for reason in reasons)

@@ -139,7 +139,8 @@ def _identity(router: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(name: str, unit: str, value: Any, entry: Mapping[str, Any], level: float) -> dict[str, Any]:
-    """A level belongs to an interval: without one the cell is empty."""
+    """Level and method belong to an interval: without one their cells are empty."""
     low, high = entry.get("low"), entry.get("high")
-    given = {"level": level if low is not None else None, "method": entry.get("method"), "reason": entry.get("reason")}
+    given = {"reason": entry.get("reason")}
+    given |= {"level": level, "method": entry.get("method")} if low is not None else {}
     return {"metric": name, "unit": unit, "value": value, "low": low, "high": high, **given}

@@ -285,10 +285,9 @@ def _training(found: TrainingSeries) -> Json:
     kept = slice(None, None, every)
     bands = {}
     for name, (words, unit) in PER_ROUTER.items():
-        rows = found.routers[name][kept]
-        known = rows.size and np.isfinite(rows).any(axis=1).all()
-        ends = (np.nanmean(rows, axis=1), np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)) if known else ()
-        bands[name] = {"words": words, "unit": unit, "values": [_rounded(row) for row in zip(*ends, strict=True)]}
+        rows = [row[np.isfinite(row)] for row in found.routers[name][kept]]
+        ends = [_rounded((row.mean(), row.min(), row.max())) if row.size else [None] * 3 for row in rows]
+        bands[name] = {"words": words, "unit": unit, "values": ends}
     return {
         "name": found.name,
         "n_steps": n,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..comparison import side_name
-from ..inputs import Inputs
+from ..inputs import Inputs, Run
 
 MODEL = (
     *("id", "revision", "model_type", "dtype", "weight_bits", "router_bits", "quantised_on_load", "backend"),
@@ -17,7 +17,7 @@ DATA = ("name", "sha256", "n_sequences", "n_tokens", "phase", "max_length", "max
 
 def provenance(inputs: Inputs) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, [(name, value)]) for each thing that was given: model, data, settings, environment and command."""
-    found = [(run.name, list(_report(run.report))) for run in inputs.runs]
+    found = [(run.name, [*_report(run.report), *_domain_commands(run)]) for run in inputs.runs]
     known = {run.name for run in inputs.runs}
     for name, profile in inputs.profiles.items():
         if name not in known:
@@ -46,6 +46,15 @@ def _report(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _flat("settings", report.get("settings", {}))
     yield from _flat("environment", {k: v for k, v in report.get("environment", {}).items() if k != "command"})
     yield from _command(report.get("environment", {}))
+
+
+def _domain_commands(run: Run) -> Iterator[tuple[str, str]]:
+    """How each domain was measured, where that is not the command of the whole run."""
+    whole = _command(run.report.get("environment", {}))
+    for domain, report in run.domains.items():
+        own = _command(report.get("environment", {}))
+        if own != whole:
+            yield from ((f"{name}, {domain}", value) for name, value in own)
 
 
 def _flat(prefix: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..series import Estimate, LayerSeries, layer_series
-from .base import COLOURS, MARKERS, WIDTH, Source, heading, intervals_of, layer_ticks, legend
+from .base import COLOURS, WIDTH, Source, heading, intervals_of, layer_ticks, legend, marker_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def line(axis: Any, x: Sequence[float], values: Sequence[Estimate], number: int, **options: Any) -> None:
     """The values joined, each interval as part of a band; the ``number`` chooses colour and marker."""
     colour = COLOURS[number % len(COLOURS)]
-    marker = MARKERS[number % len(MARKERS)] if len(x) <= 32 else None
+    marker = marker_of(number) if len(x) <= 32 else None
     axis.plot(x, [v.value for v in values], marker=marker, color=colour, **options)
     ends = np.array([[v.low, v.high] for v in values])
     # Where a single point has an interval and its neighbours none, a band would not be seen: then bars.

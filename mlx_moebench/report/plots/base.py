@@ -13,7 +13,7 @@ from unicodedata import bidirectional
 
 from ...errors import StatsError
 from ...routing.storage import probe_folder, write_aside
-from ..cells import count
+from ..cells import count, percent
 from ..series.base import unit_of_text
 from ..table import model_name
 
@@ -123,7 +123,7 @@ def _intervals(report: Mapping[str, Any], metrics: Sequence[str]) -> str:
     if all(entry.get("low") is None for entry in entries):
         return f"no intervals: {next((e['reason'] for e in reversed(entries) if e.get('reason')), 'not computed')}"
     ci = report["settings"]["ci"]
-    return f"{ci['level']:.0%} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
+    return f"{percent(ci['level'])} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
 
 
 def sizes(report: Mapping[str, Any]) -> str:
@@ -185,6 +185,11 @@ def _letters() -> frozenset[int]:
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(get_font(findfont(STYLE["font.family"])).get_charmap())
+
+
+def marker_of(number: int) -> str:
+    """The marker of a line: where colours begin anew, each meets another marker."""
+    return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def legend(figure: Figure, axes: Iterable[Any], found: Sequence[Source]) -> None:

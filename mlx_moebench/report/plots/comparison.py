@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import StatsError
+from ..cells import percent
 from ..comparison import CLEAR, DEFAULT
 from ..inputs import Inputs
 from ..series import DifferenceSeries, difference_series
 from .base import COLOURS, WIDTH, Plot, layer_ticks, plain, write_picture
+from .base import lines as fitted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,13 +83,16 @@ def _panel(axis: Any, found: DifferenceSeries, metric: str, kind: str) -> None:
 
 def _heading(found: DifferenceSeries) -> str:
     how = {True: "paired", False: "unpaired", None: "values only"}[found.paired]
-    if found.paired is not None:
-        how += f", {found.level:.0%} intervals over sequences; filled: q < {CLEAR:g}; dashed: no difference"
+    known = [e.effect for row in found.effects for e in row.values()]
+    if found.paired is not None and any(effect.has_interval for effect in known):
+        how += f", {percent(found.level)} intervals over sequences; filled: q < {CLEAR:g}; dashed: no difference"
+    elif found.paired is not None:
+        how += f", no intervals: {next((effect.reason for effect in known if effect.reason), 'not computed')}"
     sides = [
         f"{letter}: {plain(name, 70)}, n = {n:,} sequences"
         for letter, name, n in zip("AB", found.names, found.n_sequences, strict=True)
     ]
-    return "\n".join([*sides, how])
+    return fitted(*sides, how)
 
 
 PLOT = Plot(

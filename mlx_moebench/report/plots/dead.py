@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..inputs import Inputs, Run
 from ..series import dead_series
 from ._lines import title_with
-from .base import COLOURS, MARKERS, WIDTH, Plot, heading, layer_ticks, legend, sources
+from .base import COLOURS, WIDTH, Plot, heading, layer_ticks, legend, marker_of, sources
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ def draw(inputs: Inputs) -> Figure:
         for number, one in enumerate(series):
             own = [place for place, router in enumerate(one.routers) if router.router == kind]
             x = [one.routers[place].layer for place in own]
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            colour, marker = COLOURS[number % len(COLOURS)], marker_of(number)
             shift = 0.5 * ((number + 0.5) / len(found) - 0.5)  # runs stand side by side in each layer
             axis.vlines([at + shift for at in x], 0, [one.dead[place] for place in own], color=colour)
             axis.plot([at + shift for at in x], [one.dead[p] for p in own], marker, color=colour, label=number)

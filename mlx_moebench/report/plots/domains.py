@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import StatsError
+from ..cells import percent
 from ..inputs import Inputs
 from ..series import DomainSeries, RouterDomains, domain_series
 from ._lines import line, title_with
@@ -57,6 +58,8 @@ def draw(inputs: Inputs) -> Figure:
             axis.grid(axis="y")
         if len(rows) > 1:
             row[0].set_ylabel(f"{plain(one.name, 28)}\n{kind} routers\nnats")
+    for axis in axes[0, :2]:  # a limit that is set before all rows are drawn would cut the next ones
+        axis.set_ylim(bottom=0)
     _legend(figure, axes[0, 1])
     figure.suptitle(lines(*(over(one) for one in found), _intervals(found[0])))
     return figure
@@ -65,7 +68,7 @@ def draw(inputs: Inputs) -> Figure:
 def _intervals(found: DomainSeries) -> str:
     known = [value for r in found.routers for value in (r.a, r.b, r.r, r.mi)]
     if any(value.has_interval for value in known):
-        return f"bands: {found.level:.0%} intervals over sequences"
+        return f"bands: {percent(found.level)} intervals over sequences"
     return f"no intervals: {next((value.reason for value in known if value.reason), 'not computed')}"
 
 
@@ -74,11 +77,10 @@ def _information(axis: Any, found: DomainSeries, routers: Sequence[RouterDomains
     null = [r.null_high for r in routers]
     said = f"at most ln {len(found.domains)} = {found.highest:.2f}"
     if np.isfinite(null).all():
-        axis.fill_between(layers, 0, null, color="0.6", lw=0)
+        axis.fill_between(layers, 0, null, color="0.75", lw=0, zorder=0.5)  # under the bands
         said += "; grey: 95% of permutations"
     title_with(axis, "information about the expert", said)
     axis.set_ylabel("nats")
-    axis.set_ylim(bottom=0)
 
 
 def _shares(axis: Any, found: DomainSeries, routers: Sequence[RouterDomains], layers: Sequence[int]) -> None:
@@ -96,7 +98,6 @@ def _shares(axis: Any, found: DomainSeries, routers: Sequence[RouterDomains], la
         )
     title_with(axis, "deciding shares", f"dotted: tau = {found.tau:g}; squares: verdict")
     axis.set_ylabel("share of tokens")
-    axis.set_ylim(bottom=0)
 
 
 def _legend(figure: Figure, axis: Any) -> None:

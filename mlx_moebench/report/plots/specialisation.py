@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..cells import percent
 from ..inputs import Inputs
 from ..series import DomainSeries, domain_series
 from ._heat import Heat, draw_even, padded
@@ -45,7 +46,7 @@ def _bands(found: Sequence[DomainSeries]) -> str:
     routers = [r for one in found for r in one.routers]
     widest = max((r.band for r in routers if math.isfinite(r.band)), default=math.nan)
     if math.isfinite(widest):
-        return f"{found[0].level:.0%} simultaneous intervals: within +- {widest:.3f} of the tokens"
+        return f"{percent(found[0].level)} simultaneous intervals: within +- {widest:.3f} of the tokens"
     return f"no intervals: {next((r.reason for r in routers if r.reason), 'not computed')}"
 
 

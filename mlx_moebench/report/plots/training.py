@@ -20,7 +20,10 @@ def draw(inputs: Inputs) -> Figure:
     """A column of panels per training, with one axis per row."""
     if not inputs.trainings:
         raise StatsError("There is no training to draw: give the folder that train wrote.")
-    return draw_training([training_series(training) for training in inputs.trainings])
+    found = [training_series(training) for training in inputs.trainings]
+    if empty := [series.name for series in found if not series.steps]:
+        raise StatsError(f"The log of {empty[0]} holds no step yet, so that there is nothing to draw of it.")
+    return draw_training(found)
 
 
 def draw_training(found: Sequence[TrainingSeries]) -> Figure:
@@ -37,6 +40,9 @@ def draw_training(found: Sequence[TrainingSeries]) -> Figure:
             axis.set_xlabel("step")
         if not one:
             column[0].set_title(f"{plain(series.name, 36)}\n{_loss(series, 40)}\n\n", fontsize=7)
+    # A limit that is set before all columns are drawn would cut the next ones.
+    grid[1, 0].set_ylim(bottom=min(0.0, grid[1, 0].get_ylim()[0]))
+    grid[3, 0].set_ylim(bottom=0)
     for axis in grid[:, 1:].flat:
         axis.set_ylabel("")
     for axis in grid[[0, 2, 3], 0]:
@@ -64,7 +70,6 @@ def _routing_loss(axis: Any, series: TrainingSeries) -> None:
     axis.plot(series.steps, series.routing_loss, color=COLOURS[5], lw=0.9)
     unit = ", nats" if series.loss is None or series.loss.get("name") == "entropy_floor" else ""
     axis.set_ylabel(f"routing loss, unweighted{unit}")
-    axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
 
 
 def _entropies(axis: Any, series: TrainingSeries) -> None:
@@ -84,7 +89,6 @@ def _load(axis: Any, series: TrainingSeries) -> None:
     _band(axis, series.steps, series.routers["top_load_ratio"], "busiest expert's load", COLOURS[1])
     _band(axis, series.steps, series.routers["dead_experts"], "experts not chosen", "0.4")
     axis.axhline(1, color="0.7", lw=0.8)
-    axis.set_ylim(bottom=0)
     axis.set_ylabel("multiple of even; experts")
 
 
@@ -96,7 +100,7 @@ def _band(axis: Any, x: Sequence[int], values: Floats, label: str, colour: str) 
 
 def _loss(series: TrainingSeries, limit: int) -> str:
     if series.loss is None:
-        return "no routing loss"
+        return "no routing loss" if series.finished else "not finished"
     details = (f"{key} {_plain(series.loss[key])}" for key in ("weight", "signal", "floor") if key in series.loss)
     return plain(f"{series.loss['name']}: {', '.join(details)}", limit)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StatsError
-from ..cells import count
+from ..cells import count, percent
 from ..inputs import Inputs
 from ..series import SCORES, Curve, UncertaintySeries, uncertainty_series
-from .base import WIDTH, Plot, plain, write_picture
+from .base import WIDTH, Plot, lines, plain, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,8 +38,15 @@ def draw_uncertainty(found: Sequence[UncertaintySeries]) -> Figure:
         row[0].set_ylabel("loss of the next token, nats")
         row[0].set_title(f"{plain(one.name, 60)}: {count(one.n_tokens, 'token')}", loc="left")
     _legend(figure, axes[0, 0], list(found[0].curves["entropy"]))
-    figure.suptitle(f"bands: {found[0].level:.0%} intervals over sequences; dotted: mean loss")
+    figure.suptitle(lines(f"{_intervals(found)}; dotted: mean loss"))
     return figure
+
+
+def _intervals(found: Sequence[UncertaintySeries]) -> str:
+    losses = [loss for one in found for curves in one.curves.values() for curve in curves for loss in curve.loss]
+    if any(loss.has_interval for loss in losses):
+        return f"bands: {percent(found[0].level)} intervals over sequences"
+    return f"no intervals: {next((loss.reason for loss in losses if loss.reason), 'not computed')}"
 
 
 def plot_uncertainty(report: Mapping[str, Any], path: Path) -> None:

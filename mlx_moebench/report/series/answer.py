@@ -9,7 +9,7 @@ from typing import Any
 from ..cells import count, number
 from ..inputs import Inputs, Run
 from ..table import SUMMARY, _missing
-from .base import Estimate, estimate, isolated, unit_of_text
+from .base import Estimate, estimate, isolated, labels, unit_of_text
 from .differences import DifferenceSeries, difference_series
 from .domains import DomainSeries, domain_series
 from .training import training_series
@@ -68,33 +68,50 @@ def _verdicts(found: DomainSeries) -> str:
         parts.append(f"of {count(total, f'{of}router')} {', '.join(said)}")
     sizes = f"{count(sum(found.n_sequences), unit_of_text(found.model))}, {count(sum(found.n_tokens), 'token')}"
     how = "" if any(r.mi.has_interval for r in found.routers) else ", by values alone, for there are no intervals"
-    worst = max(found.routers, key=lambda r: (r.a.value == r.a.value, r.a.value))
-    busy = max(found.routers, key=lambda r: (r.b.value == r.b.value, r.b.value))
+    worst, busy = (_largest([getattr(r, name) for r in found.routers]) for name in ("a", "b"))
+    where = labels([r.router for r in found.routers])
     named = f"{isolated(found.name)} over {', '.join(map(isolated, found.domains))}"
     return (
         f"{named} ({sizes}): {'; '.join(parts)}{how}. The most that one expert takes of every domain is "
-        f"{with_interval(worst.a, 2)} of the tokens (layer {worst.router.layer}), and of a single "
-        f"domain {with_interval(busy.b, 2)} (layer {busy.router.layer}); tau is {found.tau:g}."
+        f"{with_interval(found.routers[worst].a, 2)} of the tokens (layer {where[worst]}), and of a single "
+        f"domain {with_interval(found.routers[busy].b, 2)} (layer {where[busy]}); tau is {found.tau:g}."
     )
+
+
+def _largest(values: Sequence[Estimate]) -> int:
+    """Number of the largest value; an undefined one is the last choice."""
+    return max(range(len(values)), key=lambda n: (values[n].value == values[n].value, values[n].value))
 
 
 def _flags(run: Run) -> str:
     report = run.report
-    data, routers = report["data"], report["routers"]
-    flags = [r["collapsed"] for r in routers]
-    peak = report["summary"].get("peak_top_share_token", {})
-    entropy = report["summary"].get("mean_entropy", {})
+    data, summaries = report["data"], report.get("summary_by_router") or {"": report["summary"]}
     texts = count(data["n_sequences"], unit_of_text(report["model"]))
     sizes = f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
-    judged = len(flags) - flags.count(None)
-    flagged = f"{flags.count(True)} of {count(judged, 'router')} {'is' if flags.count(True) == 1 else 'are'} flagged"
-    flagged = flagged if judged else "no router can be flagged"
-    busiest = estimate(peak.get("value"), peak)
+    flagged = "; ".join(_flagged(report, kind if len(summaries) > 1 else "") for kind in summaries)
     named = f"{isolated(run.name)} on {isolated(str(data['name']))}"
+    said = " ".join(_busiest(summary, f" {kind}" if len(summaries) > 1 else "") for kind, summary in summaries.items())
     return (
         f"{named} ({sizes}): {flagged} as collapsed at tau {report['settings']['tau']:g}, "
-        f"a flag on one domain and not a verdict. The busiest expert of any layer takes {with_interval(busiest)} of "
-        f"the tokens; mean entropy is {with_interval(estimate(entropy.get('value'), entropy))} nats."
+        f"a flag on one domain and not a verdict. {said}"
+    )
+
+
+def _flagged(report: Mapping[str, Any], kind: str) -> str:
+    """How many routers of a kind, or of all for an empty one, are flagged, of those that can be."""
+    flags = [r["collapsed"] for r in report["routers"] if kind in ("", r["router"])]
+    flagged, judged = flags.count(True), len(flags) - flags.count(None)
+    noun = f"{kind} router".lstrip()
+    if not judged:
+        return f"no {noun} can be flagged"
+    return f"{flagged} of {count(judged, noun)} {'is' if 1 in (flagged, judged) else 'are'} flagged"
+
+
+def _busiest(summary: Mapping[str, Any], of: str) -> str:
+    peak, entropy = summary.get("peak_top_share_token", {}), summary.get("mean_entropy", {})
+    return (
+        f"The busiest{of} expert of any layer takes {with_interval(estimate(peak.get('value'), peak))} of the tokens; "
+        f"mean entropy is {with_interval(estimate(entropy.get('value'), entropy))} nats."
     )
 
 
@@ -127,22 +144,25 @@ def _training(training: Any) -> str:
     found = training_series(training)
     loss = found.loss
     name = "without a routing loss" if loss is None else f"with {loss.get('name')}, weight {loss.get('weight'):g}"
+    name = name if found.finished else "not finished"
     steps = f"{count(len(found.steps), 'step')} on {count(found.tokens, 'token')}"
     ends = ""
     if len(found.steps) > 1:
-        first, last = found.ce[: max(1, len(found.ce) // 10)].mean(), found.ce[-max(1, len(found.ce) // 10) :].mean()
-        ends = f": cross-entropy of the batches went from {first:.3f} (first tenth) to {last:.3f} nats (last tenth)"
+        tenth = max(1, len(found.ce) // 10)
+        means = (float(part.mean()) for part in (found.ce[:tenth], found.ce[-tenth:]))
+        first, last = (number(mean if mean == mean else None) for mean in means)
+        ends = f": cross-entropy of the batches went from {first} (first tenth) to {last} nats (last tenth)"
     return f"Training {isolated(found.name)}, {name}: {steps}{ends}."
 
 
 def _uncertainty(report: Mapping[str, Any]) -> str:
     found = uncertainty_series(report)
     curves = found.curves["entropy"]
-    strongest = max(curves, key=lambda c: (c.rho.value == c.rho.value, abs(c.rho.value)))
-    where = f"layer {strongest.router.layer}, {count(found.n_tokens, 'token')}"
+    strongest = _largest([Estimate(abs(c.rho.value)) for c in curves])
+    where = f"layer {labels([c.router for c in curves])[strongest]}, {count(found.n_tokens, 'token')}"
     return (
         f"{isolated(found.name)}: routing entropy at a token correlates with the loss of the next one, at its "
-        f"strongest, by rho = {signed(strongest.rho, 3)} ({where})."
+        f"strongest, by rho = {signed(curves[strongest].rho, 3)} ({where})."
     )
 
 
@@ -167,6 +187,7 @@ def _cautions(inputs: Inputs) -> Iterator[str]:
         elif reason:
             yield f"{isolated(run.name)}: no interval of the mean entropy: {reason}."
     for found in map(difference_series, inputs.comparisons):
-        yield from (*found.allowed, *found.notes)
+        yield from (f"Compared although the sides differ: {what}." for what in found.allowed)
+        yield from found.notes
     for training in inputs.trainings:
         yield from training_series(training).warnings

@@ -28,6 +28,7 @@ class TrainingSeries:
 
     validation: steps and cross-entropies of held-out text. floors: the floor of the entropy, nats, where there is one.
     loss: the settings of the routing loss, None for a training without one. warnings: what the training said.
+    finished: whether it wrote its report; until then loss and floors are unknown.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TrainingSeries:
     floors: tuple[float, ...]
     loss: Mapping[str, Any] | None
     warnings: tuple[str, ...]
+    finished: bool
     definition: str = (
         "Each step's own batch, so that the lines are noisy and have no interval; of the routers the mean is a line, "
         "the smallest and the largest a band. Routing loss: before its weight."
@@ -62,6 +64,7 @@ def training_series(training: Training) -> TrainingSeries:
         tuple(float(nats) for nats in found.get("floor_nats", ())),
         (training.report.get("settings") or {}).get("routing_loss"),
         tuple(map(str, found.get("warnings", ()))),
+        bool(training.report),
     )
 
 

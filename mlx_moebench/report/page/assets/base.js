@@ -25,6 +25,9 @@ MB.svg = (name, attributes = {}, text = null) => {
 MB.plain = (text) => text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
 MB.name = (text) => `\u2068${MB.plain(text)}\u2069`;
 
+// Of many numbers, too: what a call takes as arguments is limited.
+MB.most = (values, least) => values.reduce((most, x) => (x > most ? x : most), least);
+
 MB.count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
 MB.number = (x, digits = 3) => {
@@ -77,7 +80,8 @@ const HUES = {
 };
 MB.hue = (n) => HUES[MB.isDark ? "dark" : "light"][n % 8];
 MB.DASHES = ["", "6 3", "2 3", "8 3 2 3"];
-MB.dash = (n) => MB.DASHES[Math.floor(n / 8) % 4 || n % 4];
+// Where hues begin anew, each meets another dash.
+MB.dash = (n) => MB.DASHES[(n + Math.floor(n / 8)) % 4];
 MB.SHAPES = ["circle", "square", "triangle", "diamond"];
 
 MB.ticks = (low, high, most = 6) => {

@@ -2,7 +2,7 @@
 "use strict";
 
 // spec: x label, y label, series [{name, hue, points: [{x, y, low, high, lines}], band, line, hollow(point)}],
-// lines [{name, points: [[x, y]]}] (drawn dashed and grey), zero (keep 0 in sight), integers (x has whole numbers only)
+// lines [{name, points: [[x, y]]}] (drawn dotted, the name at the end), zero (keep 0 in sight), integers (x has whole numbers only)
 MB.chart = (host, spec) => {
   const width = Math.max(280, host.clientWidth);
   const height = spec.height || Math.max(220, Math.min(330, width * 0.36));
@@ -41,12 +41,14 @@ MB.chart = (host, spec) => {
   add("text", { x: (margin.left + width - margin.right) / 2, y: height - 6, "text-anchor": "middle", ...font }, spec.x);
   const middle = (height - margin.bottom + margin.top) / 2;
   add("text", { x: 13, y: middle, "text-anchor": "middle", transform: `rotate(-90 13 ${middle})`, ...font }, spec.y);
+  const named = [];
   const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join("");
   for (const line of lines) {
     const known = line.points.filter((p) => Number.isFinite(p[1]));
     if (!known.length) continue;
     const ends = spec.integers ? [[known[0][0] - 0.4, known[0][1]], ...known, [known[known.length - 1][0] + 0.4, known[known.length - 1][1]]] : known;
     add("path", { d: path(ends), fill: "none", stroke: fg, "stroke-width": 1.2, "stroke-dasharray": "2 4", opacity: 0.8 });
+    if (line.name) named.push([line.name, ends[ends.length - 1]]);
   }
   for (const s of shown) {
     const banded = s.points.filter((p) => Number.isFinite(p.low) && Number.isFinite(p.high));
@@ -65,6 +67,14 @@ MB.chart = (host, spec) => {
     if (known.length * 11 <= width) {
       for (const p of known) svg.append(MB.marker(s.shape, X(p.x), Y(p.y), { ...ink, fill: s.hollow && s.hollow(p) ? bg : s.colour, "stroke-width": 1.5 }));
     }
+  }
+  // What a dotted line is, at its end, over the data; lines of one name and height once.
+  const taken = [];
+  for (const [name, [x, y]] of named) {
+    const place = Y(y) - 5 < margin.top + 8 ? Y(y) + 14 : Y(y) - 5;
+    if (taken.some((other) => Math.abs(other - place) < 13)) continue;
+    taken.push(place);
+    add("text", { ...font, x: X(x) - 3, y: place, "text-anchor": "end", class: "line-name", fill: fg, stroke: bg, "stroke-width": 3, "paint-order": "stroke" }, name);
   }
   const ring = add("circle", { r: 8, fill: "none", stroke: fg, "stroke-width": 2, visibility: "hidden" });
   host.replaceChildren(svg);

@@ -20,6 +20,12 @@ MB.differences = () => MB.data.differences.forEach((found, number) => {
   shareChanges(section, found, n);
 });
 
+// What the bars of a figure are, or why it has none.
+const barsOf = (entries, level) => {
+  if (entries.some((entry) => entry[1] !== null)) return `Bars: ${MB.percent(level)} intervals over sequences`;
+  return `No intervals: ${MB.reason(entries.find(MB.reason) || []) || "none can be given"}`;
+};
+
 const overall = (section, found) => {
   for (const [kind, row] of Object.entries(found.overall)) {
     const line = (name) => {
@@ -32,7 +38,8 @@ const overall = (section, found) => {
       return [MB.el("p", { class: "note", text: `${caption}:` }), MB.el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, made)];
     };
     const rest = Object.keys(row).filter((name) => !FIRST.includes(name));
-    section.append(...table(FIRST, `Mean over the ${kind} routers (peak: the largest over them), ${MB.percent(found.level)} intervals`));
+    const known = Object.values(row).some((entry) => effectOf(entry)[1] !== null);
+    section.append(...table(FIRST, `Mean over the ${kind} routers (peak: the largest over them), ${known ? `${MB.percent(found.level)} intervals` : "without intervals"}`));
     section.append(MB.el("details", {}, MB.el("summary", { text: "All other metrics" }), ...table(rest, `All other metrics of the ${kind} routers`)));
   }
 };
@@ -55,9 +62,9 @@ const effects = (parent, found, n) => {
     title: () => `Difference by layer: ${MB.words(state.metric)}`,
     label: "Difference of a quantity between two runs, layer by layer",
     controls: [MB.select("Quantity", names.map((name) => [name, MB.words(name)]), state.metric, (value) => { state.metric = value; redraw(); })],
-    caption: () => `${found.definitions[state.metric] || ""} ${found.definition} Unit: ${found.units[state.metric]}. Bars: ${MB.percent(found.level)} intervals; filled: q < ${CLEAR}; dotted: no difference. ${n}`,
+    caption: () => `${found.definitions[state.metric] || ""} ${found.definition} Unit: ${found.units[state.metric]}. ${barsOf(found.effects.flatMap((row) => (row[state.metric] ? [effectOf(row[state.metric])] : [])), found.level)}; filled: q < ${CLEAR}; dotted: no difference. ${n}`,
     legend: () => (every.length > 1 ? series() : []),
-    draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: `B - A, ${found.units[state.metric]}`, label: `Difference of ${MB.words(state.metric)}`, lines: [{ name: "none", points: found.routers.map((r) => [r.layer, 0]) }] }),
+    draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: `B - A, ${found.units[state.metric]}`, label: `Difference of ${MB.words(state.metric)}`, lines: [{ name: "no difference", points: found.routers.map((r) => [r.layer, 0]) }] }),
     table: () => ({ columns: ["layer", "router", "metric", "unit", "A", "B", "B - A", "low", "high", "p", "q", "reason"], rows: found.routers.flatMap((r, i) => Object.entries(found.effects[i]).map(([name, entry]) => [r.layer, r.kind, name, found.units[name], entry[0], entry[1], ...effectOf(entry).slice(0, 3), entry[2], entry[3], MB.reason(effectOf(entry))])) }),
   });
 };
@@ -69,7 +76,7 @@ const distances = (parent, found, n) => {
     title: () => "How far the loads lie apart",
     label: "Distance of the loads of two runs, layer by layer, against chance",
     caption: () => `Sum over experts of |g - f|, f and g the loads of A and B: twice the share of selections that moved. Unit: share of selections, from 0 to 2; above 0 in finite samples also without a difference. Dotted: 95% quantile with sides exchanged at random; filled: q < ${CLEAR}. ${n}`,
-    draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: "share of selections", label: "L1 distance of loads", lines: [{ name: "chance", points: found.routers.map((r, i) => [r.layer, found.loads[i].l1[2]]) }] }),
+    draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: "share of selections", label: "L1 distance of loads", lines: [{ name: "95% by chance", points: found.routers.map((r, i) => [r.layer, found.loads[i].l1[2]]) }] }),
     table: () => ({ columns: ["layer", "router", "L1", "null mean", "null 95%", "q"], rows: found.routers.map((r, i) => [r.layer, r.kind, ...found.loads[i].l1]) }),
   });
 };
@@ -77,7 +84,7 @@ const distances = (parent, found, n) => {
 const shareChanges = (section, found, n) => {
   const known = found.loads.flatMap((load) => load.change || []).filter((x) => x !== null);
   if (!known.length) return;
-  const far = Math.max(1e-6, ...known.map(Math.abs));
+  const far = MB.most(known.map(Math.abs), 1e-6);
   const state = { sort: "number" };
   const band = (load, x) => (load.below === null ? [x, null, null, load.reason] : [x, x - load.below, x + load.above, null]);
   const redraw = MB.figure(section, {

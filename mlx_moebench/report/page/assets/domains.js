@@ -48,7 +48,7 @@ const information = (parent, found, sizes) => {
     label: `Information of the domain about the expert by layer, ${found.name}`,
     caption: () => `${found.definition} Unit: nats; at most ln D = ${MB.number(found.highest)}. ${bars(found)}${found.between[0].p === null ? "" : ` Dotted: 95% quantile of ${found.permutations.toLocaleString("en")} permutations.`} ${sizes}.`,
     legend: () => (every.length > 1 ? series() : []),
-    draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: "nats", label: "MI(domain; expert)", lines: every.map((kind) => ({ name: "null", points: ofKind(found.routers, kind).map(([r, i]) => [r.layer, found.between[i].null[1]]) })) }),
+    draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: "nats", label: "MI(domain; expert)", lines: every.map((kind) => ({ name: "95% of permutations", points: ofKind(found.routers, kind).map(([r, i]) => [r.layer, found.between[i].null[1]]) })) }),
     table: () => ({
       columns: ["layer", "router", "MI, nats", "low", "high", "of ln D", "NMI", "null mean", "null 95%", "p", "q", "reason"],
       rows: found.routers.map((r, i) => { const v = found.between[i]; return [r.layer, r.kind, ...v.mi.slice(0, 3), v.relative, v.nmi, ...v.null, v.p, v.q, MB.reason(v.mi)]; }),
@@ -78,7 +78,7 @@ const divergences = (parent, found, sizes) => {
 const specialisation = (section, found, sizes) => {
   const state = { router: 0, sort: "number" };
   const ratio = (i) => found.between[i].shares.map((row) => row.map((s) => (s === null ? null : (s * found.routers[i].e) / found.routers[i].k)));
-  const most = Math.max(2, ...found.routers.flatMap((_, i) => ratio(i).flat()).filter((x) => x !== null));
+  const most = MB.most(found.routers.flatMap((_, i) => ratio(i).flat()), 2);
   const redraw = MB.figure(section, {
     title: () => `Experts by domain, layer ${found.routers[state.router].label}`,
     label: `Heatmap of each domain's use of the experts of a layer, ${found.name}`,

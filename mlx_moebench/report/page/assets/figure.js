@@ -42,7 +42,10 @@ MB.figure = (parent, spec) => {
     heading.textContent = spec.title();
     caption.textContent = spec.caption();
     spec.draw(host);
+    // The button that was pressed is made anew: the keyboard stays on it.
+    const held = [...legend.querySelectorAll("button")].indexOf(document.activeElement);
     legend.replaceChildren(...(spec.legend ? spec.legend() : []).map((entry) => MB.key(entry, redraw)));
+    if (held >= 0) legend.querySelectorAll("button")[held]?.focus();
     legend.hidden = !legend.children.length;
     if (details.open) fill();
   };

@@ -1,6 +1,22 @@
 // A matrix on a canvas: one handler for the pointer, arrow keys from cell to cell.
 "use strict";
 
+// As much of a text as has room, measured in the font of the context.
+MB.fitted = (context, text, room) => {
+  if (context.measureText(text).width <= room) return text;
+  const letters = [...MB.plain(text)];
+  let [low, high] = [0, Math.min(letters.length, 400)];
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (context.measureText(`${letters.slice(0, middle).join("")}…`).width <= room) low = middle;
+    else high = middle - 1;
+  }
+  return MB.name(`${letters.slice(0, low).join("")}…`);
+};
+
+// Pixels of a canvas for one on the screen, within what phones can hold.
+MB.pixels = (width, height) => Math.min(3, Math.max(1, window.devicePixelRatio || 1), Math.sqrt(16e6 / (width * height)));
+
 // spec: rows [label], columns, order(row) -> the column at each place, value(row, column) -> null where there is none,
 // colour(value), describe(row, column) -> lines, note(row) -> words at the right, x and y labels, scale {at: [[t, label]]}
 MB.heatmap = (host, spec) => {
@@ -9,7 +25,8 @@ MB.heatmap = (host, spec) => {
   measure.font = font;
   const wide = (text) => measure.measureText(text).width;
   const room = Math.max(260, host.clientWidth);
-  const left = Math.ceil(Math.max(...spec.rows.map(wide))) + 28;
+  const labels = spec.rows.map((label) => MB.fitted(measure, label, Math.max(60, Math.min(240, room / 3))));
+  const left = Math.ceil(Math.max(...labels.map(wide))) + 28;
   const notes = spec.note && room > 700 ? spec.rows.map((_, row) => spec.note(row)) : [];
   const right = notes.length ? Math.ceil(Math.max(wide(spec.noteLabel || ""), ...notes.map(wide))) + 14 : 4;
   const least = spec.square ? 5 : 4;
@@ -19,7 +36,7 @@ MB.heatmap = (host, spec) => {
   const line = spec.square ? cell : Math.max(13, Math.min(26, 720 / spec.rows.length));
   const top = notes.length ? 20 : 4;
   const [width, height] = [left + right + cell * spec.columns, top + line * spec.rows.length + 36];
-  const ratio = Math.min(3, Math.max(1, window.devicePixelRatio || 1));
+  const ratio = MB.pixels(width, height);
   const canvas = MB.el("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio), "aria-hidden": "true" });
   canvas.style.width = `${width}px`;
   const context = canvas.getContext("2d");
@@ -39,7 +56,7 @@ MB.heatmap = (host, spec) => {
   context.fillStyle = MB.colour("muted");
   context.textAlign = "right";
   const every = Math.ceil(13 / line);
-  spec.rows.forEach((label, row) => { if (row % every === 0) context.fillText(label, left - 5, top + (row + 0.5) * line); });
+  labels.forEach((label, row) => { if (row % every === 0) context.fillText(label, left - 5, top + (row + 0.5) * line); });
   context.textAlign = "left";
   notes.forEach((note, row) => { if (row % every === 0) context.fillText(note, left + cell * spec.columns + 8, top + (row + 0.5) * line); });
   if (notes.length) context.fillText(spec.noteLabel || "", left + cell * spec.columns + 8, 8);

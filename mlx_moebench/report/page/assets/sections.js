@@ -34,7 +34,7 @@ const share = (run, view, row, expert) => {
 MB.load = () => {
   if (!runs.length) return;
   const section = MB.section("load", "Load: which experts work", null);
-  const most = Math.max(2, ...MB.views.flatMap(({ run, view }) => run.routers.flatMap((_, row) => ratios(run, view, row)).filter(Number.isFinite)));
+  const most = MB.most(MB.views.flatMap(({ run, view }) => run.routers.flatMap((_, row) => ratios(run, view, row))), 2);
   const redraws = [];
   const state = { sort: "number" };
   section.append(MB.el("div", { class: "controls" }, MB.select("Experts in the order of", [["number", "their number"], ["load", "their load, each layer its own"]], "number", (value) => { state.sort = value; redraws.forEach((f) => f()); })));
@@ -128,7 +128,7 @@ MB.layers = () => {
     });
     const chance = () => {
       const found = new Map(runs.map((run) => [JSON.stringify(ofKind(run.routers, kind).map(([r, i]) => [r.layer, run.chance[state.metric][i]])), run]));
-      return [...found.keys()].map((key) => ({ name: runs[0].metrics[state.metric].reference, points: JSON.parse(key) }));
+      return [...found.keys()].map((key) => ({ name: runs[0].metrics[state.metric].reference.split(", ").pop(), points: JSON.parse(key) }));
     };
     redraws.push(MB.figure(grid, {
       title: () => `${MB.words(state.metric)} by layer${every.length > 1 ? `, ${kind} routers` : ""}`,

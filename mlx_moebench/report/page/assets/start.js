@@ -31,15 +31,21 @@
     waiting = setTimeout(redrawAll, 120);
   });
   for (const moved of ["wheel", "touchmove"]) addEventListener(moved, MB.untip, { passive: true });
-  // Paper is light, and shows every figure.
+  // Paper is light, and shows every figure and where it comes from.
   let chosen;
+  const opened = [];
   addEventListener("beforeprint", () => {
     chosen = root.dataset.theme;
     root.dataset.theme = "light";
     MB.isDark = false;
+    for (const details of document.querySelectorAll("#provenance details:not([open])")) {
+      details.open = true;
+      opened.push(details);
+    }
     for (const figure of MB.redraws) { figure.drawNow(); figure.redraw(); }
   });
   addEventListener("afterprint", () => {
+    for (const details of opened.splice(0)) details.open = false;
     if (chosen) root.dataset.theme = chosen;
     else delete root.dataset.theme;
     told();

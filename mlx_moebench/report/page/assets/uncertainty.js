@@ -13,7 +13,7 @@ MB.uncertainty = () => MB.data.uncertainty.forEach((found, number) => {
       MB.select("Score", Object.entries(found.scores).map(([key, s]) => [key, s.words]), "entropy", (value) => { state.score = value; redraw(); }),
       MB.select("Layer", [["", "all"], ...found.routers.map((r, i) => [i, r.label])], "", (value) => { state.router = value; redraw(); }),
     ],
-    caption: () => `${found.definition} Unit: nats against ${found.scores[state.score].unit}. Bars: ${MB.percent(found.level)} intervals over sequences. ${n}.`,
+    caption: () => `${found.definition} Unit: nats against ${found.scores[state.score].unit}. ${barsOf(found.scores[state.score].curves.flatMap((curve) => curve.loss), found.level)}. ${n}.`,
     legend: () => (found.routers.length <= 16 ? found.routers.map((r, i) => ({ ...MB.style(i), name: `layer ${r.label}` })) : []),
     draw: (host) => MB.chart(host, {
       x: `${found.scores[state.score].words}, ${found.scores[state.score].unit}`, y: "loss, nats", label: "Loss by routing uncertainty",
@@ -33,7 +33,7 @@ MB.uncertainty = () => MB.data.uncertainty.forEach((found, number) => {
   MB.figure(grid, {
     title: () => "Rank correlation with the loss by layer",
     label: `Rank correlation of routing uncertainty and loss by layer, ${found.name}`,
-    caption: () => `Spearman's rho of a router's score at a token with the loss of the next token; dotted: none. Unit: correlation, from -1 to 1. Bars: ${MB.percent(found.level)} intervals over sequences. ${n}.`,
+    caption: () => `Spearman's rho of a router's score at a token with the loss of the next token; dotted: none. Unit: correlation, from -1 to 1. ${barsOf(scores.flatMap(([, s]) => s.curves.map((curve) => curve.rho)), found.level)}. ${n}.`,
     legend: series,
     draw: (host) => MB.chart(host, { series: series(), zero: true, integers: true, x: "layer", y: "rho", label: "Rank correlation", lines: [{ name: "none", points: found.routers.map((r) => [r.layer, 0]) }] }),
     table: () => ({ columns: ["layer", "router", "score", "rho", "low", "high", "reason"], rows: scores.flatMap(([key, s]) => s.curves.map((curve, i) => [found.routers[i].layer, found.routers[i].kind, key, ...curve.rho.slice(0, 3), MB.reason(curve.rho)])) }),
