@@ -380,6 +380,8 @@ def test_wrong_models_are_refused_with_what_is_wrong(tmp_path: Path, nano: Any) 
         nano.model.base_model.layers[2].mlp.gate = gate
     with pytest.raises(MoebenchError, match="needs its tokenizer"):
         analyze(nano.model, "math", backend="torch")
+    with pytest.raises(MoebenchError, match="loaded by torch"):
+        analyze(nano, "math", backend="mlx")
     with pytest.raises(MoebenchError, match="There is no backend 'jax'"):
         analyze(None, "math", backend="jax")
 

@@ -13,8 +13,8 @@ import torch
 
 from mlx_moebench.analysis.backends import Step
 from mlx_moebench.analysis.facts import loaded_facts
+from mlx_moebench.checkpoints import Checkpoint
 from mlx_moebench.data import Batch
-from mlx_moebench.errors import MoebenchError
 from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
 from mlx_moebench.routing.stats import RoutingStats
@@ -23,19 +23,13 @@ from . import ranks
 from .capture import config_of
 from .environment import chosen_device, environment
 from .live import TorchRoutingStats, model_facts
-from .loading import TorchCheckpoint, load_checkpoint
-
-
-class Given:
-    """A model and tokenizer that the caller loaded."""
-
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
+from .loading import load_checkpoint
 
 
 class Torch:
     """See `mlx_moebench.analysis.backends.Backend`."""
 
+    name = "torch"
     recorder = TorchRoutingStats
 
     def __init__(self) -> None:
@@ -47,21 +41,14 @@ class Torch:
 
     def load(
         self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step
-    ) -> TorchCheckpoint:
+    ) -> Checkpoint:
         return load_checkpoint(model, device=self._device, trust_remote_code=trust_remote_code, step=step, **precision)
-
-    def given(self, model: Any, tokenizer: Any) -> TorchCheckpoint | Given:
-        if isinstance(model, TorchCheckpoint):
-            return model
-        if tokenizer is None:
-            raise MoebenchError("A model object needs its tokenizer: analyze(model, dataset, tokenizer=tokenizer).")
-        return Given(model, tokenizer)
 
     def config(self, model: Any) -> dict[str, Any]:
         return config_of(model)
 
     def facts(self, checkpoint: Any) -> dict[str, Any]:
-        loaded = loaded_facts(checkpoint) if isinstance(checkpoint, TorchCheckpoint) else {}
+        loaded = loaded_facts(checkpoint) if isinstance(checkpoint, Checkpoint) else {}
         return model_facts(checkpoint.model) | loaded
 
     def environment(self) -> dict[str, Any]:

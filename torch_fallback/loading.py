@@ -7,7 +7,6 @@ import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 import transformers
 
 from mlx_moebench.analysis.backends import Step
-from mlx_moebench.checkpoints import WEIGHTS, Found, find, read_adapter, refused_code, shortened
+from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Found, find, read_adapter, refused_code, shortened
 from mlx_moebench.checkpoints.folder import stored_bits
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, did_you_mean
 from mlx_moebench.families import Family
@@ -27,23 +26,6 @@ from .environment import chosen_device
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SPARE = 0.9
 """The share of a GPU's free memory that weights may take; a model that needs more is spread out."""
-
-
-@dataclass(frozen=True)
-class TorchCheckpoint:
-    """A loaded model and where it came from; the fields, and the fingerprint, of `mlx_moebench.models.Checkpoint`."""
-
-    model: Any
-    tokenizer: Any
-    config: dict[str, Any]
-    name: str
-    path: Path
-    revision: str | None
-    dtype: str
-    weight_bits: float | int
-    fingerprint: str
-    quantised_on_load: bool = False
-    adapter: dict[str, Any] | None = None
 
 
 def load(model: str | Path | None = None, **options: Any) -> tuple[Any, Any]:
@@ -65,7 +47,7 @@ def load_checkpoint(
     trust_remote_code: bool = False,
     step: Step = lambda what, done, total: None,
     **placing: Any,
-) -> TorchCheckpoint:
+) -> Checkpoint:
     """Load a sparse model: a folder, a hub id, or with None the small model that ships in the package.
 
     device: where it computes, a torch device or its name, such as ``auto`` or ``cuda:1``. device_map: for transformers
@@ -111,7 +93,7 @@ def load_checkpoint(
     fingerprint = _fingerprint(found, network)
     if adapter is not None:
         merge_adapter(network, adapter, found.name)
-    return TorchCheckpoint(
+    return Checkpoint(
         model=network,
         tokenizer=tokenizer,
         config=found.config,
@@ -123,6 +105,7 @@ def load_checkpoint(
         fingerprint=fingerprint,
         quantised_on_load=bits is not None,
         adapter=adapter.facts if adapter else None,
+        backend="torch",
     )
 
 
@@ -203,7 +186,7 @@ def _tokenizer(found: Found, trust_remote_code: bool) -> Any:
 
 
 def _fingerprint(found: Found, network: Any) -> str:
-    """As of `mlx_moebench.models.Checkpoint`: names and sizes of the files, and the values of the routers."""
+    """As `mlx_moebench.models` makes it: names and sizes of the files, and the values of the routers."""
     digest = hashlib.sha256()
     for file in sorted(found.folder.glob(WEIGHTS)):
         digest.update(file.name.encode() + str(file.stat().st_size).encode())

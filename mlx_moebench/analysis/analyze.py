@@ -12,7 +12,7 @@ from ..routing.record import Phase
 from ..routing.stats import RoutingStats, check_flag
 from ..routing.storage import decode_output, pair_contents, pair_paths, write_aside
 from ..routing.uncertainty import Plan
-from .backends import Backend, Step, backend_named
+from .backends import Backend, Step, backend_named, given
 from .facts import check_vocabulary
 from .keep import Keeper, check_replaceable
 from .trace import LIMIT, TraceRequest, TraceWriter, budget, check_trace_folder
@@ -260,7 +260,7 @@ def _checkpoint(
         return runner.load(model, trust_remote_code, precision, step)
     if asked := [name for name, value in precision.items() if value is not None]:
         raise MoebenchError(f"This model is loaded already; give {' and '.join(asked)} when loading it.")
-    return runner.given(model, tokenizer)
+    return given(model, tokenizer, runner.name)
 
 
 def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, max_length: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from ..checkpoints import Checkpoint, Given
 from ..data import Batch
 from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean
 from ..routing.record import Array, Phase
@@ -26,9 +27,11 @@ class Backend(Protocol):
     """Loads models with one library, and runs them with a `Recorder` on their routers.
 
     A checkpoint is what `load` gives, or what `given` makes of a model object: it has ``model`` and ``tokenizer``.
+    name: a key of `HOMES`.
     recorder: statistics that fill while a model object, its first argument, runs; settings as for `Recorder`.
     """
 
+    name: str
     recorder: Callable[..., Recorder]
 
     def select_device(self, name: str) -> str:
@@ -36,9 +39,6 @@ class Backend(Protocol):
 
     def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step) -> Any:
         """A checkpoint; precision: dtype, bits, router_bits, adapter_path."""
-
-    def given(self, model: Any, tokenizer: Any) -> Any:
-        """A checkpoint of a model object and its tokenizer, or of a checkpoint object alone (tokenizer None)."""
 
     def config(self, model: Any) -> Mapping[str, Any]:
         """The settings of a model object, with its model_type."""
@@ -79,3 +79,17 @@ def backend_named(name: str) -> Backend:
             raise
         raise MissingExtraError("The backend torch", "torch") from error
     return found
+
+
+def given(model: Any, tokenizer: Any, backend: str) -> Checkpoint | Given:
+    """A checkpoint of a model object and its tokenizer, or a `Checkpoint` that ``backend`` loaded.
+
+    Raises `MoebenchError` for a checkpoint of another backend, and without a tokenizer.
+    """
+    if isinstance(model, Checkpoint):
+        if model.backend != backend:
+            raise MoebenchError(f"This checkpoint was loaded by {model.backend}: measure it with that backend.")
+        return model
+    if tokenizer is None:
+        raise MoebenchError("A model object needs its tokenizer: analyze(model, dataset, tokenizer=tokenizer).")
+    return Given(model, tokenizer)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..checkpoints import Checkpoint
 from ..data import Batch
 from ..environment import environment
-from ..errors import MoebenchError
 from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
-from ..models import Checkpoint, load_checkpoint, select_device
+from ..models import load_checkpoint, select_device
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
@@ -26,16 +26,10 @@ def checkpoint_facts(model: Any, checkpoint: Any = None) -> dict[str, Any]:
     return model_facts(model) | (loaded_facts(checkpoint) if isinstance(checkpoint, Checkpoint) else {})
 
 
-class Given:
-    """A model and tokenizer that the caller loaded."""
-
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
-
-
 class MLX:
     """See `Backend`."""
 
+    name = "mlx"
     recorder = LiveRoutingStats
 
     def select_device(self, name: str) -> str:
@@ -45,13 +39,6 @@ class MLX:
         self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step
     ) -> Checkpoint:
         return load_checkpoint(model, **precision, trust_remote_code=trust_remote_code)
-
-    def given(self, model: Any, tokenizer: Any) -> Checkpoint | Given:
-        if isinstance(model, Checkpoint):
-            return model
-        if tokenizer is None:
-            raise MoebenchError("A model object needs its tokenizer: analyze(model, dataset, tokenizer=tokenizer).")
-        return Given(model, tokenizer)
 
     def config(self, model: Any) -> dict[str, Any]:
         return config_of(model)

@@ -3,6 +3,7 @@
 from .adapters import Adapter, read_adapter
 from .folder import check_complete, read_json, shortened
 from .hub import WEIGHTS, commit_of
+from .loaded import Checkpoint, Given
 from .located import NANO, NANO_NAME, Found, check_unquantised, find, refused_code
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "NANO_NAME",
     "WEIGHTS",
     "Adapter",
+    "Checkpoint",
     "Found",
+    "Given",
     "check_complete",
     "check_unquantised",
     "commit_of",

@@ -4,9 +4,9 @@ from ..blas import load_fast_blas
 
 load_fast_blas()  # before anything below imports mlx
 
-from ..checkpoints import NANO, Adapter, read_adapter  # noqa: E402
+from ..checkpoints import NANO, Adapter, Checkpoint, read_adapter  # noqa: E402
 from .device import device_facts, select_device  # noqa: E402
-from .loading import Checkpoint, load, load_checkpoint  # noqa: E402
+from .loading import load, load_checkpoint  # noqa: E402
 
 __all__ = [
     "NANO",

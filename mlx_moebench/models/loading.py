@@ -8,7 +8,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
-from ..checkpoints import WEIGHTS, Adapter, check_unquantised, find, read_adapter, refused_code, shortened
+from ..checkpoints import WEIGHTS, Adapter, Checkpoint, check_unquantised, find, read_adapter, refused_code, shortened
 from ..errors import ModelLoadError, did_you_mean
 from ..families import Family, families
 from ..families.base import module_at, stored_weight
@@ -30,32 +29,6 @@ PORTS = {name: import_module(f".{name}", __package__) for name, family in famili
 """Model types that mlx-lm lacks, and the file here that builds each; all others are mlx-lm's."""
 
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A loaded model and where it came from.
-
-    name: the hub id, the folder's name, or ``moebench-nano``. revision: the commit, where the folder is a snapshot
-    of the hub cache, else the revision asked for. dtype: what the model computes in. weight_bits: bits per weight
-    of the experts as they are used (4 for 4-bit, whoever quantised; the mean where they differ), for unquantised ones
-    as stored, before any cast (16 for bfloat16). quantised_on_load: whether ``bits`` or ``router_bits`` did it.
-    adapter: name, sha256, fine_tune_type and scale of the adapter, None without.
-    fingerprint: sha256 over the names, shapes and sizes of all weights and the values of the routers, which tells two
-    checkpoints of one name apart without reading gigabytes; of the files, before quantising and without the adapter.
-    """
-
-    model: nn.Module
-    tokenizer: TokenizerWrapper
-    config: dict[str, Any]
-    name: str
-    path: Path
-    revision: str | None
-    dtype: str
-    weight_bits: float | int
-    fingerprint: str
-    quantised_on_load: bool = False
-    adapter: dict[str, Any] | None = None
 
 
 def load(
