@@ -1,6 +1,6 @@
 """The token view: which experts the tokens of some sequences chose, as data for a page, and a page with it alone.
 
-`page/assets/tokens.js` draws it. Arrays are base64 of little-endian numbers; a token that uses K experts at each of R
+The `SCRIPTS` of `page/assets/` draw it. Arrays are base64 of little-endian numbers; a token that uses K experts at each of R
 routers takes 4/3 R (3 K + 4) bytes, so what is kept is limited and what is left out is said.
 """
 
@@ -31,6 +31,11 @@ MAX_TOKENS = 6_000
 MAX_BYTES = 1_000_000
 MAX_TEXT = 200
 """Characters kept of the text of one token."""
+
+SCRIPTS = ("tokens_data.js", "tokens_drawing.js", "tokens.js")
+"""Assets that draw the token view: what is read, how it looks, what is chosen; each needs those before it."""
+
+STYLES = ("tokens.css",)
 
 UNITS = {
     "weights": "gate weight, as the block used it",
@@ -135,7 +140,7 @@ def token_data_of(
 
 def token_page(data: Mapping[str, Any], title: str = "Tokens and their experts") -> str:
     """A page of its own with the token view: one file, no network, light and dark."""
-    script, style = asset("tokens.js") + _START, _STYLE + asset("tokens.css")
+    script, style = assets(*SCRIPTS) + _START, _STYLE + assets(*STYLES)
     return _PAGE.format(
         title=html.escape(title),
         digest=_digest(script),
@@ -146,9 +151,10 @@ def token_page(data: Mapping[str, Any], title: str = "Tokens and their experts")
     )
 
 
-def asset(name: str) -> str:
-    """A file of the page's assets: tokens.js, tokens.css."""
-    return (files(__package__) / "page" / "assets" / name).read_text(encoding="utf-8")
+def assets(*names: str) -> str:
+    """Files of the page's assets, one after the other: `SCRIPTS`, `STYLES`."""
+    folder = files(__package__) / "page" / "assets"
+    return "".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def script_json(data: Any) -> str:
