@@ -1,7 +1,7 @@
 """The token view: which experts the tokens of some sequences chose, as data for a page, and a page with it alone.
 
-The `SCRIPTS` of `page/assets/` draw it. Arrays are base64 of little-endian numbers; a token that uses K experts at each of R
-routers takes 4/3 R (3 K + 4) bytes, so what is kept is limited and what is left out is said.
+The `SCRIPTS` of `page/assets/` draw it. Arrays are base64 of little-endian numbers; a token that uses K experts at each
+of R routers takes 4/3 R (3 K + 4) bytes, so what is kept is limited and what is left out is said.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 Object.assign(MoebenchTokens, (() => {
   "use strict";
 
-  const { COLOURS, Data, contexts, details, expertButton, fill, make, muted, plural, scale, table, tokenElement } =
-    MoebenchTokens;
+  const { COLOURS, Data, contexts, details, expertButton, fill, make, muted } = MoebenchTokens;
+  const { label, plural, scale, styles, table, tokenElement } = MoebenchTokens;
+  const LINE = 256; // tokens of a line that no token ends, so that a browser can leave out what is out of sight
+  const A_ROW = 12; // tokens about, of a row of the screen
   let mounted = 0;
 
   class View {
@@ -97,16 +99,22 @@ Object.assign(MoebenchTokens, (() => {
         this.state[key] = key === "colour" ? select.value : Number(select.value);
         if (key === "router" && this.state.expert >= this.router.n_experts) this.state.expert = null;
         this.state.word = null;
-        this.draw();
+        this.draw(key);
       });
       this[`${key}Select`] = select;
       return make("label", { for: id }, `${label} `, select);
     }
 
-    draw() {
+    // key: what of the state has changed; of thousands of tokens only that is done anew which depends on it.
+    draw(key = "sequence") {
+      const { router, colour } = this.state;
       this.drawExperts();
-      this.drawTokens();
-      this.scale.replaceChildren(...scale(this.data, this.state.router, this.state.colour));
+      if (key === "sequence") this.drawTokens();
+      if (key !== "colour") for (const element of this.elements) label(element, this.data, router);
+      const style = styles(this.data, router, colour);
+      for (const element of this.elements) element.style.cssText = style(Number(element.dataset.token));
+      this.mark();
+      this.scale.replaceChildren(...scale(this.data, router, colour));
       this.drawMost();
       this.details.replaceChildren(muted("Point at a token, or move to one with Tab and the arrow keys."));
       this.tell();
@@ -130,32 +138,38 @@ Object.assign(MoebenchTokens, (() => {
         const title = `${sequence.name}, ${plural(sequence.n_tokens, "token")}`;
         const group = make("div", { className: "mt-sequence", role: "group", "aria-label": title });
         if (several) group.append(fill(make("div", { className: "mt-title", "aria-hidden": "true" }), title, true));
-        let line = make("div", { className: "mt-line", dir: "auto", role: "presentation" });
+        let line = null;
         for (let token = sequence.first; token < sequence.end; token++) {
-          const element = tokenElement(this.data, this.state.router, this.state.colour, token);
+          const element = tokenElement(this.data, token);
           this.elements.push(element);
+          if (line === null) line = group.appendChild(make("div", { className: "mt-line", dir: "auto", role: "presentation" }));
           line.append(element);
-          if (this.data.text(token).includes("\n")) {
-            group.append(line);
-            line = make("div", { className: "mt-line", dir: "auto", role: "presentation" });
-          }
+          if (this.data.text(token).includes("\n") || line.childNodes.length === LINE) line = null;
         }
-        if (line.childNodes.length) group.append(line);
+        for (const one of group.querySelectorAll(".mt-line")) {
+          one.style.containIntrinsicBlockSize = `auto ${1.75 * Math.ceil(one.childNodes.length / A_ROW)}em`;
+        }
         this.lines.append(group);
       }
-      if (this.elements.length) this.elements[0].tabIndex = 0;
-      this.mark();
+      this.elements[0].tabIndex = 0;
+      this.marked = [];
     }
 
-    // The tokens that take the chosen expert stand out, and its button is pressed.
+    // The tokens that take the chosen expert stand out, and its button is pressed. Only those elements are touched
+    // that change, since there may be thousands.
     mark() {
       const { router, expert } = this.state;
-      for (const element of this.elements) {
-        const takes = expert !== null && this.data.takes(router, Number(element.dataset.token), expert);
-        element.classList.toggle("mt-takes", takes);
-        element.classList.toggle("mt-dim", expert !== null && !takes);
-        element.setAttribute("aria-selected", String(takes));
-      }
+      const from = this.shown()[0].first;
+      const takers = expert === null ? [] : this.data.takers(router, expert);
+      const takes = new Set(takers.map((token) => this.elements[token - from]).filter((element) => element));
+      const turn = (element, on) => {
+        element.classList.toggle("mt-takes", on);
+        element.setAttribute("aria-selected", String(on));
+      };
+      for (const element of this.marked) if (!takes.has(element)) turn(element, false);
+      for (const element of takes) if (!element.classList.contains("mt-takes")) turn(element, true);
+      this.marked = [...takes];
+      this.lines.classList.toggle("mt-one", expert !== null);
       for (const button of this.experts.children) {
         button.setAttribute("aria-pressed", String(Number(button.dataset.expert) === expert));
       }
@@ -241,7 +255,7 @@ Object.assign(MoebenchTokens, (() => {
         this.focusOn(this.elements[Math.min(last, Math.max(0, moves[event.key]()))]);
       } else if (event.key === "Enter" || event.key === " ") {
         event.preventDefault();
-        this.choose(this.data.chosen(this.state.router, Number(this.elements[here].dataset.token))[0].expert);
+        this.choose(this.data.firstOf(this.state.router, Number(this.elements[here].dataset.token)));
       }
     }
 

@@ -43,10 +43,18 @@ var MoebenchTokens = (() => {
       this.sequences = data.sequences.map((s, number) => {
         const first = from;
         from += s.n_tokens;
-        return { ...s, number, first, end: from, continued: new Set(s.continued) };
+        return { ...s, number, first, end: from };
       });
       this.tokens = integers(data.tokens, 4);
       this.paired = this.sequences.some((s) => s.against !== null);
+      this.owners = new Uint16Array(from); // the sequence of each token
+      this.later = new Uint8Array(from); // whether it is a later piece of the character that an earlier one starts
+      for (const { number, first, end, continued } of this.sequences) {
+        this.owners.fill(number, first, end);
+        for (const position of continued) this.later[first + position] = 1;
+      }
+      this.occurs = new Uint32Array(this.texts.length);
+      for (let token = 0; token < from; token++) if (!this.later[token]) this.occurs[this.tokens[token]]++;
     }
 
     text(token) {
@@ -54,13 +62,13 @@ var MoebenchTokens = (() => {
     }
 
     sequenceOf(token) {
-      return this.sequences.find((s) => token < s.end);
+      return this.sequences[this.owners[token]];
     }
 
-    // Whether a token is a later piece of the character that an earlier one starts.
-    isLater(token) {
-      const sequence = this.sequenceOf(token);
-      return sequence.continued.has(token - sequence.first);
+    // The chosen expert of largest p.
+    firstOf(router, token) {
+      const { top_k, experts } = this.routers[router];
+      return experts[token * top_k];
     }
 
     // The experts of a token, in descending order of p.
@@ -72,8 +80,19 @@ var MoebenchTokens = (() => {
       }));
     }
 
-    takes(router, token, expert) {
-      return this.chosen(router, token).some((c) => c.expert === expert);
+    // The slot in which a token has an expert; -1 where it does not choose it.
+    slot(router, token, expert) {
+      const { top_k, experts } = this.routers[router];
+      for (let i = 0; i < top_k; i++) if (experts[token * top_k + i] === expert) return i;
+      return -1;
+    }
+
+    // The tokens that choose an expert, in order.
+    takers(router, expert) {
+      const { top_k, experts } = this.routers[router];
+      const found = [];
+      for (let i = 0; i < experts.length; i++) if (experts[i] === expert) found.push(Math.floor(i / top_k));
+      return found;
     }
 
     // The token of the sequence that this one's is compared with, or null.
@@ -89,7 +108,8 @@ var MoebenchTokens = (() => {
     // How many experts the counterpart does not choose; NaN without one.
     changed(router, token) {
       const there = this.counterpart(token);
-      return there === null ? NaN : this.chosen(router, token).filter((c) => !this.takes(router, there, c.expert)).length;
+      if (there === null) return NaN;
+      return this.chosen(router, token).filter((c) => this.slot(router, there, c.expert) < 0).length;
     }
 
     // Over all sequences: how many tokens choose each expert, and how many first.
@@ -106,20 +126,15 @@ var MoebenchTokens = (() => {
 
     // The texts that choose an expert: how often each occurs, how often it chooses it, and where.
     words(router, expert) {
+      const { top_k, weights } = this.routers[router];
       const found = new Map();
-      this.sequences.forEach((sequence) => {
-        for (let token = sequence.first; token < sequence.end; token++) {
-          if (sequence.continued.has(token - sequence.first)) continue;
-          const id = this.tokens[token];
-          if (!found.has(id)) found.set(id, { id, occurs: 0, places: [] });
-          const word = found.get(id);
-          word.occurs++;
-          const choice = this.chosen(router, token).find((c) => c.expert === expert);
-          if (choice) word.places.push({ token, weight: choice.weight });
-        }
-      });
-      const words = [...found.values()].filter((word) => word.places.length);
-      return words.sort((a, b) => b.places.length - a.places.length || a.occurs - b.occurs || a.id - b.id);
+      for (const token of this.takers(router, expert)) {
+        if (this.later[token]) continue;
+        const id = this.tokens[token];
+        if (!found.has(id)) found.set(id, { id, occurs: this.occurs[id], places: [] });
+        found.get(id).places.push({ token, weight: weights[token * top_k + this.slot(router, token, expert)] });
+      }
+      return [...found.values()].sort((a, b) => b.places.length - a.places.length || a.occurs - b.occurs || a.id - b.id);
     }
   }
 

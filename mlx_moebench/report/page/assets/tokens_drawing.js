@@ -6,6 +6,8 @@ Object.assign(MoebenchTokens, (() => {
   const CONTEXT = 8; // tokens on either side of one that is shown in its context
   const LISTED = 20; // rows of a list
   const VIRIDIS = "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725".split(" ");
+  const SHORT = /^[ -~]{0,24}$/; // what fits on every screen, and need not be cut
+  const STEPS = 500; // of the scale, finer than an eye tells apart
   const COLOURS = {
     expert: "first expert",
     entropy: "entropy, nats",
@@ -95,11 +97,11 @@ Object.assign(MoebenchTokens, (() => {
     return [f(0), f(8), f(4)];
   }
 
-  function paint(element, colour) {
+  // The style of a text on this colour: black or white, whichever can be read.
+  function styleOf(colour) {
     const light = colour.map((c) => ((c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
     const luminance = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2];
-    element.style.backgroundColor = `rgb(${colour.join(",")})`;
-    element.style.color = luminance > 0.179 ? "#000" : "#fff";
+    return `background-color: rgb(${colour.join(",")}); color: ${luminance > 0.179 ? "#000" : "#fff"}`;
   }
 
   // The ends of the scale of a colour that is a number.
@@ -110,12 +112,24 @@ Object.assign(MoebenchTokens, (() => {
     return [0, margin.reduce((most, x) => (x > most ? x : most), 0)];
   }
 
-  function colourOf(data, router, colour, token) {
-    if (colour === "expert") return hue(data.chosen(router, token)[0].expert);
-    const value = colour === "changed" ? data.changed(router, token) : data.routers[router][colour][token];
-    if (!Number.isFinite(value)) return null;
+  // A function from a token to its style, "" where its colour is not defined. Made once for all tokens, since styles
+  // are worked out once for each expert or step of the scale.
+  function styles(data, router, colour) {
+    const known = new Map();
+    const style = (key, make) => known.get(key) ?? known.set(key, styleOf(make())).get(key);
+    if (colour === "expert") {
+      return (token) => {
+        const expert = data.firstOf(router, token);
+        return style(expert, () => hue(expert));
+      };
+    }
     const [low, high] = range(data, router, colour);
-    return viridis(high > low ? (value - low) / (high - low) : 0);
+    return (token) => {
+      const value = colour === "changed" ? data.changed(router, token) : data.routers[router][colour][token];
+      if (!Number.isFinite(value)) return "";
+      const step = high > low ? Math.round((STEPS * (value - low)) / (high - low)) : 0;
+      return style(step, () => viridis(step / STEPS));
+    };
   }
 
   // What the colours mean, as the children of an element.
@@ -135,7 +149,7 @@ Object.assign(MoebenchTokens, (() => {
   function sentence(data, router, token) {
     const experts = data.chosen(router, token).map((c) => `${c.expert} (weight ${figure(c.weight)})`);
     const margin = data.routers[router].margin[token];
-    const later = data.isLater(token) ? "later piece of " : "";
+    const later = data.later[token] ? "later piece of " : "";
     const changed = data.changed(router, token);
     return (
       `${later}${seen(data.text(token))}: experts ${experts.join(", ")}; ` +
@@ -152,7 +166,7 @@ Object.assign(MoebenchTokens, (() => {
     const heading = make("div", {}, fill(make("b", { className: "mt-piece" }), data.text(token)));
     const place = sequence.start + token - sequence.first;
     heading.append(muted(` token ${place} of `), fill(span("mt-muted mt-piece", ""), sequence.name, true));
-    if (data.isLater(token)) heading.append(muted(", a later piece of this character"));
+    if (data.later[token]) heading.append(muted(", a later piece of this character"));
     const there = data.counterpart(token);
     const experts = (t) => data.chosen(router, t).map((c) => `${c.expert} (${figure(c.weight)})`).join("  ");
     const rows = [["experts (weight)", experts(token)]];
@@ -166,22 +180,28 @@ Object.assign(MoebenchTokens, (() => {
     return [heading, list];
   }
 
-  function tokenElement(data, router, colour, token) {
-    const element = make("span", { className: "mt-token", role: "option", tabindex: "-1" });
-    element.append(data.isLater(token) ? span("mt-strange", "⋯") : fill(span("mt-text", ""), data.text(token)));
-    element.append(span("mt-number", String(data.chosen(router, token)[0].expert)));
+  // A token, without what depends on the router and the colour.
+  function tokenElement(data, token) {
+    const element = make("span", { className: "mt-token", role: "option", tabindex: "-1", "aria-selected": "false" });
+    if (!SHORT.test(data.text(token))) element.classList.add("mt-long");
+    element.append(data.later[token] ? span("mt-strange", "⋯") : fill(span("mt-text", ""), data.text(token)));
+    element.append(span("mt-number", ""));
     element.dataset.token = token;
-    element.setAttribute("aria-label", sentence(data, router, token));
-    const painted = colourOf(data, router, colour, token);
-    if (painted) paint(element, painted);
     return element;
+  }
+
+  // What of a token depends on the router.
+  function label(element, data, router) {
+    const token = Number(element.dataset.token);
+    element.lastChild.textContent = data.firstOf(router, token);
+    element.setAttribute("aria-label", sentence(data, router, token));
   }
 
   // counts: of `Data.counts`.
   function expertButton(expert, counts, tokens) {
     const all = counts.all[expert];
     const swatch = make("span", { className: "mt-swatch", "aria-hidden": "true" });
-    paint(swatch, hue(expert));
+    swatch.style.cssText = styleOf(hue(expert));
     const button = make("button", { type: "button" });
     button.append(swatch, make("b", { textContent: String(expert) }), ` ${all.toLocaleString("en")}`);
     const chosen = `chosen by ${plural(all, "token")} (${((100 * all) / tokens).toFixed(0)}%)`;
@@ -220,7 +240,7 @@ Object.assign(MoebenchTokens, (() => {
       const sequence = data.sequenceOf(token);
       const line = make("span", { dir: "auto" });
       for (let i = Math.max(sequence.first, token - CONTEXT); i < Math.min(sequence.end, token + CONTEXT + 1); i++) {
-        if (data.isLater(i)) continue;
+        if (data.later[i]) continue;
         line.append(fill(make(i === token ? "mark" : "span", { className: "mt-piece" }), data.text(i), true));
       }
       return make("li", {}, muted(`${figure(weight)}  `), line, fill(span("mt-where", ""), sequence.name, true));
@@ -230,5 +250,6 @@ Object.assign(MoebenchTokens, (() => {
     return make("div", { className: "mt-contexts" }, caption, make("ol", {}, ...items));
   }
 
-  return { COLOURS, contexts, details, expertButton, fill, make, muted, plural, scale, table, tokenElement };
+  const all = { contexts, details, expertButton, fill, label, make, muted, plural, scale, styles, table, tokenElement };
+  return { COLOURS, ...all };
 })());
