@@ -2,8 +2,9 @@
 Object.assign(MoebenchTokens, (() => {
   "use strict";
 
-  const { COLOURS, Data, contexts, details, expertButton, fill, make, muted } = MoebenchTokens;
-  const { label, plural, scale, styles, table, tokenElement } = MoebenchTokens;
+  const { COLOURS, Data, contexts, details, expertButton, label, make, muted } = MoebenchTokens;
+  const { named, plural, seen, scale, styles, table, tokenElement } = MoebenchTokens;
+  const MANY = 1000; // tokens from which lines that are out of sight are left out
   const LINE = 256; // tokens of a line that no token ends, so that a browser can leave out what is out of sight
   const A_ROW = 12; // tokens about, of a row of the screen
   let mounted = 0;
@@ -40,7 +41,7 @@ Object.assign(MoebenchTokens, (() => {
       const { routers, sequences } = this.data;
       const kinds = new Set(routers.map((r) => r.router)).size;
       const named = (r) => `${r.layer}${kinds > 1 ? `, ${r.router}` : ""}`;
-      const prompts = sequences.map((s, i) => [i, s.name]);
+      const prompts = sequences.map((s, i) => [i, seen(s.name, true)]);
       prompts.unshift([-1, `all ${sequences.length}`]);
       const colours = Object.entries(COLOURS).filter(([key]) => paired || key !== "changed");
       const controls = make(
@@ -73,7 +74,7 @@ Object.assign(MoebenchTokens, (() => {
         this.heading,
         this.experts,
         this.most,
-        make("p", { className: "mt-note", textContent: this.note() + (left ? " " + left : "") }),
+        make("p", { className: "mt-note" }, ...this.note(), left ? " " + left : ""),
       );
       this.root.classList.add("moebench-tokens");
       for (const kind of ["pointerover", "focusin"]) this.lines.addEventListener(kind, (e) => this.describe(e.target));
@@ -83,11 +84,11 @@ Object.assign(MoebenchTokens, (() => {
 
     note() {
       const { units, model, data, phase } = this.data;
-      return (
-        `${model} on ${data}, ${phase}. Entropy in ${units.entropy}; selection margin: ${units.margin}; weight: ` +
+      return [
+        named(model), " on ", named(data), `, ${phase}. Entropy in ${units.entropy}; selection margin: ${units.margin}; weight: ` +
         `${units.weights}. Single tokens are a census of what is shown: they have no interval. ` +
-        "␣ space, ⏎ end of line, ⇥ tab, ⋯ later piece of one character, � piece of a character or no valid text."
-      );
+        "␣ space, ⏎ end of line, ⇥ tab, ⋯ later piece of one character, � piece of a character or no valid text.",
+      ];
     }
 
     select(label, key, options) {
@@ -137,7 +138,10 @@ Object.assign(MoebenchTokens, (() => {
       for (const sequence of this.shown()) {
         const title = `${sequence.name}, ${plural(sequence.n_tokens, "token")}`;
         const group = make("div", { className: "mt-sequence", role: "group", "aria-label": title });
-        if (several) group.append(fill(make("div", { className: "mt-title", "aria-hidden": "true" }), title, true));
+        if (several) {
+          const words = [named(sequence.name), `, ${plural(sequence.n_tokens, "token")}`];
+          group.append(make("div", { className: "mt-title", "aria-hidden": "true" }, ...words));
+        }
         let line = null;
         for (let token = sequence.first; token < sequence.end; token++) {
           const element = tokenElement(this.data, token);
@@ -153,6 +157,7 @@ Object.assign(MoebenchTokens, (() => {
       }
       this.elements[0].tabIndex = 0;
       this.marked = [];
+      this.lines.classList.toggle("mt-many", this.elements.length > MANY);
     }
 
     // The tokens that take the chosen expert stand out, and its button is pressed. Only those elements are touched
@@ -214,7 +219,8 @@ Object.assign(MoebenchTokens, (() => {
       }
       const placed = word === null ? words : words.filter((one) => one.id === word);
       const press = (id) => this.press(id);
-      const both = [table(this.data, words, word, press), contexts(this.data, placed)];
+      const pieces = this.data.takers(router, expert).filter((token) => this.data.later[token]).length;
+      const both = [table(this.data, words, pieces, word, press), contexts(this.data, placed)];
       this.most.append(make("div", { className: "mt-two" }, ...both));
     }
 

@@ -15,6 +15,7 @@ Object.assign(MoebenchTokens, (() => {
     changed: "changed experts",
   };
   const SPACES = { " ": "␣", "\n": "⏎", "\r": "\\r", "\t": "⇥", "\u00a0": "⍽" };
+  const MARKS = Object.values(SPACES);
   const UNSEEN = /[\p{Cc}\p{Cf}\p{Zs}\p{Zl}\p{Zp}\p{Cs}\p{Co}]/u;
   const JOINERS = "\u200c\u200d"; // of Persian and of emoji: seen between other characters, unseen alone
 
@@ -60,11 +61,15 @@ Object.assign(MoebenchTokens, (() => {
     return "U+" + code.toString(16).toUpperCase().padStart(4, "0");
   }
 
-  const seen = (text) => visible(text).map((piece) => piece.text).join("");
+  // A name of others inside a sentence, which its direction does not turn around.
+  const named = (name) => fill(make("bdi"), name, true);
+
+  const seen = (text, running = false) => visible(text, running).map((piece) => piece.text).join("");
 
   function fill(element, text, running = false) {
     for (const piece of visible(text, running)) {
-      element.append(piece.strange ? span("mt-strange", piece.text) : piece.text);
+      const className = MARKS.includes(piece.text) ? "mt-space" : "mt-strange"; // marks may be faint, codes are read
+      element.append(piece.strange ? span(className, piece.text) : piece.text);
     }
     return element;
   }
@@ -134,9 +139,12 @@ Object.assign(MoebenchTokens, (() => {
 
   // What the colours mean, as the children of an element.
   function scale(data, router, colour) {
-    const { n_experts, top_k } = data.routers[router];
+    const { n_experts, top_k, margin } = data.routers[router];
     if (colour === "expert") {
       return [`Colour: the expert of largest probability, of ${n_experts}; every token uses ${top_k}.`];
+    }
+    if (colour === "margin" && !margin.some(Number.isFinite)) {
+      return ["No selection margin: every expert is chosen, and none is left over."];
     }
     const [low, high] = range(data, router, colour);
     const bar = make("span", { className: "mt-bar", "aria-hidden": "true" });
@@ -165,17 +173,17 @@ Object.assign(MoebenchTokens, (() => {
     const sequence = data.sequenceOf(token);
     const heading = make("div", {}, fill(make("b", { className: "mt-piece" }), data.text(token)));
     const place = sequence.start + token - sequence.first;
-    heading.append(muted(` token ${place} of `), fill(span("mt-muted mt-piece", ""), sequence.name, true));
+    heading.append(muted(` token ${place} of `), make("bdi", { className: "mt-muted mt-piece" }, ...named(sequence.name).childNodes));
     if (data.later[token]) heading.append(muted(", a later piece of this character"));
     const there = data.counterpart(token);
     const experts = (t) => data.chosen(router, t).map((c) => `${c.expert} (${figure(c.weight)})`).join("  ");
     const rows = [["experts (weight)", experts(token)]];
-    if (there !== null) rows.push([`in ${data.sequences[sequence.against].name}`, experts(there)]);
+    if (there !== null) rows.push([["in ", named(data.sequences[sequence.against].name)], experts(there)]);
     rows.push(["entropy", `${figure(entropy[token])} nats of at most ${figure(max_entropy)}`]);
     rows.push(["selection margin", Number.isFinite(margin[token]) ? figure(margin[token]) : "null: every expert is chosen"]);
     const list = make("dl");
     for (const [name, value] of rows) {
-      list.append(make("div", {}, make("dt", { textContent: `${name}: ` }), make("dd", { textContent: value })));
+      list.append(make("div", {}, make("dt", {}, ...[name].flat(), ": "), make("dd", { textContent: value })));
     }
     return [heading, list];
   }
@@ -184,7 +192,7 @@ Object.assign(MoebenchTokens, (() => {
   function tokenElement(data, token) {
     const element = make("span", { className: "mt-token", role: "option", tabindex: "-1", "aria-selected": "false" });
     if (!SHORT.test(data.text(token))) element.classList.add("mt-long");
-    element.append(data.later[token] ? span("mt-strange", "⋯") : fill(span("mt-text", ""), data.text(token)));
+    element.append(data.later[token] ? span("mt-space", "⋯") : fill(span("mt-text", ""), data.text(token)));
     element.append(span("mt-number", ""));
     element.dataset.token = token;
     return element;
@@ -212,8 +220,8 @@ Object.assign(MoebenchTokens, (() => {
     return button;
   }
 
-  // words: of `Data.words`. pressed: the id of the one that is chosen, or null. press: is told the id of one pressed.
-  function table(data, words, pressed, press) {
+  // words: of `Data.words`. pieces: tokens that choose it and are none of them. pressed: the id of the one that is chosen, or null. press: is told the id of one pressed.
+  function table(data, words, pieces, pressed, press) {
     const head = make("tr");
     const names = ["token", "choose it", "of", "share"];
     head.append(...names.map((textContent) => make("th", { scope: "col", textContent })));
@@ -228,8 +236,9 @@ Object.assign(MoebenchTokens, (() => {
     });
     const more = words.length - rows.length;
     const left = more > 0 ? `; ${plural(more, "other text")} left out` : "";
-    const said = `Over all sequences${left}. Press one to see only it in context.`;
-    const caption = make("caption", { textContent: said });
+    const parts = pieces ? ` Not here: ${plural(pieces, "later piece")} of characters.` : "";
+    const said = `Over all sequences, by how often they choose it, then by share${left}.${parts}`;
+    const caption = make("caption", { textContent: `${said} Press one to see only it in context.` });
     return make("table", {}, caption, make("thead", {}, head), make("tbody", {}, ...rows));
   }
 
@@ -250,6 +259,6 @@ Object.assign(MoebenchTokens, (() => {
     return make("div", { className: "mt-contexts" }, caption, make("ol", {}, ...items));
   }
 
-  const all = { contexts, details, expertButton, fill, label, make, muted, plural, scale, styles, table, tokenElement };
-  return { COLOURS, ...all };
+  const elements = { contexts, details, expertButton, make, muted, named, scale, table, tokenElement };
+  return { COLOURS, label, plural, seen, styles, ...elements };
 })());
