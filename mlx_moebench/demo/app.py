@@ -124,7 +124,7 @@ def serve(
     address is taken.
     """
     main = main or MainThread()
-    _check_address(host, port)
+    check_address(host, port)
     app = build(models, main, max_tokens, live).queue(default_concurrency_limit=1, max_size=32)
     _, address, _ = app.launch(
         server_name=host,
@@ -150,7 +150,7 @@ def serve(
         app.close(verbose=False)
 
 
-def _check_address(host: str, port: int | None) -> None:
+def check_address(host: str, port: int | None) -> None:
     """Raise `MoebenchError` where nothing can be served; the server itself would say so from a thread of its own."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
