@@ -17,17 +17,18 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX to route texts")
 
-from mlx_moebench.analysis import analyze
+from mlx_moebench.analysis import analyze, analyze_generation
 from mlx_moebench.analysis.tokens import route_text
 from mlx_moebench.cli import main
 from mlx_moebench.data.pieces import piece_texts
-from mlx_moebench.data.trace import TEXTS, Trace
+from mlx_moebench.data.trace import MANIFEST, TEXTS, Trace
 from mlx_moebench.demo.main_thread import MainThread
 from mlx_moebench.demo.routed import KINDS, Models, show
+from mlx_moebench.demo.table import COLUMNS
 from mlx_moebench.errors import DataError, MoebenchError, TraceError
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.report.tokens import MAX_TEXT, script_json, token_data, token_data_of, token_page
-from mlx_moebench.routing import Plan, RouterSpec
+from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
 from mlx_moebench.routing.tokens import Choices, TokenSequence
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -120,6 +121,52 @@ def test_a_trace_without_the_phase_or_without_tokens(trace: Path, tmp_path: Path
         token_data(trace, phase="decode")
     with pytest.raises(TraceError, match="No trace in"):
         token_data(tmp_path)
+
+
+def test_phases_and_runs_that_go_on_are_said(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    limits: dict[str, Any] = {"max_samples": 2, "max_length": 16, "plan": Plan(resamples=100)}
+    analyze_generation(checkpoint, "general", max_tokens=3, output=tmp_path / "o", trace=tmp_path / "t", **limits)
+    data = token_data(tmp_path / "t")
+    generated = sum(entry["n_tokens"] for entry in Trace(tmp_path / "t").entries("decode"))
+    assert data["phase"] == "prefill"
+    assert data["left_out"]["sentence"] == (
+        f"{generated} tokens of phase decode not shown: --trace-phase decode shows those."
+    )
+    decode = token_data(tmp_path / "t", phase="decode")
+    assert sum(s["n_tokens"] for s in decode["sequences"]) == generated
+    assert decode["sequences"][0]["start"] == 16
+    manifest = json.loads((tmp_path / "t" / MANIFEST).read_text())
+    (tmp_path / "t" / MANIFEST).write_text(json.dumps(manifest | {"complete": False}))
+    assert token_data(tmp_path / "t")["left_out"]["sentence"].endswith("has not ended: more tokens will follow.")
+
+
+@pytest.mark.parametrize(("array", "value"), [("experts", 16), ("sequence.n_tokens", 1)])
+def test_a_shard_that_cannot_be_is_refused(trace: Path, tmp_path: Path, array: str, value: int) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    for file in trace.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    (entry,) = manifest["phases"]["prefill"]["shards"]
+    arrays = load_file(tmp_path / entry["file"])
+    arrays[f"{Trace(trace).specs[0].name}.experts" if array == "experts" else array].flat[0] = value
+    save_file(arrays, tmp_path / entry["file"])
+    entry["sha256"] = hashlib.sha256((tmp_path / entry["file"]).read_bytes()).hexdigest()
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(TraceError, match="make"):
+        token_data(tmp_path)
+
+
+def test_the_view_counts_what_was_measured(trace: Path) -> None:
+    data, measured = token_data(trace), RoutingStats.load(trace.parent / "o")
+    assert sum(s["n_tokens"] for s in data["sequences"]) == measured.n_tokens
+    for number, router in enumerate(data["routers"]):
+        experts = numbers(router["experts"], "u1").reshape(-1, 2)
+        totals, values = measured.totals(number), measured.values(number)
+        np.testing.assert_array_equal(np.bincount(experts.ravel(), minlength=16), totals.counts)
+        np.testing.assert_array_equal(np.bincount(experts[:, 0], minlength=16), totals.top1_counts)
+        assert numbers(router["entropy"], "<f2").mean(dtype=float) == pytest.approx(values["mean_entropy"], rel=1e-4)
+        assert numbers(router["margin"], "<f2").mean(dtype=float) == pytest.approx(values["selection_margin"], rel=1e-3)
 
 
 def test_margins_of_nothing_left_to_choose_are_nan() -> None:
@@ -256,6 +303,25 @@ def test_one_text(checkpoint: Checkpoint) -> None:
     assert "difference" not in shown.table
 
 
+def test_heatmap_and_table_are_those_of_analyze(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    text = "Sum the squares: 1 + 4 + 9 = 14.\nfor i in range(3): pass"
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": text}))
+    measured = analyze(checkpoint, tmp_path / "one.jsonl")
+    shown = show(Models(), "moebench-nano", "one text", (text, ""), 64)
+    cells = re.findall(r"layer (\d+), expert (\d+): ([\d.]+) x even, (\d+) of (\d+) selections", shown.heatmap)
+    assert len(cells) == 6 * 16
+    for layer, expert, load, chosen, of in cells:
+        counts = measured.totals(int(layer)).counts
+        assert (int(chosen), int(of)) == (counts[int(expert)], counts.sum())
+        assert float(load) == pytest.approx(16 * counts[int(expert)] / counts.sum(), abs=5.1e-3)
+    rows = re.findall(r'<th scope="row">(\d+)</th>(.*?)</tr>', shown.table)
+    assert len(rows) == 6
+    for layer, cells_of_row in rows:
+        values = measured.values(int(layer))
+        found = [float(cell) for cell in re.findall(r"<td>(.*?)</td>", cells_of_row)]
+        assert found == [pytest.approx(values[metric], abs=5.1e-4) for metric, _, _ in COLUMNS]
+
+
 def test_two_texts_and_what_differs() -> None:
     models = Models()
     shown = show(models, "moebench-nano", "two texts", ("two words", "for i in range(10): pass"), 32)
@@ -363,3 +429,22 @@ def test_bad_arguments_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         main(["demo", "--model", "a", "--model", "b", "--adapter-path", "c", "--no-browser"])
     assert capsys.readouterr().err == "Error: An adapter goes on one model, not on 2: give one --model with it.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--adapter-path", "no-such-folder"], "no-such-folder"),
+        (["--host", "203.0.113.1", "--model", "no-such-model"], "Cannot serve at 203.0.113.1 ("),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_served(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed (extra demo)")
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "--no-browser", *arguments])
+    said = capsys.readouterr()
+    assert stopped.value.code == 1
+    assert sentence in said.err.splitlines()[-1]
+    assert "Serving" not in said.out

@@ -57,7 +57,7 @@ def command(
     (Gradio). Everything stays on this machine: nothing is sent or fetched, and it works without a network. Ctrl-C ends
     it.
     """
-    from ..demo.app import serve
+    from ..demo.app import check_address, serve
     from ..demo.routed import Models
     from ..models import select_device
     from ._progress import progress
@@ -67,6 +67,7 @@ def command(
             f"Warning: at {host} everyone who reaches this machine can run text through the model; there is no login.",
             err=True,
         )
+    check_address(host, port)  # before minutes are spent on loading
     select_device(device)
     bits = chosen_bits(bits, four_bit)
     precision: dict[str, Any] = {
@@ -78,7 +79,8 @@ def command(
     served = Models(models or (None,), adapter_path, **precision)
     with progress(quiet=False) as step:
         step("loading the model", 0, 0)
-        served.get(served.names[0])
+        for adapted in (False, True) if adapter_path else (False,):
+            served.get(served.names[0], adapted)
     serve(
         served,
         host=host,

@@ -18,6 +18,7 @@ from .compare import KINDS
 
 if TYPE_CHECKING:
     from ..report.inputs import Inputs
+    from ..routing.record import Phase
 
 EPILOG = """\b
 Examples:
@@ -56,6 +57,11 @@ MARK = "<!-- made by mlx-moebench report -->"
     help="Show single tokens of this trace, a folder of analyze --trace.",
 )
 @click.option(
+    "--trace-phase",
+    type=click.Choice(["prefill", "decode"]),
+    help="Tokens of the trace to show, where it holds prompts and generated ones.  [default: the prompts]",
+)
+@click.option(
     "--allow",
     multiple=True,
     type=click.Choice(KINDS),
@@ -69,6 +75,7 @@ def command(
     form: str | None,
     title: str | None,
     trace: Path | None,
+    trace_phase: Phase | None,
     allow: tuple[str, ...],
     ci: str,
     level: float,
@@ -87,6 +94,8 @@ def command(
     from ..routing.storage import write_aside
 
     form = form or _form_of(output)
+    if trace_phase and trace is None:
+        raise click.UsageError("--trace-phase says what of a trace to show: give its folder with --trace.")
     place = output or (Path("report.html") if form == "html" else None)
     if form != "html" and (title or trace):
         raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
@@ -95,7 +104,7 @@ def command(
     plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
     with readable():
         inputs = read_inputs(stats, plan=plan, allow=allow)
-        text = _page(inputs, title, trace) if form == "html" else _exported(inputs, form)
+        text = _page(inputs, title, trace, trace_phase) if form == "html" else _exported(inputs, form)
     if place is None:
         click.echo(text, nl=False)
         return
@@ -131,14 +140,14 @@ def _form_of(output: Path | None) -> str:
     return SUFFIXES[output.suffix.lower()]
 
 
-def _page(inputs: Inputs, title: str | None, trace: Path | None) -> str:
+def _page(inputs: Inputs, title: str | None, trace: Path | None, phase: Phase | None) -> str:
     from ..report.page import build_page
 
     tokens: dict[str, Any] | None = None
     if trace is not None:
         from ..report.tokens import token_data
 
-        tokens = token_data(trace)
+        tokens = token_data(trace, phase=phase)
     return build_page(inputs, tokens=tokens, title=title, command=shlex.join(["mlx-moebench", *sys.argv[1:]]))
 
 

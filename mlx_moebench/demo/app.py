@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..errors import MissingExtraError, MoebenchError
-from ..report.tokens import asset
+from ..report.tokens import SCRIPTS, STYLES, assets
 from .main_thread import MainThread
 from .policy import OnlyThisServer
 from .routed import KINDS, Kind, Models, Shown, show
@@ -63,7 +63,7 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
         tokens = gr.HTML(
             "",
             html_template='<div class="token-view"></div>',
-            js_on_load=asset("tokens.js") + _MOUNT,
+            js_on_load=assets(*SCRIPTS) + _MOUNT,
             elem_id="tokens",
             apply_default_css=False,
         )
@@ -124,7 +124,7 @@ def serve(
     address is taken.
     """
     main = main or MainThread()
-    _check_address(host, port)
+    check_address(host, port)
     app = build(models, main, max_tokens, live).queue(default_concurrency_limit=1, max_size=32)
     _, address, _ = app.launch(
         server_name=host,
@@ -140,7 +140,7 @@ def serve(
         footer_links=[],
         app_kwargs={"middleware": [Middleware(OnlyThisServer)]},
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=asset("tokens.css") + (files(__package__) / "demo.css").read_text(encoding="utf-8"),
+        css=assets(*STYLES) + (files(__package__) / "demo.css").read_text(encoding="utf-8"),
     )
     tell(address)
     try:
@@ -150,7 +150,7 @@ def serve(
         app.close(verbose=False)
 
 
-def _check_address(host: str, port: int | None) -> None:
+def check_address(host: str, port: int | None) -> None:
     """Raise `MoebenchError` where nothing can be served; the server itself would say so from a thread of its own."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]

@@ -1,7 +1,7 @@
 """The token view: which experts the tokens of some sequences chose, as data for a page, and a page with it alone.
 
-`page/assets/tokens.js` draws it. Arrays are base64 of little-endian numbers; a token that uses K experts at each of R
-routers takes 4/3 R (3 K + 4) bytes, so what is kept is limited and what is left out is said.
+The `SCRIPTS` of `page/assets/` draw it. Arrays are base64 of little-endian numbers; a token that uses K experts at each
+of R routers takes 4/3 R (3 K + 4) bytes, so what is kept is limited and what is left out is said.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,13 @@ MAX_BYTES = 1_000_000
 MAX_TEXT = 200
 """Characters kept of the text of one token."""
 
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+SCRIPTS = ("tokens_data.js", "tokens_drawing.js", "tokens.js")
+"""Assets that draw the token view: what is read, how it looks, what is chosen; each needs those before it."""
+
+STYLES = ("tokens.css",)
+
 UNITS = {
     "weights": "gate weight, as the block used it",
     "entropy": "nats",
@@ -44,18 +51,21 @@ def token_data(
     max_sequences: int = MAX_SEQUENCES,
     max_tokens: int = MAX_TOKENS,
     *,
-    phase: Phase = "prefill",
+    phase: Phase | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> dict[str, Any]:
     """The token view of a trace: the first sequences of its data set, as many as the limits allow, as JSON has it.
 
-    Reads one shard at a time. Raises `TraceError` for a bad trace, or one without tokens of this phase.
+    Reads one shard at a time. phase: None takes the first of `PHASES` that was traced; that others hold tokens is said.
+    Raises `TraceError` for a bad trace, or one without tokens of this phase.
     """
     trace = Trace(trace_folder)
-    every = [entry for entry in trace.entries(phase) if entry["n_tokens"]]
+    first: Phase = min(trace.phases, key=PHASES.index, default="prefill")
+    chosen = phase or first
+    every = [entry for entry in trace.entries(chosen) if entry["n_tokens"]]
     if not every:
         raise TraceError(
-            f"The trace in {trace_folder} holds no token of phase {phase}: let the run measure some first."
+            f"The trace in {trace_folder} holds no token of phase {chosen}: let the run measure some first."
         )
     texts = trace.texts()
     lowest: dict[tuple[int, int], TokenSequence] = {}
@@ -63,18 +73,20 @@ def token_data(
         lowest |= _lowest(trace.read(entry), trace.specs, texts, max_sequences)
         lowest = {place: lowest[place] for place in sorted(lowest)[:max_sequences]}
     data = trace.manifest["data"]
-    return token_data_of(
+    found = token_data_of(
         trace.specs,
         list(lowest.values()),
         model=trace.manifest["model"],
         name=str(data.get("name", "data")),
-        phase=phase,
+        phase=chosen,
         max_sequences=max_sequences,
         max_tokens=max_tokens,
         max_bytes=max_bytes,
         n_sequences=sum(entry["n_sequences"] for entry in every),
         n_tokens=sum(entry["n_tokens"] for entry in every),
     )
+    found["left_out"]["sentence"] = " ".join(filter(None, [found["left_out"]["sentence"], *_beside(trace, chosen)]))
+    return found
 
 
 def token_data_of(
@@ -93,8 +105,8 @@ def token_data_of(
     """The token view of sequences in memory, as JSON has it.
 
     specs: of the routers, in running order. n_sequences, n_tokens: measured, where that is more than is given here.
-    max_bytes: of the arrays, as base64. Float16 holds weights, entropies and margins to 0.05%. Raises `TraceError`
-    where the limits leave no token.
+    max_bytes: of the arrays, as base64. Float16 holds weights, entropies and margins to 0.05%, or 3e-8 where that is
+    more. Raises `TraceError` where the limits leave no token.
     """
     per_token = sum(_bytes_of_token(spec) for spec in specs)
     room = min(max_tokens, int(max_bytes / per_token))
@@ -135,7 +147,7 @@ def token_data_of(
 
 def token_page(data: Mapping[str, Any], title: str = "Tokens and their experts") -> str:
     """A page of its own with the token view: one file, no network, light and dark."""
-    script, style = asset("tokens.js") + _START, _STYLE + asset("tokens.css")
+    script, style = assets(*SCRIPTS) + _START, _STYLE + assets(*STYLES)
     return _PAGE.format(
         title=html.escape(title),
         digest=_digest(script),
@@ -146,9 +158,10 @@ def token_page(data: Mapping[str, Any], title: str = "Tokens and their experts")
     )
 
 
-def asset(name: str) -> str:
-    """A file of the page's assets: tokens.js, tokens.css."""
-    return (files(__package__) / "page" / "assets" / name).read_text(encoding="utf-8")
+def assets(*names: str) -> str:
+    """Files of the page's assets, one after the other: `SCRIPTS`, `STYLES`."""
+    folder = files(__package__) / "page" / "assets"
+    return "".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def script_json(data: Any) -> str:
@@ -160,8 +173,13 @@ def script_json(data: Any) -> str:
 def _lowest(
     shard: Shard, specs: Sequence[RouterSpec], texts: Mapping[int, str], most: int
 ) -> dict[tuple[int, int], TokenSequence]:
-    """The sequences of a shard of lowest (row, window)."""
+    """The sequences of a shard of lowest (row, window); raises `TraceError` for tokens or experts that cannot be."""
     arrays = shard.arrays
+    if shard.lengths.min(initial=0) < 0 or shard.lengths.sum() != len(arrays["token.id"]):
+        raise TraceError("The lengths of a shard's sequences are not those of its tokens: make the trace again.")
+    for spec in specs:
+        if (most_used := int(arrays[f"{spec.name}.experts"].max(initial=0))) >= spec.n_experts:
+            raise TraceError(f"The trace names expert {most_used} of {spec.n_experts}: it is damaged, make it again.")
     ends = np.cumsum(shard.lengths)
     order = np.lexsort((arrays["sequence.window"], arrays["sequence.row"]))
     found = {}
@@ -227,6 +245,17 @@ def _left_out(shown: tuple[int, int], measured: tuple[int, int]) -> str:
         f"Shown: {count(sequences, 'sequence')} of {all_sequences:,}, {count(tokens, 'token')} of {all_tokens:,}; "
         "counts here are of those."
     )
+
+
+def _beside(trace: Trace, phase: Phase) -> list[str]:
+    """What else is to be said of a trace, as sentences."""
+    said = []
+    for other in trace.phases:
+        if other != phase and (tokens := sum(entry["n_tokens"] for entry in trace.entries(other))):
+            said.append(f"{count(tokens, 'token')} of phase {other} not shown: --trace-phase {other} shows those.")
+    if not trace.complete:
+        said.append("The run that writes this trace has not ended: more tokens will follow.")
+    return said
 
 
 def _short(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,9 @@ def test_an_expert_shows_the_tokens_that_choose_it_most(open_page: Any, plain: t
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
     assert page.locator(".mt-takes").count() == takes[0].sum()
-    assert page.locator(".mt-dim").count() == 24 - takes[0].sum()
+    veiled = "e => getComputedStyle(e).backgroundImage !== 'none'"
+    assert [t.evaluate(veiled) for t in page.locator(".mt-token").all()] == [not takes_it for takes_it in takes[0]]
+    assert page.locator('.mt-token[aria-selected="true"]').count() == takes[0].sum()
     counts: dict[str, int] = {}
     for one, chosen in zip(sequences, takes, strict=True):
         for text, takes_it in zip(one.texts, chosen, strict=True):
@@ -123,7 +126,8 @@ def test_an_expert_shows_the_tokens_that_choose_it_most(open_page: Any, plain: t
     assert marked.count() == min(20, counts[" cat"])
     assert set(marked.all_inner_texts()) == {" cat"}
     button.click()
-    assert page.locator(".mt-takes, .mt-dim").count() == 0
+    assert not any(t.evaluate(veiled) for t in page.locator(".mt-token").all())
+    assert page.locator('.mt-takes, [aria-selected="true"]').count() == 0
 
 
 def test_the_keyboard_reaches_everything(open_page: Any, plain: tuple[str, list[TokenSequence]]) -> None:
@@ -166,6 +170,45 @@ def test_hostile_text_is_text(open_page: Any, tmp_path: Path) -> None:
     assert page.locator("img, .moebench-tokens b b").count() == 0
     assert page.title() == "Tokens and their experts"
     assert page.locator(".mt-title").first.inner_text().startswith(HOSTILE)
+
+
+def test_names_cannot_turn_what_stands_around_them(open_page: Any, tmp_path: Path) -> None:
+    specs, name = routers(1, 8, 2), "\u202egnp.exe"
+    pair = [sequence(name, ["a", "b"], specs), sequence("אבג", ["a", "b"], specs, seed=1, against=0)]
+    data = token_data_of(specs, pair, model={"id": name}, name=name)
+    (tmp_path / "names.html").write_text(token_page(data), encoding="utf-8")
+    page = open_page((tmp_path / "names.html").as_uri())
+    page.locator(".mt-token").last.hover()
+    page.locator(".mt-experts button").first.click()
+    assert "\u202e" not in page.inner_text("#tokens")
+    assert page.locator("#tokens option", has_text="U+202Egnp.exe").count() == 1
+    assert "in U+202Egnp.exe:" in page.inner_text(".mt-details")
+    assert page.locator(".mt-title").nth(1).inner_text() == "אבג, 2 tokens"
+    assert page.locator(".mt-title").nth(1).evaluate("e => getComputedStyle(e).direction") == "ltr"
+
+
+def test_what_a_list_leaves_out_and_how_it_is_ordered_is_said(open_page: Any, tmp_path: Path) -> None:
+    specs = routers(1, 2, 2)
+    texts = ["日", "日", "日", "a", "b", "b"]
+    page = open_page(write(tmp_path / "o.html", specs, [sequence("s", texts, specs, continued=[1, 2])])[0])
+    page.locator(".mt-experts button").first.click()
+    rows = page.locator(".mt-most tbody tr").all_inner_texts()
+    assert [row.split() for row in rows] == [["b", "2", "2", "100%"], ["日", "1", "1", "100%"], ["a", "1", "1", "100%"]]
+    caption = page.inner_text(".mt-most caption")
+    assert "by how often they choose it, then by share." in caption
+    assert "Not here: 2 later pieces of characters." in caption
+
+
+def test_where_every_expert_is_chosen_there_is_no_scale_of_margins(open_page: Any, tmp_path: Path) -> None:
+    specs = routers(1, 2, 2)
+    one = sequence("s", ["a", "b"], specs)
+    whole = [replace(choices, margin=np.full(2, np.nan)) for choices in one.choices]
+    page = open_page(write(tmp_path / "all.html", specs, [replace(one, choices=whole)])[0])
+    page.get_by_label("Colour").select_option("margin")
+    assert page.inner_text(".mt-scale").startswith("No selection margin: every expert is chosen")
+    assert page.locator(".mt-bar").count() == 0
+    page.locator(".mt-token").first.hover()
+    assert "selection margin: null" in page.inner_text(".mt-details")
 
 
 def test_lines_of_right_to_left_text_run_from_the_right(open_page: Any, tmp_path: Path) -> None:
@@ -217,14 +260,16 @@ def test_a_phone_shows_it_without_scrolling_sideways(
 
 def test_text_on_every_colour_can_be_read(open_page: Any, tmp_path: Path) -> None:
     specs = routers(1, 128, 1)
-    page = open_page(write(tmp_path / "many.html", specs, [sequence("s", ["word"] * 400, specs)])[0])
-    contrast = """() => [...document.querySelectorAll('.mt-token')].map((e) => {
+    page = open_page(write(tmp_path / "many.html", specs, [sequence("s", ["wo\u202erd"] * 400, specs)])[0])
+    contrast = """() => [...document.querySelectorAll('.mt-text, .mt-strange')].map((e) => {
       const light = (text) => {
         const c = text.match(/\\d+/g).map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
         return 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2];
       };
       const s = getComputedStyle(e);
-      const [a, b] = [light(s.color), light(s.backgroundColor)].sort((x, y) => y - x);
+      if (s.opacity !== '1') return 0;
+      const below = getComputedStyle(e.closest('.mt-token')).backgroundColor;
+      const [a, b] = [light(s.color), light(below)].sort((x, y) => y - x);
       return (a + 0.05) / (b + 0.05);
     })"""
     for colour in ("expert", "entropy", "margin"):
@@ -232,20 +277,40 @@ def test_text_on_every_colour_can_be_read(open_page: Any, tmp_path: Path) -> Non
         assert min(page.evaluate(contrast)) >= 4.5
 
 
-def test_a_big_model_answers_a_click_at_once(open_page: Any, tmp_path: Path) -> None:
-    specs = routers(48, 128, 8)
-    sequences = [sequence(f"row {n}", [f"w{(n + i) % 97} " for i in range(64)], specs, seed=n) for n in range(24)]
+SHAPES = {"nano": (6, 16, 2, 250), "big": (48, 128, 8, 64)}
+"""Routers, experts, K, and tokens of each of 24 sequences."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_answers_a_click_at_once(open_page: Any, tmp_path: Path, shape: str) -> None:
+    count, experts, k, length = SHAPES[shape]
+    specs = routers(count, experts, k)
+    sequences = [sequence(f"row {n}", [f"w{(n + i) % 97} " for i in range(length)], specs, seed=n) for n in range(24)]
     path = tmp_path / "big.html"
     url, data = write(path, specs, sequences)
     assert path.stat().st_size < 1_300_000
-    assert data["left_out"]["tokens"] > 0
     page = open_page(url)
     page.get_by_label("Prompt").select_option("-1")
-    click = """(selector) => {
-      const start = performance.now();
-      document.querySelector(selector).click();
-      document.body.getBoundingClientRect();
-      return performance.now() - start;
-    }"""
-    times = [page.evaluate(click, f"[data-expert='{expert}']") for expert in range(10)]
-    assert sorted(times)[5] < 100
+    assert page.locator(".mt-token").count() == (6_000 if shape == "nano" else 1_536 - data["left_out"]["tokens"])
+    cdp = page.context.new_cdp_session(page)
+    cdp.send("Performance.enable", {"timeDomain": "threadTicks"})  # another job on this core is not the page's time
+
+    def seconds() -> float:
+        return next(m["value"] for m in cdp.send("Performance.getMetrics")["metrics"] if m["name"] == "TaskDuration")
+
+    def times(act: str, values: list[Any]) -> list[float]:
+        """Of the page's thread, up to the frame in which the answer is seen."""
+        found = []
+        for value in values:
+            before = seconds()
+            page.evaluate(
+                f"async (value) => {{ {act}; await new Promise((r) => requestAnimationFrame(() => setTimeout(r))); }}",
+                value,
+            )
+            found.append(seconds() - before)
+        return sorted(found)
+
+    set_to = "const e = document.querySelector('select[id$={}]'); e.value = value; e.dispatchEvent(new Event('change'))"
+    assert times("document.querySelector(`[data-expert='${value}']`).click()", list(range(7)))[3] < 0.1
+    assert times(set_to.format("colour"), ["entropy", "margin", "expert"])[1] < 0.2
+    assert times(set_to.format("router"), ["1", "2", "3"])[1] < 0.3

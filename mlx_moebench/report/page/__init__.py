@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -14,7 +13,9 @@ from ... import __version__
 from ..inputs import Inputs
 from ..series import answer
 from ..series.answer import with_interval
-from ..tokens import script_json
+from ..tokens import SCRIPTS as TOKEN_SCRIPTS
+from ..tokens import STYLES as TOKEN_STYLES
+from ..tokens import assets, script_json
 from .data import page_data
 from .provenance import provenance
 
@@ -29,8 +30,7 @@ SCRIPTS = (
     "uncertainty.js",
     "compare.js",
 )
-TOKEN_STYLES, TOKEN_SCRIPTS = ("tokens.css",), ("tokens.js",)
-"""Files of ``assets``, in the order in which they are put into the page; the last script before ``start.js``."""
+"""Files of ``assets``, in the order in which they are put into the page; those of a token view, then ``start.js``."""
 
 
 def build_page(
@@ -42,13 +42,12 @@ def build_page(
     element that no browser runs, and a Content-Security-Policy allows nothing but the page's own scripts and style.
     """
     data = page_data(inputs) | ({"tokens": tokens} if tokens is not None else {})
-    style = "".join(map(_asset, (*STYLES, *(TOKEN_STYLES if tokens is not None else ()))))
-    scripts = (*SCRIPTS, *(TOKEN_SCRIPTS if tokens is not None else ()), "start.js")
-    script = "".join(map(_asset, scripts))
+    style = assets(*STYLES, *(TOKEN_STYLES if tokens is not None else ()))
+    script = assets(*SCRIPTS, *(TOKEN_SCRIPTS if tokens is not None else ()), "start.js")
     found = answer(inputs)
     settings: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
-    text = environment.from_string(_asset("page.html.j2")).render(
+    text = environment.from_string(assets("page.html.j2")).render(
         title=title or _title(inputs),
         answer=found,
         facts=_facts(inputs, found.facts),
@@ -65,10 +64,6 @@ def build_page(
     )
     # JSON can name what no file can hold: half of a surrogate pair.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _asset(name: str) -> str:
-    return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
 
 
 def _sha256(text: str) -> str:
