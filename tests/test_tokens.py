@@ -322,6 +322,17 @@ def test_heatmap_and_table_are_those_of_analyze(checkpoint: Checkpoint, tmp_path
         assert found == [pytest.approx(values[metric], abs=5.1e-4) for metric, _, _ in COLUMNS]
 
 
+@pytest.mark.usefixtures("cpu")
+def test_torch_shows_what_mlx_shows() -> None:
+    pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    ours, theirs = (
+        show(Models(backend=name), "moebench-nano", "one text", ("A router chooses.", ""), 32)
+        for name in ("mlx", "torch")
+    )
+    assert ours.heatmap == theirs.heatmap
+    assert ours.table == theirs.table
+
+
 def test_two_texts_and_what_differs() -> None:
     models = Models()
     shown = show(models, "moebench-nano", "two texts", ("two words", "for i in range(10): pass"), 32)

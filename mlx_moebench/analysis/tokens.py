@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoints import Checkpoint
 from ..data import Batch, encode_text
 from ..data.pieces import piece_texts
 from ..errors import DataError
 from ..routing.stats import RoutingStats
 from ..routing.tokens import Choices, TokenBlock, TokenSequence, ranked
-from .backends import Backend, backend_named
+from .backends import backend_named
 from .facts import check_vocabulary
 
 CHARACTERS = 64
@@ -30,12 +31,10 @@ class RoutedText:
     cut: str
 
 
-def route_text(
-    checkpoint: Any, text: str, *, name: str = "text", max_tokens: int = 256, backend: str | Backend = "mlx"
-) -> RoutedText:
+def route_text(checkpoint: Checkpoint, text: str, *, name: str = "text", max_tokens: int = 256) -> RoutedText:
     """Run the first ``max_tokens`` tokens of ``text`` through the model once; the model is left as it was.
 
-    checkpoint: one that the backend loaded. Raises `DataError` for a text without tokens, or ids that the model lacks.
+    Raises `DataError` for a text without tokens, or ids that the model lacks.
     """
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     text = text.encode("utf-8", "replace").decode()  # tokenizers refuse lone surrogates
@@ -43,7 +42,7 @@ def route_text(
     every = encode_text(tokenizer, read) if text.strip() else ()
     if not every:
         raise DataError("There is no token in an empty text: type some words.")
-    runner = backend_named(backend) if isinstance(backend, str) else backend
+    runner = backend_named(checkpoint.backend)
     config = runner.config(model)
     positions = config.get("max_position_embeddings") or max_tokens
     kept = every[: min(max_tokens, positions)]

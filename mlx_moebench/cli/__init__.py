@@ -30,7 +30,7 @@ class _Folder(click.Group):
         return command
 
 
-WITH_BACKEND = ("analyze", "compare", "profile")
+WITH_BACKEND = ("analyze", "compare", "demo", "profile")
 """The subcommands that have --backend."""
 
 EPILOG = """\b

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ._options import chosen_bits, precision_options
+from ._options import backend_option, chosen_bits, precision_options
 
 EPILOG = """\b
 Examples:
@@ -25,6 +25,7 @@ Examples:
     multiple=True,
     help="Folder or hub id of an MoE checkpoint; may be repeated.  [default: the embedded moebench-nano]",
 )
+@backend_option
 @precision_options
 @click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
 @click.option(
@@ -38,6 +39,7 @@ Examples:
 @click.option("--no-browser", is_flag=True, help="Do not open a browser.")
 def command(
     models: tuple[str, ...],
+    backend: str,
     device: str,
     dtype: str | None,
     bits: str | None,
@@ -57,9 +59,9 @@ def command(
     (Gradio). Everything stays on this machine: nothing is sent or fetched, and it works without a network. Ctrl-C ends
     it.
     """
+    from ..analysis.backends import backend_named
     from ..demo.app import check_address, serve
     from ..demo.routed import Models
-    from ..models import select_device
     from ._progress import progress
 
     if not _is_loopback(host):
@@ -68,7 +70,7 @@ def command(
             err=True,
         )
     check_address(host, port)  # before minutes are spent on loading
-    select_device(device)
+    backend_named(backend).select_device(device)
     bits = chosen_bits(bits, four_bit)
     precision: dict[str, Any] = {
         "dtype": dtype,
@@ -76,7 +78,7 @@ def command(
         "router_bits": int(router_bits) if router_bits else None,
         "trust_remote_code": trust_remote_code,
     }
-    served = Models(models or (None,), adapter_path, **precision)
+    served = Models(models or (None,), adapter_path, backend=backend, **precision)
     with progress(quiet=False) as step:
         step("loading the model", 0, 0)
         for adapted in (False, True) if adapter_path else (False,):

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..analysis.backends import backend_named
 from ..analysis.tokens import RoutedText, route_text
+from ..checkpoints import Checkpoint
 from ..errors import MoebenchError, did_you_mean
-from ..models import Checkpoint, load_checkpoint
 from ..report.cells import count
 from ..report.table import model_name
 from ..report.tokens import script_json, token_data_of
@@ -38,12 +39,19 @@ class Shown:
 class Models:
     """The models of a demo, each loaded when it is first asked for and then kept.
 
-    models: folders or hub ids; None is the embedded model. adapter_path: of the only model. precision: as for
-    `load_checkpoint`. Raises `MoebenchError` for an adapter and several models, or two models of one name.
+    models: folders or hub ids; None is the embedded model. adapter_path: of the only model. backend: ``mlx`` or
+    ``torch``, on the device that it was told. precision: dtype, bits, router_bits.
+    Raises `MoebenchError` for an adapter and several models, or two models of one name.
     """
 
     def __init__(
-        self, models: Sequence[str | None] = (None,), adapter_path: str | Path | None = None, **precision: Any
+        self,
+        models: Sequence[str | None] = (None,),
+        adapter_path: str | Path | None = None,
+        *,
+        backend: str = "mlx",
+        trust_remote_code: bool = False,
+        **precision: Any,
     ) -> None:
         if adapter_path is not None and len(models) > 1:
             raise MoebenchError(f"An adapter goes on one model, not on {len(models)}: give one --model with it.")
@@ -51,7 +59,7 @@ class Models:
         if len(self._models) < len(models):
             raise MoebenchError("A model is named twice: give each --model once.")
         self.adapter_path = adapter_path
-        self._precision = precision
+        self._backend, self._trust, self._precision = backend_named(backend), trust_remote_code, precision
         self._loaded: dict[tuple[str, bool], Checkpoint] = {}
 
     @property
@@ -65,13 +73,13 @@ class Models:
         return list(KINDS if self.adapter_path is not None else KINDS[:2])
 
     def get(self, name: str, adapted: bool = False) -> Checkpoint:
-        """The model of that name, without the adapter or with it; raises what `load_checkpoint` raises."""
+        """The model of that name, without the adapter or with it; raises what loading raises."""
         if name not in self._models:
             raise MoebenchError(f"There is no model {name!r} here.{did_you_mean(name, self.names)}")
         if (name, adapted) not in self._loaded:
-            adapter_path = self.adapter_path if adapted else None
-            self._loaded[name, adapted] = load_checkpoint(
-                self._models[name], adapter_path=adapter_path, **self._precision
+            precision = {**self._precision, "adapter_path": self.adapter_path if adapted else None}
+            self._loaded[name, adapted] = self._backend.load(
+                self._models[name], self._trust, precision, lambda what, done, total: None
             )
         return self._loaded[name, adapted]
 
