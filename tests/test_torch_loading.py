@@ -15,7 +15,9 @@ from transformers_models import random_transformers, torch
 
 import torch_fallback
 from mlx_moebench.analysis import analyze, analyze_generation
+from mlx_moebench.checkpoints import NANO, find
 from mlx_moebench.errors import ModelLoadError, MoebenchError, StatsError
+from torch_fallback import loading
 from torch_fallback.environment import chosen_device
 
 
@@ -150,3 +152,17 @@ def test_a_model_in_training_is_measured_without_its_noise(tmp_path: Path) -> No
     for number in range(3):
         np.testing.assert_array_equal(still.sums(number).p_sum, moving.sums(number).p_sum)
         np.testing.assert_allclose(still.sums(number).p_sum, generated.sums(number).p_sum, atol=1e-4)
+
+
+def test_a_model_larger_than_the_gpu_is_spread_unless_others_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: what it says it has free is made up, what is done with it is not."""
+    found, gpu = find(None, None, False, unquantised=False), torch.device("cuda", 0)
+    size = (NANO / "model.safetensors").stat().st_size
+    for free, expected in ((2 * size, {"": gpu}), (size, "auto")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 0))
+        assert loading._map(found, gpu, None, 16) == expected
+    assert loading._map(found, gpu, torch.float32, 16) == "auto"
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ModelLoadError, match="without torchrun one process spreads it"):
+        loading._map(found, gpu, None, 16)

@@ -19,6 +19,7 @@ from mlx_moebench.checkpoints.folder import stored_bits
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, did_you_mean
 from mlx_moebench.families import Family
 
+from . import ranks
 from .adapters import merge_adapter
 from .capture import locate
 from .environment import chosen_device
@@ -163,14 +164,24 @@ _WITHOUT_A_WORD = {
 
 
 def _map(found: Found, device: torch.device, dtype: torch.dtype | None, stored: float) -> Any:
-    """The device, or ``auto`` where the weights are larger than what the GPU has free."""
+    """The device, or ``auto`` where the weights are larger than what the GPU has free.
+
+    Raises ModelLoadError there under torchrun, where every process would spread its own over the same GPUs.
+    """
     if device.type != "cuda":
         return {"": device}
     size = sum(file.stat().st_size for file in found.folder.glob(WEIGHTS))
     if dtype is not None:
         size = int(size * dtype.itemsize * 8 / stored)
     free, _ = torch.cuda.mem_get_info(device)
-    return {"": device} if size <= SPARE * free else "auto"
+    if size <= SPARE * free:
+        return {"": device}
+    if ranks.of_this_process() is not None:
+        raise ModelLoadError(
+            f"{found.name} needs {size / 1e9:.1f} GB and {device} has {free / 1e9:.1f} GB free: without torchrun one "
+            "process spreads it over all GPUs; or use --4bit."
+        )
+    return "auto"
 
 
 def _tokenizer(found: Found, trust_remote_code: bool) -> Any:
