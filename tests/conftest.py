@@ -78,6 +78,16 @@ def cpu() -> Iterator[None]:
     mx.set_default_device(before)
 
 
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """torch on one thread: beside MLX's, more of them only wait for each other."""
+    torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def build_tiny(seed: int = 0, model_type: str = "olmoe", **config: Any) -> Any:
     from mlx_moebench.families import families
     from mlx_moebench.families.base import module_at

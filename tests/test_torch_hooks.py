@@ -12,6 +12,8 @@ from transformers_models import random_transformers, torch
 import torch_fallback
 from mlx_moebench.errors import UnsupportedModelError
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:

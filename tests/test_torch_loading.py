@@ -20,6 +20,8 @@ from mlx_moebench.errors import ModelLoadError, MoebenchError, StatsError
 from torch_fallback import loading
 from torch_fallback.environment import chosen_device
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 def test_embeddings_that_wait_on_disk_get_their_ids(tmp_path: Path) -> None:
     random_transformers(tmp_path / "model", "mixtral")

@@ -28,6 +28,8 @@ main(["compare", model, "moebench-nano", "--dataset", data, *few, "--json", "--o
       "--allow", "routers", "--allow", "experts", "--allow", "collapse"], backend="torch")
 """
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 def test_profile_and_compare_in_two_processes(tmp_path: Path) -> None:
     """The first speaks for both, and reads what it wrote itself; the processes find each other once only."""
