@@ -34,7 +34,8 @@ from mlx_moebench.report.series import (
     training_series,
     uncertainty_series,
 )
-from mlx_moebench.report.series.base import isolated
+from mlx_moebench.report.series.answer import signed
+from mlx_moebench.report.series.base import Estimate, isolated
 from mlx_moebench.routing import RouterSpec, RoutingStats
 
 
@@ -503,3 +504,16 @@ def test_a_trace_that_is_none_is_refused_before_anything_is_written(tmp_path: Pa
     result = invoke(saved(tmp_path, "a.json"), "-o", output, "--trace", tmp_path)
     assert isinstance(result.exception, MoebenchError)
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ((0.0031, 0.0027, 0.0035), "+0.0031 [+0.0027, +0.0035]"),
+        ((-2.8e-8, -6.1e-8, 1.6e-9), "-2.8e-08 [-6.1e-08, +1.6e-09]"),
+        ((0.0, 0.0, 0.0), "0 [0, 0]"),
+        ((0.00002, -0.0001, 0.0002), "+0.0000 [-0.0001, +0.0002]"),
+    ],
+)
+def test_signed_numbers_do_not_round_to_nothing(numbers: tuple[float, float, float], expected: str) -> None:
+    assert signed(Estimate(*numbers)) == expected

@@ -133,11 +133,13 @@ def _difference(found: DifferenceSeries) -> str:
 
 
 def signed(value: Estimate, digits: int = 4) -> str:
-    """``+0.0031 [+0.0027, +0.0035]``."""
+    """``+0.0031 [+0.0027, +0.0035]``; ``-2.8e-08 [-6.1e-08, +1.6e-09]`` where those digits would all be 0."""
     if value.value != value.value:
         return "null"
-    text = f"{value.value:+.{digits}f}"
-    return f"{text} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]" if value.has_interval else text
+    numbers = [value.value, *((value.low, value.high) if value.has_interval else ())]
+    form = f"+.{digits}f" if any(abs(n) >= 0.5 * 10**-digits for n in numbers) else "+.1e"
+    text, *interval = (format(n, form) if n else "0" for n in numbers)
+    return f"{text} [{', '.join(interval)}]" if interval else text
 
 
 def _training(training: Any) -> str:
