@@ -38,6 +38,8 @@ from mlx_moebench.analysis import keep
 from mlx_moebench.cli import main
 from mlx_moebench.analysis.on_mlx import MLX
 keep.MIN_SECONDS = keep.SHARE = 0
+# A shell starts what runs in the background deaf to Ctrl-C, and this test with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 mode, number = sys.argv[1], int(sys.argv[2])
 forward, rename, calls = MLX.forward, Path.replace, []
 def blocking(*arguments):

@@ -232,6 +232,7 @@ def test_kill_and_resume_of_a_process_reaches_the_same_weights(settings: Any, tm
     same(weights(whole), weights(parts))
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_saves_the_step_and_says_how_to_go_on(settings: Any) -> None:
     given = settings(iters=6, save_every=6)
 

@@ -25,7 +25,7 @@ ADAPTER = "adapter<i>${1+1}{{x}}"
 
 # Every address that the server's process connects to or asks the name of goes to a file.
 SERVE = """
-import sys
+import signal, sys
 log = open(sys.argv[1], "a", buffering=1)
 def hook(event, arguments):
     if event == "socket.connect" and isinstance(arguments[1], tuple):
@@ -33,6 +33,8 @@ def hook(event, arguments):
     elif event == "socket.getaddrinfo":
         print(arguments[0], file=log)
 sys.addaudithook(hook)
+# A shell starts what runs in the background deaf to Ctrl-C, and this test with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from mlx_moebench.cli import main
 main(["demo", *sys.argv[2:]])
 """
