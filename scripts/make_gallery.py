@@ -62,7 +62,8 @@ is in them; `NAME=PATH` names a run in the picture, `--title` replaces the title
 
 In Python, `mlx_moebench.report.plots.get_plot(KIND).draw(read_inputs(INPUTS))` gives the matplotlib figure, to change
 what you like. A new kind is one file in `mlx_moebench/report/plots/`. The pictures below are of the embedded
-model, that of experts without a token on 16 tokens of each domain; `make gallery` draws them again.
+model, that of experts without a token on 16 tokens of each domain, in three quarters of the pixels and 256 colours;
+`make gallery` draws them again.
 """
 
 
