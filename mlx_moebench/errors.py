@@ -42,7 +42,7 @@ class TraceError(MoebenchError):
 
 NO_MLX = (
     'MLX is not installed: pip install "mlx-moebench[cpu]" on Linux ([cuda12] or [cuda13] with a GPU); analyze, '
-    "profile and compare measure without it, with --backend torch."
+    "profile, compare and demo do without it, with --backend torch."
 )
 
 
