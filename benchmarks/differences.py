@@ -19,8 +19,8 @@ from comparison_simulation import CASES, halves, measure, populations
 from intervals import random_sums
 
 from mlx_moebench.routing import METRICS, Plan
-from mlx_moebench.routing.differences import differences
-from mlx_moebench.routing.drawn import Samples
+from mlx_moebench.routing.comparison.differences import differences
+from mlx_moebench.routing.comparison.resampling import Samples
 
 SIMULATED = ["mean_entropy", "top_share_token", "load_entropy", "n_eff", "gini", "cv", "token_information"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from rank_simulation import CASES, coverage, population, pseudo_values, ranked_once
 
-from mlx_moebench.routing.ranks import spearman
+from mlx_moebench.routing.intervals.ranks import spearman
 
 
 def main() -> None:

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("mlx-moebench")
 
 if TYPE_CHECKING:
-    from .analysis import analyze, profile
+    from .analysis import profile
     from .instrument import attach, detach, stream_generate
+    from .measure import analyze
     from .models import load
-    from .routing import Comparison, RoutingStats, compare
+    from .pair import Comparison, compare
+    from .routing import RoutingStats
 
 _HOME = {
-    "Comparison": ".routing",
+    "Comparison": ".pair",
     "RoutingStats": ".routing",
-    "analyze": ".analysis",
+    "analyze": ".measure",
     "attach": ".instrument",
-    "compare": ".routing",
+    "compare": ".pair",
     "detach": ".instrument",
     "load": ".models",
     "profile": ".analysis",

@@ -14,9 +14,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from leaderboard import plan_of, rebuilt
+
 from mlx_moebench.errors import MoebenchError
-from mlx_moebench.report.leaderboard import plan_of, rebuilt
-from mlx_moebench.routing.storage import pair_paths, read_report
+from mlx_moebench.pair.storage import pair_paths, read_report
 
 PAIRS = "routing_stats_*.json"
 

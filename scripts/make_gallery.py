@@ -18,8 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from mlx_moebench.report.plots import plots
-from mlx_moebench.routing.storage import write_aside
+from mlx_moebench.pair.storage import write_aside
+from mlx_moebench.show.plots import plots
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -60,8 +60,8 @@ wide, colours that colour-blind readers tell apart, units on every axis, interva
 the same bytes each time. Several runs, domains or trainings in one picture share their scales. INPUTS are read by what
 is in them; `NAME=PATH` names a run in the picture, `--title` replaces the title (`--title ''` leaves it out).
 
-In Python, `mlx_moebench.report.plots.get_plot(KIND).draw(read_inputs(INPUTS))` gives the matplotlib figure, to change
-what you like. A new kind is one file in `mlx_moebench/report/plots/`. The pictures below are of the embedded
+In Python, `mlx_moebench.show.plots.get_plot(KIND).draw(read_inputs(INPUTS))` gives the matplotlib figure, to change
+what you like. A new kind is one file in `mlx_moebench/show/plots/`. The pictures below are of the embedded
 model, that of experts without a token on 16 tokens of each domain, in three quarters of the pixels and 256 colours;
 `make gallery` draws them again.
 """

@@ -19,12 +19,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from notes import render_notes
 from update_leaderboard import TABLE, table
 
+from mlx_moebench.analysis.overlap import selection_overlap
 from mlx_moebench.errors import MoebenchError
-from mlx_moebench.report.notes import render_notes
-from mlx_moebench.report.overlap import selection_overlap
-from mlx_moebench.routing.storage import write_aside
+from mlx_moebench.pair.storage import write_aside
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("math", "general", "code")

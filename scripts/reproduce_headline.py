@@ -20,13 +20,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from leaderboard import headline_table, leaderboard_of, plan_of
+from published import bits_that_fit, held_against, read_published, weights_gb
+
 from mlx_moebench.data.importers import split_name
 from mlx_moebench.errors import MoebenchError, did_you_mean
-from mlx_moebench.report.doctor import memory_gb
-from mlx_moebench.report.leaderboard import headline_table, leaderboard_of, plan_of
-from mlx_moebench.report.published import bits_that_fit, held_against, read_published, weights_gb
+from mlx_moebench.pair.storage import read_report, write_aside
 from mlx_moebench.routing.stats import RoutingStats
-from mlx_moebench.routing.storage import read_report, write_aside
+from mlx_moebench.show.tables.doctor import memory_gb
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published.json"
 

@@ -14,9 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from published import USABLE, weights_gb
+
 from mlx_moebench.errors import MoebenchError
-from mlx_moebench.report.doctor import memory_gb
-from mlx_moebench.report.published import USABLE, weights_gb
+from mlx_moebench.show.tables.doctor import memory_gb
 
 MODEL, PARAMETERS = "jetmoe/jetmoe-8b", 8_522_000_000
 OUTPUT = Path("runs/routing_stats_jetmoe_math.json")

@@ -19,7 +19,7 @@ from typing import Any
 
 from run_rescue import SETTINGS, interval
 
-from mlx_moebench.analysis import compare_answers, evaluate_mmlu, read_evaluation
+from mlx_moebench.evaluate import compare_answers, evaluate_mmlu, read_evaluation
 from mlx_moebench.train import read_config, train_adapter, training_config
 
 ARMS = {"control": 0.0, "ldiv": 0.3}

@@ -25,7 +25,7 @@ from scipy.stats import t
 
 from mlx_moebench.environment import environment
 from mlx_moebench.models import NANO
-from mlx_moebench.routing.storage import read_report
+from mlx_moebench.pair.storage import read_report
 from mlx_moebench.train import LOG, read_log, train_adapter, training_config
 
 SETTINGS: dict[str, Any] = {

@@ -13,10 +13,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from leaderboard import leaderboard_of, published_table
+from published import read_published
+
 from mlx_moebench.errors import MoebenchError, StatsError
-from mlx_moebench.report.leaderboard import leaderboard_of, published_table
-from mlx_moebench.report.published import read_published
-from mlx_moebench.routing.storage import write_aside
+from mlx_moebench.pair.storage import write_aside
 
 TABLE = "ROUTING_PROFILE_TABLE.md"
 

@@ -13,8 +13,8 @@ import numpy as np
 from coverage_simulation import LAYERS, Coverage, preferences, sums_of_logits
 
 from mlx_moebench.routing import METRICS, Plan, RoutingStats, Sums
-from mlx_moebench.routing.differences import differences
-from mlx_moebench.routing.drawn import LOADS, Samples
+from mlx_moebench.routing.comparison.differences import differences
+from mlx_moebench.routing.comparison.resampling import LOADS, Samples
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from mlx_moebench.routing import Plan, Sums
-from mlx_moebench.routing.domain_stats import DomainStatistics, domain_statistics
-from mlx_moebench.routing.domains import domain_information_null
+from mlx_moebench.routing.domains.information import domain_information_null
+from mlx_moebench.routing.domains.statistics import DomainStatistics, domain_statistics
+from mlx_moebench.routing.domains.verdict import verdict
 from mlx_moebench.routing.sums import entropy
-from mlx_moebench.routing.verdict import verdict
 
 EXPERTS, TOP_K, DOMAINS, TAU = 16, 2, 3, 0.40
 CONCENTRATION = 40.0  # of the sequences' preferences: a share of 0.5 varies by 0.14 between sequences

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlx_moebench.routing.ranks import rank_correlations, spearman
-from mlx_moebench.routing.uncertainty import Interval, Plan
+from mlx_moebench.routing.intervals.bootstrap import Interval, Plan
+from mlx_moebench.routing.intervals.ranks import rank_correlations, spearman
 
 CASES = {"none": 0.0, "weak": 0.2, "strong": 1.2}
 """How much of the score enters the outcome."""
@@ -37,7 +37,7 @@ def ranked_once(x: np.ndarray, y: np.ndarray, sequence: np.ndarray, n: int, plan
     """The shortcut that is not taken: resample Pearson's correlation of ranks that stay as they are."""
     from scipy.stats import rankdata
 
-    from mlx_moebench.routing.uncertainty import resample_weights
+    from mlx_moebench.routing.intervals.bootstrap import resample_weights
 
     a, b = rankdata(x) / len(x), rankdata(y) / len(y)
     columns = [np.ones_like(a), a, b, a * a, b * b, a * b]

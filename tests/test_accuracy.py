@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 
 pytest.importorskip("mlx.core", reason="the package of the module under test imports MLX")
 
-from mlx_moebench.analysis.accuracy import (
+from mlx_moebench.errors import EvaluationError
+from mlx_moebench.evaluate.accuracy import (
     accuracy,
     compare_answers,
     mcnemar,
@@ -20,7 +21,6 @@ from mlx_moebench.analysis.accuracy import (
     summarise,
     wilson,
 )
-from mlx_moebench.errors import EvaluationError
 from mlx_moebench.routing import Plan
 
 Z2 = (1.959964 + 0.841621) ** 2

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mlx_moebench import RoutingStats, analyze
-from mlx_moebench.analysis import analyze_generation, decode_output
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
+from mlx_moebench.measure import analyze_generation, decode_output
 
 SCHEMA = Path(__file__).parents[1] / "mlx_moebench" / "routing" / "schema" / "routing_stats.schema.json"
 FIELDS = ("n_tokens", "counts", "top1_counts", "p_sum", "scalars")
@@ -61,7 +61,7 @@ def test_command_line_writes_both_pairs(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_interrupted_generation_resumes_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_moebench.analysis.on_mlx import MLX
+    from mlx_moebench.measure.on_mlx import MLX
 
     options = {"max_tokens": 4, "max_samples": 6, "max_length": 24}
     whole = analyze_generation(None, "math", **options)

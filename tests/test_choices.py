@@ -12,10 +12,10 @@ from conftest import build_tiny
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
-from mlx_moebench.analysis import choices
-from mlx_moebench.analysis.choices import Request, common_prefix, encode_choices, fitted, score
 from mlx_moebench.data import encode_text
 from mlx_moebench.errors import DataError, EvaluationError
+from mlx_moebench.evaluate import choices
+from mlx_moebench.evaluate.choices import Request, common_prefix, encode_choices, fitted, score
 from mlx_moebench.models import load_checkpoint
 from mlx_moebench.models.precision import quantise
 

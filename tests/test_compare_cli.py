@@ -17,14 +17,16 @@ from routing_reference import make_stats
 from test_comparison import SCHEMA
 from test_precision import write_adapter
 
-from mlx_moebench.analysis import Target, analyze, measured, target
+from mlx_moebench.analysis import Target, measured, target
 from mlx_moebench.cli import main
 from mlx_moebench.errors import StatsError
+from mlx_moebench.measure import analyze
 from mlx_moebench.models import load_checkpoint
-from mlx_moebench.report.comparison import print_comparison
-from mlx_moebench.report.plots.comparison import plot_effects
-from mlx_moebench.routing import METRICS, Plan, RouterSpec, compare
-from mlx_moebench.routing.storage import read_report
+from mlx_moebench.pair import compare
+from mlx_moebench.pair.storage import read_report
+from mlx_moebench.routing import METRICS, Plan, RouterSpec
+from mlx_moebench.show.plots.comparison import plot_effects
+from mlx_moebench.show.tables.comparison import print_comparison
 
 QUICK = ("--resamples", "200")
 SMALL = ("--max-samples", "12", "--max-length", "24", "--quiet", *QUICK)

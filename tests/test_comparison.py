@@ -14,13 +14,14 @@ import pytest
 from routing_reference import make_stats
 
 import mlx_moebench
-from mlx_moebench.analysis import analyze
 from mlx_moebench.cli.compare import KINDS as CLI_KINDS
 from mlx_moebench.errors import MoebenchError, StatsError
+from mlx_moebench.measure import analyze
 from mlx_moebench.models import Checkpoint, load_checkpoint
-from mlx_moebench.routing import METRICS, Comparison, Plan, RouterSpec, RoutingStats, compare
-from mlx_moebench.routing.comparability import KINDS
-from mlx_moebench.routing.differences import ROUNDING
+from mlx_moebench.pair import Comparison, compare
+from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing.comparison.comparability import KINDS
+from mlx_moebench.routing.comparison.differences import ROUNDING
 
 SCHEMA = json.loads(files("mlx_moebench.routing").joinpath("schema/comparison.schema.json").read_text("utf-8"))
 PLAN = Plan(resamples=200)

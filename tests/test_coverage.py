@@ -66,7 +66,7 @@ def test_differences(case: str, paired: bool) -> None:
 
 def test_random_halves_of_one_data_set() -> None:
     """200 splits of the maths prompts as the embedded model routes them: 2 to 9% differ at the 5% level, by chance."""
-    from mlx_moebench.analysis import analyze
+    from mlx_moebench.measure import analyze
 
     names = ["mean_entropy", "load_entropy", "marginal_entropy", "gini", "margin_prob", "adjacent_overlap"]
     found = comparison_simulation.halves(analyze(None, "math"), 200, [*names, "top_share_token"])

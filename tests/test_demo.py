@@ -15,13 +15,13 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX to route texts")
 
-from mlx_moebench.analysis import analyze
-from mlx_moebench.analysis.tokens import route_text
 from mlx_moebench.cli import main
 from mlx_moebench.demo.main_thread import MainThread
 from mlx_moebench.demo.routed import KINDS, Models, show
 from mlx_moebench.demo.table import COLUMNS
 from mlx_moebench.errors import DataError, MoebenchError
+from mlx_moebench.measure import analyze
+from mlx_moebench.measure.text import route_text
 from mlx_moebench.models import Checkpoint, load_checkpoint
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"

@@ -14,9 +14,15 @@ from test_uncertainty import clusters, mean_only, t_level
 
 from mlx_moebench.errors import MoebenchError
 from mlx_moebench.routing import METRICS, Plan, Sums, get_metric, intervals
-from mlx_moebench.routing.differences import Effect, Point, benjamini_hochberg, differences, point_differences
-from mlx_moebench.routing.drawn import Samples, load_distances
-from mlx_moebench.routing.maxima import Bands, maxima, maxima_range
+from mlx_moebench.routing.comparison.differences import (
+    Effect,
+    Point,
+    benjamini_hochberg,
+    differences,
+    point_differences,
+)
+from mlx_moebench.routing.comparison.maxima import Bands, maxima, maxima_range
+from mlx_moebench.routing.comparison.resampling import Samples, load_distances
 
 PLAN = Plan(resamples=400)
 

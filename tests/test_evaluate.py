@@ -21,15 +21,15 @@ from rich.console import Console
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
-from mlx_moebench.analysis import mmlu as answering
-from mlx_moebench.analysis.accuracy import compare_answers
-from mlx_moebench.analysis.evaluations import check_output, read_evaluation
-from mlx_moebench.analysis.mmlu import answer_questions, evaluate_mmlu
 from mlx_moebench.cli import main
 from mlx_moebench.data.mmlu import CONTINUATIONS, SUBJECTS, Question, prompt, read_mmlu
 from mlx_moebench.errors import EvaluationError, MoebenchError
+from mlx_moebench.evaluate import mmlu as answering
+from mlx_moebench.evaluate.accuracy import compare_answers
+from mlx_moebench.evaluate.evaluations import check_output, read_evaluation
+from mlx_moebench.evaluate.mmlu import answer_questions, evaluate_mmlu
 from mlx_moebench.models import Checkpoint, load_checkpoint
-from mlx_moebench.report.accuracy import render
+from mlx_moebench.show.tables.accuracy import render
 
 import mlx.core as mx  # isort: skip
 

@@ -14,11 +14,11 @@ from markdown_it import MarkdownIt
 from routing_reference import make_stats
 
 from mlx_moebench.errors import StatsError
-from mlx_moebench.report.export import COLUMNS, to_card, to_csv, to_markdown
-from mlx_moebench.report.inputs import Inputs, Training, read_inputs
-from mlx_moebench.report.markdown import code, text
 from mlx_moebench.routing import Plan, RouterSpec
 from mlx_moebench.routing.metrics import METRICS
+from mlx_moebench.show.export import COLUMNS, to_card, to_csv, to_markdown
+from mlx_moebench.show.inputs import Inputs, Training, read_inputs
+from mlx_moebench.show.markdown import code, text
 
 RESULTS = Path(__file__).parents[1] / "results"
 PLAN = Plan(resamples=100)

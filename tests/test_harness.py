@@ -18,10 +18,10 @@ pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
 import datasets
 
-from mlx_moebench.analysis.harness import HarnessModel, check_tasks, evaluate_tasks
 from mlx_moebench.cli import main
 from mlx_moebench.data import encode_text
 from mlx_moebench.errors import EvaluationError
+from mlx_moebench.evaluate.harness import HarnessModel, check_tasks, evaluate_tasks
 from mlx_moebench.models import load_checkpoint
 
 import mlx.core as mx  # isort: skip
@@ -236,7 +236,7 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.delitem(sys.modules, "mlx_moebench.analysis.harness")
+    monkeypatch.delitem(sys.modules, "mlx_moebench.evaluate.harness")
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", "--quiet", "--task", "arc_easy", "--output", str(tmp_path / "o.json")])
     assert stop.value.code == 1

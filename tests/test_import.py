@@ -18,8 +18,8 @@ from routing_reference import validate
 
 from mlx_moebench.cli import main
 from mlx_moebench.data.importers import formats, importer
+from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import METRICS, RoutingStats
-from mlx_moebench.routing.storage import read_report
 
 TOKENS = 600
 

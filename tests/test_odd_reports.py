@@ -17,16 +17,16 @@ from routing_reference import make_stats
 
 from mlx_moebench.cli import group
 from mlx_moebench.errors import StatsError
-from mlx_moebench.report.cells import percent
-from mlx_moebench.report.export import to_card, to_csv, to_markdown
-from mlx_moebench.report.inputs import read_inputs
-from mlx_moebench.report.page import build_page
-from mlx_moebench.report.page.data import page_data
-from mlx_moebench.report.page.provenance import provenance
-from mlx_moebench.report.plots import get_plot
-from mlx_moebench.report.plots.base import COLOURS, marker_of
-from mlx_moebench.report.series import answer
 from mlx_moebench.routing import RouterSpec
+from mlx_moebench.show.export import to_card, to_csv, to_markdown
+from mlx_moebench.show.figures import answer
+from mlx_moebench.show.inputs import read_inputs
+from mlx_moebench.show.numbers import percent
+from mlx_moebench.show.page import build_page
+from mlx_moebench.show.page.data import page_data
+from mlx_moebench.show.page.provenance import provenance
+from mlx_moebench.show.plots import get_plot
+from mlx_moebench.show.plots.base import COLOURS, marker_of
 
 TWO_KINDS = tuple(
     RouterSpec(layer, layer, kind, experts, 2) for layer in range(3) for kind, experts in (("attention", 4), ("mlp", 8))

@@ -19,10 +19,8 @@ from routing_reference import MODEL, make_stats
 
 from mlx_moebench.cli import group
 from mlx_moebench.errors import MoebenchError, StatsError
-from mlx_moebench.report.inputs import Inputs, Run, read_inputs
-from mlx_moebench.report.page import build_page
-from mlx_moebench.report.page.data import page_data
-from mlx_moebench.report.series import (
+from mlx_moebench.routing import RouterSpec, RoutingStats
+from mlx_moebench.show.figures import (
     LAYER_METRICS,
     answer,
     coactivation_series,
@@ -34,9 +32,11 @@ from mlx_moebench.report.series import (
     training_series,
     uncertainty_series,
 )
-from mlx_moebench.report.series.answer import signed
-from mlx_moebench.report.series.base import Estimate, isolated
-from mlx_moebench.routing import RouterSpec, RoutingStats
+from mlx_moebench.show.figures.answer import signed
+from mlx_moebench.show.figures.base import Estimate, isolated
+from mlx_moebench.show.inputs import Inputs, Run, read_inputs
+from mlx_moebench.show.page import build_page
+from mlx_moebench.show.page.data import page_data
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +403,7 @@ def test_an_undefined_number_is_null_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_a_large_report_leaves_out_pairs_and_says_so(monkeypatch: pytest.MonkeyPatch, nano: Inputs) -> None:
-    monkeypatch.setattr("mlx_moebench.report.page.data.MAX_PAIRS", 1000)
+    monkeypatch.setattr("mlx_moebench.show.page.data.MAX_PAIRS", 1000)
     found = page_data(nano)["runs"][0]["coactivation"]
     assert [number for number, entry in enumerate(found["routers"]) if "pairs" in entry] == [0, 2, 3, 5]
     assert "2 routers of 6" in found["left_out"]

@@ -16,11 +16,11 @@ from routing_reference import make_stats
 
 from mlx_moebench.cli import main
 from mlx_moebench.errors import StatsError
-from mlx_moebench.report.inputs import Inputs, read_inputs
-from mlx_moebench.report.plots import get_plot, plots, write_picture
-from mlx_moebench.report.plots._heat import padded
-from mlx_moebench.report.plots.base import plain
 from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
+from mlx_moebench.show.inputs import Inputs, read_inputs
+from mlx_moebench.show.plots import get_plot, plots, write_picture
+from mlx_moebench.show.plots._heat import padded
+from mlx_moebench.show.plots.base import plain
 
 RESULTS = Path(__file__).parents[1] / "results"
 PLAN = Plan(resamples=100)

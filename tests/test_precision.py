@@ -15,12 +15,12 @@ from family_rows import CONFIGS, ROWS, Row
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
-from mlx_moebench.analysis import analyze
 from mlx_moebench.cli import main
 from mlx_moebench.errors import ModelLoadError, MoebenchError, StatsError
 from mlx_moebench.families import families
 from mlx_moebench.families.base import module_at, stored_weight
 from mlx_moebench.instrument import attach, detach, routers_of
+from mlx_moebench.measure import analyze
 from mlx_moebench.models import load, load_checkpoint
 from mlx_moebench.models.loading import PORTS
 from mlx_moebench.routing import RoutingStats

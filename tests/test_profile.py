@@ -16,16 +16,16 @@ from referencing import Registry, Resource
 from routing_reference import SCHEMA, make_stats
 
 from mlx_moebench import analyze, profile
-from mlx_moebench.analysis.on_mlx import MLX
 from mlx_moebench.analysis.profile import domain_names, model_names, planned_pairs
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
+from mlx_moebench.measure.on_mlx import MLX
 from mlx_moebench.models import Checkpoint, load_checkpoint
-from mlx_moebench.report.plots.specialisation import plot_specialisation
-from mlx_moebench.report.profile import COLUMNS, tidy_csv, tidy_rows
+from mlx_moebench.pair.profile import PROFILE_VERSION, Profile, profile_of_stats, profile_settings
 from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats
-from mlx_moebench.routing.domain_report import PROFILE_VERSION, Profile, profile_of_stats, profile_settings
-from mlx_moebench.routing.domains import domain_information
+from mlx_moebench.routing.domains.information import domain_information
+from mlx_moebench.show.plots.specialisation import plot_specialisation
+from mlx_moebench.show.tables.profile import COLUMNS, tidy_csv, tidy_rows
 
 PROFILE_SCHEMA = json.loads(
     files("mlx_moebench.routing").joinpath("schema/profile.schema.json").read_text(encoding="utf-8")

@@ -12,12 +12,8 @@ import numpy as np
 import pytest
 from conftest import build_tiny, save_checkpoint
 from family_rows import CONFIGS
-from routing_reference import make_stats
-
-from mlx_moebench.errors import DataError, TraceError
-from mlx_moebench.report.leaderboard import Cells, leaderboard_of, rows_of
-from mlx_moebench.report.overlap import selection_overlap
-from mlx_moebench.report.published import (
+from leaderboard import Cells, leaderboard_of, rows_of
+from published import (
     bits_that_fit,
     collapse_impossible,
     held_against,
@@ -27,6 +23,10 @@ from mlx_moebench.report.published import (
     read_published,
     weights_gb,
 )
+from routing_reference import make_stats
+
+from mlx_moebench.analysis.overlap import selection_overlap
+from mlx_moebench.errors import DataError, TraceError
 from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
 from mlx_moebench.routing.stats import SHARES
 

@@ -9,8 +9,8 @@ import pytest
 from rank_simulation import CASES, coverage
 from scipy.stats import spearmanr
 
-from mlx_moebench.routing.ranks import calibration, rank_correlations, spearman
-from mlx_moebench.routing.uncertainty import Plan, ratio_intervals
+from mlx_moebench.routing.intervals.bootstrap import Plan, ratio_intervals
+from mlx_moebench.routing.intervals.ranks import calibration, rank_correlations, spearman
 
 PLAN = Plan(resamples=400)
 
@@ -69,7 +69,7 @@ def test_interval_against_resampling_and_ranking_again() -> None:
         again.append(np.arctanh(spearmanr(x[drawn], y[drawn]).statistic))
     low, high = (np.arctanh(end) for end in (found.interval.low, found.interval.high))
     assert (high + low) / 2 == pytest.approx(np.arctanh(found.rho), abs=1e-9)
-    from mlx_moebench.routing.uncertainty import widening
+    from mlx_moebench.routing.intervals.bootstrap import widening
 
     widened = widening(np.bincount(sequence), 1, 0.95)
     assert (high - low) / (2 * 1.96 * widened) == pytest.approx(np.std(again), rel=0.12)

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from mlx_moebench.errors import StatsError
-from mlx_moebench.report.plots import check_plot
-from mlx_moebench.report.plots.load import plot_load
-from mlx_moebench.report.table import render
 from mlx_moebench.routing import RouterSpec, Routing, RoutingStats, tally
+from mlx_moebench.show.plots import check_plot
+from mlx_moebench.show.plots.load import plot_load
+from mlx_moebench.show.tables.routers import render
 
 
 def report(experts: tuple[int, ...] = (4, 4), kinds: tuple[str, ...] = ("mlp",), sequences: int = 12) -> dict[str, Any]:

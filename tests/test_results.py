@@ -18,20 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from leaderboard import plan_of
+from notes import render_notes
 
 from mlx_moebench.errors import DataError
-from mlx_moebench.report.leaderboard import plan_of
-from mlx_moebench.report.notes import render_notes
 from mlx_moebench.routing import RoutingStats
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder scripts/ can be imported from."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
 
 
 OTHERS: dict[str, Callable[[Path], str]] = {}

@@ -17,13 +17,13 @@ import pytest
 from routing_reference import assert_same, validate
 from safetensors.numpy import load_file
 
-from mlx_moebench.analysis import analyze, keep
-from mlx_moebench.analysis.on_mlx import MLX
 from mlx_moebench.cli import main
 from mlx_moebench.errors import MoebenchError, RoutingError, StatsError
+from mlx_moebench.measure import analyze, keep
+from mlx_moebench.measure.on_mlx import MLX
 from mlx_moebench.models import Checkpoint, load_checkpoint
+from mlx_moebench.pair.storage import pair_paths, read_report
 from mlx_moebench.routing import Plan, RoutingStats
-from mlx_moebench.routing.storage import pair_paths, read_report
 
 RUN = ["--dataset", "math", "--max-samples", "24", "--max-length", "24", "--batch-size", "2", "--quiet"]
 SETTINGS: dict[str, Any] = {"max_samples": 24, "max_length": 24, "batch_size": 2}
@@ -36,7 +36,7 @@ import importlib, os, signal, sys, time
 from pathlib import Path
 from mlx_moebench.analysis import keep
 from mlx_moebench.cli import main
-from mlx_moebench.analysis.on_mlx import MLX
+from mlx_moebench.measure.on_mlx import MLX
 keep.MIN_SECONDS = keep.SHARE = 0
 # A shell starts what runs in the background deaf to Ctrl-C, and this test with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -399,7 +399,7 @@ def test_an_unfinished_report_says_so(
 ) -> None:
     from rich.console import Console
 
-    from mlx_moebench.report.table import render
+    from mlx_moebench.show.tables.routers import render
 
     stop_at(6, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):

@@ -13,11 +13,11 @@ from scipy.stats import spearmanr
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
-from mlx_moebench.analysis import analyze
-from mlx_moebench.analysis.routing_uncertainty import routing_uncertainty
+from mlx_moebench.analysis.loss import routing_uncertainty
 from mlx_moebench.cli import main
 from mlx_moebench.data.trace import Trace
 from mlx_moebench.errors import DataError, MoebenchError, RoutingError
+from mlx_moebench.measure import analyze
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.routing import Plan
 

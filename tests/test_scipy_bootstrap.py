@@ -37,7 +37,7 @@ def ratio(x: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
 @pytest.mark.parametrize(("ours", "theirs"), [("percentile", "percentile"), ("bca", "BCa")])
 def test_ends_agree(monkeypatch: pytest.MonkeyPatch, n: int, name: str, ours: str, theirs: str) -> None:
     """Without the widening, which SciPy has not: both ends within the Monte Carlo error of 20,000 resamples."""
-    monkeypatch.setattr("mlx_moebench.routing.uncertainty.widening", lambda *arguments: 1.0)
+    monkeypatch.setattr("mlx_moebench.routing.intervals.bootstrap.widening", lambda *arguments: 1.0)
     tokens, entropy, shared = sequences(n)
     top, bottom = (entropy, tokens) if name == "mean_entropy" else (shared, 2 * (tokens - 1))
     plan = Plan(ours, RESAMPLES, seed=1)  # type: ignore[arg-type]

@@ -17,8 +17,8 @@ import pytest
 from routing_reference import validate
 
 from mlx_moebench.cli import main
+from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import METRICS, RoutingStats
-from mlx_moebench.routing.storage import read_report
 
 E, K, LAYERS = 8, 2, 3
 

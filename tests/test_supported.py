@@ -15,7 +15,7 @@ from family_rows import CONFIGS
 from rich.console import Console
 
 from mlx_moebench.families import families
-from mlx_moebench.report.models import TESTED, render, supported, unsupported_in_mlx_lm
+from mlx_moebench.show.tables.models import TESTED, render, supported, unsupported_in_mlx_lm
 
 
 @pytest.mark.parametrize("where", TESTED.values())

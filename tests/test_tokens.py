@@ -14,15 +14,15 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX to route texts")
 
-from mlx_moebench.analysis import analyze, analyze_generation
-from mlx_moebench.analysis.tokens import route_text
 from mlx_moebench.data.pieces import piece_texts
 from mlx_moebench.data.trace import MANIFEST, TEXTS, Trace
 from mlx_moebench.errors import DataError, TraceError
+from mlx_moebench.measure import analyze, analyze_generation
+from mlx_moebench.measure.text import route_text
 from mlx_moebench.models import Checkpoint, load_checkpoint
-from mlx_moebench.report.tokens import MAX_TEXT, script_json, token_data, token_data_of, token_page
 from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
 from mlx_moebench.routing.tokens import Choices, TokenSequence
+from mlx_moebench.show.tokens import MAX_TEXT, script_json, token_data, token_data_of, token_page
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 MIXED = HOSTILE + " שלום עולם naïve 😀 日本\r\n\ttab\x00\x07 a\u202eb e\u0301 & <!-- \u2028 end"

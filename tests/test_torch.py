@@ -17,12 +17,13 @@ from routing_reference import assert_same, validate
 from transformers_models import random_transformers, torch
 
 import torch_fallback
-from mlx_moebench.analysis import analyze, analyze_generation, profile
+from mlx_moebench.analysis import profile
 from mlx_moebench.analysis.parity import MOST_TIES, TOLERANCE, parity
 from mlx_moebench.checkpoints import NANO
 from mlx_moebench.cli import main
 from mlx_moebench.data.trace import read_trace
 from mlx_moebench.errors import ModelLoadError, MoebenchError, RoutingError, StatsError, UnsupportedModelError
+from mlx_moebench.measure import analyze, analyze_generation
 from mlx_moebench.routing import Plan, Routing, RoutingStats, tally
 from torch_fallback.capture import locate
 from torch_fallback.environment import chosen_device

@@ -14,9 +14,9 @@ from test_torch import run_without, texts
 from transformers_models import random_transformers, torch
 
 import torch_fallback
-from mlx_moebench.analysis import analyze, analyze_generation
 from mlx_moebench.checkpoints import NANO, find
 from mlx_moebench.errors import ModelLoadError, MoebenchError, StatsError
+from mlx_moebench.measure import analyze, analyze_generation
 from torch_fallback import loading
 from torch_fallback.environment import chosen_device
 

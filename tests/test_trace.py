@@ -21,8 +21,6 @@ from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
-from mlx_moebench.analysis import analyze, analyze_generation, keep
-from mlx_moebench.analysis import trace as tracing
 from mlx_moebench.cli import main
 from mlx_moebench.data.trace import (
     MANIFEST,
@@ -35,15 +33,17 @@ from mlx_moebench.data.trace import (
 )
 from mlx_moebench.errors import MoebenchError, RoutingError, TraceError
 from mlx_moebench.instrument import capture
+from mlx_moebench.measure import analyze, analyze_generation, keep
+from mlx_moebench.measure import trace as tracing
 from mlx_moebench.models import Checkpoint, load_checkpoint
+from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import Plan, RouterSpec, RoutingStats, tally
-from mlx_moebench.routing.storage import read_report
 from mlx_moebench.routing.tally import SCALARS
 from mlx_moebench.routing.tokens import ranked, token_routing
 
 import mlx.core as mx  # isort: skip
 
-from mlx_moebench.analysis.on_mlx import MLX
+from mlx_moebench.measure.on_mlx import MLX
 
 PLAN = Plan(resamples=100)
 SETTINGS: dict[str, Any] = {"max_samples": 16, "max_length": 24, "batch_size": 2, "plan": PLAN}
@@ -555,7 +555,7 @@ def test_a_finished_trace_is_replaced_by_the_next_run(tmp_path: Path, checkpoint
 def test_the_import_command_gives_the_report_of_the_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlx.core")
     from mlx_moebench.cli import main
-    from mlx_moebench.routing.storage import read_report
+    from mlx_moebench.pair.storage import read_report
 
     common = ["--model", tiny_checkpoint, "--max-samples", "12", "--max-length", "16", "--device", "cpu", "--quiet"]
     for name in ("math", "code"):

@@ -647,7 +647,7 @@ def test_half_a_measurement_before_training_is_finished_by_resume(settings: Any)
 def test_a_table_without_intervals_says_why(settings: Any) -> None:
     from rich.console import Console
 
-    from mlx_moebench.report.training import print_training
+    from mlx_moebench.show.tables.training import print_training
 
     for samples, said in ((12, "95% bootstrap intervals"), (3, "no intervals (")):
         console = Console(record=True, file=io.StringIO(), width=120)

@@ -12,9 +12,9 @@ from scipy import stats as scipy_stats
 
 from mlx_moebench.errors import MoebenchError
 from mlx_moebench.routing import METRICS, Interval, Plan, Sums, get_metric, intervals, tally
+from mlx_moebench.routing.intervals.bootstrap import collapsed_fraction, resample_weights
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
-from mlx_moebench.routing.uncertainty import collapsed_fraction, resample_weights
 
 PLAN = Plan(resamples=400)
 

@@ -13,10 +13,10 @@ import pytest
 from domain_simulation import DOMAINS, TAU, found, shares_of, simulate, spread_to
 from routing_reference import make_stats, validate
 
+from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import Plan, RouterSpec, RoutingStats, Sums
-from mlx_moebench.routing.domain_stats import domain_statistics
-from mlx_moebench.routing.storage import read_report
-from mlx_moebench.routing.verdict import Verdict, count_words, decide, verdict
+from mlx_moebench.routing.domains.statistics import domain_statistics
+from mlx_moebench.routing.domains.verdict import Verdict, count_words, decide, verdict
 
 PLAN = Plan(resamples=200)
 

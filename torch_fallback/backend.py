@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlx_moebench.analysis.backends import Step
-from mlx_moebench.analysis.facts import loaded_facts
 from mlx_moebench.checkpoints import Checkpoint
 from mlx_moebench.data import Batch
+from mlx_moebench.measure.backends import Step
+from mlx_moebench.measure.facts import loaded_facts
 from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
 from mlx_moebench.routing.stats import RoutingStats
@@ -27,7 +27,7 @@ from .loading import load_checkpoint
 
 
 class Torch:
-    """See `mlx_moebench.analysis.backends.Backend`."""
+    """See `mlx_moebench.measure.backends.Backend`."""
 
     name = "torch"
     recorder = TorchRoutingStats

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import transformers
 
-from mlx_moebench.analysis.backends import Step
 from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Found, find, read_adapter, refused_code, shortened
 from mlx_moebench.checkpoints.folder import stored_bits
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, did_you_mean
 from mlx_moebench.families import Family
+from mlx_moebench.measure.backends import Step
 
 from . import ranks
 from .adapters import merge_adapter

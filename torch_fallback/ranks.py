@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from mlx_moebench.errors import MoebenchError
+from mlx_moebench.pair.storage import stats_of_blob, sums_blob
 from mlx_moebench.routing.record import Phase
 from mlx_moebench.routing.stats import RoutingStats
-from mlx_moebench.routing.storage import stats_of_blob, sums_blob
 
 PATIENCE = timedelta(days=30)
 """How long a rank that is ready waits for one that still measures; torchrun ends it where that one failed."""

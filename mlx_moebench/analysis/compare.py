@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StatsError
+from ..measure.run import analyze
 from ..routing.stats import RoutingStats
-from .analyze import analyze
 
 EMBEDDED = "moebench-nano"
 ADAPTER = "adapter_config.json"

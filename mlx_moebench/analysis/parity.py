@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from ..data import Batch
 from ..errors import MoebenchError, RoutingError
+from ..measure.backends import HOMES, Backend, Step, backend_named
+from ..measure.run import measure
 from ..routing.record import Array, Routing
 from ..routing.recorder import Mask, Recorder
 from ..routing.stats import RoutingStats
 from ..routing.tokens import TokenBlock
-from .analyze import measure
-from .backends import HOMES, Backend, Step, backend_named
 
 TOLERANCE = 1e-5
 """Largest difference of a mean (nats, probability) or of a marginal probability that counts as rounding."""

@@ -9,13 +9,13 @@ from typing import Any
 from ..data import read_corpus
 from ..data.importers import split_name
 from ..errors import DataError, MoebenchError
-from ..routing.domain_report import Profile, rename
+from ..measure.backends import Backend, Step, backend_named
+from ..measure.keep import check_replaceable
+from ..measure.run import analyze
+from ..pair.profile import Profile, rename
+from ..pair.storage import plain_name, read_report
+from ..routing.intervals.bootstrap import Plan
 from ..routing.stats import RoutingStats
-from ..routing.storage import plain_name, read_report
-from ..routing.uncertainty import Plan
-from .analyze import analyze
-from .backends import Backend, Step, backend_named
-from .keep import check_replaceable
 
 DOMAINS = ("math", "general", "code")
 """The bundled prompt sets, each its own domain."""

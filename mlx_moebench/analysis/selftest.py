@@ -21,9 +21,9 @@ from ..errors import ModelLoadError, MoebenchError
 from ..families import family_for
 from ..instrument import LiveRoutingStats, capture, config_of, routers_of
 from ..models import NANO, device_facts, load_checkpoint, select_device
+from ..pair.storage import write_aside
 from ..routing.record import Routing
 from ..routing.stats import RoutingStats
-from ..routing.storage import write_aside
 from ..routing.tally import Tally, tally
 
 import mlx.core as mx  # isort: skip  # after the package, which loads a fast BLAS first

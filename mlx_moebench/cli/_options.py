@@ -213,6 +213,6 @@ def model_names(model: str | None, bits: str | None, router_bits: str | None, ad
 
 def file_name(kind: str, names: list[str]) -> Path:
     """KIND_NAME_NAME.json, with nothing in it that a shell or a file system minds."""
-    from ..routing.storage import plain_name
+    from ..pair.storage import plain_name
 
     return Path(plain_name("_".join([kind, *names])) + ".json")

@@ -41,7 +41,7 @@ def progress(quiet: bool) -> Iterator[Step]:
 
 def speaks(backend: str) -> bool:
     """Whether this process is the one to write and print: of several that share a measurement, the first."""
-    from ..analysis.backends import backend_named
+    from ..measure.backends import backend_named
 
     place = backend_named(backend).ranks()
     return place is None or place[0] == 0

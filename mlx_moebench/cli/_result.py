@@ -10,9 +10,9 @@ import click
 
 def show(outputs: list[Path], as_json: bool, plot: Path | None = None) -> None:
     """Print each pair's tables and the files written, or the reports as JSON: one, or an object with one per phase."""
-    from ..report.plots.load import plot_load
-    from ..report.table import print_report
-    from ..routing.storage import pair_paths, read_report
+    from ..pair.storage import pair_paths, read_report
+    from ..show.plots.load import plot_load
+    from ..show.tables.routers import print_report
 
     pairs = [pair_paths(output) for output in outputs]
     reports = [read_report(report_path) for report_path, _ in pairs]

@@ -117,10 +117,10 @@ def command(
     OUT.safetensors, the per-sequence sums from which every number and interval can be computed again.
     The pair is saved while the run goes on: stop it as you like, --resume ends with the very same numbers.
     """
-    from ..analysis import analyze, analyze_generation, check_replaceable, decode_output
-    from ..report.plots import check_plot
-    from ..routing.storage import check_writable
-    from ..routing.uncertainty import Plan
+    from ..measure import analyze, analyze_generation, check_replaceable, decode_output
+    from ..pair.storage import check_writable
+    from ..routing.intervals.bootstrap import Plan
+    from ..show.plots import check_plot
     from ._progress import progress, speaks
     from ._result import show
 

@@ -127,11 +127,12 @@ def command(
     With --backends there is one side, a model: it is measured on every backend, token by token, and the exit status is
     1 where they differ by more than rounding.
     """
-    from ..report.comparison import DEFAULT, print_comparison
-    from ..report.plots import check_plot
-    from ..routing import Plan, compare
+    from ..pair import compare
+    from ..pair.storage import check_output
+    from ..routing import Plan
     from ..routing.metrics import get_metric
-    from ..routing.storage import check_output
+    from ..show.plots import check_plot
+    from ..show.tables.comparison import DEFAULT, print_comparison
     from ._progress import speaks
 
     plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
@@ -174,7 +175,7 @@ def command(
         found = compare(*sides, allow=allow, plan=plan)
     report = found.to_dict() | {"command": options["command"]}
     if plot:
-        from ..report.plots.comparison import plot_effects
+        from ..show.plots.comparison import plot_effects
 
         plot_effects(report, plot, chosen)
     _write(found, report, output, csv)
@@ -199,9 +200,9 @@ def _parity(
     """One model on several backends; exits with 1 where they are not equal."""
     from ..analysis import target
     from ..analysis.parity import MOST_TIES, TIE, TOLERANCE, parity
-    from ..report.parity import print_parity
+    from ..pair.storage import write_aside
     from ..routing import Plan
-    from ..routing.storage import write_aside
+    from ..show.tables.parity import print_parity
     from ._progress import progress
 
     if given := [flag for name, flag in _NOT_OF_PARITY.items() if _given(name)]:
@@ -237,7 +238,7 @@ def _given(name: str) -> bool:
 
 def _is_pair(path: Path) -> bool:
     """Whether a side is meant as a stats pair: one of its files exists, or the name can be no model's."""
-    from ..routing.storage import pair_paths
+    from ..pair.storage import pair_paths
 
     return path.suffix in (".json", ".safetensors") or any(half.exists() for half in pair_paths(path))
 
@@ -267,7 +268,7 @@ def _refuse_measuring() -> None:
 
 
 def _write(found: Any, report: dict[str, Any], output: Path | None, csv: Path | None) -> None:
-    from ..routing.storage import write_aside
+    from ..pair.storage import write_aside
 
     contents: dict[Path, bytes] = {}
     if output:

@@ -59,9 +59,9 @@ def command(
     (Gradio). Everything stays on this machine: nothing is sent or fetched, and it works without a network. Ctrl-C ends
     it.
     """
-    from ..analysis.backends import backend_named
     from ..demo.app import check_address, serve
     from ..demo.routed import Models
+    from ..measure.backends import backend_named
     from ._progress import progress
 
     if not _is_loopback(host):

@@ -30,7 +30,7 @@ def command(selftest: bool, as_json: bool, quiet: bool) -> None:
     against figures made on a CPU: at most 1 selection in 1,000 may differ, and no mean entropy by over 0.001 nats.
     Exits 1 if nothing can be measured or a check fails.
     """
-    from ..report.doctor import examine, print_findings
+    from ..show.tables.doctor import examine, print_findings
 
     findings = examine()
     if selftest and findings["ready"]:

@@ -120,8 +120,8 @@ def command(
     """
     if quiet and task != "mmlu":  # read when tqdm is imported, for the bars of the harness and of data sets
         os.environ.setdefault("TQDM_DISABLE", "1")
-    from ..analysis.evaluations import check_output, evaluation_path
-    from ..report.accuracy import print_evaluation
+    from ..evaluate.evaluations import check_output, evaluation_path
+    from ..show.tables.accuracy import print_evaluation
     from ._progress import progress
 
     _refuse(MMLU_ONLY if task != "mmlu" else ("include_path",), task)
@@ -146,7 +146,7 @@ def command(
     }
     with progress(quiet) as step:
         if task == "mmlu":
-            from ..analysis.mmlu import evaluate_mmlu
+            from ..evaluate.mmlu import evaluate_mmlu
 
             report = evaluate_mmlu(
                 model,
@@ -162,7 +162,7 @@ def command(
                 **options,
             )
         else:
-            from ..analysis.harness import evaluate_tasks
+            from ..evaluate.harness import evaluate_tasks
 
             report = evaluate_tasks(
                 model, task.split(","), include_path=include_path, shots=shots, step=step, **options

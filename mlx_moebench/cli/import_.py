@@ -117,8 +117,8 @@ def _run(found: Importer) -> Callable[..., None]:
     @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
     def run(files: tuple[str, ...], output: Path, as_json: bool, **options: Any) -> None:
         from ..data.importers import named_files
+        from ..pair.storage import check_writable
         from ..routing import Plan
-        from ..routing.storage import check_writable
         from ._result import show
 
         asked = {"ci": "method", "resamples": "resamples", "seed": "seed"}

@@ -34,8 +34,8 @@ def command(stats: tuple[Path, ...], output: Path, ci: str, resamples: int, seed
     named in the report. Of two or more data sets every router gets a verdict: collapsed, specialised or balanced.
     """
     from ..errors import StatsError
+    from ..pair.storage import check_writable, pair_paths
     from ..routing import Plan, RoutingStats
-    from ..routing.storage import check_writable, pair_paths
     from ._result import show
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice

@@ -17,7 +17,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def command(as_json: bool) -> None:
     """List the model families that can be measured: their routers, rules, limits, and what they are tested for."""
-    from ..report.models import print_supported, supported
+    from ..show.tables.models import print_supported, supported
 
     found = supported()
     if as_json:

@@ -1,4 +1,4 @@
-"""``mlx-moebench plot``: pictures for papers. Its subcommands are the kinds, found as they are in ``report/plots``."""
+"""``mlx-moebench plot``: pictures for papers. Its subcommands are the kinds, found as they are in ``show/plots``."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class _Kinds(click.Group):
     """The kinds of picture, one subcommand each."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        from ..report.plots import plots
+        from ..show.plots import plots
 
         return list(plots())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        from ..report.plots import get_plot
+        from ..show.plots import get_plot
 
         plot = get_plot(cmd_name)
         return click.Command(
@@ -79,8 +79,8 @@ def _draw(
     allow: tuple[str, ...] = (),
     layers: tuple[int, ...] | None = None,
 ) -> None:
-    from ..report.inputs import read_inputs
-    from ..report.plots import check_plot, get_plot, write_picture
+    from ..show.inputs import read_inputs
+    from ..show.plots import check_plot, get_plot, write_picture
 
     check_plot(output)
     plot = get_plot(kind)

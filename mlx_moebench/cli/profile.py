@@ -19,8 +19,8 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
+    from ..pair.profile import Profile
     from ..routing import Plan
-    from ..routing.domain_report import Profile
 
 EPILOG = """\b
 Examples:
@@ -92,10 +92,10 @@ def command(
     same, whatever its number of tokens. Writes a stats pair for each model and domain, profile.json with the numbers
     between domains, and profile.csv with every number in one tidy table.
     """
-    from ..report.plots import check_plot
-    from ..report.profile import COLUMNS
+    from ..pair.storage import check_output
     from ..routing import Plan
-    from ..routing.storage import check_output
+    from ..show.plots import check_plot
+    from ..show.tables.profile import COLUMNS
     from ._progress import speaks
 
     plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
@@ -120,9 +120,9 @@ def command(
 
 def _of_stats(stats: tuple[str, ...], plan: Plan) -> Profile:
     from ..data.importers import split_name
+    from ..pair.profile import profile_of_stats, rename
+    from ..pair.storage import pair_paths
     from ..routing import RoutingStats
-    from ..routing.domain_report import profile_of_stats, rename
-    from ..routing.storage import pair_paths
 
     parts = {}
     for argument in stats:
@@ -152,7 +152,7 @@ def _measured(
     models: tuple[str, ...], domains: tuple[str, ...], output: Path, plan: Plan, quiet: bool, options: dict[str, Any]
 ) -> list[Profile]:
     from ..analysis.profile import DOMAINS, planned_pairs, profile
-    from ..routing.storage import check_writable
+    from ..pair.storage import check_writable
     from ._progress import progress
 
     if options["adapter_path"] and len(models) > 1:
@@ -170,10 +170,10 @@ def _measured(
 
 
 def _write(found: list[Profile], output: Path, plot: Path | None, plan: Plan, as_json: bool) -> None:
-    from ..report.plots.specialisation import plot_specialisation
-    from ..report.profile import print_profile, tidy_csv, tidy_rows
-    from ..routing.domain_report import PROFILE_VERSION, profile_settings
-    from ..routing.storage import write_aside
+    from ..pair.profile import PROFILE_VERSION, profile_settings
+    from ..pair.storage import write_aside
+    from ..show.plots.specialisation import plot_specialisation
+    from ..show.tables.profile import print_profile, tidy_csv, tidy_rows
 
     settings = profile_settings(found[0].merged, plan)
     models = [profile.report() for profile in found]

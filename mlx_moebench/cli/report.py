@@ -17,8 +17,8 @@ from ._options import difference_options
 from .compare import KINDS
 
 if TYPE_CHECKING:
-    from ..report.inputs import Inputs
     from ..routing.record import Phase
+    from ..show.inputs import Inputs
 
 EPILOG = """\b
 Examples:
@@ -89,9 +89,9 @@ def command(
     trainings, in any mixture. Pairs of one model on different data become domains; two other runs are compared. The
     page is one file that asks for nothing from the network.
     """
-    from ..report.inputs import read_inputs
+    from ..pair.storage import write_aside
     from ..routing import Plan
-    from ..routing.storage import write_aside
+    from ..show.inputs import read_inputs
 
     form = form or _form_of(output)
     if trace_phase and trace is None:
@@ -141,18 +141,18 @@ def _form_of(output: Path | None) -> str:
 
 
 def _page(inputs: Inputs, title: str | None, trace: Path | None, phase: Phase | None) -> str:
-    from ..report.page import build_page
+    from ..show.page import build_page
 
     tokens: dict[str, Any] | None = None
     if trace is not None:
-        from ..report.tokens import token_data
+        from ..show.tokens import token_data
 
         tokens = token_data(trace, phase=phase)
     return build_page(inputs, tokens=tokens, title=title, command=shlex.join(["mlx-moebench", *sys.argv[1:]]))
 
 
 def _exported(inputs: Inputs, form: str) -> str:
-    export = import_module("mlx_moebench.report.export")
+    export = import_module("mlx_moebench.show.export")
     write = {"md": "to_markdown", "csv": "to_csv", "card": "to_card"}[form]
     return str(getattr(export, write)(inputs))
 
@@ -160,8 +160,8 @@ def _exported(inputs: Inputs, form: str) -> str:
 def _check(place: Path, form: str) -> None:
     """Raise `StatsError` unless the file can be written and replaces nothing of another kind."""
     from ..errors import StatsError
-    from ..report.export import COLUMNS
-    from ..routing.storage import check_output, probe_folder
+    from ..pair.storage import check_output, probe_folder
+    from ..show.export import COLUMNS
 
     if place.is_dir():
         raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")

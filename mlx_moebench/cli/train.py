@@ -124,8 +124,8 @@ def _show_warning(message: Warning | str, *others: Any, **more: Any) -> None:
 
 
 def _show(report: dict[str, Any], folder: Path, as_json: bool) -> None:
-    from ..report.plots.training import plot_training
-    from ..report.training import print_training
+    from ..show.plots.training import plot_training
+    from ..show.tables.training import print_training
     from ..train import LOG, read_log
 
     for warning in report["routing_loss"]["warnings"]:

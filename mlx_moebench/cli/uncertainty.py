@@ -64,12 +64,12 @@ def command(
     Two scores of uncertainty, the entropy of the routing distribution and the selection margin; for each, the rank
     correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
     """
-    from ..analysis.routing_uncertainty import routing_uncertainty
-    from ..report.plots import check_plot
-    from ..report.plots.uncertainty import plot_uncertainty
-    from ..report.uncertainty import print_uncertainty
-    from ..routing.storage import check_output, write_aside
-    from ..routing.uncertainty import Plan
+    from ..analysis.loss import routing_uncertainty
+    from ..pair.storage import check_output, write_aside
+    from ..routing.intervals.bootstrap import Plan
+    from ..show.plots import check_plot
+    from ..show.plots.uncertainty import plot_uncertainty
+    from ..show.tables.loss import print_uncertainty
     from ._progress import progress
 
     bits = chosen_bits(bits, four_bit)

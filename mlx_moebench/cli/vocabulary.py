@@ -57,8 +57,8 @@ def command(
 
     Reads the folder that analyze --trace wrote; needs neither the model nor MLX.
     """
-    from ..report.vocabulary import print_vocabulary, vocabulary_report
-    from ..routing.storage import check_output, write_aside
+    from ..pair.storage import check_output, write_aside
+    from ..show.tables.vocabulary import print_vocabulary, vocabulary_report
 
     if output:
         check_output(output, ".json", "report of vocabulary", ("n_tokens", "n_sequences", "routers"))

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import TraceError
+from ..pair.storage import check_writable, decode_output, pair_contents, spec_of_json, write_aside
+from ..routing.intervals.bootstrap import Plan
 from ..routing.record import Phase, RouterSpec
 from ..routing.stats import RoutingStats
-from ..routing.storage import check_writable, decode_output, pair_contents, spec_of_json, write_aside
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
 from ..routing.tokens import TOKEN_SCALARS
-from ..routing.uncertainty import Plan
 
 FORMAT = "mlx_moebench.trace"
 VERSION = 1

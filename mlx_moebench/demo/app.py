@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..errors import MissingExtraError, MoebenchError
-from ..report.tokens import SCRIPTS, STYLES, assets
+from ..show.tokens import SCRIPTS, STYLES, assets
 from .main_thread import MainThread
 from .policy import OnlyThisServer
 from .routed import KINDS, Kind, Models, Shown, show

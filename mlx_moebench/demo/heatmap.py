@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..analysis.tokens import RoutedText
+from ..measure.text import RoutedText
 from ..routing.record import RouterSpec
 from ..routing.stats import RoutingStats
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..analysis.backends import backend_named
-from ..analysis.tokens import RoutedText, route_text
 from ..checkpoints import Checkpoint
 from ..errors import MoebenchError, did_you_mean
-from ..report.cells import count
-from ..report.table import model_name
-from ..report.tokens import script_json, token_data_of
+from ..measure.backends import backend_named
+from ..measure.text import RoutedText, route_text
+from ..show.numbers import count
+from ..show.tables.routers import model_name
+from ..show.tokens import script_json, token_data_of
 from .heatmap import heatmaps_html
 from .table import table_html
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..analysis.tokens import RoutedText
-from ..routing.domains import jensen_shannon
+from ..measure.text import RoutedText
+from ..routing.domains.information import jensen_shannon
 from ..routing.tokens import Choices
 
 COLUMNS = (

@@ -20,7 +20,7 @@ from .tally import SCALARS, Tally
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .uncertainty import Plan
+    from .intervals.bootstrap import Plan
 
 Cluster = tuple[str, int]
 """(sha256 of the data set, row in it): the sequence that tokens belong to and that is resampled."""
@@ -235,7 +235,7 @@ class RoutingStats:
 
     def report(self, plan: Plan | None = None) -> dict[str, Any]:
         """The JSON report: provenance, every router with metrics and intervals, and the summary."""
-        from .report import build_report
+        from ..pair.report import build_report
 
         return build_report(self, plan)
 
@@ -257,7 +257,7 @@ class RoutingStats:
 
     def save(self, path: str | Path, plan: Plan | None = None) -> tuple[Path, Path]:
         """Write the stats pair STEM.json (report) and STEM.safetensors (sums); returns both paths."""
-        from .storage import save_pair
+        from ..pair.storage import save_pair
 
         return save_pair(self, Path(path), plan)
 
@@ -265,9 +265,9 @@ class RoutingStats:
     def load(path: str | Path) -> RoutingStats:
         """Read a stats pair by either name; needs the .safetensors half, which alone holds the sums.
 
-        For a report without its sums use `routing.storage.read_report`.
+        For a report without its sums use `pair.storage.read_report`.
         """
-        from .storage import load_pair
+        from ..pair.storage import load_pair
 
         return load_pair(Path(path))
 

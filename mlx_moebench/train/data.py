@@ -19,7 +19,7 @@ from ..checkpoints import shortened
 from ..data import bundled_names, read_corpus
 from ..data.rows import Row, read_rows
 from ..errors import DataError, MissingExtraError, TrainingError
-from ..routing.storage import write_aside
+from ..pair.storage import write_aside
 from .config import TrainingConfig
 
 SPLITS = ("train", "valid", "test")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingError
+from ..pair.storage import write_aside
 from ..routing.record import RouterSpec
-from ..routing.storage import write_aside
 from .objective import PER_ROUTER
 from .settings import RoutingLoss
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..analysis import analyze
 from ..data.rows import read_rows
 from ..environment import environment
 from ..errors import DataError, StatsError
+from ..measure import analyze
 from ..models import Checkpoint
-from ..routing.storage import pair_paths, read_report, write_aside
+from ..pair.storage import pair_paths, read_report, write_aside
 from .config import TrainingConfig
 from .data import text_field
 from .log import TrainingLog, finite, summarise

@@ -9,8 +9,8 @@ import pytest
 from page_inputs import NANO, QUICK, RESULTS
 from routing_reference import make_stats
 
-from mlx_moebench.report.inputs import read_inputs
-from mlx_moebench.report.page import build_page
+from mlx_moebench.show.inputs import read_inputs
+from mlx_moebench.show.page import build_page
 
 pytestmark = pytest.mark.browser
 

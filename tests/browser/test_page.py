@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from page_inputs import HEBREW, HOSTILE, NANO, QUICK, RESULTS, hostile_pairs, training_folder, uneven_stats
 
-from mlx_moebench.report.inputs import read_inputs
-from mlx_moebench.report.page import build_page
-from mlx_moebench.report.tokens import Choices, TokenSequence, token_data_of
 from mlx_moebench.routing import RouterSpec
+from mlx_moebench.show.inputs import read_inputs
+from mlx_moebench.show.page import build_page
+from mlx_moebench.show.tokens import Choices, TokenSequence, token_data_of
 
 pytestmark = pytest.mark.browser
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_moebench.report.tokens import token_data_of, token_page
 from mlx_moebench.routing import RouterSpec
 from mlx_moebench.routing.tokens import Choices, TokenSequence
+from mlx_moebench.show.tokens import token_data_of, token_page
 
 pytestmark = pytest.mark.browser
 

@@ -12,7 +12,7 @@ from ..sums import Floats, Sums
 
 Group = Literal["entropy", "load", "margin", "structure"]
 Interval = Literal["mean", "maximum", "plugin", "distance", "none"]
-"""Which interval a metric gets (see `routing.uncertainty`).
+"""Which interval a metric gets (see `routing.intervals.bootstrap`).
 
 ``mean``: a ratio of sums over tokens. ``maximum``: the largest of R shares. ``plugin``: a smooth function of the
 shares, biased in finite samples. ``distance``: how far the shares are from even. ``none``: resampling says nothing

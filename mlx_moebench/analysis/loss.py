@@ -1,0 +1,241 @@
+"""Does a router's uncertainty about a token foretell the model's loss on the next one?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from ..data import Batch
+from ..errors import DataError, MoebenchError, RoutingError
+from ..measure.backends import Step
+from ..measure.run import measure
+from ..pair.report import data_section
+from ..routing.intervals.bootstrap import Plan, ratio_intervals
+from ..routing.intervals.ranks import calibration, rank_correlations
+from ..routing.record import RouterSpec
+from ..routing.recorder import Recorder
+from ..routing.tokens import TOKEN_SCALARS, TokenBlock
+
+SCHEMA_VERSION = "1"
+CONTEXT = 24
+"""Tokens shown before one that is given as an example."""
+
+_KINDS = (
+    ("uncertain, high loss", 1, 1),
+    ("uncertain, low loss", 1, -1),
+    ("certain, high loss", -1, 1),
+    ("certain, low loss", -1, -1),
+)
+
+
+def routing_uncertainty(
+    model: Any = None,
+    dataset: str | Path = "math",
+    *,
+    batch_size: int = 4,
+    examples: int = 3,
+    plan: Plan | None = None,
+    step: Step = lambda what, done, total: None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Compare, token by token, what each router says at a token with the loss of the token after it.
+
+    The pair of position t is (entropy and selection margin of the routers at t, -ln of the probability that the model
+    gives to token t + 1); the last token of a sequence has none, and neither has padding. Reported for each router:
+    Spearman's rank correlation with its interval over sequences, and the mean loss in tenths of the tokens by each
+    score. The largest array is the model's output, [batch_size, tokens, vocabulary]; memory grows by some bytes per
+    token and router.
+
+    examples: tokens given of each of four kinds. options: as for `analyze`, those of a run without output. Returns the
+    report as JSON has it. Raises what `analyze` raises, `DataError` where no sequence has two tokens, and
+    `RoutingError` for logits that are not finite.
+    """
+    plan = plan or Plan()
+    if plan.method == "layer":
+        raise MoebenchError("Layers have nothing to resample here: choose bca or percentile.")
+    if options.get("trace") is not None:
+        raise MoebenchError("A trace is written by analyze; leave it out here.")
+    watch = _Losses()
+    stats = measure(model, dataset, batch_size, None, plan=plan, step=step, watch=watch, **options)["prefill"]
+    step("computing the intervals", 0, 0)
+    pairs = watch.pairs()
+    clusters = {row: number for number, (_, row) in enumerate(stats.clusters)}
+    sequence = np.array([clusters[row] for row in pairs.row.tolist()])
+    strata = np.array(stats.strata)
+    mean = ratio_intervals(*_one_column(pairs.loss, sequence, len(strata)), strata, plan)[0]
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "model": stats.model,
+        "data": data_section(stats),
+        "environment": stats.environment,
+        "settings": {
+            "ci": {"method": plan.method, "resamples": plan.resamples, "seed": plan.seed, "level": plan.level}
+        },
+        "n_pairs": len(pairs.loss),
+        "mean_loss": {"value": float(pairs.loss.mean()), **mean.to_dict()},
+        **_correlations(stats.specs, pairs, sequence, strata, plan),
+    }
+    return report | {"tokens": _examples(pairs, sequence, watch.text, examples)}
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Of each token that has a next one in its sequence, [P].
+
+    scores: by name, [P, routers]. loss: nats. row, position: where it stands. ids: of every sequence, by row and
+    window; place: which of them.
+    """
+
+    scores: dict[str, npt.NDArray[np.float64]]
+    loss: npt.NDArray[np.float64]
+    row: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    place: npt.NDArray[np.int64]
+    ids: list[npt.NDArray[Any]]
+
+
+@dataclass
+class _Losses:
+    """A `Watch` that keeps every token's uncertainty and the loss of the token after it."""
+
+    logits = True
+
+    tokenizer: Any = None
+    blocks: dict[int, TokenBlock] = field(default_factory=dict)
+    scores: dict[str, list[npt.NDArray[Any]]] = field(default_factory=lambda: {name: [] for name in TOKEN_SCALARS})
+    loss: list[npt.NDArray[Any]] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
+    ids: list[npt.NDArray[Any]] = field(default_factory=list)
+
+    def begin(self, tokenizer: Any) -> None:
+        """The tokenizer gives the text of the examples."""
+        self.tokenizer = tokenizer
+
+    def record(self, block: TokenBlock) -> None:
+        """One forward is one batch here, so each router says something once."""
+        self.blocks[block.number] = block
+
+    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: Recorder, logits: Any) -> None:
+        """Join the routers and the losses of a batch."""
+        blocks, self.blocks = [self.blocks[number] for number in sorted(self.blocks)], {}
+        for number, row in enumerate(batch.rows):
+            length = int(batch.mask[number].sum())
+            self.row.append(row)
+            self.ids.append(ids[number, :length].copy())
+            self.loss.append(_next_token_loss(logits[number, : length - 1], ids[number, 1:length]))
+            for name, kept in self.scores.items():
+                kept.append(np.stack([b.scalars[name][number, : length - 1] for b in blocks], axis=1))
+
+    def pairs(self) -> _Pairs:
+        """Everything, sequence after sequence."""
+        lengths = np.array([len(loss) for loss in self.loss])
+        if not lengths.sum():
+            raise DataError(
+                "No sequence has two tokens, so that there is no next token to foretell: give longer texts."
+            )
+        place = np.repeat(np.arange(len(lengths)), lengths)
+        return _Pairs(
+            {name: np.concatenate(kept).astype(np.float64) for name, kept in self.scores.items()},
+            np.concatenate(self.loss).astype(np.float64),
+            np.array(self.row)[place],
+            np.concatenate([np.arange(length) for length in lengths]),
+            place,
+            self.ids,
+        )
+
+    def text(self, ids: list[int]) -> str:
+        """Text of token ids."""
+        return str(self.tokenizer.decode(ids))
+
+
+def _next_token_loss(logits: Any, targets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """-ln p of each target [S] under logits [S, V], in float32, nats."""
+    import mlx.core as mx
+
+    z = logits.astype(mx.float32)
+    if not len(targets):
+        return np.zeros(0, np.float32)
+    chosen = mx.take_along_axis(z, mx.array(targets)[:, None], axis=-1)[:, 0]
+    loss: npt.NDArray[np.float32] = np.array(mx.logsumexp(z, axis=-1) - chosen)
+    if bad := int((~np.isfinite(loss)).sum()):
+        raise RoutingError(
+            f"The model gave no finite loss for {bad} of {len(loss)} tokens of a sequence: check the checkpoint, or "
+            "load it with --dtype float32."
+        )
+    return loss
+
+
+def _one_column(
+    values: npt.NDArray[np.float64], sequence: npt.NDArray[np.int64], n: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    sums = np.bincount(sequence, weights=values, minlength=n)
+    return sums[:, None], np.bincount(sequence, minlength=n)[:, None]
+
+
+def _correlations(
+    specs: tuple[RouterSpec, ...],
+    pairs: _Pairs,
+    sequence: npt.NDArray[np.int64],
+    strata: npt.NDArray[Any],
+    plan: Plan,
+) -> dict[str, Any]:
+    """``routers``, each with rho and calibration for both scores, and their means by kind of router in ``summary``."""
+    routers: list[dict[str, Any]] = [
+        {key: getattr(spec, key) for key in ("layer", "moe_layer", "router", "n_experts", "top_k", "distribution")}
+        for spec in specs
+    ]
+    summary: dict[str, Any] = {}
+    for kind in dict.fromkeys(spec.router for spec in specs):
+        numbers = [number for number, spec in enumerate(specs) if spec.router == kind]
+        summary[kind] = {}
+        for name in TOKEN_SCALARS:
+            each, mean = rank_correlations(pairs.scores[name][:, numbers], pairs.loss, sequence, strata, plan)
+            summary[kind][name] = mean.to_dict()
+            for number, found in zip(numbers, each, strict=True):
+                bins = calibration(pairs.scores[name][:, number], pairs.loss, sequence, strata, plan)
+                routers[number][name] = {**found.to_dict(), "calibration": [b.to_dict() for b in bins]}
+    return {"routers": routers, "summary": summary}
+
+
+def _examples(
+    pairs: _Pairs, sequence: npt.NDArray[np.int64], text: Callable[[list[int]], str], each: int
+) -> list[dict[str, Any]]:
+    """Tokens far out in both directions at once, no two of one sequence and kind.
+
+    A token's uncertainty is here the mean over routers of the share of tokens with a lower entropy.
+    """
+    entropy = pairs.scores["entropy"]
+    uncertainty = np.mean([rankdata(column) for column in entropy.T], axis=0) / len(entropy)
+    loss = rankdata(pairs.loss) / len(entropy)
+    found = []
+    for kind, a, b in _KINDS:
+        # The lesser of both, so that a token must stand out in each.
+        both = np.minimum(uncertainty if a > 0 else 1 - uncertainty, loss if b > 0 else 1 - loss)
+        seen: set[int] = set()
+        for number in np.argsort(-both, kind="stable").tolist():
+            if len(seen) == each:
+                break
+            if int(sequence[number]) in seen:
+                continue
+            seen.add(int(sequence[number]))
+            ids, t = pairs.ids[pairs.place[number]], int(pairs.position[number])
+            found.append(
+                {
+                    "kind": kind,
+                    "row": int(pairs.row[number]),
+                    "position": t,
+                    "before": text(ids[max(0, t - CONTEXT) : t].tolist()),
+                    "token": text(ids[t : t + 1].tolist()),
+                    "next": text(ids[t + 1 : t + 2].tolist()),
+                    "loss": float(pairs.loss[number]),
+                    "mean_entropy": float(entropy[number].mean()),
+                    "uncertainty_rank": float(uncertainty[number]),
+                }
+            )
+    return found

@@ -1,0 +1,86 @@
+"""How many of a token's experts two traced runs of the same tokens have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.trace import Shard, Trace
+from ..errors import TraceError
+from ..routing.intervals.bootstrap import Interval, Plan, ratio_intervals
+from ..routing.record import RouterSpec
+
+MEASURES = {
+    "routing_overlap": "share of a token's K experts that both runs chose",
+    "exact_set_rate": "share of tokens whose whole set of experts is the same",
+    "top1_flip": "share of tokens whose first choice differs",
+}
+"""What is measured of each router, each in [0, 1]; chance of `routing_overlap` under even routing is K/E."""
+
+
+def selection_overlap(a: str | Path, b: str | Path, plan: Plan | None = None) -> dict[str, Any]:
+    """`MEASURES` of every router between two traces (phase prefill), with intervals over sequences.
+
+    Formulas, for the sets A_t and B_t of K experts of token t: mean |A_t n B_t| / K; mean [A_t = B_t]; mean [first of
+    A_t != first of B_t]. ``summary`` holds their means over the routers of each kind.
+
+    Raises `TraceError` where the traces are not of the same tokens and routers.
+    """
+    plan = plan or Plan()
+    traces = Trace(a), Trace(b)
+    specs = traces[0].specs
+    places = [[(s.name, s.n_experts, s.top_k) for s in trace.specs] for trace in traces]
+    if places[0] != places[1]:
+        raise TraceError(f"The traces in {a} and {b} are of different routers: only the same ones can be compared.")
+    sides = [_whole(trace) for trace in traces]
+    for name in ("sequence.row", "sequence.window", "sequence.n_tokens", "token.id"):
+        if not np.array_equal(sides[0].arrays[name], sides[1].arrays[name]):
+            raise TraceError(f"The traces in {a} and {b} are not of the same tokens: trace one data set with both.")
+    rows, cluster = np.unique(sides[0].arrays["sequence.row"][sides[0].sequence], return_inverse=True)
+    tokens = np.bincount(cluster, minlength=len(rows)).astype(np.float64)
+    sums = [_sums(spec, sides, cluster, len(rows)) for spec in specs]
+    routers = [
+        {key: getattr(spec, key) for key in ("layer", "moe_layer", "router", "n_experts", "top_k")}
+        | _entries(table, tokens, plan)
+        | {"chance": spec.top_k / spec.n_experts}
+        for spec, table in zip(specs, sums, strict=True)
+    ]
+    kinds = dict.fromkeys(spec.router for spec in specs)
+    means = {k: np.mean([t for s, t in zip(specs, sums, strict=True) if s.router == k], axis=0) for k in kinds}
+    return {
+        "schema_version": "1",
+        "a": {"model": traces[0].manifest["model"]},
+        "b": {"model": traces[1].manifest["model"]},
+        "data": traces[0].manifest["data"],
+        "n_tokens": int(tokens.sum()),
+        "n_sequences": len(rows),
+        "measures": MEASURES,
+        "routers": routers,
+        "summary": {kind: _entries(table, tokens, plan) for kind, table in means.items()},
+    }
+
+
+def _whole(trace: Trace) -> Shard:
+    """All shards of the prompts as one."""
+    shards = list(trace.shards("prefill"))
+    return Shard({name: np.concatenate([shard.arrays[name] for shard in shards]) for name in shards[0].arrays})
+
+
+def _sums(
+    spec: RouterSpec, sides: list[Shard], cluster: npt.NDArray[np.int64], clusters: int
+) -> npt.NDArray[np.float64]:
+    """[N, 3] sums over the tokens of each cluster, columns as `MEASURES`."""
+    first, second = (side.arrays[f"{spec.name}.experts"] for side in sides)
+    shared = (first[:, :, None] == second[:, None, :]).sum(axis=(1, 2)) / spec.top_k
+    columns = (shared, shared == 1, first[:, 0] != second[:, 0])
+    return np.stack([np.bincount(cluster, column, minlength=clusters) for column in columns], axis=1)
+
+
+def _entries(table: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64], plan: Plan) -> dict[str, Any]:
+    under = np.repeat(tokens[:, None], table.shape[1], axis=1)
+    found: list[Interval] = ratio_intervals(table, under, np.zeros(len(tokens)), plan)
+    values = table.sum(axis=0) / tokens.sum()
+    return {n: {"value": float(v), **ci.to_dict()} for n, v, ci in zip(MEASURES, values, found, strict=True)}

@@ -1,0 +1,95 @@
+"""What runs a model. Everything else of a measurement is the same, whatever library that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from ..checkpoints import Checkpoint, Given
+from ..data import Batch
+from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean
+from ..routing.record import Array, Phase
+from ..routing.recorder import Recorder
+from ..routing.stats import RoutingStats
+
+Step = Callable[[str, int, int], None]
+"""step(what, done, total) is told of progress; total 0 means unknown."""
+
+HOMES = {"mlx": "mlx_moebench.measure.on_mlx", "torch": "torch_fallback.backend"}
+"""Each backend's name, and the module with its ``BACKEND``."""
+
+
+class Backend(Protocol):
+    """Loads models with one library, and runs them with a `Recorder` on their routers.
+
+    A checkpoint is what `load` gives, or what `given` makes of a model object: it has ``model`` and ``tokenizer``.
+    name: a key of `HOMES`.
+    recorder: statistics that fill while a model object, its first argument, runs; settings as for `Recorder`.
+    """
+
+    name: str
+    recorder: Callable[..., Recorder]
+
+    def select_device(self, name: str) -> str:
+        """Run on ``name`` (auto, gpu, cpu, mps, cuda) from now on; returns gpu or cpu."""
+
+    def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step) -> Any:
+        """A checkpoint; precision: dtype, bits, router_bits, adapter_path."""
+
+    def config(self, model: Any) -> Mapping[str, Any]:
+        """The settings of a model object, with its model_type."""
+
+    def facts(self, checkpoint: Any) -> dict[str, Any]:
+        """The ``model`` section of a report."""
+
+    def environment(self) -> dict[str, Any]:
+        """The ``environment`` section of a report."""
+
+    def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
+        """Run a batch once; the logits [B, S, V] of the model's head only if they are asked for."""
+
+    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> npt.NDArray[Any]:
+        """Continue the one prompt of a batch greedily; its ids and those made, [1, S]."""
+
+    def ranks(self) -> tuple[int, int] | None:
+        """(rank, how many) where several processes share a measurement; None for one alone."""
+
+    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+        """The statistics of all ranks together; every rank must call it."""
+
+
+def backend_named(name: str) -> Backend:
+    """The backend ``mlx`` or ``torch``.
+
+    Raises `MoebenchError` for another name, and with what to install where its library is not there.
+    """
+    if name not in HOMES:
+        raise MoebenchError(f"There is no backend {name!r}.{did_you_mean(name, list(HOMES))}")
+    try:
+        found: Backend = import_module(HOMES[name]).BACKEND
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing in ("mlx", "mlx_lm"):
+            raise MoebenchError(NO_MLX) from error
+        if missing not in ("torch", "transformers", "accelerate"):
+            raise
+        raise MissingExtraError("The backend torch", "torch") from error
+    return found
+
+
+def given(model: Any, tokenizer: Any, backend: str) -> Checkpoint | Given:
+    """A checkpoint of a model object and its tokenizer, or a `Checkpoint` that ``backend`` loaded.
+
+    Raises `MoebenchError` for a checkpoint of another backend, and without a tokenizer.
+    """
+    if isinstance(model, Checkpoint):
+        if model.backend != backend:
+            raise MoebenchError(f"This checkpoint was loaded by {model.backend}: measure it with that backend.")
+        return model
+    if tokenizer is None:
+        raise MoebenchError("A model object needs its tokenizer: analyze(model, dataset, tokenizer=tokenizer).")
+    return Given(model, tokenizer)

@@ -1,0 +1,225 @@
+"""Runs that cannot be lost: the stats pair of a running measurement, kept on disk, and going on from one."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..data import Batch
+from ..errors import MoebenchError, RoutingError, StatsError
+from ..pair.storage import decode_output, load_pair, pair_contents, pair_paths, write_aside
+from ..routing.intervals.bootstrap import Plan
+from ..routing.stats import RoutingStats
+from .trace import TraceWriter
+
+MIN_SECONDS = 2.0
+"""Least time between two saves."""
+
+SHARE = 20
+"""The time between two saves is this many times what the last one took: saving takes at most a 21st of a run."""
+
+RESAMPLES = 200
+"""Bootstrap resamples for the report of an unfinished run, at most."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is measured so far. Replaced as a whole, so that no interruption leaves a half of it."""
+
+    batches: int = 0
+    sequences: int = 0
+    truncated: int = 0
+    tokens: int = 0
+
+    def after(self, batch: Batch) -> Done:
+        """With one more batch."""
+        return Done(
+            self.batches + 1,
+            self.sequences + len(batch.rows),
+            self.truncated + batch.truncated,
+            self.tokens + int(batch.mask.sum()),
+        )
+
+
+def check_replaceable(output: Path) -> None:
+    """Raise `StatsError` if ``output`` is the pair of a run that did not finish: it is there to be resumed."""
+    if not pair_paths(output)[1].exists():
+        return
+    for facts in load_pair(output).sources.values():
+        for part in facts.get("parts", ()):
+            if part["sequences_done"] < part["sequences"]:
+                raise StatsError(
+                    f"{pair_paths(output)[0]} holds {part['sequences_done']} of {part['sequences']} sequences of a run "
+                    "that did not finish: go on with --resume, or delete it to start again."
+                )
+
+
+class Keeper:
+    """Saves the pair of ``stats`` at ``output`` while its batches are measured, and whatever ends the measurement.
+
+    stats: of one source with one part. output: None keeps nothing. plan: of the finished report; an unfinished one
+    has `RESAMPLES` at most. decode: the tokens generated after the prompts of ``stats``, if any; their pair lies at
+    `decode_output`. trace: saved before the pair, so that it never holds less; needs an output. A context manager: on
+    an error it saves what is measured, if all routers agree on it (the pair saved last stands otherwise), and adds to
+    the error where that is.
+    """
+
+    def __init__(
+        self,
+        stats: RoutingStats,
+        output: Path | None,
+        plan: Plan | None = None,
+        decode: RoutingStats | None = None,
+        trace: TraceWriter | None = None,
+    ) -> None:
+        self._stats, self._output, self._plan, self._decode = stats, output, plan or Plan(), decode
+        self._trace = trace
+        ((_, self._facts),) = stats.sources.items()
+        (self._part,) = self._facts["parts"]
+        self._done = Done()
+        self._saved: Done | None = None
+        self._due = 0.0
+
+    @property
+    def sequences(self) -> int:
+        """Sequences measured so far."""
+        return self._done.sequences
+
+    def resume(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Take over the pair at the output, if there is one; returns the batches that are not in it.
+
+        Raises `StatsError` that names the first difference when the pair is of another measurement.
+        """
+        if self._output is None or not any(path.exists() for path in pair_paths(self._output)):
+            if self._trace is not None:
+                self._trace.check_replaceable(self._stats)
+            return batches
+        before = load_pair(self._output)
+        path = pair_paths(self._output)[0]
+        _check_same(self._stats, before, path)
+        ((_, facts),) = before.sources.items()
+        (part,) = facts["parts"]
+        passed = Done()
+        for batch in islice(batches, part["batches_done"]):
+            passed = passed.after(batch)
+        done = Done(part["batches_done"], part["sequences_done"], facts["truncated_sequences"], before.n_tokens)
+        if passed != done:
+            raise StatsError(
+                f"Cannot resume {path}: its first {done.batches} batches had {done.tokens} tokens, this run's have "
+                f"{passed.tokens}; the tokenizer changed, so leave out --resume to start again."
+            )
+        if self._decode is not None:
+            generated = load_pair(decode_output(self._output))
+            _check_same(self._decode, generated, decode_output(self._output))
+            if next(iter(generated.sources.values()))["parts"][0]["batches_done"] != part["batches_done"]:
+                raise StatsError(
+                    f"Cannot resume {path}: the run was killed between saving it and {decode_output(path).name}; leave "
+                    "out --resume to start again."
+                )
+            self._decode.include(generated)
+        if self._trace is not None:
+            self._trace.resume(done.sequences, self._stats)
+        self._stats.include(before)
+        self._done = self._saved = done
+        if done.batches == part["batches"]:  # nothing is left to measure here
+            self._stats.environment = before.environment
+        return batches
+
+    def count(self, batch: Batch) -> None:
+        """One more batch is measured; save if it is time."""
+        self._done = self._done.after(batch)
+        if self._output is not None and time.monotonic() >= self._due:
+            self._save(replace(self._plan, resamples=min(RESAMPLES, self._plan.resamples)))
+
+    def finish(self) -> None:
+        """Save the finished measurement; without an output its facts still say that it is."""
+        self._save(self._plan)
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None or self._output is None:
+            return
+        if self._done != self._saved:
+            with contextlib.suppress(MoebenchError):  # the error at hand is the one to report
+                self._save(replace(self._plan, resamples=min(RESAMPLES, self._plan.resamples)))
+        if self._saved is None:
+            return
+        reached = f"{self._saved.sequences} of {self._part['sequences']} sequences"
+        where = pair_paths(self._output)[0]
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(
+                f"Stopped by Ctrl-C after {reached}; they are in {where}, and --resume goes on from there."
+            ) from error
+        error.add_note(f"The {reached} measured before are in {where}.")
+
+    def _save(self, plan: Plan) -> None:
+        """Raises `RoutingError` when an interruption left a batch in part of the sums, and writes nothing then."""
+        done = self._done
+        if not done.batches:
+            return
+        began = time.monotonic()
+        if self._stats.n_tokens != done.tokens:
+            raise RoutingError(f"{self._stats.n_tokens} tokens were counted where {done.tokens} were measured.")
+        self._part |= {"batches_done": done.batches, "sequences_done": done.sequences}
+        for stats in (self._stats, self._decode):
+            if stats is not None:
+                next(iter(stats.sources.values()))["truncated_sequences"] = done.truncated
+        if self._output is not None:
+            contents = {} if self._trace is None else self._trace.contents(self._stats)
+            contents |= pair_contents(self._stats, self._output, plan)
+            if self._decode is not None:
+                contents |= pair_contents(self._decode, decode_output(self._output), plan)
+            write_aside(contents)  # together: a kill finds both phases before this batch, or both after it
+            if self._trace is not None:
+                self._trace.tidy()
+        self._saved = done
+        now = time.monotonic()
+        self._due = now + max(MIN_SECONDS, SHARE * (now - began))
+
+
+def _check_same(run: RoutingStats, before: RoutingStats, path: Path) -> None:
+    """Raise `StatsError` with the first difference between a run that starts and the pair it wants to go on from."""
+    if len(before.sources) != 1 or len(next(iter(before.sources.values())).get("parts", ())) != 1:
+        raise StatsError(f"Cannot resume {path}: it is not the pair of one run of analyze, but merged or watched live.")
+    for what, x, y in _compared(run, before):
+        if x != y:
+            raise StatsError(
+                f"Cannot resume {path}: its {what.replace('_', ' ')} is {_brief(x)}, this run's is {_brief(y)}; "
+                "repeat its options, or leave out --resume to start again."
+            )
+
+
+def _compared(run: RoutingStats, before: RoutingStats) -> Iterator[tuple[str, Any, Any]]:
+    """(what, there, here) of all that decides which numbers a batch gives, what a user chose before what follows."""
+    for key in dict.fromkeys((*before.model, *run.model)):
+        yield f"model's {key}", before.model.get(key), run.model.get(key)
+    for key in ("device", "blas", "mlx", "torch", "transformers"):  # another arithmetic rounds otherwise
+        yield key, before.environment.get(key), run.environment.get(key)
+    ((sha, facts),) = run.sources.items()
+    ((sha_before, facts_before),) = before.sources.items()
+    if sha != sha_before:
+        yield "data set", f"{facts_before['name']} (sha256 {sha_before[:12]})", f"{facts['name']} (sha256 {sha[:12]})"
+    (part,), (part_before,) = facts["parts"], facts_before["parts"]
+    x, y = facts_before | part_before, facts | part
+    chosen = ("generation", "max_length", "max_samples", "batch_size", "shard", "field")
+    progress = ("name", "format", "parts", "truncated_sequences", "sequences_done", "batches_done")
+    for key in dict.fromkeys((*chosen, *x, *y)):
+        if key not in progress:
+            yield "text field" if key == "field" else key, x.get(key), y.get(key)
+    yield "list of routers", before.specs, run.specs
+    yield "phase", before.phase, run.phase
+
+
+def _brief(value: Any) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

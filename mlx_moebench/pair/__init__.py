@@ -1,0 +1,5 @@
+"""The stats pair: the report of a measurement and the sums from which it can be made again, and what compares two."""
+
+from .comparison import Comparison, compare
+
+__all__ = ["Comparison", "compare"]

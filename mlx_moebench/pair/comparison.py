@@ -1,0 +1,174 @@
+"""`compare`: two statistics side by side, every metric with its effect, interval, p and q, or the reason for none."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MoebenchError, StatsError
+from ..routing.comparison.comparability import Matching, Side, check_comparable, match, notes
+from ..routing.comparison.differences import ROUNDING, Differences, Effect, LoadChange, differences, point_differences
+from ..routing.comparison.resampling import LOADS
+from ..routing.intervals.bootstrap import Plan
+from ..routing.metrics import METRICS
+from ..routing.record import RouterSpec
+from ..routing.stats import RoutingStats
+from .sides import side_of
+from .storage import write_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B minus A, for every router that both sides have and for all of one kind together.
+
+    a, b: where each side's numbers come from. design: how sequences were matched, and how many. allowed: (kind, what)
+    of all that makes the sides not quite comparable. notes: what a reader must know. routers: {metric: effect} of each
+    of ``specs``; loads: what became of its experts; flags: its collapse flag at A and at B. overall: {kind of router:
+    {metric or peak_metric: effect}}, of the mean over its routers or of the largest value over them.
+    """
+
+    a: Mapping[str, Any]
+    b: Mapping[str, Any]
+    design: Mapping[str, Any]
+    allowed: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+    plan: Plan
+    specs: tuple[RouterSpec, ...]
+    routers: Sequence[Mapping[str, Effect]]
+    loads: Sequence[LoadChange]
+    flags: Sequence[tuple[bool | None, bool | None]]
+    overall: Mapping[str, Mapping[str, Effect]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; see ``schema/comparison.schema.json``. Undefined numbers are null."""
+        plan = self.plan
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "comparison",
+            "direction": "b - a",
+            "a": self.a,
+            "b": self.b,
+            "design": self.design,
+            "allowed": [{"kind": kind, "what": what} for kind, what in self.allowed],
+            "notes": list(self.notes),
+            "settings": {
+                "ci": {"method": plan.method, "resamples": plan.resamples, "seed": plan.seed, "level": plan.level},
+                "rounding": ROUNDING,
+                "q": "Benjamini-Hochberg over the routers of one kind, for each metric",
+            },
+            "units": {name: m.unit for name, m in METRICS.items()} | LOADS,
+            "routers": [self._router(number) for number in range(len(self.specs))],
+            "overall": {kind: {name: e.to_dict() for name, e in row.items()} for kind, row in self.overall.items()},
+        }
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per router and metric: layer, moe_layer, router, metric, unit, a, b, effect, low, high, p, q, reason.
+
+        Distances between the loads are rows too: their effect is the distance, whose null is 0.
+        """
+        import pandas as pd
+
+        rows = []
+        for spec, effects, load in zip(self.specs, self.routers, self.loads, strict=True):
+            identity = {key: getattr(spec, key) for key in ("layer", "moe_layer", "router")}
+            for name, e in effects.items():
+                ci = e.interval
+                numbers = {"a": e.a, "b": e.b, "effect": e.effect, "low": ci.low, "high": ci.high, "p": e.p, "q": e.q}
+                rows.append({**identity, "metric": name, "unit": METRICS[name].unit, **numbers, "reason": ci.reason})
+            for name, d in load.distances.items():
+                apart = {"effect": d.value, "p": d.p, "q": d.q, "reason": d.reason}
+                rows.append({**identity, "metric": name, "unit": LOADS[name], **apart})
+        return pd.DataFrame(rows)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `to_dict` as JSON; raises `StatsError` when the disk refuses."""
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        write_aside({Path(path): text.encode()})
+        return Path(path)
+
+    def _router(self, number: int) -> dict[str, Any]:
+        spec, load, (flag_a, flag_b) = self.specs[number], self.loads[number], self.flags[number]
+        change: dict[str, Any] = {"values": None if load.change is None else [_finite(x) for x in load.change]}
+        if load.band is not None:
+            change |= {"below": load.band[0], "above": load.band[1]}
+        elif load.reason:
+            change["reason"] = load.reason
+        return {
+            "layer": spec.layer,
+            "moe_layer": spec.moe_layer,
+            "router": spec.router,
+            "effects": {name: e.to_dict() for name, e in self.routers[number].items()},
+            "load": {name: d.to_dict() for name, d in load.distances.items()} | {"token_share_change": change},
+            "collapsed": {"a": flag_a, "b": flag_b},
+        }
+
+
+def compare(
+    a: RoutingStats | str | Path,
+    b: RoutingStats | str | Path,
+    *,
+    allow: Sequence[str] = (),
+    plan: Plan | None = None,
+) -> Comparison:
+    """How the routing of ``b`` differs from that of ``a``, both statistics or paths of stats pairs.
+
+    Where both measured the same sequences they are compared in pairs (sequences that one side lacks are left out),
+    otherwise as independent samples. A report whose sums are missing gives values without intervals.
+    allow: kinds (see `comparability.KINDS`) of differences that would be refused otherwise: ``data``, ``reading``,
+    ``phase``, ``routers``, ``experts``, ``top-k``, ``distribution``, ``collapse``.
+
+    Raises `StatsError` for what is not comparable, with the reason, and for pairs that cannot be read.
+    """
+    plan = plan or Plan()
+    if plan.method == "layer":
+        raise MoebenchError("A comparison resamples sequences, not layers: choose bca or percentile.")
+    of_a, of_b = side_of(a, "A"), side_of(b, "B")
+    allowed = check_comparable(of_a, of_b, allow)
+    places = _namesakes(of_a, of_b)
+    matching = match(of_a, of_b)
+    specs = tuple(of_a.specs[i] for i, _ in places)
+    routers: list[Mapping[str, Effect]] = [{} for _ in places]
+    loads: list[LoadChange] = [LoadChange({}, None) for _ in places]
+    overall: dict[str, dict[str, Effect]] = {}
+    for kind in dict.fromkeys(spec.router for spec in specs):
+        members = [n for n, spec in enumerate(specs) if spec.router == kind]
+        found = _differences(of_a, of_b, [places[n] for n in members], matching, plan)
+        for n, row, load in zip(members, found.routers, found.loads, strict=True):
+            routers[n], loads[n] = row, load
+        overall[kind] = found.mean | {f"peak_{name}": effect for name, effect in found.peak.items()}
+    flags = [(of_a.flags[i], of_b.flags[j]) for i, j in places]
+    facts = of_a.facts(), of_b.facts()
+    said = notes(of_a, of_b, matching)
+    return Comparison(*facts, matching.facts(of_a, of_b), allowed, said, plan, specs, routers, loads, flags, overall)
+
+
+def _namesakes(a: Side, b: Side) -> list[tuple[int, int]]:
+    """(number at A, number at B) of the routers that both have, by layer and kind."""
+    at_b = {spec.name: number for number, spec in enumerate(b.specs)}
+    found = [(number, at_b[spec.name]) for number, spec in enumerate(a.specs) if spec.name in at_b]
+    if not found:
+        raise StatsError("No router of one side has a namesake (its layer and kind) in the other: nothing to compare.")
+    return found
+
+
+def _differences(a: Side, b: Side, places: Sequence[tuple[int, int]], matching: Matching, plan: Plan) -> Differences:
+    if matching.samples is None or a.stats is None or b.stats is None:
+        reason = "; ".join(side.missing for side in (a, b) if side.missing)
+        points = [a.points[i] for i, _ in places], [b.points[j] for _, j in places]
+        return point_differences(*points, reason=reason)
+    of_a = [a.stats.sums(i).take(matching.rows_a) for i, _ in places]
+    of_b = [b.stats.sums(j).take(matching.rows_b) for _, j in places]
+    return differences(of_a, of_b, matching.samples, plan)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,317 @@
+"""Stats pairs on disk: STEM.json, the report, and STEM.safetensors, the sums from which it can be made again.
+
+The only module of this package that touches files. Both are written aside, then renamed, sums first: a full disk
+leaves the old pair, a kill old or new files, never half of one, and the sums alone are enough to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MoebenchError, StatsError
+from ..routing.intervals.bootstrap import Plan
+from ..routing.parts import completeness
+from ..routing.record import Phase, RouterSpec
+from ..routing.stats import RoutingStats, recorded
+from ..routing.sums import FIELDS, Sums
+from ..routing.tally import SCALARS
+from .report import SCHEMA_VERSION
+
+FORMAT = "mlx_moebench.routing_stats"
+"""The key in the file's metadata under which everything but the arrays stands, as JSON."""
+
+
+def pair_paths(path: Path) -> tuple[Path, Path]:
+    """(STEM.json, STEM.safetensors) for either name, or for the stem alone; raises `StatsError` for no file name."""
+    stem = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+    if not stem.name or stem.name == "..":
+        raise StatsError(f"Cannot write statistics to {str(path)!r}: name a file, such as out.json.")
+    return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".safetensors")
+
+
+def plain_name(name: str) -> str:
+    """``name`` for a file or folder: letters of any script, nothing that shells mind, never out of its folder."""
+    return re.sub(r"[^\w.-]+", "-", name).lstrip(".") or "-"
+
+
+def decode_output(output: str | Path) -> Path:
+    """Where the pair of the generated tokens lies, beside that of the prompts: OUT.decode.json for OUT.json."""
+    report_path, _ = pair_paths(Path(output))
+    return report_path.with_name(f"{report_path.stem}.decode.json")
+
+
+def check_writable(path: Path) -> None:
+    """Raise `StatsError` if a stats pair cannot be written there, or would replace a file that is none.
+
+    Asked before measuring, so that nothing measured is lost. Makes no folder.
+    """
+    report_path, sums_path = pair_paths(path)
+    for place in (path, report_path, sums_path):
+        if place.is_dir():
+            raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
+    probe_folder(report_path)
+    if sums_path.exists() and FORMAT not in _metadata(_head(sums_path)):
+        raise StatsError(f"{sums_path} exists and holds no routing statistics: choose another --output.")
+    if report_path.exists():
+        try:
+            read_report(report_path, verify=False)
+        except StatsError as error:
+            raise StatsError(f"{report_path} exists and is no routing report: choose another --output.") from error
+
+
+def check_output(path: Path, suffix: str, kind: str, names: Collection[str]) -> None:
+    """Raise `StatsError` unless ``path`` ends in ``suffix`` and can be written, before anything is computed.
+
+    kind: what is to be written, in words. names: keys of such a .json, or columns of such a .csv. A file that is
+    already there must have them all, so that none of another kind is replaced.
+    """
+    if path.is_dir():
+        raise StatsError(f"Cannot write {path}: it is a folder; name a file in it.")
+    if path.suffix.lower() != suffix:
+        raise StatsError(f"This output ends in {suffix}, got {path.name!r}.")
+    probe_folder(path)
+    if path.exists() and not set(names) <= _names(path):
+        raise StatsError(f"{path} exists and holds no {kind}: choose another name, or remove it.")
+
+
+def _names(path: Path) -> set[str]:
+    """The keys of a JSON object, or the columns of a CSV file; empty for anything else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".csv":
+            return set(text.partition("\n")[0].split(","))
+        there = json.loads(text)
+    except (OSError, ValueError):
+        return set()
+    return set(there) if isinstance(there, dict) else set()
+
+
+def probe_folder(path: Path) -> None:
+    """Raise `StatsError` unless a file can be made beside ``path``, or its folder made where a folder exists above."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    probe = folder / f".{path.name}.{os.getpid()}.probe"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tuple[Path, Path]:
+    """Write both halves of the pair; raises `StatsError` and keeps the old files when the disk refuses."""
+    write_aside(pair_contents(stats, path, plan))
+    return pair_paths(path)
+
+
+def pair_contents(stats: RoutingStats, path: Path, plan: Plan | None = None) -> dict[Path, bytes]:
+    """What the files of a pair hold, sums first: for pairs that are to be written together by `write_aside`."""
+    report_path, sums_path = pair_paths(path)
+    blob = sums_blob(stats)
+    report = stats.report(plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    return {sums_path: blob, report_path: text.encode()}
+
+
+def sums_blob(stats: RoutingStats) -> bytes:
+    """The safetensors half of a pair, from which `stats_of_blob` makes the same statistics."""
+    from safetensors.numpy import save
+
+    stats.check()
+    shas = sorted({sha for sha, _ in stats.clusters})
+    tensors: dict[str, Any] = {
+        "clusters.row": np.array([row for _, row in stats.clusters], dtype=np.int64),
+        "clusters.source": np.array([shas.index(sha) for sha, _ in stats.clusters], dtype=np.int64),
+    }
+    for number, spec in enumerate(stats.specs):
+        sums = stats.sums(number)
+        tensors |= {f"{spec.name}.{name}": np.ascontiguousarray(getattr(sums, name)) for name in FIELDS}
+        tensors[f"{spec.name}.top1_counts"] = recorded(sums.top1_counts)
+        tensors[f"{spec.name}.pairs"] = stats.pairs(number)
+        if number + 1 < len(stats.specs):
+            tensors[f"{spec.name}.transition"] = stats.transition_counts(number)
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "specs": [asdict(spec) for spec in stats.specs],
+        "scalars": list(SCALARS),
+        "sha256": shas,
+        "phase": stats.phase,
+        "tau": stats.tau,
+        "collapse_on": stats.collapse_on,
+        "model": stats.model,
+        "sources": stats.sources,
+        "environment": stats.environment,
+    }
+    # One entry: safetensors writes several in an order that changes from run to run, and equal sums give equal bytes.
+    blob: bytes = save(tensors, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
+    return blob
+
+
+def load_pair(path: Path) -> RoutingStats:
+    """The `RoutingStats` whose sums lie beside ``path``; raises `StatsError` when they are missing or broken."""
+    report_path, sums_path = pair_paths(path)
+    if not sums_path.exists():
+        if report_path.exists():
+            raise StatsError(
+                f"{sums_path.name} is not beside {report_path}: a report without its sums "
+                "has values but cannot be merged or resampled."
+            )
+        raise StatsError(f"No stats pair at {path}: neither {report_path.name} nor {sums_path.name} exists.")
+    try:
+        return stats_of_blob(sums_path.read_bytes(), str(sums_path))
+    except OSError as error:
+        raise StatsError(f"Cannot read {sums_path}: {error.strerror or error}.") from error
+
+
+def stats_of_blob(blob: bytes, name: str) -> RoutingStats:
+    """What `sums_blob` was made of; raises `StatsError`, which calls it ``name``, where it is anything else."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors, metadata = load(blob), _metadata(blob)
+        if FORMAT in metadata:
+            return restore(tensors, json.loads(metadata[FORMAT]))
+    except (SafetensorError, MoebenchError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StatsError(f"{name} is damaged or from another version ({str(error).rstrip('.')}).") from error
+    raise StatsError(f"{name} is a safetensors file, but not routing statistics.")
+
+
+def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
+    """The JSON report at either name of a pair. Without its sums beside it, intervals become null with the reason.
+
+    Raises `StatsError` when it is no report, and with ``verify`` when the sums beside it are those of another run.
+    """
+    report_path, sums_path = pair_paths(path)
+    try:
+        report: dict[str, Any] = json.loads(report_path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StatsError(f"Cannot read {report_path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise StatsError(f"{report_path} is not JSON: {error}.") from error
+    kinds = {"routers": list, "summary": dict, "data": dict, "model": dict}
+    if not isinstance(report, dict) or not all(isinstance(report.get(k), kind) for k, kind in kinds.items()):
+        raise StatsError(f"{report_path} is JSON, but not a routing report.")
+    if sums_path.exists():
+        if verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
+            raise StatsError(
+                f"{report_path.name} is not the report of the {sums_path.name} beside it; the sums are what was "
+                f"measured, and `mlx-moebench merge {sums_path.name} -o NEW.json` makes their report."
+            )
+    else:
+        gone = {"low": None, "high": None, "reason": f"{sums_path.name} with the sums is missing"}
+        for router in report["routers"]:
+            for holder in (router, router.get("verdict", {})):
+                holder["ci"] = {name: dict(gone) for name in holder.get("ci", {})}
+        for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
+            for entry in summary.values():
+                entry.update(gone)
+    return report
+
+
+def restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> RoutingStats:
+    """`RoutingStats` from the arrays and facts of a file, refusing what no measurement can have written."""
+    if facts["schema_version"] != SCHEMA_VERSION:
+        raise StatsError(f"schema version {facts['schema_version']}, this is {SCHEMA_VERSION}")
+    specs = [spec_of_json(fields) for fields in facts["specs"]]
+    kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
+    _expect(bool(specs) and facts["phase"] in get_args(Phase), "no routers, or a phase that does not exist")
+    stats = RoutingStats(specs, **kept)
+    for source in stats.sources.values():
+        completeness(source)  # raises where facts are missing
+    places = zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)
+    clusters = [(facts["sha256"][source], int(row)) for source, row in places if source >= 0]
+    _expect(len(set(clusters)) == len(tensors["clusters.row"]), "a sequence twice")
+    # Columns are found by name, so that a file written before a scalar was added still reads, with NaN for it.
+    known = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
+    for number, spec in enumerate(specs):
+        arrays = {name: tensors[f"{spec.name}.{name}"] for name in FIELDS}
+        padded = np.concatenate([arrays["scalars"], np.full((len(clusters), 1), np.nan)], axis=1)
+        arrays["scalars"] = padded[:, known]
+        sums = Sums(spec.n_experts, spec.top_k, spec.distribution, **arrays)
+        pairs = tensors[f"{spec.name}.pairs"]
+        _check_arrays(spec, sums, pairs, len(clusters))
+        stats.add_sums(number, clusters, sums, pairs)
+        if number + 1 < len(specs):
+            moves = tensors[f"{spec.name}.transition"]
+            _expect(moves.shape == (spec.n_experts, specs[number + 1].n_experts), f"{spec.name}: transition shape")
+            stats.add_transition(number, moves)
+    stats.check()
+    return stats
+
+
+def _check_arrays(spec: RouterSpec, sums: Sums, pairs: npt.NDArray[Any], clusters: int) -> None:
+    wide = (clusters, spec.n_experts)
+    shapes = {"n_tokens": wide[:1], "counts": wide, "top1_counts": wide, "p_sum": wide}
+    for name, shape in shapes.items():
+        array = getattr(sums, name)
+        _expect(array.shape == shape, f"{spec.name}.{name} has shape {array.shape} instead of {shape}")
+        _expect(name == "p_sum" or array.dtype.kind == "i", f"{spec.name}.{name} is not of integers")
+        unmeasured = name == "p_sum" and bool(np.isnan(array).all())
+        _expect(unmeasured or bool(np.all(array >= 0)), f"{spec.name}.{name} has negative or missing sums")
+    _expect(pairs.shape == (spec.n_experts, spec.n_experts), f"{spec.name}.pairs has shape {pairs.shape}")
+    _expect(not np.isinf(sums.p_sum).any() and not np.isinf(sums.scalars).any(), f"{spec.name} has infinite sums")
+    _expect(bool(np.all(sums.top1_counts.sum(axis=1) <= sums.n_tokens)), f"{spec.name} has too many first choices")
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise StatsError(what)
+
+
+def spec_of_json(fields: dict[str, Any]) -> RouterSpec:
+    """JSON has no tuples: lists become them again."""
+    typed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return RouterSpec(**typed)
+
+
+def _metadata(blob: bytes) -> dict[str, str]:
+    """The metadata in the header of a safetensors file; empty where there is none."""
+    if len(blob) < 8:
+        return {}
+    (length,) = struct.unpack("<Q", blob[:8])
+    try:
+        header = json.loads(blob[8 : 8 + length])
+    except ValueError:
+        return {}
+    found: dict[str, str] = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return found
+
+
+def _head(path: Path) -> bytes:
+    """A safetensors file up to the end of its header."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        return start + file.read(min(length, 1 << 27))
+
+
+def write_aside(contents: Mapping[Path, bytes]) -> None:
+    """Write every file under a temporary name, and only when all are written rename them in order.
+
+    Raises `StatsError` when the disk refuses; an error or Ctrl-C leaves no temporary file.
+    """
+    asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    try:
+        for path, aside in asides.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(contents[path])
+        for path, aside in asides.items():
+            aside.replace(path)
+    except OSError as error:
+        raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        for aside in asides.values():
+            with contextlib.suppress(OSError):  # its folder may be what could not be made
+                aside.unlink(missing_ok=True)

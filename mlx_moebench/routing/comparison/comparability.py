@@ -1,0 +1,196 @@
+"""Which two statistics may be compared, and what a reader must know when they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...errors import StatsError, did_you_mean
+from ..parts import completeness
+from ..record import RouterSpec
+from ..stats import RoutingStats
+from .differences import Point
+from .resampling import Samples
+
+KINDS = {
+    "data": "they measured other data sets",
+    "reading": "they read their text otherwise",
+    "phase": "one measured prompts, the other generated tokens",
+    "routers": "their routers are not the same ones",
+    "experts": "their routers have other numbers of experts, so that shares and entropies have other limits",
+    "top-k": "their routers choose other numbers of experts, so that shares have other limits",
+    "distribution": "their routers make the distribution p by other rules",
+    "collapse": "their collapse flags mean something else",
+}
+"""Why two statistics are refused unless their kind is allowed."""
+
+READING = ("max_length", "bos", "field", "template", "padding")
+"""Facts of a source that decide what a model was given of a text; `generation` too, of generated tokens."""
+
+LIVE = "live"
+"""Source of statistics that were only watched: its rows are numbered, but nobody said what they were."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two statistics: with its sums (``stats``), or what its report alone says.
+
+    sources: {sha256: facts}. points: of each router. flags: the collapse flag of each. missing: why there are no sums.
+    """
+
+    name: str
+    specs: tuple[RouterSpec, ...]
+    phase: str
+    flag: tuple[str, float]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    sources: Mapping[str, Mapping[str, Any]]
+    points: Sequence[Point]
+    flags: Sequence[bool | None]
+    stats: RoutingStats | None = None
+    missing: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON: where its numbers come from."""
+        flag = {"collapse_on": self.flag[0], "tau": self.flag[1]}
+        return {
+            "file": self.name,
+            "model": dict(self.model),
+            "data": dict(self.data),
+            "environment": dict(self.environment),
+            "settings": flag,
+        }
+
+
+def check_comparable(a: Side, b: Side, allow: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """(kind, what differs) of everything that was allowed; raises `StatsError` with all that was not."""
+    for kind in allow:
+        if kind not in KINDS:
+            raise StatsError(f"There is nothing of the kind {kind!r} to allow.{did_you_mean(kind, list(KINDS))}")
+    found = list(_obstacles(a, b))
+    refused = [(kind, what) for kind, what in found if kind not in allow]
+    if refused:
+        reasons = "; ".join(f"{KINDS[kind]} ({what})" for kind, what in refused)
+        flags = " ".join(f"--allow {kind}" for kind in dict.fromkeys(kind for kind, _ in refused))
+        raise StatsError(f"These statistics are not comparable: {reasons}. To compare them all the same: {flags}.")
+    return found
+
+
+def _obstacles(a: Side, b: Side) -> Iterator[tuple[str, str]]:
+    known = [set(side.sources) - {LIVE} for side in (a, b)]
+    if known[0] != known[1] and all(known):
+        names = [f"{side.data['name']}" for side in (a, b)]
+        same = " of other contents" if names[0] == names[1] else ""
+        yield "data", f"{names[0]} and {names[1]}{same}"
+    for key in (*READING, *(("generation",) if a.phase == b.phase == "decode" else ())):
+        x, y = _reading(a, b, key), _reading(b, a, key)
+        if x != y:
+            yield "reading", f"{key} {_brief(x)} and {_brief(y)}"
+    if a.phase != b.phase:
+        yield "phase", f"{a.phase} and {b.phase}"
+    of_a, of_b = ({spec.name: spec for spec in side.specs} for side in (a, b))
+    if of_a.keys() != of_b.keys():
+        yield "routers", f"{len(of_a)} and {len(of_b)}, of which {len(of_a.keys() & of_b.keys())} have a namesake"
+    for kind, key in (("experts", "n_experts"), ("top-k", "top_k"), ("distribution", "distribution")):
+        for name in sorted(of_a.keys() & of_b.keys(), key=lambda name: of_a[name].layer):
+            x, y = (getattr(of[name], key) for of in (of_a, of_b))
+            if x != y:
+                yield kind, f"{name}: {x} and {y}"
+                break
+    if a.flag != b.flag:
+        yield "collapse", " and ".join(f"{share} > {tau:g}" for share, tau in (a.flag, b.flag))
+
+
+def _reading(a: Side, b: Side, key: str) -> list[Any]:
+    """How ``a`` read the sources that both have; where they share none, how it read its own."""
+    shared = a.sources.keys() & b.sources.keys()
+    if not shared and key in ("field", "template"):  # other data have other fields
+        return []
+    values = {_comparable(key, a.sources[sha].get(key)) for sha in shared or a.sources}
+    return sorted(values, key=str)
+
+
+def _comparable(key: str, value: Any) -> Any:
+    """A beginning-of-sequence token is the same reading whatever its id."""
+    return value.split(", id")[0] if key == "bos" and isinstance(value, str) else str(value)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which sequences are compared: rows of each side's sums, and how they were matched. ``samples`` None: no sums."""
+
+    rows_a: list[int] = field(default_factory=list)
+    rows_b: list[int] = field(default_factory=list)
+    samples: Samples | None = None
+    shared: int = 0
+
+    def facts(self, a: Side, b: Side) -> dict[str, Any]:
+        """For JSON: how many sequences each side has, how many both have, how many are compared."""
+        paired = None if self.samples is None else self.samples.paired
+        used = {"a": len(self.rows_a), "b": len(self.rows_b)} if self.samples else None
+        n = {"a": a.data["n_sequences"], "b": b.data["n_sequences"], "shared": self.shared if self.samples else None}
+        return {"paired": paired, "sequences": n, "compared": used}
+
+
+def match(a: Side, b: Side) -> Matching:
+    """Paired on the sequences that both sides have, if those are at least half of the smaller side's; else unpaired."""
+    if a.stats is None or b.stats is None:
+        return Matching()
+    index = [{c: i for i, c in enumerate(s.clusters)} for s in (a.stats, b.stats)]
+    shared = sorted(c for c in index[0].keys() & index[1].keys() if c[0] != LIVE)
+    strata = a.stats.strata, b.stats.strata
+    if 2 * len(shared) >= min(map(len, index)):
+        rows = [[of[c] for c in shared] for of in index]
+        of_a = [strata[0][i] for i in rows[0]]
+        return Matching(rows[0], rows[1], Samples(of_a, of_a, paired=True), len(shared))
+    every = [list(range(len(of))) for of in index]
+    return Matching(every[0], every[1], Samples(*strata, paired=False), len(shared))
+
+
+def notes(a: Side, b: Side, matching: Matching) -> list[str]:
+    """What a reader must know of this comparison, one sentence each."""
+    found = [f"{side.missing}: values, but no intervals." for side in (a, b) if side.missing]
+    for label, side in (("A", a), ("B", b)):
+        for sha, facts in side.sources.items():
+            if completeness(facts).get("complete") is False:
+                found.append(f"{label} is unfinished on {facts.get('name', sha[:12])}.")
+        found += [f"{label}: {warning}" for warning in side.model.get("warnings", ())]
+    found += _of_samples(a, b, matching)
+    for key in ("dtype", "backend"):
+        x, y = a.model.get(key), b.model.get(key)
+        if x != y:
+            found.append(f"They computed otherwise: {key} {_brief(x)} and {_brief(y)}.")
+    for key in ("device", "blas", "mlx"):
+        x, y = a.environment.get(key), b.environment.get(key)
+        if x != y:
+            found.append(f"They ran elsewhere, which rounds otherwise: {key} {_brief(x)} and {_brief(y)}.")
+    return found
+
+
+def _of_samples(a: Side, b: Side, matching: Matching) -> Iterator[str]:
+    if matching.samples is None or a.stats is None or b.stats is None:
+        return
+    if not matching.samples.paired:
+        if matching.shared:
+            yield f"{matching.shared} sequences are in both sides, too few to pair; unpaired intervals ignore that."
+        if LIVE in a.sources or LIVE in b.sources or not (a.sources and b.sources):
+            yield "A side was watched live, where nothing says which texts ran: unpaired."
+        return
+    for label, side in (("A", a), ("B", b)):
+        left = side.data["n_sequences"] - matching.shared
+        if left:
+            yield f"{left} sequences of {label} that the other side lacks are left out."
+    tokens = (s.sums(0).n_tokens[rows] for s, rows in ((a.stats, matching.rows_a), (b.stats, matching.rows_b)))
+    other = int(np.not_equal(*tokens).sum())
+    if other and a.phase == b.phase:
+        yield f"{other} of {matching.shared} shared sequences have other numbers of tokens: other tokenizers, or ends."
+
+
+def _brief(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = "not given" if text in ("None", "") else text
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,169 @@
+"""Two sides drawn again and again: what `differences` makes intervals and p-values of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..intervals.bootstrap import CELLS, MIN_CLUSTERS, Plan, resample_weights
+from ..metrics.registry import Metric
+from ..sums import Floats, Sums, entropy
+from .maxima import Maxima, extremes, maxima
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The sequences of each side, in the order of the first axis of its sums, by the data set that they are of.
+
+    paired: both sides have the same sequences in the same order.
+    """
+
+    strata_a: Sequence[str]
+    strata_b: Sequence[str]
+    paired: bool
+
+    @property
+    def too_few(self) -> str | None:
+        """Why there are no intervals, if there are none."""
+        n = min(len(self.strata_a), len(self.strata_b))
+        if n >= MIN_CLUSTERS:
+            return None
+        are = "sequence" if n == 1 else "sequences"
+        return f"{n} {'shared ' if self.paired else ''}{are} of a side are too few: {MIN_CLUSTERS} or more are needed"
+
+    def draws(self, plan: Plan) -> Draws:
+        """The resamples and exchanges of a plan."""
+        of_a = resample_weights(self.strata_a, plan.resamples, plan.seed)
+        of_b = of_a if self.paired else resample_weights(self.strata_b, plan.resamples, (plan.seed, 1))
+        return Draws(self.paired, of_a, of_b, self._exchanges(plan.resamples, np.random.default_rng((plan.seed, 2))))
+
+    def _exchanges(self, count: int, rng: np.random.Generator) -> Floats:
+        n_a = len(self.strata_a)
+        if self.paired:
+            stay = rng.integers(2, size=(count, n_a)).astype(np.float64)
+            return np.concatenate([stay, 1 - stay], axis=1)
+        labels = np.array([*self.strata_a, *self.strata_b])
+        if set(self.strata_a) != set(self.strata_b):
+            labels = np.full(len(labels), "")
+        taken = np.zeros((count, len(labels)))
+        for label in np.unique(labels):
+            members = np.flatnonzero(labels == label)
+            of_a = int((members < n_a).sum())
+            order = rng.random((count, len(members))).argsort(axis=1)[:, :of_a]
+            np.put_along_axis(taken, members[order], 1.0, axis=1)
+        return taken
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How often each sequence of A and of B is drawn, a [B, N_A] and b [B, N_B]; the same when paired.
+
+    exchanged: [B, N_A + N_B] of 0 and 1: which of both sides' sequences a permuted A consists of; B is the rest.
+    Paired sequences swap sides at random; others are dealt out, inside each data set where both sides have the same.
+    """
+
+    paired: bool
+    a: Floats
+    b: Floats
+    exchanged: Floats
+
+
+class Drawn:
+    """One router on both sides: estimates, leave-one-outs, and values of B resamples.
+
+    ``point`` {metric: (a, b)}. ``boot`` {metric: [B]} and ``jack`` {metric: [N]} are of b - a, of all metrics but
+    maxima; ``maxima`` has those. ``sides`` {distance: [2, B]} are the resampled values of both sides. Where both have
+    the same E, ``share_change`` [2, B] are the largest deviations upwards and downwards of the change of any expert's
+    token share; where they also have the same K, ``null`` are the `load_distances` [B] of exchanged sides.
+    """
+
+    def __init__(
+        self,
+        a: Sums,
+        b: Sums,
+        draws: Draws,
+        metrics: Sequence[Metric],
+        widen: float,
+        level: float,
+    ) -> None:
+        self.total, self.widen = (a.total(), b.total()), widen
+        self.point = {m.name: (float(m.values(self.total[0])), float(m.values(self.total[1]))) for m in metrics}
+        left_out = a.leave_one_out(), b.leave_one_out()
+        scalar = [m for m in metrics if m.interval not in ("maximum", "none")]
+        of_all = [m for m in metrics if m.interval == "maximum"]
+        self.jack = {m.name: _left_out(m.values(left_out[0]), m.values(left_out[1]), draws.paired) for m in scalar}
+        boot: dict[str, list[Floats]] = {m.name: [] for m in scalar}
+        of_distances: dict[str, list[Floats]] = {m.name: [] for m in scalar if m.interval == "distance"}
+        shares: dict[str, list[list[Floats]]] = {m.name: [[], []] for m in of_all}
+        change: list[Floats] = []
+        size = max(64, CELLS // max(a.n_experts, b.n_experts))
+        for start in range(0, len(draws.a), size):
+            drawn = a.weighted(draws.a[start : start + size]), b.weighted(draws.b[start : start + size])
+            for m in scalar:
+                values = np.array([m.values(sums) for sums in drawn])
+                boot[m.name].append(values[1] - values[0])
+                if m.name in of_distances:
+                    of_distances[m.name].append(values)
+            for m in of_all:
+                for side, sums in zip(shares[m.name], drawn, strict=True):
+                    side.append(m.function(sums))
+            if a.n_experts == b.n_experts:
+                change.append(extremes(share_change(*drawn) - share_change(*self.total)))
+        self.boot = {name: np.concatenate(parts) for name, parts in boot.items()}
+        self.sides = {name: np.concatenate(parts, axis=-1) for name, parts in of_distances.items()}
+        self.share_change = np.concatenate(change, axis=-1) if change else None
+        self.maxima: dict[str, Maxima] = {}
+        for m in of_all:
+            if all(map(math.isfinite, self.point[m.name])):
+                theta_a, theta_b = (m.function(total) for total in self.total)
+                drawn_a, drawn_b = (np.concatenate(side) for side in shares[m.name])
+                # Candidates are chosen at a fifth of the error that the interval itself may have.
+                banded = 1 - (1 - level) / 5
+                self.maxima[m.name] = maxima(
+                    theta_a, theta_b, drawn_a, drawn_b, paired=draws.paired, widen=widen, level=banded
+                )
+        alike = (a.n_experts, a.top_k) == (b.n_experts, b.top_k)
+        self.null = _exchanged_distances(a, b, draws.exchanged, size) if alike else None
+
+
+def _left_out(a: Floats, b: Floats, paired: bool) -> Floats:
+    """Leave-one-outs of b - a; unpaired, those of either side about its own mean, since the other stays whole."""
+    return b - a if paired else np.concatenate([a.mean() - a, b - b.mean()])
+
+
+def share_change(a: Sums, b: Sums) -> Floats:
+    """Token share of every expert at B minus at A, [..., R]."""
+    return b.load * b.top_k - a.load * a.top_k
+
+
+def _exchanged_distances(a: Sums, b: Sums, exchanged: Floats, size: int) -> dict[str, Floats]:
+    """`load_distances` [B] between the sides that each exchange [B, N_A + N_B] makes."""
+    counts = np.concatenate([a.counts, b.counts]).astype(np.float64)
+    found: dict[str, list[Floats]] = {name: [] for name in LOADS}
+    for start in range(0, len(exchanged), size):
+        taken = exchanged[start : start + size]
+        dealt = [weights @ counts for weights in (taken, 1 - taken)]
+        f, g = (side / np.where(side.sum(axis=1) > 0, side.sum(axis=1), np.nan)[:, None] for side in dealt)
+        for name, values in load_distances(f, g).items():
+            found[name].append(values)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+LOADS = {"load_l1": "share of selections", "load_jsd": "nats"}
+"""How far two loads lie apart, with the unit: metrics of two sides, 0 when they are equal and never below."""
+
+
+def load_distances(f: Floats, g: Floats) -> dict[str, Floats]:
+    """`LOADS` between loads f and g [..., R], each [...].
+
+    Formula: load_l1 = sum_i |g_i - f_i|; load_jsd = H((f + g) / 2) - (H(f) + H(g)) / 2.
+    Unit: share of selections, of those that moved and of those that left, hence twice what moved; nats.
+    Range: [0, 2]; [0, ln 2].
+    Null: no token. In finite samples they are above 0 also when nothing differs: compare with the permuted ones.
+    Source: total variation distance, times 2; Jensen-Shannon divergence (Lin 1991).
+    """
+    jsd = entropy((f + g) / 2) - (entropy(f) + entropy(g)) / 2
+    return {"load_l1": np.abs(g - f).sum(axis=-1), "load_jsd": np.maximum(jsd, 0.0)}

@@ -1,0 +1,209 @@
+"""The report as a Markdown page to read and to paste."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..figures import answer, difference_series
+from ..inputs import Inputs, Run, Training
+from ..markdown import Cells, code, listed, table, text
+from ..numbers import count, percent
+from ..tables.loss import SCORES
+from ..tables.routers import SUMMARY, model_name
+from ..tables.training import ROWS
+from .card import measured, verdicts
+
+
+def to_markdown(inputs: Inputs) -> str:
+    """The answer in sentences, each run and its routers, what lies between domains, and so on, then provenance."""
+    found = answer(inputs)
+    lines = ["# Routing report", "", *(line for said in found.sentences for line in (text(said), ""))]
+    lines += [*(f"- {text(caution)}" for caution in found.cautions), *[""] * bool(found.cautions)]
+    for part in (
+        *(_run(run) for run in inputs.runs),
+        *(_domains(name, profile) for name, profile in inputs.profiles.items()),
+        *(_comparison(found) for found in inputs.comparisons),
+        *(_uncertainty(found) for found in inputs.uncertainties),
+        *(_training(training) for training in inputs.trainings),
+    ):
+        lines += [*part, ""]
+    return "\n".join([*lines, *_provenance(inputs)]) + "\n"
+
+
+def _run(run: Run) -> Iterator[str]:
+    report, cells = run.report, Cells()
+    model = model_name(report["model"])
+    label = "" if run.name == model else f"{text(run.name)}: "
+    yield f"## {label}{text(model)} on {text(report['data']['name'])}"
+    yield ""
+    yield measured(report) + ", " + ", ".join(sorted(_forms(report))) + "."
+    yield from (f"Warning: {text(warning)}." for warning in report["model"].get("warnings", ()))
+    yield ""
+    kinds = report["summary_by_router"]
+    for kind, summary in kinds.items():
+        rows = [[words, cells.cell(summary[name], 3), unit] for name, words, unit in SUMMARY if name in summary]
+        yield from table([f"{kind} routers" if len(kinds) > 1 else "all routers", "value", "unit"], rows)
+        yield ""
+    several = len(kinds) > 1
+    columns = ["layer", *(["router"] if several else []), "entropy, nats", "busiest, of tokens", "x even"]
+    columns += ["n_eff, experts", "dead, experts", "above tau"]
+    yield from table(columns, (_router(r, several, cells) for r in report["routers"]))
+    yield ""
+    yield from verdicts((run,))
+    yield from _notes(report, cells)
+
+
+def _router(r: Mapping[str, Any], several: bool, cells: Cells) -> list[str]:
+    numbers = (("mean_entropy", 3), ("top_share_token", 3), ("top_load_ratio", 2), ("n_eff", 1))
+    return [
+        str(r["layer"]),
+        *([text(r["router"])] if several else []),
+        *(cells.cell({"value": r[name], **r["ci"].get(name, {})}, digits) for name, digits in numbers),
+        "null" if r["dead_experts"] is None else f"{r['dead_experts']} of {r['n_experts']}",
+        {True: "yes", False: "no", None: "null"}[r["collapsed"]],
+    ]
+
+
+def _notes(report: Mapping[str, Any], cells: Cells) -> Iterator[str]:
+    settings = report["settings"]
+    ci, share = settings["ci"], settings["collapse_on"].removeprefix("top_share_")
+    yield f"- above tau: the busiest expert's {share} share exceeds {settings['tau']:g}; a flag, no verdict."
+    over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
+    if any(router["ci"].get("load_entropy", {}).get("low") is not None for router in report["routers"]):
+        yield f"- [low, high]: {percent(ci['level'])} bootstrap over {over}, {ci['resamples']:,} resamples."
+    yield from listed(cells)
+    reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
+    yield from (f"- above tau is null: {text(reason)}." for reason in reasons)
+
+
+def _domains(name: str, profile: Mapping[str, Any]) -> Iterator[str]:
+    cells, domains = Cells(), profile["routers"][0]["verdict"]["domains"]
+    yield f"## Between the domains of {text(name)}: {', '.join(text(domain) for domain in domains)}"
+    yield ""
+    several = len({r["router"] for r in profile["routers"]}) > 1
+    columns = ["layer", *(["router"] if several else []), "verdict", "a, share of tokens", "b, share of tokens"]
+    columns += ["r, ratio", "information of the domain, nats", "p"]
+    rows = []
+    for r in profile["routers"]:
+        verdict, information = r["verdict"], r["domain_information"]
+        figures = [cells.cell({"value": verdict[key], **verdict["ci"].get(key, {})}, 3) for key in "abr"]
+        p = information.get("p_value")
+        rows.append(
+            [
+                str(r["layer"]),
+                *([text(r["router"])] if several else []),
+                verdict["word"] or "null",
+                *figures,
+                cells.cell(information, 3),
+                "null" if p is None else f"{p:.3g}",
+            ]
+        )
+    yield from table(columns, rows)
+    yield ""
+    yield (
+        "a: the expert that no domain escapes; b: the busiest expert of any domain; r: n_eff / E of the domains mixed "
+        "in equal parts; p: of the information, domains permuted over sequences."
+    )
+    yield ""
+    yield from listed(cells)
+
+
+def _comparison(found: Mapping[str, Any]) -> Iterator[str]:
+    cells, paired = Cells(), found["design"]["paired"]
+    first, second = difference_series(found).names
+    yield f"## A: {text(first.removeprefix('A: '))}; B: {text(second.removeprefix('B: '))}"
+    yield ""
+    how = {True: "Paired on the same sequences", False: "Unpaired, other sequences on either side", None: "Values only"}
+    a, b = (measured(found[side]) for side in "ab")
+    yield f"{how[paired]}; differences are B minus A. A: {a}. B: {b}."
+    for kind, effects in found["overall"].items():
+        rows = []
+        for name, words, unit in SUMMARY:
+            if name in effects:
+                e = effects[name]
+                values = ["null" if e[side] is None else f"{e[side]:z.4f}" for side in "ab"]
+                rows.append([words, unit, *values, cells.cell(e | {"value": e["effect"]}, 4)])
+        yield ""
+        yield from table([f"{kind} routers" if len(found["overall"]) > 1 else "", "unit", "A", "B", "B - A"], rows)
+    yield ""
+    yield from listed(cells)
+
+
+def _uncertainty(found: Mapping[str, Any]) -> Iterator[str]:
+    cells, data = Cells(), found["data"]
+    yield f"## Loss by routing uncertainty: {text(model_name(found['model']))} on {text(data['name'])}"
+    yield ""
+    loss = cells.cell(found["mean_loss"], 3)
+    yield f"{measured(found)}; mean loss of the next token {loss} nats. Rank correlations with that loss:"
+    yield ""
+    rows = [
+        [
+            str(r["layer"]),
+            text(r["router"]),
+            *(cells.cell(r[score] | {"value": r[score]["rho"]}, 3) for score in SCORES),
+        ]
+        for r in found["routers"]
+    ]
+    rows += [
+        ["mean", text(kind), *(cells.cell(means[score] | {"value": means[score]["rho"]}, 3) for score in SCORES)]
+        for kind, means in found["summary"].items()
+    ]
+    yield from table(["layer", "router", *(f"rho, {words}" for words in SCORES.values())], rows)
+    yield ""
+    yield from listed(cells)
+
+
+def _training(training: Training) -> Iterator[str]:
+    report, cells = training.report, Cells()
+    yield f"## Training {text(training.name)}"
+    yield ""
+    if not report:
+        yield f"Not finished: {count(len(training.log), 'line')} of its log are there."
+        return
+    loss = report["settings"]["routing_loss"]
+    name = "no routing loss" if loss is None else f"{loss['name']}, weight {loss['weight']:g}"
+    yield f"Model {text(report['model'])}, {text(name)}, {count(report['tokens_trained'], 'token')} trained."
+    yield ""
+    rows = [
+        [label, *(cells.cell(report[f"routing_{when}"][key], digits) for when in ("before", "after"))]
+        for key, label, digits in ROWS
+    ]
+    ends = [report["ce"].get(f"validation_{when}") for when in ("before", "after")]
+    rows.append(["Validation CE, nats per token", *("null" if value is None else f"{value:.4f}" for value in ends)])
+    yield from table(["", "before", "after"], rows)
+    yield ""
+    yield from listed(cells)
+
+
+def _provenance(inputs: Inputs) -> Iterator[str]:
+    yield "## Provenance"
+    yield ""
+    reports = [
+        *(report for run in inputs.runs for report in (run.domains.values() if run.domains else (run.report,))),
+        *(found[side] for found in inputs.comparisons for side in "ab"),
+        *inputs.uncertainties,
+    ]
+    rows, seen = [], set()
+    for report in reports:
+        model, data, environment = report["model"], report["data"], report.get("environment", {})
+        row = (
+            text(model_name(model)),
+            text(data["name"]),
+            code(str(data.get("sha256", "unknown"))[:12]),
+            f"{data['n_sequences']:,}",
+            f"{data['n_tokens']:,}",
+            str(data["phase"]),
+            text(data.get("max_length", "")),
+            text(f"{model.get('backend')}, {model.get('dtype')}"),
+            code(environment["command"]) if environment.get("command") else "not recorded",
+        )
+        if row not in seen:
+            seen.add(row)
+            rows.append(row)
+    columns = ["model", "data", "sha256", "sequences", "tokens", "phase", "max length, tokens", "backend", "command"]
+    yield from table(columns, rows)
+
+
+def _forms(report: Mapping[str, Any]) -> set[str]:
+    return {f"top-{r['top_k']} of {r['n_experts']}" for r in report["routers"]}

@@ -1,0 +1,146 @@
+"""Every number as one row of one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...routing.metrics import METRICS
+from ..inputs import Inputs
+from ..tables.comparison import side_name
+from ..tables.loss import SCORES
+from ..tables.profile import BETWEEN
+from ..tables.routers import model_name
+
+COLUMNS = (
+    *("model", "data", "phase", "layer", "moe_layer", "router", "metric", "unit", "value", "low", "high", "level"),
+    *("method", "n_sequences", "n_tokens", "reason"),
+)
+"""Columns of the tidy table; ``reason`` says why a value or its interval is missing."""
+
+
+def to_csv(inputs: Inputs) -> str:
+    """Every number of ``inputs`` as CSV, a row each; an undefined one is an empty cell with its ``reason``.
+
+    Of runs: every metric of every router, of all data together and of each domain. A row without a layer is over the
+    routers of its kind: their mean, or the largest where ``metric`` begins with peak\\_. Of domains: what lies between
+    them. Of comparisons: ``difference.METRIC``, B minus A. Of uncertainty reports: rank correlations with the loss, and
+    mean losses of tenths. A training's log has a row per step already; its runs before and after are runs here.
+    """
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
+    writer.writeheader()
+    for row in _rows(inputs):
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Line ends and NUL bytes in a name would end a row in many readers."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    return int(value) if isinstance(value, bool) else value
+
+
+def _rows(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    for run in inputs.runs:
+        for report in (run.report, *run.domains.values()):
+            yield from _report(report)
+    for profile in inputs.profiles.values():
+        yield from _between(profile)
+    for comparison in inputs.comparisons:
+        yield from _differences(comparison)
+    for found in inputs.uncertainties:
+        yield from _losses(found)
+
+
+def _report(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    level, tau = report["settings"]["ci"]["level"], report["settings"]["tau"]
+    about = _about(report["model"], report["data"])
+    for router in report["routers"]:
+        common = about | _identity(router) | {"n_tokens": router["n_tokens"]}
+        for name, metric in METRICS.items():
+            if name in router:
+                yield common | _number(name, metric.unit, router[name], router["ci"].get(name, {}), level)
+        reason = {"reason": router.get("collapsed_reason", f"a flag at tau = {tau:g}, not a verdict")}
+        yield common | _number("collapsed", "flag", router["collapsed"], reason, level)
+    for kind, summary in report["summary_by_router"].items():
+        for name, entry in summary.items():
+            unit = "fraction" if name == "collapsed_fraction" else METRICS[name.removeprefix("peak_")].unit
+            yield about | {"router": kind} | _number(name, unit, entry["value"], entry, level)
+
+
+def _between(profile: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    level = profile["settings"]["ci"]["level"]
+    about = _about(profile["model"], profile["data"] | {"phase": profile["phase"]})
+    for router in profile["routers"]:
+        verdict, common = router["verdict"], about | _identity(router)
+        entries = {name: router[name] for name in ("domain_information", "mixture_spread")}
+        entries |= {f"verdict_{key}": {"value": verdict[key], **verdict["ci"][key]} for key in ("a", "b")}
+        for name, entry in entries.items():
+            yield common | _number(name, BETWEEN[name], entry["value"], entry, level)
+        for entry in router["jensen_shannon"]:
+            pair = {"data": "+".join(entry["domains"]), "n_sequences": None, "n_tokens": None}
+            yield common | pair | _number("jensen_shannon", BETWEEN["jensen_shannon"], entry["value"], entry, level)
+
+
+def _differences(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    level, units = found["settings"]["ci"]["level"], found["units"]
+    sides, names = [found[side]["data"] for side in "ab"], [side_name(found[side]) for side in "ab"]
+    about = {
+        "model": f"B: {names[1]} minus A: {names[0]}",
+        "data": "+".join(dict.fromkeys(str(data["name"]) for data in sides)),
+        "phase": "+".join(dict.fromkeys(data["phase"] for data in sides)),
+    }
+    for router in found["routers"]:
+        for name, entry in router["effects"].items():
+            yield about | _identity(router) | _difference(name, units[name], entry, level)
+    for kind, effects in found["overall"].items():
+        for name, entry in effects.items():
+            unit = units.get(name) or units.get(name.removeprefix("peak_"), "")
+            yield about | {"router": kind} | _difference(name, unit, entry, level)
+
+
+def _difference(name: str, unit: str, entry: Mapping[str, Any], level: float) -> dict[str, Any]:
+    return _number(f"difference.{name}", unit, entry["effect"], entry, level)
+
+
+def _losses(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    level = found["settings"]["ci"]["level"]
+    about = _about(found["model"], found["data"]) | {"n_tokens": found["n_pairs"]}
+    yield about | _number("mean_loss", "nats", found["mean_loss"]["value"], found["mean_loss"], level)
+    for router in found["routers"]:
+        common = about | _identity(router)
+        for score in SCORES:
+            entry = router[score]
+            yield common | _number(f"loss_by_{score}.rho", "rank correlation", entry["rho"], entry, level)
+            for tenth, part in enumerate(entry.get("calibration") or (), start=1):
+                name, loss = f"loss_by_{score}.tenth_{tenth}", part["loss"]
+                yield common | {"n_tokens": part["n_tokens"]} | _number(name, "nats", loss["value"], loss, level)
+    for kind, means in found["summary"].items():
+        for score in SCORES:
+            entry = means[score]
+            yield (
+                about
+                | {"router": kind}
+                | _number(f"loss_by_{score}.rho", "rank correlation", entry["rho"], entry, level)
+            )
+
+
+def _about(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    counted = {key: data[key] for key in ("phase", "n_sequences", "n_tokens") if key in data}
+    return {"model": model_name(dict(model)), "data": str(data["name"]), **counted}
+
+
+def _identity(router: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: router[key] for key in ("layer", "moe_layer", "router")}
+
+
+def _number(name: str, unit: str, value: Any, entry: Mapping[str, Any], level: float) -> dict[str, Any]:
+    """Level and method belong to an interval: without one their cells are empty."""
+    low, high = entry.get("low"), entry.get("high")
+    given = {"reason": entry.get("reason")}
+    given |= {"level": level, "method": entry.get("method")} if low is not None else {}
+    return {"metric": name, "unit": unit, "value": value, "low": low, "high": high, **given}

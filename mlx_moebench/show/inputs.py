@@ -1,0 +1,371 @@
+"""What a report is made of: each argument read by what is in it, whatever its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..data.importers import split_name
+from ..errors import MoebenchError, StatsError
+from ..pair.comparison import compare
+from ..pair.profile import domain_report, profile_settings, rename
+from ..pair.report import SCHEMA_VERSION
+from ..pair.storage import pair_paths, plain_name, read_report
+from ..routing.intervals.bootstrap import Plan
+from ..routing.stats import RoutingStats
+from .tables.routers import model_name
+
+TAKEN = (
+    "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
+    "an uncertainty report (uncertainty --output), or the folder of a training"
+)
+"""What an argument may be."""
+
+TRAINING_REPORT, TRAINING_LOG = "training_report.json", "training_log.jsonl"
+BEFORE, AFTER = "routing_before.json", "routing_after.json"
+"""The files of a training that a report reads; `train.outcome` writes them."""
+
+_ROUTER = ("layer", "moe_layer", "router", "n_experts", "top_k", "n_tokens", "selection_counts", "collapsed", "ci")
+"""Without these a router of a report cannot be shown."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model in one phase, on one domain or several.
+
+    name: tells it from the other runs. report: of all its domains together. stats: the sums behind the report, None
+    with the JSON alone. domains, parts: the report and the statistics of each of several domains, by name; empty for
+    one.
+    """
+
+    name: str
+    report: dict[str, Any]
+    stats: RoutingStats | None
+    domains: Mapping[str, dict[str, Any]]
+    parts: Mapping[str, RoutingStats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training: its folder's name, its report, and the lines of its log."""
+
+    name: str
+    report: dict[str, Any]
+    log: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that was given, in the order in which it was given.
+
+    profiles: what lies between the domains, {name of a run or model: `domain_report` with its settings}.
+    comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``uncertainty``.
+    notes: what a reader must know of how these came together, such as why two runs were not compared.
+    """
+
+    runs: tuple[Run, ...] = ()
+    profiles: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    comparisons: tuple[dict[str, Any], ...] = ()
+    uncertainties: tuple[dict[str, Any], ...] = ()
+    trainings: tuple[Training, ...] = ()
+    notes: tuple[str, ...] = ()
+    plan: Plan = field(default_factory=Plan)
+
+
+@dataclass
+class _Pair:
+    """A stats pair as it was given, with the name that the user gave it."""
+
+    place: Path
+    label: str | None
+    report: dict[str, Any]
+    stats: RoutingStats | None
+
+
+@dataclass
+class _Group:
+    """Pairs that are one run: the domains of one model. training: the one before or after which it was measured."""
+
+    pairs: list[_Pair]
+    merged: RoutingStats | None
+    label: str | None = None
+    profile: dict[str, Any] | None = None
+    training: str | None = None
+
+    @property
+    def joins(self) -> bool:
+        """Whether a pair may become a further domain of it: profiles and trainings are whole."""
+        return self.profile is None and self.training is None
+
+
+def read_inputs(arguments: Sequence[str | Path], *, plan: Plan | None = None, allow: Sequence[str] = ()) -> Inputs:
+    """Read what is named, each as PATH or NAME=PATH, into `Inputs`.
+
+    Stats pairs of one model on different data become one run of several domains; others stay runs side by side, and
+    two of those are compared. plan: for the intervals of what is put together here. allow: as for `compare`.
+
+    Raises `StatsError` for what is none of `TAKEN`, cannot be read, or lacks what its kind must have.
+    """
+    reader = _Reader()
+    for argument in arguments:
+        label, path = split_name(str(argument)) if not Path(argument).exists() else (None, str(argument))
+        reader.read(Path(path), label)
+    if not reader.anything:
+        raise StatsError(f"There is nothing to report: give {TAKEN}.")
+    return reader.inputs(plan or Plan(), tuple(allow))
+
+
+class _Reader:
+    """Collects what the arguments hold."""
+
+    def __init__(self) -> None:
+        self.groups: list[_Group] = []
+        self.profiles: dict[str, dict[str, Any]] = {}
+        self.comparisons: list[dict[str, Any]] = []
+        self.uncertainties: list[dict[str, Any]] = []
+        self.trainings: list[Training] = []
+        self._seen: set[Path] = set()
+
+    @property
+    def anything(self) -> bool:
+        return any((self.groups, self.profiles, self.comparisons, self.uncertainties, self.trainings))
+
+    def read(self, path: Path, label: str | None) -> None:
+        """Add what is at ``path``; the same file a second time is nothing new."""
+        if path.is_dir():
+            if (path / "profile.json").is_file():
+                self.read(path / "profile.json", label)
+            elif any((path / name).is_file() for name in (TRAINING_REPORT, TRAINING_LOG)):
+                self._add_training(path, label)
+            else:
+                raise StatsError(f"{path} is a folder of neither a profile nor a training: give {TAKEN}.")
+            return
+        if path.name in (TRAINING_LOG, TRAINING_REPORT):
+            self._add_training(path.parent, label)
+            return
+        report_path, sums_path = pair_paths(path)
+        place = report_path.resolve()
+        if place in self._seen:
+            return
+        self._seen.add(place)
+        if path.suffix == ".safetensors" or sums_path.exists():
+            self._add_pair(_read_pair(path, label))
+            return
+        if not path.is_file() and report_path.is_file():
+            path = report_path
+        self._add_json(path, _read_json(path), label)
+
+    def _add_json(self, path: Path, found: Any, label: str | None) -> None:
+        keys = set(found) if isinstance(found, dict) else set()
+        if keys >= {"models", "settings"}:
+            self._add_profile(path, found, label)
+        elif keys >= {"direction", "overall", "design"}:
+            _require(found, ("a", "b", "units", "routers", "settings"), path)
+            self.comparisons.append(found)
+        elif keys >= {"mean_loss", "n_pairs"}:
+            _require(found, ("model", "data", "settings", "routers", "summary"), path)
+            self.uncertainties.append(found)
+        elif keys >= {"routers", "summary", "data", "model"}:
+            self._add_pair(_read_pair(path, label))
+        else:
+            raise StatsError(f"{path} is JSON, but nothing that a report is made of: give {TAKEN}.")
+
+    def _add_pair(self, pair: _Pair) -> None:
+        """Join the first run that it is a further domain of, or start one."""
+        for group in self.groups:
+            if group.joins and group.merged is not None and pair.stats is not None:
+                try:
+                    group.merged = RoutingStats.merge([group.merged, pair.stats])
+                except StatsError:
+                    continue
+                group.pairs.append(pair)
+                return
+        self.groups.append(_Group([pair], pair.stats))
+
+    def _add_profile(self, path: Path, found: dict[str, Any], label: str | None) -> None:
+        """The models of a profile, each with the stats pairs that lie beside it, if they are those of the profile."""
+        for model in found["models"]:
+            _require(model, ("name", "model", "domains", "routers", "data", "verdicts_by_router"), path)
+            name = label if label and len(found["models"]) == 1 else str(model["name"])
+            between = model | {"settings": found["settings"]}
+            folder = path.parent / plain_name(str(model["name"]))
+            places = {str(d["name"]): folder / f"{plain_name(str(d['name']))}.json" for d in model["domains"]}
+            pairs = [_read_pair(place, domain) for domain, place in places.items() if _whole(place)]
+            if len(pairs) == len(places) and _measured(pairs) == _promised(model):
+                for pair in pairs:
+                    self._seen.add(pair.place.resolve())
+                    rename(_sums(pair), str(pair.label))
+                merged = RoutingStats.merge([_sums(pair) for pair in pairs])
+                self.groups.append(_Group(pairs, merged, name, between))
+            else:
+                self.profiles[_unused(name, self.profiles)] = between
+
+    def _add_training(self, folder: Path, label: str | None) -> None:
+        if folder.resolve() in self._seen:
+            return
+        self._seen.add(folder.resolve())
+        name = label or folder.resolve().name
+        report_path, log_path = folder / TRAINING_REPORT, folder / TRAINING_LOG
+        report = _read_json(report_path) if report_path.is_file() else {}
+        if report:
+            _require(report, ("model", "settings", "ce", "routing_loss"), report_path)
+        self.trainings.append(Training(name, report, _read_log(log_path) if log_path.is_file() else ()))
+        for place, when in ((BEFORE, "before"), (AFTER, "after")):
+            if pair_paths(folder / place)[0].is_file():
+                pair = _read_pair(folder / place, f"{name} {when}")
+                self._seen.add(pair.place.resolve())
+                self.groups.append(_Group([pair], pair.stats, pair.label, training=name))
+
+    def inputs(self, plan: Plan, allow: tuple[str, ...]) -> Inputs:
+        """What was read, with what follows from it: reports of merged runs, profiles, a comparison of two runs."""
+        profiles = dict(self.profiles)
+        runs: list[Run] = []
+        notes: list[str] = []
+        found = [_run(group, plan) for group in self.groups]
+        for group, run in zip(self.groups, found, strict=True):
+            alike = sum(run.name == other.name for other in found) > 1
+            name = f"{run.name} ({group.pairs[0].place.stem})" if alike else run.name
+            runs.append(replace(run, name=_unused(name, [r.name for r in runs])))
+            if run.domains and group.merged is not None:
+                profiles[runs[-1].name] = group.profile or _between(group.merged, run.domains, plan)
+        comparisons = list(self.comparisons)
+        for pair in self._to_compare():
+            names = [runs[number].name for number in pair]
+            places = [pair_paths(self.groups[number].pairs[0].place)[0] for number in pair]
+            a, b = (runs[number].stats or place for number, place in zip(pair, places, strict=True))
+            try:
+                comparisons.append(compare(a, b, allow=allow, plan=plan).to_dict() | {"names": names})
+            except MoebenchError as error:
+                notes.append(f"{' and '.join(names)} stand side by side and are not compared: {error}")
+        rest = tuple(comparisons), tuple(self.uncertainties), tuple(self.trainings), tuple(notes), plan
+        return Inputs(tuple(runs), profiles, *rest)
+
+    def _to_compare(self) -> list[list[int]]:
+        """Numbers of two runs each: before and after a training, and the only two that were given beside those."""
+        by_training: dict[str | None, list[int]] = {}
+        for number, group in enumerate(self.groups):
+            by_training.setdefault(group.training, []).append(number)
+        if self.comparisons:
+            by_training.pop(None, None)
+        return [pair for pair in by_training.values() if len(pair) == 2]
+
+
+def _run(group: _Group, plan: Plan) -> Run:
+    """The run of a group: the report that lies beside one pair, or one made of several."""
+    first, merged = group.pairs[0], group.merged
+    if merged is None:
+        return Run(group.label or first.label or model_name(first.report["model"]), first.report, None, {})
+    if len(group.pairs) > 1 and group.profile is None:
+        merged = _renamed(group.pairs, merged)
+    parts = merged.by_domain() if len(set(merged.strata)) > 1 else {}
+    domains = _domain_reports(group.pairs, parts, plan) if parts else {}
+    single = len(group.pairs) == 1
+    report = first.report if single else merged.report(plan)
+    name = group.label or (first.label if single else None) or model_name(report["model"])
+    return Run(name, report, merged, domains, parts)
+
+
+def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:
+    """The merged statistics with the domains' names that the user gave."""
+    named = [pair for pair in pairs if pair.label]
+    for pair in named:
+        rename(_sums(pair), str(pair.label))
+    return RoutingStats.merge([_sums(pair) for pair in pairs]) if named else merged
+
+
+def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, dict[str, Any]]:
+    """The report of each of several domains: as it lies there where a domain is one pair, else of its sums."""
+    alone = {strata.pop(): pair for pair in pairs if len(strata := set(_sums(pair).strata)) == 1}
+    whole = {name for name, pair in alone.items() if len(_sums(pair).clusters) == len(parts[name].clusters)}
+    return {name: alone[name].report if name in whole else part.report(plan) for name, part in parts.items()}
+
+
+def _between(merged: RoutingStats, domains: Mapping[str, dict[str, Any]], plan: Plan) -> dict[str, Any]:
+    return domain_report(merged, domains, plan) | {"settings": profile_settings(merged, plan)}
+
+
+def _read_pair(path: Path, label: str | None) -> _Pair:
+    report_path, sums_path = pair_paths(path)
+    if not report_path.exists() and not sums_path.exists():
+        raise StatsError(f"There is no {path}: give {TAKEN}.")
+    report = read_report(report_path)
+    if (version := report.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+        raise StatsError(
+            f"{report_path} has schema version {version}, and this version of mlx_moebench reads {SCHEMA_VERSION}: "
+            "measure again, or use the version that wrote it."
+        )
+    if not report["routers"]:
+        raise StatsError(f"{report_path} holds no router, so that there is nothing to report of it.")
+    for router in report["routers"]:
+        _require(router, _ROUTER, report_path)
+        if len(router["selection_counts"]) != router["n_experts"]:
+            raise StatsError(
+                f"{report_path} is damaged: layer {router['layer']} has {router['n_experts']} experts, and counts of "
+                f"{len(router['selection_counts'])}."
+            )
+    _require(report, ("settings", "environment"), report_path)
+    _require(report["settings"], ("tau", "collapse_on", "ci"), report_path)
+    _require(report["data"], ("name", "n_sequences", "n_tokens", "phase"), report_path)
+    return _Pair(report_path, label, report, RoutingStats.load(sums_path) if sums_path.exists() else None)
+
+
+def _sums(pair: _Pair) -> RoutingStats:
+    if pair.stats is None:
+        raise StatsError(f"{pair.place} has no sums beside it, and cannot be put together with others.")
+    return pair.stats
+
+
+def _whole(place: Path) -> bool:
+    return all(half.is_file() for half in pair_paths(place))
+
+
+def _measured(pairs: Iterable[_Pair]) -> list[tuple[Any, ...]]:
+    return [(p.label, *(p.report["data"].get(key) for key in ("sha256", "n_sequences", "n_tokens"))) for p in pairs]
+
+
+def _promised(model: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    return [(d["name"], d["sha256"], d["n_sequences"], d["n_tokens"]) for d in model["domains"]]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StatsError(f"Cannot read {path}: {error.strerror or error}; give {TAKEN}.") from error
+    except ValueError as error:
+        raise StatsError(f"{path} is not JSON: give {TAKEN}.") from error
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a training's log; a last line that a kill cut short is left out."""
+    lines = path.read_bytes().splitlines()
+    entries = []
+    for number, line in enumerate(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            if number + 1 == len(lines):
+                break
+            raise StatsError(f"{path}, line {number + 1} is not JSON, so that this is no log of a training.") from None
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            raise StatsError(f"{path}, line {number + 1} is no line of a training's log.")
+        entries.append(entry)
+    return entries
+
+
+def _require(found: Any, keys: Sequence[str], path: Path) -> None:
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise StatsError(f"{path} is damaged or from another version: it lacks {', '.join(map(repr, missing))}.")
+
+
+def _unused(name: str, taken: Iterable[str]) -> str:
+    """``name``, or with a number after it where it is taken."""
+    taken, number, free = set(taken), 1, name
+    while free in taken:
+        number += 1
+        free = f"{name} ({number})"
+    return free

@@ -1,0 +1,88 @@
+"""One self-contained HTML page of a report: data, style and scripts inside, nothing fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+from ... import __version__
+from ..figures import answer
+from ..figures.answer import with_interval
+from ..inputs import Inputs
+from ..tokens import SCRIPTS as TOKEN_SCRIPTS
+from ..tokens import STYLES as TOKEN_STYLES
+from ..tokens import assets, script_json
+from .data import page_data
+from .provenance import provenance
+
+STYLES = ("page.css",)
+SCRIPTS = (
+    "base.js",
+    "chart.js",
+    "heatmap.js",
+    "figure.js",
+    "sections.js",
+    "domains.js",
+    "uncertainty.js",
+    "compare.js",
+)
+"""Files of ``assets``, in the order in which they are put into the page; those of a token view, then ``start.js``."""
+
+
+def build_page(
+    inputs: Inputs, *, tokens: Mapping[str, Any] | None = None, title: str | None = None, command: str | None = None
+) -> str:
+    """The page as HTML. tokens: the data of a token view (`tokens.token_data`), which becomes a section of its own.
+
+    Everything that was given is data, never markup: it stands in the page as escaped text or as JSON in a script
+    element that no browser runs, and a Content-Security-Policy allows nothing but the page's own scripts and style.
+    """
+    data = page_data(inputs) | ({"tokens": tokens} if tokens is not None else {})
+    style = assets(*STYLES, *(TOKEN_STYLES if tokens is not None else ()))
+    script = assets(*SCRIPTS, *(TOKEN_SCRIPTS if tokens is not None else ()), "start.js")
+    found = answer(inputs)
+    settings: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
+    text = environment.from_string(assets("page.html.j2")).render(
+        title=title or _title(inputs),
+        answer=found,
+        facts=_facts(inputs, found.facts),
+        runs=[run.name for run in inputs.runs],
+        with_interval=with_interval,
+        provenance=provenance(inputs),
+        style=style,
+        style_hash=_sha256(style),
+        script=script,
+        script_hash=_sha256(script),
+        data=script_json(data),
+        version=__version__,
+        command=command,
+    )
+    # JSON can name what no file can hold: half of a surrogate pair.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _title(inputs: Inputs) -> str:
+    names = [*(run.name for run in inputs.runs), *inputs.profiles, *(t.name for t in inputs.trainings)]
+    names += [str(report["data"]["name"]) for report in inputs.uncertainties]
+    names += ["comparison"] if inputs.comparisons and not names else []
+    shown = list(dict.fromkeys(names))
+    return "Routing of " + ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+
+
+def _facts(inputs: Inputs, facts: Any) -> list[dict[str, Any]]:
+    """The figures as rows of a table, a column for each run."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for fact in facts:
+        row = rows.setdefault((fact.words, fact.unit), {"words": fact.words, "unit": fact.unit, "values": {}})
+        row["values"][fact.run] = fact.value
+    names = [run.name for run in inputs.runs]
+    return [row | {"values": [row["values"].get(name) for name in names]} for row in rows.values()]

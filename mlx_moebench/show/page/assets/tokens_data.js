@@ -1,0 +1,142 @@
+// The data of the token view: `new MoebenchTokens.Data(data)` reads those of show/tokens.py and answers what is asked.
+// Routers are given by their number, tokens by their position among all that are shown.
+var MoebenchTokens = (() => {
+  "use strict";
+
+  function bytes(text) {
+    const raw = atob(text);
+    const array = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) array[i] = raw.charCodeAt(i);
+    return array;
+  }
+
+  function integers(text, size) {
+    const raw = bytes(text);
+    if (size === 1) return raw;
+    const view = new DataView(raw.buffer);
+    const read = size === 2 ? (i) => view.getUint16(2 * i, true) : (i) => view.getUint32(4 * i, true);
+    return Array.from({ length: raw.length / size }, (_, i) => read(i));
+  }
+
+  function halves(text) {
+    const bits = integers(text, 2);
+    return Float32Array.from(bits, (b) => {
+      const sign = b & 0x8000 ? -1 : 1;
+      const exponent = (b >> 10) & 31;
+      const fraction = b & 1023;
+      if (exponent === 31) return fraction ? NaN : sign * Infinity;
+      return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
+    });
+  }
+
+  class Data {
+    constructor(data) {
+      Object.assign(this, data);
+      this.routers = data.routers.map((r) => ({
+        ...r,
+        experts: integers(r.experts, r.bytes),
+        weights: halves(r.weights),
+        entropy: halves(r.entropy),
+        margin: halves(r.margin),
+      }));
+      let from = 0;
+      this.sequences = data.sequences.map((s, number) => {
+        const first = from;
+        from += s.n_tokens;
+        return { ...s, number, first, end: from };
+      });
+      this.tokens = integers(data.tokens, 4);
+      this.paired = this.sequences.some((s) => s.against !== null);
+      this.owners = new Uint16Array(from); // the sequence of each token
+      this.later = new Uint8Array(from); // whether it is a later piece of the character that an earlier one starts
+      for (const { number, first, end, continued } of this.sequences) {
+        this.owners.fill(number, first, end);
+        for (const position of continued) this.later[first + position] = 1;
+      }
+      this.occurs = new Uint32Array(this.texts.length);
+      for (let token = 0; token < from; token++) if (!this.later[token]) this.occurs[this.tokens[token]]++;
+    }
+
+    text(token) {
+      return this.texts[this.tokens[token]];
+    }
+
+    sequenceOf(token) {
+      return this.sequences[this.owners[token]];
+    }
+
+    // The chosen expert of largest p.
+    firstOf(router, token) {
+      const { top_k, experts } = this.routers[router];
+      return experts[token * top_k];
+    }
+
+    // The experts of a token, in descending order of p.
+    chosen(router, token) {
+      const { top_k, experts, weights } = this.routers[router];
+      return Array.from({ length: top_k }, (_, i) => ({
+        expert: experts[token * top_k + i],
+        weight: weights[token * top_k + i],
+      }));
+    }
+
+    // The slot in which a token has an expert; -1 where it does not choose it.
+    slot(router, token, expert) {
+      const { top_k, experts } = this.routers[router];
+      for (let i = 0; i < top_k; i++) if (experts[token * top_k + i] === expert) return i;
+      return -1;
+    }
+
+    // The tokens that choose an expert, in order.
+    takers(router, expert) {
+      const { top_k, experts } = this.routers[router];
+      const found = [];
+      for (let i = 0; i < experts.length; i++) if (experts[i] === expert) found.push(Math.floor(i / top_k));
+      return found;
+    }
+
+    // The token of the sequence that this one's is compared with, or null.
+    counterpart(token) {
+      if (!this.paired) return null;
+      const own = this.sequenceOf(token);
+      if (own.against === null) return null;
+      const other = this.sequences[own.against];
+      const there = other.first + token - own.first;
+      return there < other.end ? there : null;
+    }
+
+    // How many experts the counterpart does not choose; NaN without one.
+    changed(router, token) {
+      const there = this.counterpart(token);
+      if (there === null) return NaN;
+      return this.chosen(router, token).filter((c) => this.slot(router, there, c.expert) < 0).length;
+    }
+
+    // Over all sequences: how many tokens choose each expert, and how many first.
+    counts(router) {
+      const { n_experts, top_k, experts } = this.routers[router];
+      const all = new Uint32Array(n_experts);
+      const first = new Uint32Array(n_experts);
+      experts.forEach((expert, i) => {
+        all[expert]++;
+        if (i % top_k === 0) first[expert]++;
+      });
+      return { all, first };
+    }
+
+    // The texts that choose an expert: how often each occurs, how often it chooses it, and where.
+    words(router, expert) {
+      const { top_k, weights } = this.routers[router];
+      const found = new Map();
+      for (const token of this.takers(router, expert)) {
+        if (this.later[token]) continue;
+        const id = this.tokens[token];
+        if (!found.has(id)) found.set(id, { id, occurs: this.occurs[id], places: [] });
+        found.get(id).places.push({ token, weight: weights[token * top_k + this.slot(router, token, expert)] });
+      }
+      return [...found.values()].sort((a, b) => b.places.length - a.places.length || a.occurs - b.occurs || a.id - b.id);
+    }
+  }
+
+  return { Data };
+})();

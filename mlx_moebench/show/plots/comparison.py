@@ -1,0 +1,104 @@
+"""Two runs: what differs, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import StatsError
+from ..figures import DifferenceSeries, difference_series
+from ..inputs import Inputs
+from ..numbers import percent
+from ..tables.comparison import CLEAR, DEFAULT
+from .base import COLOURS, WIDTH, Plot, layer_ticks, plain, write_picture
+from .base import lines as fitted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOMAINS = "these are domains of one model; draw what `compare A B --allow data --output FILE` makes of two of them."
+GIVE = "give two comparable stats pairs, or a file of compare --output."
+
+
+def draw(inputs: Inputs) -> Figure:
+    """The comparison among the inputs, of which there is to be one."""
+    if not inputs.comparisons:
+        domains = any(run.domains for run in inputs.runs)
+        raise StatsError(f"There is no comparison to draw: {' '.join(inputs.notes) or (DOMAINS if domains else GIVE)}")
+    if len(inputs.comparisons) > 1:
+        raise StatsError(f"This picture is of one comparison, and here are {len(inputs.comparisons)}: draw each alone.")
+    return draw_comparison(difference_series(inputs.comparisons[0]))
+
+
+def draw_comparison(found: DifferenceSeries, metrics: Sequence[str] = DEFAULT) -> Figure:
+    """A panel per metric and kind of router: B minus A of each layer with its interval, filled where q is small."""
+    from matplotlib.figure import Figure
+
+    kinds = list(found.overall)
+    columns = min(3, len(metrics)) if len(kinds) == 1 else len(kinds)
+    panels = [(metric, kind) for metric in metrics for kind in kinds]
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(WIDTH, 0.9 + 1.9 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axis, (metric, kind) in zip(grid.flat, panels, strict=False):
+        _panel(axis, found, metric, kind)
+        axis.set_title(metric.replace("_", " ") + (f", {kind} routers" if len(kinds) > 1 else ""))
+        axis.set_ylabel(f"B - A, {found.units[metric]}")
+    for axis in grid.flat[len(panels) :]:
+        axis.remove()
+    for row in grid if len(kinds) > 1 else ():
+        low, high = (pick(axis.get_ylim()[end] for axis in row) for end, pick in enumerate((min, max)))
+        for axis in row:  # the same metric of two kinds of router: one scale
+            axis.set_ylim(low, high)
+    figure.suptitle(_heading(found))
+    return figure
+
+
+def plot_effects(found: Mapping[str, Any], path: Path, metrics: Sequence[str] = DEFAULT) -> None:
+    """The picture of `Comparison.to_dict`, as ``compare --plot`` writes it."""
+    write_picture(path, lambda: draw_comparison(difference_series(found), metrics))
+
+
+def _panel(axis: Any, found: DifferenceSeries, metric: str, kind: str) -> None:
+    axis.axhline(0, color="0.35", ls="--", lw=0.9, zorder=0)
+    layers = []
+    for router, effects in zip(found.routers, found.effects, strict=True):
+        if router.router != kind:
+            continue
+        layers.append(router.layer)
+        if metric not in effects or not np.isfinite(effects[metric].effect.value):
+            continue
+        e = effects[metric].effect
+        if e.has_interval:
+            axis.vlines(router.layer, e.low, e.high, color=COLOURS[0])
+        axis.plot(router.layer, e.value, "o", color=COLOURS[0], mfc=COLOURS[0] if e.q < CLEAR else "white")
+    layer_ticks(axis, layers)
+    axis.margins(y=0.12)
+    axis.grid(axis="y")
+
+
+def _heading(found: DifferenceSeries) -> str:
+    how = {True: "paired", False: "unpaired", None: "values only"}[found.paired]
+    known = [e.effect for row in found.effects for e in row.values()]
+    if found.paired is not None and any(effect.has_interval for effect in known):
+        how += f", {percent(found.level)} intervals over sequences; filled: q < {CLEAR:g}; dashed: no difference"
+    elif found.paired is not None:
+        how += f", no intervals: {next((effect.reason for effect in known if effect.reason), 'not computed')}"
+    sides = [
+        f"{letter}: {plain(name, 70)}, n = {n:,} sequences"
+        for letter, name, n in zip("AB", found.names, found.n_sequences, strict=True)
+    ]
+    return fitted(*sides, how)
+
+
+PLOT = Plot(
+    "comparison",
+    "Two runs: B minus A of three metrics by layer, with intervals.",
+    "two comparable stats pairs, or a file of compare --output",
+    draw,
+    options=("allow",),
+)

@@ -1,0 +1,135 @@
+"""Profiles of models on domains: a table for a terminal, rows for a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from ...routing.metrics import METRICS
+from ..numbers import number, percent, with_interval
+from .routers import model_name
+from .verdict import verdict_parts
+
+COLUMNS = (
+    *("model", "layer", "moe_layer", "router", "domain", "phase", "metric", "value", "low", "high"),
+    *("n_tokens", "n_sequences", "unit", "reason"),
+)
+"""Columns of the tidy table; ``reason`` says why a value or its interval is missing."""
+
+BETWEEN = {
+    "domain_information": "nats",
+    "verdict_a": "share of tokens",
+    "verdict_b": "share of tokens",
+    "mixture_spread": "ratio",
+    "jensen_shannon": "nats",
+}
+"""Metrics of several domains at once, with their units; their ``domain`` is the names joined by ``|``."""
+
+
+def print_profile(
+    profile: dict[str, Any],
+    reports: dict[str, dict[str, Any]],
+    settings: dict[str, Any],
+    console: Console | None = None,
+) -> None:
+    """Print what each domain is like and what lies between them, for one model."""
+    console = console or Console()
+    console.print(render_profile(profile, reports, settings))
+
+
+def render_profile(profile: dict[str, Any], reports: dict[str, dict[str, Any]], settings: dict[str, Any]) -> Group:
+    """The tables of one model's profile as one rich renderable."""
+    routers = profile["routers"]
+    forms = sorted({f"top-{r['top_k']} of {r['n_experts']} (K/E {r['top_k'] / r['n_experts']:.3g})" for r in routers})
+    name, model = profile["name"], model_name(profile["model"])
+    title = name if name == model else f"{name}: {model}"
+    parts: list[Any] = [Text(f"{title}, {profile['phase']}, {', '.join(forms)}", style="bold")]
+    parts.append(_domains(reports))
+    parts += verdict_parts(routers, profile["verdicts_by_router"])
+    ci = settings["ci"]
+    if any(r["domain_information"]["low"] is not None for r in routers):
+        parts.append(
+            Text(
+                f"[low, high]: {percent(ci['level'])} bootstrap over sequences inside each domain, {ci['resamples']:,} "
+                f"resamples; nulls of {settings['permutations']:,} permutations.",
+                style="dim",
+            )
+        )
+    return Group(*parts)
+
+
+def _domains(reports: dict[str, dict[str, Any]]) -> Table:
+    """One row per domain: how much text, and the summary of its routers of the main kind."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("domain")
+    for name in ("texts", "tokens"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("entropy, nats", "adjacent overlap", "busiest", "> tau"):
+        table.add_column(name, no_wrap=True)
+    for name, report in reports.items():
+        summary, flags = report["summary"], [r["collapsed"] for r in report["routers"]]
+        table.add_row(
+            name,
+            f"{report['data']['n_sequences']:,}",
+            f"{report['data']['n_tokens']:,}",
+            with_interval(summary["mean_entropy"]["value"], summary["mean_entropy"], digits=2),
+            with_interval(summary["adjacent_overlap"]["value"], summary["adjacent_overlap"], digits=2),
+            number(summary["peak_top_share_token"]["value"], 2),
+            f"{flags.count(True)} of {len(flags)}",
+        )
+    return table
+
+
+def tidy_rows(profile: dict[str, Any], reports: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One row per number: every metric of every router on each domain, then the numbers between domains."""
+    for domain, report in reports.items():
+        for router in report["routers"]:
+            common = _common(profile, router) | {
+                "domain": domain,
+                "n_tokens": router["n_tokens"],
+                "n_sequences": report["data"]["n_sequences"],
+            }
+            for name, metric in METRICS.items():
+                yield common | _cells(name, metric.unit, {"value": router[name], **router["ci"][name]})
+    sizes = {d["name"]: d for d in profile["domains"]}
+    for router in profile["routers"]:
+        verdict = router["verdict"]
+        every = verdict["domains"]
+        entries: list[tuple[str, Sequence[str], dict[str, Any]]] = [
+            ("domain_information", every, router["domain_information"]),
+            ("verdict_a", every, {"value": verdict["a"], **verdict["ci"]["a"]}),
+            ("verdict_b", every, {"value": verdict["b"], **verdict["ci"]["b"]}),
+            ("mixture_spread", every, router["mixture_spread"]),
+            *(("jensen_shannon", entry["domains"], entry) for entry in router["jensen_shannon"]),
+        ]
+        for name, domains, entry in entries:
+            common = _common(profile, router) | {
+                "domain": "|".join(domains),
+                "n_tokens": sum(sizes[d]["n_tokens"] for d in domains),
+                "n_sequences": sum(sizes[d]["n_sequences"] for d in domains),
+            }
+            yield common | _cells(name, BETWEEN[name], entry)
+
+
+def _common(profile: dict[str, Any], router: dict[str, Any]) -> dict[str, Any]:
+    identity = {key: router[key] for key in ("layer", "moe_layer", "router")}
+    return {"model": profile["name"], **identity, "phase": profile["phase"]}
+
+
+def _cells(name: str, unit: str, entry: dict[str, Any]) -> dict[str, Any]:
+    return {"metric": name, "unit": unit, **{key: entry.get(key) for key in ("value", "low", "high", "reason")}}
+
+
+def tidy_csv(rows: Iterator[dict[str, Any]]) -> bytes:
+    """The rows as CSV with a header; an undefined number is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
