@@ -12,7 +12,8 @@ import time
 
 import numpy as np
 
-from mlx_moebench.routing import Plan, Sums, intervals
+from mlx_moebench.routing import Plan, Sums
+from mlx_moebench.routing.intervals.bootstrap import intervals
 from mlx_moebench.routing.tally import SCALARS
 
 

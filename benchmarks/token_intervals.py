@@ -18,7 +18,8 @@ import numpy as np
 from mlx_moebench.data import batches, encode, pad_id, read_corpus
 from mlx_moebench.instrument import capture
 from mlx_moebench.models import load, select_device
-from mlx_moebench.routing import Plan, Sums, intervals
+from mlx_moebench.routing import Plan, Sums
+from mlx_moebench.routing.intervals.bootstrap import intervals
 from mlx_moebench.routing.tally import SCALARS, log_distribution, selection_matrix
 
 import mlx.core as mx  # isort: skip  # after the package, which loads a fast BLAS first

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import ismodule
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
 # Before any test imports MLX: in-process results are compared with those of the command line, bit by bit.
 load_fast_blas()
+
+EXTRAS = ("torch", "gradio", "lm_eval", "bitsandbytes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of modules that import what only an extra brings."""
+    for item in items:
+        names = vars(getattr(item, "module", None) or object)
+        if any(getattr(value, "__name__", "").split(".")[0] in EXTRAS for value in names.values() if ismodule(value)):
+            item.add_marker("extra")
+
 
 TINY_CONFIG: dict[str, Any] = CONFIGS["olmoe"]
 

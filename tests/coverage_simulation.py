@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mlx_moebench.routing import METRICS, Interval, Plan, Sums, intervals
+from mlx_moebench.routing import METRICS, Interval, Plan, Sums
+from mlx_moebench.routing.intervals.bootstrap import intervals
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
 

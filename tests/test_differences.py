@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 from test_uncertainty import clusters, mean_only, t_level
 
 from mlx_moebench.errors import MoebenchError
-from mlx_moebench.routing import METRICS, Plan, Sums, get_metric, intervals
+from mlx_moebench.routing import METRICS, Plan, Sums, get_metric
 from mlx_moebench.routing.comparison.differences import (
     Effect,
     Point,
@@ -23,6 +23,7 @@ from mlx_moebench.routing.comparison.differences import (
 )
 from mlx_moebench.routing.comparison.maxima import Bands, maxima, maxima_range
 from mlx_moebench.routing.comparison.resampling import Samples, load_distances
+from mlx_moebench.routing.intervals.bootstrap import intervals
 
 PLAN = Plan(resamples=400)
 

@@ -257,7 +257,7 @@ def test_compare(folder: Path, adapter: Path, tmp_path: Path, capsys: pytest.Cap
 
 DRIVER = """
 import sys, time
-from mlx_moebench.analysis import mmlu
+from mlx_moebench.evaluate import mmlu
 from mlx_moebench.cli import main
 answer, calls = mmlu.answer_questions, []
 def blocking(*arguments):

@@ -34,7 +34,7 @@ PLAN = Plan(resamples=100)
 DRIVER = """
 import importlib, os, signal, sys, time
 from pathlib import Path
-from mlx_moebench.analysis import keep
+from mlx_moebench.measure import keep
 from mlx_moebench.cli import main
 from mlx_moebench.measure.on_mlx import MLX
 keep.MIN_SECONDS = keep.SHARE = 0

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlx_moebench.routing import Plan, Sums, intervals
+from mlx_moebench.routing import Plan, Sums
+from mlx_moebench.routing.intervals.bootstrap import intervals
 from mlx_moebench.routing.tally import SCALARS
 
 RESAMPLES = 20_000

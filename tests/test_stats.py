@@ -341,9 +341,10 @@ class Block:
 sys.meta_path.insert(0, Block())
 import numpy as np
 from mlx_moebench import routing
+from mlx_moebench.routing.intervals.bootstrap import intervals
 
 sums = routing.Sums.from_counts(np.ones((12, 4)), np.full(12, 2.0), 2)
-print(routing.intervals([sums], np.zeros(12), routing.Plan(resamples=100)).routers[0]["top_share_token"].low)
+print(intervals([sums], np.zeros(12), routing.Plan(resamples=100)).routers[0]["top_share_token"].low)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -347,7 +347,7 @@ def test_resumed_after_a_kill_at_any_rename(
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-from mlx_moebench.analysis import keep, trace
+from mlx_moebench.measure import keep, trace
 from mlx_moebench.cli import main
 keep.MIN_SECONDS = keep.SHARE = 0
 trace.SHARD_BYTES = int(sys.argv[2])

@@ -11,8 +11,8 @@ from routing_reference import random_routing
 from scipy import stats as scipy_stats
 
 from mlx_moebench.errors import MoebenchError
-from mlx_moebench.routing import METRICS, Interval, Plan, Sums, get_metric, intervals, tally
-from mlx_moebench.routing.intervals.bootstrap import collapsed_fraction, resample_weights
+from mlx_moebench.routing import METRICS, Interval, Plan, Sums, get_metric, tally
+from mlx_moebench.routing.intervals.bootstrap import collapsed_fraction, intervals, resample_weights
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
 

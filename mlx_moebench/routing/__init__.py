@@ -3,7 +3,7 @@
 from .domains.information import DomainInformation, domain_information, domain_information_null
 from .domains.statistics import DomainStatistics, domain_statistics
 from .domains.verdict import Verdict, verdict
-from .intervals.bootstrap import Interval, Plan, intervals
+from .intervals.bootstrap import Interval, Plan
 from .metrics import METRICS, compute, get_metric
 from .record import RouterSpec, Routing
 from .stats import RoutingStats
@@ -27,7 +27,6 @@ __all__ = [
     "domain_information_null",
     "domain_statistics",
     "get_metric",
-    "intervals",
     "selection_matrix",
     "tally",
     "transition_counts",

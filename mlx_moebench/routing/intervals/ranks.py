@@ -7,8 +7,8 @@ tokens, through the products of the ranks, through the ranks of the others, and 
 computed once, in O(T log T); their sums over sequences are then resampled as those of any mean, in one matrix product.
 
 The interval is normal on Fisher's scale, atanh(rho), with the standard error of the resampled values and the widening
-of `routing.intervals.bootstrap`. BCa covered less, 92 to 94%: products of ranks have heavy tails over sequences, and their
-skewness is then mostly noise. Simulated coverage stands in docs/uncertainty.md (benchmarks/rank_coverage.py).
+of `routing.intervals.bootstrap`. BCa covered less, 92 to 94%: products of ranks have heavy tails over sequences, and
+their skewness is then mostly noise. Simulated coverage stands in docs/uncertainty.md (benchmarks/rank_coverage.py).
 """
 
 from __future__ import annotations
