@@ -7,10 +7,17 @@ import math
 import numpy as np
 
 from ..sums import Floats, Sums
-from .registry import metric
+from .registry import Even, metric
 
 
-@metric("entropy", "nats", "mean", high=lambda e, k: math.log(e))
+@metric(
+    "entropy",
+    "nats",
+    "mean",
+    high=lambda e, k: math.log(e),
+    label="Mean entropy of a token's routing",
+    even=Even("undecided about every token, ln E", lambda e, k: math.log(e)),
+)
 def mean_entropy(s: Sums) -> Floats:
     """Entropy of the routing distribution, averaged over tokens.
 
@@ -23,7 +30,14 @@ def mean_entropy(s: Sums) -> Floats:
     return s.scalar("entropy") / _tokens(s)
 
 
-@metric("entropy", "nats", "mean", high=lambda e, k: math.log(k))
+@metric(
+    "entropy",
+    "nats",
+    "mean",
+    high=lambda e, k: math.log(k),
+    label="Entropy of the gate weights",
+    even=Even("equal gate weights, ln K", lambda e, k: math.log(k)),
+)
 def topk_entropy(s: Sums) -> Floats:
     """Entropy of the gate weights over the chosen experts, averaged over tokens.
 
@@ -36,7 +50,7 @@ def topk_entropy(s: Sums) -> Floats:
     return s.scalar("topk_entropy") / _tokens(s)
 
 
-@metric("entropy", "ratio", "mean", high=lambda e, k: 1.0)
+@metric("entropy", "ratio", "mean", high=lambda e, k: 1.0, label="Entropy of the gate weights / ln K")
 def ewa(s: Sums) -> Floats:
     """Expert weight allocation: `topk_entropy` as a fraction of its largest value.
 
@@ -49,7 +63,15 @@ def ewa(s: Sums) -> Floats:
     return topk_entropy(s) / (math.log(s.top_k) if s.top_k > 1 else math.nan)
 
 
-@metric("entropy", "nats", "plugin", low=lambda e, k: math.log(k), high=lambda e, k: math.log(e))
+@metric(
+    "entropy",
+    "nats",
+    "plugin",
+    low=lambda e, k: math.log(k),
+    high=lambda e, k: math.log(e),
+    label="Entropy of the load",
+    even=Even("even load, ln E", lambda e, k: math.log(e)),
+)
 def load_entropy(s: Sums) -> Floats:
     """Entropy of the load.
 
@@ -62,7 +84,7 @@ def load_entropy(s: Sums) -> Floats:
     return s.load_entropy
 
 
-@metric("entropy", "nats", "none")
+@metric("entropy", "nats", "none", label="Bias of the entropy of the load")
 def load_entropy_bias(s: Sums) -> Floats:
     """Size of the downward bias of `load_entropy` if selections were independent.
 
@@ -75,7 +97,14 @@ def load_entropy_bias(s: Sums) -> Floats:
     return np.asarray(((s.counts > 0).sum(axis=-1) - 1) / (2 * s.top_k * _tokens(s)))
 
 
-@metric("entropy", "ratio", "plugin", low=lambda e, k: math.log(k) / math.log(e), high=lambda e, k: 1.0)
+@metric(
+    "entropy",
+    "ratio",
+    "plugin",
+    low=lambda e, k: math.log(k) / math.log(e),
+    high=lambda e, k: 1.0,
+    label="Entropy of the load / ln E",
+)
 def eae(s: Sums) -> Floats:
     """Expert allocation entropy: `load_entropy` as a fraction of its largest value.
 
@@ -88,7 +117,14 @@ def eae(s: Sums) -> Floats:
     return s.load_entropy / (math.log(s.n_experts) if s.n_experts > 1 else math.nan)
 
 
-@metric("entropy", "nats", "plugin", high=lambda e, k: math.log(e))
+@metric(
+    "entropy",
+    "nats",
+    "plugin",
+    high=lambda e, k: math.log(e),
+    label="Entropy of the mean routing",
+    even=Even("even on average, ln E", lambda e, k: math.log(e)),
+)
 def marginal_entropy(s: Sums) -> Floats:
     """Entropy of the routing distribution averaged over the corpus.
 
@@ -101,7 +137,14 @@ def marginal_entropy(s: Sums) -> Floats:
     return s.marginal_entropy
 
 
-@metric("entropy", "nats", "plugin", high=lambda e, k: math.log(e))
+@metric(
+    "entropy",
+    "nats",
+    "plugin",
+    high=lambda e, k: math.log(e),
+    label="Information of the token about its expert",
+    even=Even("every token routed alike, 0", lambda e, k: 0.0),
+)
 def token_information(s: Sums) -> Floats:
     """How much a token tells about its expert, soft.
 

@@ -7,10 +7,18 @@ import math
 import numpy as np
 
 from ..sums import Floats, Sums
-from .registry import metric
+from .registry import Even, metric
 
 
-@metric("load", "share of tokens", "maximum", low=lambda e, k: k / e, high=lambda e, k: 1.0)
+@metric(
+    "load",
+    "share of tokens",
+    "maximum",
+    low=lambda e, k: k / e,
+    high=lambda e, k: 1.0,
+    label="Busiest expert, of tokens",
+    even=Even("even load, K/E", lambda e, k: k / e),
+)
 def top_share_token(s: Sums) -> Floats:
     """Share of tokens that use the busiest expert. Returns every expert's share, [..., R].
 
@@ -23,7 +31,15 @@ def top_share_token(s: Sums) -> Floats:
     return s.load * s.top_k
 
 
-@metric("load", "share of selections", "maximum", low=lambda e, k: 1 / e, high=lambda e, k: 1 / k)
+@metric(
+    "load",
+    "share of selections",
+    "maximum",
+    low=lambda e, k: 1 / e,
+    high=lambda e, k: 1 / k,
+    label="Busiest expert, of selections",
+    even=Even("even load, 1/E", lambda e, k: 1 / e),
+)
 def top_share_selection(s: Sums) -> Floats:
     """Share of selections that go to the busiest expert. Returns every expert's share, [..., R].
 
@@ -36,7 +52,15 @@ def top_share_selection(s: Sums) -> Floats:
     return s.load
 
 
-@metric("load", "share of tokens", "maximum", low=lambda e, k: 1 / e, high=lambda e, k: 1.0)
+@metric(
+    "load",
+    "share of tokens",
+    "maximum",
+    low=lambda e, k: 1 / e,
+    high=lambda e, k: 1.0,
+    label="Busiest first choice, of tokens",
+    even=Even("even load, 1/E", lambda e, k: 1 / e),
+)
 def top_share_top1(s: Sums) -> Floats:
     """Share of tokens whose first choice is the busiest first choice. Returns every expert's share, [..., R].
 
@@ -49,7 +73,15 @@ def top_share_top1(s: Sums) -> Floats:
     return s.top1_counts / np.where(s.n_tokens > 0, s.n_tokens, np.nan)[..., None]
 
 
-@metric("load", "multiple of even load", "maximum", low=lambda e, k: 1.0, high=lambda e, k: e / k)
+@metric(
+    "load",
+    "multiple of even load",
+    "maximum",
+    low=lambda e, k: 1.0,
+    high=lambda e, k: e / k,
+    label="Busiest expert, times even",
+    even=Even("even load, 1", lambda e, k: 1.0),
+)
 def top_load_ratio(s: Sums) -> Floats:
     """Load of the busiest expert as a multiple of the even share. Returns every expert's ratio, [..., R].
 
@@ -62,7 +94,13 @@ def top_load_ratio(s: Sums) -> Floats:
     return s.load * s.n_experts
 
 
-@metric("load", "multiple of even load", "maximum", high=lambda e, k: e / k - 1)
+@metric(
+    "load",
+    "multiple of even load",
+    "maximum",
+    high=lambda e, k: e / k - 1,
+    label="Excess of the busiest expert (MaxVio)",
+)
 def max_violation(s: Sums) -> Floats:
     """Excess of the busiest expert over the even share. Returns every expert's excess, [..., R].
 
@@ -75,7 +113,9 @@ def max_violation(s: Sums) -> Floats:
     return s.load * s.n_experts - 1
 
 
-@metric("load", "ratio", "distance", high=lambda e, k: math.sqrt(e / k - 1))
+@metric(
+    "load", "ratio", "distance", high=lambda e, k: math.sqrt(e / k - 1), label="Coefficient of variation of the load"
+)
 def cv(s: Sums) -> Floats:
     """Coefficient of variation of the load.
 
@@ -88,7 +128,14 @@ def cv(s: Sums) -> Floats:
     return np.asarray(s.load.std(axis=-1) * s.n_experts)
 
 
-@metric("load", "ratio", "distance", high=lambda e, k: 1 - k / e)
+@metric(
+    "load",
+    "ratio",
+    "distance",
+    high=lambda e, k: 1 - k / e,
+    label="Gini coefficient of the load",
+    even=Even("even load, 0", lambda e, k: 0.0),
+)
 def gini(s: Sums) -> Floats:
     """Gini coefficient of the load.
 
@@ -102,7 +149,15 @@ def gini(s: Sums) -> Floats:
     return np.asarray(s.sorted_load @ rank.astype(float) / s.n_experts)
 
 
-@metric("load", "experts", "plugin", low=lambda e, k: k, high=lambda e, k: e)
+@metric(
+    "load",
+    "experts",
+    "plugin",
+    low=lambda e, k: k,
+    high=lambda e, k: e,
+    label="Effective number of experts",
+    even=Even("even load, E", lambda e, k: float(e)),
+)
 def n_eff(s: Sums) -> Floats:
     """Effective number of experts.
 
@@ -122,6 +177,8 @@ def n_eff(s: Sums) -> Floats:
     low=lambda e, k: math.ceil(0.9 * k),
     high=lambda e, k: math.ceil(0.9 * e),
     integer=True,
+    label="Experts that get 90% of the selections",
+    even=Even("even load", lambda e, k: float(math.ceil(0.9 * e - 1e-9))),
 )
 def n90(s: Sums) -> Floats:
     """Fewest experts that together get 90% of the selections.
@@ -138,7 +195,7 @@ def n90(s: Sums) -> Floats:
     return np.where(np.isnan(covered[..., -1]), np.nan, count)
 
 
-@metric("load", "experts", "none", integer=True)
+@metric("load", "experts", "none", integer=True, label="Experts without a selection")
 def dead_experts(s: Sums) -> Floats:
     """Experts that no token chose.
 
@@ -151,7 +208,7 @@ def dead_experts(s: Sums) -> Floats:
     return np.where(s.n_tokens > 0, (s.counts == 0).sum(axis=-1), np.nan)
 
 
-@metric("load", "experts", "none")
+@metric("load", "experts", "none", label="The same under even routing")
 def dead_experts_expected(s: Sums) -> Floats:
     """Experts that even routing would leave unused on as many tokens.
 
@@ -164,7 +221,14 @@ def dead_experts_expected(s: Sums) -> Floats:
     return s.n_experts * (1 - s.top_k / s.n_experts) ** np.where(s.n_tokens > 0, s.n_tokens, np.nan)
 
 
-@metric("load", "ratio", "plugin", high=lambda e, k: e / k)
+@metric(
+    "load",
+    "ratio",
+    "plugin",
+    high=lambda e, k: e / k,
+    label="Switch balance",
+    even=Even("even load, 1", lambda e, k: 1.0),
+)
 def switch_balance(s: Sums) -> Floats:
     """The quantity that the Switch balance loss minimises, over the whole corpus.
 
@@ -177,7 +241,7 @@ def switch_balance(s: Sums) -> Floats:
     return np.asarray(s.n_experts * (s.load * s.mean_p).sum(axis=-1))
 
 
-@metric("load", "share", "plugin", low=lambda e, k: -1.0, high=lambda e, k: 1.0)
+@metric("load", "share", "plugin", low=lambda e, k: -1.0, high=lambda e, k: 1.0, label="Gap of the Switch loss")
 def switch_gap(s: Sums) -> Floats:
     """The part of `switch_balance` that is not balance: agreement of hard and soft deviations from even.
 
@@ -191,7 +255,7 @@ def switch_gap(s: Sums) -> Floats:
     return np.asarray(((s.load - even) * (s.mean_p - even)).sum(axis=-1))
 
 
-@metric("load", "share", "distance", high=lambda e, k: math.sqrt(1 / k - 1 / e))
+@metric("load", "share", "distance", high=lambda e, k: math.sqrt(1 / k - 1 / e), label="Distance of the load from even")
 def load_gap(s: Sums) -> Floats:
     """Distance of the load from even.
 
@@ -204,7 +268,9 @@ def load_gap(s: Sums) -> Floats:
     return np.asarray(np.linalg.norm(s.load - 1 / s.n_experts, axis=-1))
 
 
-@metric("load", "share", "distance", high=lambda e, k: math.sqrt(1 - 1 / e))
+@metric(
+    "load", "share", "distance", high=lambda e, k: math.sqrt(1 - 1 / e), label="Distance of the mean routing from even"
+)
 def probability_gap(s: Sums) -> Floats:
     """Distance of the mean routing distribution from even.
 
@@ -217,7 +283,7 @@ def probability_gap(s: Sums) -> Floats:
     return np.asarray(np.linalg.norm(s.mean_p - 1 / s.n_experts, axis=-1))
 
 
-@metric("load", "share", "none", high=lambda e, k: 1.0)
+@metric("load", "share", "none", high=lambda e, k: 1.0, label="Mean routing on experts never chosen")
 def dead_mass(s: Sums) -> Floats:
     """Soft mass on experts that no token chose: how a router can satisfy a soft loss with dead experts.
 

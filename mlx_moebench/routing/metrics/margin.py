@@ -7,10 +7,17 @@ import math
 import numpy as np
 
 from ..sums import Floats, Sums
-from .registry import metric
+from .registry import Even, metric
 
 
-@metric("margin", "probability", "mean", high=lambda e, k: 1.0)
+@metric(
+    "margin",
+    "probability",
+    "mean",
+    high=lambda e, k: 1.0,
+    label="Margin of the first choice",
+    even=Even("two best experts tie, 0", lambda e, k: 0.0),
+)
 def margin_prob(s: Sums) -> Floats:
     """Gap between the two most probable experts.
 
@@ -23,7 +30,7 @@ def margin_prob(s: Sums) -> Floats:
     return _mean(s, "margin_prob") if s.n_experts > 1 else np.full(np.shape(s.n_tokens), math.nan)
 
 
-@metric("margin", "weight", "mean", high=lambda e, k: 1.0)
+@metric("margin", "weight", "mean", high=lambda e, k: 1.0, label="Margin of the first gate weight")
 def margin_weight(s: Sums) -> Floats:
     """Gap between the two largest gate weights, renormalised over the chosen.
 
@@ -36,7 +43,13 @@ def margin_weight(s: Sums) -> Floats:
     return _mean(s, "margin_weight") if s.top_k > 1 else np.full(np.shape(s.n_tokens), math.nan)
 
 
-@metric("margin", "selection score", "mean")
+@metric(
+    "margin",
+    "selection score",
+    "mean",
+    label="Selection margin",
+    even=Even("a tie for the last place, 0", lambda e, k: 0.0),
+)
 def selection_margin(s: Sums) -> Floats:
     """Gap between the last expert chosen and the best one not chosen.
 
@@ -49,7 +62,7 @@ def selection_margin(s: Sums) -> Floats:
     return _mean(s, "selection_margin") if s.top_k < s.n_experts else np.full(np.shape(s.n_tokens), math.nan)
 
 
-@metric("margin", "nats squared", "mean")
+@metric("margin", "nats squared", "mean", label="Size of the logits (z-loss)")
 def router_z(s: Sums) -> Floats:
     """Size of the logits, as the router z-loss measures it.
 

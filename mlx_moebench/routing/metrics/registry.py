@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ...errors import MoebenchError, did_you_mean
 from ..sums import Floats, Sums
@@ -22,12 +22,20 @@ Limit = Callable[[int, int], float]
 """A bound as a function of (E, K)."""
 
 
+class Even(NamedTuple):
+    """What a metric is compared with where it is drawn: its value when routing is even, or by chance, in words."""
+
+    words: str
+    value: Limit
+
+
 @dataclass(frozen=True)
 class Metric:
     """A number that describes one router.
 
     function: Sums -> [...], or [..., R] when interval is ``maximum`` (the metric is then the maximum over R).
-    low, high: its bounds as functions of (E, K). integer: it counts something.
+    low, high: its bounds as functions of (E, K). label: its name for people, in tables, figures and exports. even: what
+    it is drawn against, layer by layer; metrics without it are not drawn. integer: it counts something.
     """
 
     name: str
@@ -37,6 +45,8 @@ class Metric:
     low: Limit
     high: Limit
     function: Callable[[Sums], Floats]
+    label: str
+    even: Even | None = None
     integer: bool = False
 
     def values(self, sums: Sums) -> Floats:
@@ -54,6 +64,9 @@ def metric(
     interval: Interval,
     low: Limit = lambda e, k: 0.0,
     high: Limit = lambda e, k: math.inf,
+    *,
+    label: str,
+    even: Even | None = None,
     integer: bool = False,
 ) -> Callable[[Callable[[Sums], Floats]], Callable[[Sums], Floats]]:
     """Register a function of `Sums` as a metric under its own name.
@@ -62,7 +75,8 @@ def metric(
     """
 
     def register(function: Callable[[Sums], Floats]) -> Callable[[Sums], Floats]:
-        METRICS[function.__name__] = Metric(function.__name__, group, unit, interval, low, high, function, integer)
+        name = function.__name__
+        METRICS[name] = Metric(name, group, unit, interval, low, high, function, label, even, integer)
         return function
 
     return register

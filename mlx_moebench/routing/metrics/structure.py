@@ -6,10 +6,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..sums import Floats, Sums
-from .registry import metric
+from .registry import Even, metric
 
 
-@metric("structure", "share of experts", "mean", high=lambda e, k: 1.0)
+@metric(
+    "structure",
+    "share of experts",
+    "mean",
+    high=lambda e, k: 1.0,
+    label="Experts shared by adjacent tokens",
+    even=Even("chance under even routing, K/E", lambda e, k: k / e),
+)
 def adjacent_overlap(s: Sums) -> Floats:
     """Share of a token's experts that the next token of the same sequence uses again.
 

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...routing.metrics import get_metric
+from ...routing.metrics import METRICS, get_metric
 from .base import Estimate, RouterId, definition, estimate, number, router_id
 
-_EVEN: dict[str, tuple[str, Callable[[int, int], float]]] = {
-    "mean_entropy": ("undecided about every token, ln E", lambda e, k: math.log(e)),
-    "topk_entropy": ("equal gate weights, ln K", lambda e, k: math.log(k)),
-    "load_entropy": ("even load, ln E", lambda e, k: math.log(e)),
-    "marginal_entropy": ("even on average, ln E", lambda e, k: math.log(e)),
-    "token_information": ("every token routed alike, 0", lambda e, k: 0.0),
-    "top_share_token": ("even load, K/E", lambda e, k: k / e),
-    "top_share_selection": ("even load, 1/E", lambda e, k: 1 / e),
-    "top_share_top1": ("even load, 1/E", lambda e, k: 1 / e),
-    "top_load_ratio": ("even load, 1", lambda e, k: 1.0),
-    "n_eff": ("even load, E", lambda e, k: float(e)),
-    "n90": ("even load", lambda e, k: float(math.ceil(0.9 * e - 1e-9))),
-    "gini": ("even load, 0", lambda e, k: 0.0),
-    "switch_balance": ("even load, 1", lambda e, k: 1.0),
-    "adjacent_overlap": ("chance under even routing, K/E", lambda e, k: k / e),
-    "margin_prob": ("two best experts tie, 0", lambda e, k: 0.0),
-    "selection_margin": ("a tie for the last place, 0", lambda e, k: 0.0),
-}
-
-LAYER_METRICS: tuple[str, ...] = tuple(_EVEN)
-"""The metrics that are drawn by layer, entropies and shares first."""
+LAYER_METRICS = tuple(name for name, metric in METRICS.items() if metric.even)
+"""The metrics that are drawn by layer: those that there is something to hold against."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +30,20 @@ class LayerSeries:
 
 
 def layer_series(report: dict[str, Any], metric: str) -> LayerSeries:
-    """``metric``, one of `LAYER_METRICS`, of a routing report; raises `MoebenchError` for an unknown name."""
-    found, (reference, even) = get_metric(metric), _EVEN[metric]
+    """``metric`` of a routing report, router by router; raises `MoebenchError` for an unknown name."""
+    drawn = get_metric(metric)
+    even = drawn.even
     data, settings = report["data"], report["settings"]
     routers = tuple(router_id(r) for r in report["routers"])
     return LayerSeries(
         metric,
-        found.unit,
+        drawn.unit,
         definition(metric),
         int(data["n_sequences"]),
         int(data["n_tokens"]),
         number(settings.get("ci", {}).get("level")),
         routers,
         tuple(estimate(r.get(metric), r["ci"].get(metric)) for r in report["routers"]),
-        reference,
-        tuple(even(r.n_experts, r.top_k) for r in routers),
+        even.words if even else "",
+        tuple(even.value(r.n_experts, r.top_k) if even else math.nan for r in routers),
     )

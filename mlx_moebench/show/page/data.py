@@ -62,6 +62,7 @@ def page_data(inputs: Inputs) -> Json:
         "uncertainty": [_uncertainty(uncertainty_series(found), reasons) for found in inputs.uncertainties],
         "trainings": [_training(training_series(training)) for training in inputs.trainings],
         "reasons": reasons.known,
+        "labels": {name: metric.label for name, metric in METRICS.items()},
     }
 
 

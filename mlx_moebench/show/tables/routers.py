@@ -9,22 +9,29 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ...routing.metrics import get_metric
 from ..numbers import count as _count
 from ..numbers import number as _number
 from ..numbers import percent
 from ..numbers import with_interval as _with_interval
 from .verdict import verdict_parts
 
-SUMMARY = (
-    ("collapsed_fraction", "Routers flagged as collapsed", "fraction"),
-    ("mean_entropy", "Mean entropy of a token's routing", "nats"),
-    ("peak_top_share_token", "Busiest expert of any layer", "share of tokens"),
-    ("peak_top_load_ratio", "Its load, multiple of even", "ratio"),
-    ("eae", "Load entropy / ln E", "ratio"),
-    ("token_information", "Information of token about expert", "nats"),
-    ("margin_prob", "Margin of the first choice", "probability"),
-    ("adjacent_overlap", "Experts shared by adjacent tokens", "share"),
+_SHOWN = (
+    *("collapsed_fraction", "mean_entropy", "peak_top_share_token", "peak_top_load_ratio", "eae"),
+    *("token_information", "margin_prob", "adjacent_overlap"),
 )
+
+
+def label_and_unit(name: str) -> tuple[str, str]:
+    """What people call an entry of a report's summary, and its unit."""
+    if name == "collapsed_fraction":
+        return "Routers flagged as collapsed", "fraction"
+    metric = get_metric(name.removeprefix("peak_"))
+    return metric.label + (", peak" if name.startswith("peak_") else ""), metric.unit
+
+
+SUMMARY = tuple((name, *label_and_unit(name)) for name in _SHOWN)
+"""(entry of a report's summary, label, unit) that people are shown first. A peak is the largest of any layer."""
 
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
@@ -108,9 +115,9 @@ def _summary(summary: dict[str, Any], title: str) -> Table:
         title_justify="left",
         title_style="bold",
     )
-    for name, words, unit in SUMMARY:
+    for name, label, unit in SUMMARY:
         if name in summary:
-            table.add_row(words, _with_interval(summary[name]["value"], summary[name]), unit)
+            table.add_row(label, _with_interval(summary[name]["value"], summary[name]), unit)
     return table
 
 

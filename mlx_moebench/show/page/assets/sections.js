@@ -94,8 +94,7 @@ MB.load = () => {
 
 // -- layers ----------------------------------------------------------------------------------------------------------
 
-const WORDS = { mean_entropy: "Entropy of a token's routing", topk_entropy: "Entropy of the gate weights", load_entropy: "Entropy of the load", marginal_entropy: "Entropy of the mean routing", token_information: "Information of the token about its expert", top_share_token: "Busiest expert, share of tokens", top_share_selection: "Busiest expert, share of selections", top_share_top1: "Busiest first choice, share of tokens", top_load_ratio: "Busiest expert, multiple of even load", n_eff: "Effective number of experts", n90: "Experts that get 90% of the selections", gini: "Gini coefficient of the load", switch_balance: "Switch balance", adjacent_overlap: "Experts shared by adjacent tokens", margin_prob: "Margin of the first choice", selection_margin: "Selection margin" };
-MB.words = (metric) => WORDS[metric] || metric[0].toUpperCase() + metric.slice(1).replace(/_/g, " ");
+MB.words = (metric) => MB.data.labels[metric] || metric[0].toUpperCase() + metric.slice(1).replace(/_/g, " ");
 
 MB.style = (n) => ({ colour: MB.hue(n), dash: MB.dash(n), shape: MB.SHAPES[n % 4] });
 
