@@ -142,7 +142,7 @@ def marginal_entropy(s: Sums) -> Floats:
     "nats",
     "plugin",
     high=lambda e, k: math.log(e),
-    label="Information of the token about its expert",
+    label="Information of token about expert",
     even=Even("every token routed alike, 0", lambda e, k: 0.0),
 )
 def token_information(s: Sums) -> Floats:
