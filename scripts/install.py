@@ -137,9 +137,11 @@ def pinned(name: str) -> str:
 
 
 def oldest() -> Iterable[str]:
-    """``name==bound`` of every lower bound in pyproject.toml but torch's, which has a CPU build of one version."""
+    """``name==bound`` of the lower bounds in pyproject.toml: not those of torch, of which one version has a CPU build,
+    nor of the tools that only look at the code."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    optional = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for name in optional if name != "dev" for line in optional[name])]
     for line in lines:
         bound = re.match(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)", line)
         if bound and bound[1] != PYTORCH:
