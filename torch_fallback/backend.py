@@ -13,8 +13,8 @@ import torch
 
 from mlx_moebench.checkpoints import Checkpoint
 from mlx_moebench.data import Batch
-from mlx_moebench.measure.backends import Step
 from mlx_moebench.measure.facts import loaded_facts
+from mlx_moebench.options import Loading, Step
 from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
 from mlx_moebench.routing.stats import RoutingStats
@@ -39,10 +39,8 @@ class Torch:
         self._device = chosen_device(name)
         return "cpu" if self._device.type == "cpu" else "gpu"
 
-    def load(
-        self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step
-    ) -> Checkpoint:
-        return load_checkpoint(model, device=self._device, trust_remote_code=trust_remote_code, step=step, **precision)
+    def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
+        return load_checkpoint(model, loading, device=self._device, step=step)
 
     def config(self, model: Any) -> dict[str, Any]:
         return config_of(model)

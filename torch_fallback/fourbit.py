@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 from mlx_moebench.errors import MissingExtraError, ModelLoadError
 from mlx_moebench.families import Family, family_for
 from mlx_moebench.families.base import count
+from mlx_moebench.options import Step, quiet_step
 
 from .weights import dtypes, layer_of, plan, stored_tensors
 
@@ -30,9 +31,6 @@ MOST = 0.30
 _BLOCK = 64  # weights that share a scale: bitsandbytes' default
 _SLICE = 1 << 20  # weights quantised at a time: on a CPU bitsandbytes needs some 20 bytes for each meanwhile
 _KIND = "nf4"
-
-Step = Callable[[str, int, int], None]
-"""Told what is going on, how much of it is done, and of how much."""
 
 
 class Weight(NamedTuple):
@@ -56,7 +54,7 @@ def load_in_4bit(
     device: torch.device,
     dtype: torch.dtype,
     trust_remote_code: bool = False,
-    step: Step = lambda what, done, total: None,
+    step: Step = quiet_step,
 ) -> nn.Module:
     """The causal language model of ``folder`` in eval mode on ``device``, with its experts and linear layers in 4 bit.
 

@@ -15,9 +15,9 @@ import transformers
 
 from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Found, find, read_adapter, refused_code, shortened
 from mlx_moebench.checkpoints.folder import stored_bits
-from mlx_moebench.errors import MissingExtraError, ModelLoadError, did_you_mean
+from mlx_moebench.errors import MissingExtraError, ModelLoadError
 from mlx_moebench.families import Family
-from mlx_moebench.measure.backends import Step
+from mlx_moebench.options import Loading, LoadingChoices, Step, quiet_step, with_choices
 
 from . import ranks
 from .adapters import merge_adapter
@@ -37,22 +37,19 @@ def load(model: str | Path | None = None, **options: Any) -> tuple[Any, Any]:
 
 def load_checkpoint(
     model: str | Path | None = None,
+    loading: Loading | None = None,
     *,
     device: str | torch.device = "cpu",
     device_map: str | Mapping[str, Any] | None = None,
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
     revision: str | None = None,
-    trust_remote_code: bool = False,
-    step: Step = lambda what, done, total: None,
-    **placing: Any,
+    step: Step = quiet_step,
+    **choices: Any,
 ) -> Checkpoint:
     """Load a sparse model: a folder, a hub id, or with None the small model that ships in the package.
 
+    loading: dtype, bits, router_bits, adapter_path and trust_remote_code in one; keywords win over it.
     device: where it computes, a torch device or its name, such as ``auto`` or ``cuda:1``. device_map: for transformers
-    instead, such as ``auto``, with ``placing`` (max_memory, offload_folder); None means ``device``, or ``auto`` where
+    instead, such as ``auto``, with max_memory and offload_folder; None means ``device``, or ``auto`` where
     the weights do not fit into that GPU's free memory.
     dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on the CPU and as stored elsewhere.
     bits: 4 packs every expert and linear layer as NF4 while it is read, layer by layer (see `fourbit`); routers,
@@ -64,12 +61,14 @@ def load_checkpoint(
     cannot have, UnsupportedModelError where it is dense or no family serves it, MoebenchError for a device that is not
     there, MissingExtraError without accelerate.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ModelLoadError(f"There is no dtype {dtype!r}.{did_you_mean(dtype, list(DTYPES))}")
+    names = LoadingChoices.__annotations__
+    placing = {name: value for name, value in choices.items() if name not in names}
     placing |= {} if device_map is None else {"device_map": device_map}
-    _check_bits(bits, router_bits, adapter_path, placing)
+    loading = with_choices(loading, {name: value for name, value in choices.items() if name in names})  # type: ignore[arg-type]
+    _check_bits(loading, placing)
+    bits, dtype, trust_remote_code = loading.bits, loading.dtype, loading.trust_remote_code
     device = chosen_device(device) if isinstance(device, str) else device
-    adapter = None if adapter_path is None else read_adapter(adapter_path)
+    adapter = None if loading.adapter_path is None else read_adapter(loading.adapter_path)
     found = find(model, revision, trust_remote_code, unquantised=bits is not None, check=_check)
     tokenizer = _tokenizer(found, trust_remote_code)
     stored = stored_bits(found.folder)
@@ -110,12 +109,13 @@ def load_checkpoint(
     )
 
 
-def _check_bits(bits: int | None, router_bits: int | None, adapter_path: Any, placing: Mapping[str, Any]) -> None:
+def _check_bits(loading: Loading, placing: Mapping[str, Any]) -> None:
+    bits, router_bits = loading.bits, loading.router_bits
     if bits not in (None, 4):
         raise ModelLoadError(f"On torch experts are quantised to 4 bit (NF4) or not at all, not to {bits}; use --4bit.")
     if router_bits not in (None, 16):
         raise ModelLoadError(f"On torch routers are never quantised; leave --router-bits {router_bits} out.")
-    if bits and adapter_path is not None:
+    if bits and loading.adapter_path is not None:
         raise ModelLoadError("On torch an adapter is merged into unquantised weights; leave --4bit or the adapter out.")
     if bits and placing:
         raise ModelLoadError(f"In 4 bit a model goes to one device; leave {' and '.join(placing)} out.")

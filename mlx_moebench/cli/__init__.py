@@ -23,6 +23,7 @@ class _Folder(click.Group):
         return sorted(name.removesuffix("_") for name in names)  # import_.py holds ``import``
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in (names := self.list_commands(ctx)):
             raise click.UsageError(f"No such command {cmd_name!r}.{did_you_mean(cmd_name, names)}", ctx)
         module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
@@ -30,8 +31,8 @@ class _Folder(click.Group):
         return command
 
 
-WITH_BACKEND = ("analyze", "compare", "demo", "profile")
-"""The subcommands that have --backend."""
+ALIASES = {"uncertainty": "loss"}
+"""Names that commands had; they go on working, and no list shows them."""
 
 EPILOG = """\b
 Examples:
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None, prog_name: str = "mlx-moebench", ba
 
     backend: what --backend is where it is left out.
     """
-    defaults = {name: {"backend": backend} for name in WITH_BACKEND}
+    defaults = {name: {"backend": backend} for name in group.list_commands(click.Context(group))}
     try:
         group.main(args=arguments, prog_name=prog_name, standalone_mode=False, default_map=defaults)
         if sys.stdout is not None:  # it may have been closed by the shell

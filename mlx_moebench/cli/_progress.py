@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-Step = Callable[[str, int, int], None]
-"""step(what, done, total); total 0 means unknown."""
+from ..options import Step, quiet_step
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Step]:
     """A `Step` that draws one bar, or that does nothing when ``quiet``."""
     if quiet:
-        yield lambda what, done, total: None
+        yield quiet_step
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn

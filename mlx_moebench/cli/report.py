@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import difference_options
+from ._options import output_option, plan_options
 from .compare import KINDS
 
 if TYPE_CHECKING:
+    from ..options import Plan
     from ..routing.record import Phase
     from ..show.inputs import Inputs
 
@@ -38,12 +39,7 @@ MARK = "<!-- made by mlx-moebench report -->"
 
 @click.command(epilog=EPILOG)
 @click.argument("stats", nargs=-1, required=True, metavar="[NAME=]STATS...")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="File to write.  [default: report.html; other formats are printed]",
-)
+@output_option("File to write.  [default: report.html; other formats are printed]")
 @click.option(
     "--format",
     "form",
@@ -67,7 +63,7 @@ MARK = "<!-- made by mlx-moebench report -->"
     type=click.Choice(KINDS),
     help="Compare two runs although they differ in this, as compare does; may be repeated.",
 )
-@difference_options
+@plan_options("differences of means")
 @click.option("--quiet", is_flag=True, help="Do not say what was written.")
 def command(
     stats: tuple[str, ...],
@@ -77,10 +73,7 @@ def command(
     trace: Path | None,
     trace_phase: Phase | None,
     allow: tuple[str, ...],
-    ci: str,
-    level: float,
-    resamples: int,
-    seed: int,
+    plan: Plan,
     quiet: bool,
 ) -> None:
     """Make one self-contained page: the answer in a sentence, then the figures, each with unit, n and definition.
@@ -90,7 +83,6 @@ def command(
     page is one file that asks for nothing from the network.
     """
     from ..pair.storage import write_aside
-    from ..routing import Plan
     from ..show.inputs import read_inputs
 
     form = form or _form_of(output)
@@ -101,7 +93,6 @@ def command(
         raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
     if place is not None:
         _check(place, form)
-    plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
     with readable():
         inputs = read_inputs(stats, plan=plan, allow=allow)
         text = _page(inputs, title, trace, trace_phase) if form == "html" else _exported(inputs, form)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx_lm
 from mlx_lm.sample_utils import make_sampler
@@ -17,6 +17,7 @@ from ..environment import environment, package_version
 from ..errors import EvaluationError, MissingExtraError, did_you_mean
 from ..measure.on_mlx import checkpoint_facts
 from ..models import Checkpoint, load_checkpoint, select_device
+from ..options import Loading, LoadingChoices, Step, quiet_step, takes, with_choices
 from ..routing.intervals.bootstrap import MIN_CLUSTERS
 from .choices import Request, encode_choices, fitted, score
 from .evaluations import SCHEMA_VERSION, evaluation_path, write_evaluation
@@ -33,8 +34,6 @@ import yaml
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # the base of its two possible clients
 
-Step = Callable[[str, int, int], None]
-
 MAX_TOKENS = 256
 """Tokens generated where a task names no number."""
 
@@ -44,6 +43,7 @@ SHARES = ("acc", "acc_norm", "exact_match")
 Z = 1.96
 
 
+@takes(Loading, without=("backend",))
 def evaluate_tasks(
     model: str | Path | None = None,
     tasks: Sequence[str] = (),
@@ -52,20 +52,16 @@ def evaluate_tasks(
     shots: int | None = None,
     limit: int | None = None,
     batch_size: int = 8,
-    device: str = "auto",
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
-    trust_remote_code: bool = False,
     seed: int = 0,
     output: str | Path | None = None,
     command: str | None = None,
-    step: Step = lambda what, done, total: None,
+    loading: Loading | None = None,
+    step: Step = quiet_step,
+    **choices: Unpack[LoadingChoices],
 ) -> dict[str, Any]:
     """Run tasks of lm-evaluation-harness; returns the report, with {task: {metric: value, low, high}} as ``results``.
 
-    model, dtype, bits, router_bits, adapter_path: see `models.load_checkpoint`. tasks: names of tasks or groups.
+    model, loading (or its fields as keywords): see `models.load_checkpoint`. tasks: names of tasks or groups.
     include_path: folder with more task files. shots: worked examples; None leaves it to the task. limit: the first so
     many documents of each task. seed: of the choice of worked examples. Raises `MoebenchError` subclasses.
     """
@@ -74,16 +70,10 @@ def evaluate_tasks(
     names = [name.strip() for name in tasks if name.strip()]
     manager = _manager(include_path, names)
     check_tasks(names, manager)
-    select_device(device)
+    loading = with_choices(loading, choices)
+    select_device(loading.device)
     step("loading the model", 0, 0)
-    checkpoint = load_checkpoint(
-        model,
-        dtype=dtype,
-        bits=bits,
-        router_bits=router_bits,
-        adapter_path=adapter_path,
-        trust_remote_code=trust_remote_code,
-    )
+    checkpoint = load_checkpoint(model, loading)
     step("loading the data", 0, 0)
     loaded = _load_tasks(manager, names, shots, seed)
     found = lm_eval.evaluate(
@@ -196,9 +186,7 @@ class HarnessModel(LM):
     Prompts are cut from the front to the model's number of positions. Nothing is sampled unless a task asks for it.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, batch_size: int = 8, step: Step = lambda what, done, total: None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, batch_size: int = 8, step: Step = quiet_step) -> None:
         super().__init__()
         self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
         self._positions: int | None = checkpoint.config.get("max_position_embeddings")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,10 +20,11 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
 from ..checkpoints import WEIGHTS, Adapter, Checkpoint, check_unquantised, find, read_adapter, refused_code, shortened
-from ..errors import ModelLoadError, did_you_mean
+from ..errors import ModelLoadError
 from ..families import Family, families
 from ..families.base import module_at, stored_weight
-from .precision import check_bits, quantise
+from ..options import Loading, LoadingChoices, takes, with_choices
+from .precision import quantise
 
 PORTS = {name: import_module(f".{name}", __package__) for name, family in families().items() if family.port}
 """Model types that mlx-lm lacks, and the file here that builds each; all others are mlx-lm's."""
@@ -31,41 +32,27 @@ PORTS = {name: import_module(f".{name}", __package__) for name, family in famili
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
+@takes(Loading, without=("backend", "device"))
 def load(
-    model: str | Path | None = None,
-    *,
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
+    model: str | Path | None = None, *, revision: str | None = None, **choices: Unpack[LoadingChoices]
 ) -> tuple[nn.Module, TokenizerWrapper]:
     """``load_checkpoint`` for those who want the model and the tokenizer only."""
-    checkpoint = load_checkpoint(
-        model,
-        dtype=dtype,
-        bits=bits,
-        router_bits=router_bits,
-        adapter_path=adapter_path,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    checkpoint = load_checkpoint(model, revision=revision, **choices)
     return checkpoint.model, checkpoint.tokenizer
 
 
+@takes(Loading, without=("backend", "device"))
 def load_checkpoint(
     model: str | Path | None = None,
+    loading: Loading | None = None,
     *,
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
     revision: str | None = None,
-    trust_remote_code: bool = False,
+    **choices: Unpack[LoadingChoices],
 ) -> Checkpoint:
     """Load a sparse model: a folder, a hub id, or with None the small model that ships in the package.
 
+    loading: all of the following but ``revision`` in one; keywords win over it. The device is the one that MLX computes
+        on (`models.select_device`).
     dtype: ``float32``, ``bfloat16`` or ``float16`` for the floating parameters; packed quantised weights stay as
         they are. None means float32 on the CPU, where MLX runs unquantised experts in float32 only, and as stored
         elsewhere.
@@ -80,11 +67,10 @@ def load_checkpoint(
     Raises ModelLoadError where the checkpoint or the adapter is missing, incomplete or broken, where they do not fit,
     or where bits are asked for that it cannot have; UnsupportedModelError where it is dense or no family serves it.
     """
-    if dtype is not None and dtype not in _DTYPES:
-        raise ModelLoadError(f"There is no dtype {dtype!r}.{did_you_mean(dtype, list(_DTYPES))}")
-    check_bits(bits, router_bits)
+    loading = with_choices(loading, choices)
+    bits, router_bits, trust_remote_code = loading.bits, loading.router_bits, loading.trust_remote_code
     unquantised = bits is not None or router_bits is not None
-    adapter = None if adapter_path is None else read_adapter(adapter_path)
+    adapter = None if loading.adapter_path is None else read_adapter(loading.adapter_path)
     found = find(model, revision, trust_remote_code, unquantised=unquantised, check=_check)
     folder, name, family = found.folder, found.name, found.family
     network, config = _build(folder, found.config, trust_remote_code)
@@ -105,7 +91,7 @@ def load_checkpoint(
             "leave --bits out."
         )
     weight_bits = _stored_bits(experts)
-    dtype = _checked_dtype(dtype, expert_modules)
+    dtype = _checked_dtype(loading.dtype, expert_modules)
     if dtype is not None:
         network.set_dtype(_DTYPES[dtype])
     _read_weights(network)

@@ -6,9 +6,10 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..options import Plan
 from ..routing.domains.statistics import domain_statistics
 from ..routing.domains.verdict import Verdict, count_words, verdict
-from ..routing.intervals.bootstrap import Interval, Intervals, Plan, collapsed_fraction, intervals
+from ..routing.intervals.bootstrap import Interval, Intervals, collapsed_fraction, intervals
 from ..routing.metrics import METRICS
 from ..routing.parts import completeness
 from ..routing.sums import Sums

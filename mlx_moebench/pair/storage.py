@@ -12,7 +12,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MoebenchError, StatsError
-from ..routing.intervals.bootstrap import Plan
+from ..options import Plan
 from ..routing.parts import completeness
 from ..routing.record import Phase, RouterSpec
 from ..routing.stats import RoutingStats, recorded
@@ -111,17 +111,30 @@ def probe_folder(path: Path) -> None:
 
 def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tuple[Path, Path]:
     """Write both halves of the pair; raises `StatsError` and keeps the old files when the disk refuses."""
-    write_aside(pair_contents(stats, path, plan))
+    save_pairs([(stats, path)], plan)
     return pair_paths(path)
 
 
-def pair_contents(stats: RoutingStats, path: Path, plan: Plan | None = None) -> dict[Path, bytes]:
-    """What the files of a pair hold, sums first: for pairs that are to be written together by `write_aside`."""
+def save_pairs(pairs: Iterable[tuple[RoutingStats, Path]], plan: Plan | None = None) -> list[dict[str, Any]]:
+    """Write several pairs together, as `save_pair` writes one; returns their reports."""
+    made = [pair_contents(stats, path, plan) for stats, path in pairs]
+    write_aside({path: blob for files, _ in made for path, blob in files.items()})
+    return [report for _, report in made]
+
+
+def pair_contents(
+    stats: RoutingStats, path: Path, plan: Plan | None = None
+) -> tuple[dict[Path, bytes], dict[str, Any]]:
+    """(what the files of a pair hold, sums first; the report): for `write_aside` of several files together."""
     report_path, sums_path = pair_paths(path)
     blob = sums_blob(stats)
     report = stats.report(plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
-    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    return {sums_path: blob, report_path: text.encode()}
+    return {sums_path: blob, report_path: report_text(report).encode()}, report
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """The JSON half of a pair."""
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"
 
 
 def sums_blob(stats: RoutingStats) -> bytes:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..checkpoints import shortened
 from ..data import bundled_names, read_corpus
 from ..data.rows import Row, read_rows
 from ..errors import DataError, MissingExtraError, TrainingError
+from ..options import Step
 from ..pair.storage import write_aside
 from .config import TrainingConfig
 
@@ -107,7 +108,7 @@ def in_order(dataset: Tokens, batch_size: int, max_seq_length: int, **options: A
     return iter(iterate_batches(dataset, batch_size, max_seq_length, **options))
 
 
-def load_tokens(config: TrainingConfig, tokenizer: Any, step: Callable[[str, int, int], None]) -> dict[str, Tokens]:
+def load_tokens(config: TrainingConfig, tokenizer: Any, step: Step) -> dict[str, Tokens]:
     """{"train", "valid", "test": `Tokens`}; a split that is not there is empty.
 
     Raises DataError where the folder or a line cannot be read, or where a sequence has nothing to learn.

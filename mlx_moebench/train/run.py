@@ -21,6 +21,7 @@ from ..checkpoints.adapters import WEIGHTS
 from ..errors import TrainingError
 from ..instrument import config_of, routers_of
 from ..models import load_checkpoint, read_adapter, select_device
+from ..options import Step, quiet_step
 from ..routing.record import RouterSpec
 from . import checkpoint as kept
 from .config import TrainingConfig
@@ -30,7 +31,7 @@ from .log import TrainingLog
 from .lora import add_lora, lora_keys, unfreeze
 from .objective import Objective
 from .outcome import AFTER, BEFORE, has_report, measure_routing, training_report
-from .watch import Finished, Run, Step, Watcher
+from .watch import Finished, Run, Watcher
 
 _FREE_TO_CHANGE = (
     "adapter_path", "iters", "steps_per_report", "steps_per_eval", "val_batches", "save_every", "test", "test_batches",
@@ -45,7 +46,7 @@ def train_adapter(
     resume: bool = False,
     device: str = "auto",
     command: str | None = None,
-    step: Step = lambda what, done, total: None,
+    step: Step = quiet_step,
 ) -> dict[str, Any]:
     """Train as ``config`` says and return the training report, which also lies in the adapter's folder.
 

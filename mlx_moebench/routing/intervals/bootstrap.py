@@ -32,17 +32,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
 
-from ...errors import MoebenchError
+from ...options import Plan
 from ..metrics.registry import METRICS, Metric, get_metric
 from ..sums import Floats, Sums
 
-Method = Literal["bca", "percentile", "layer"]
 MIN_CLUSTERS = 10
 CELLS = 1 << 17  # resamples x experts worked on at a time: about 1 MB an array, so it stays in cache
 
@@ -64,26 +63,6 @@ class Interval:
         """For JSON: the fields that say something; low and high always."""
         extra = {"method": self.method, "bias": self.bias, "reason": self.reason}
         return {"low": self.low, "high": self.high} | {k: v for k, v in extra.items() if v is not None}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to resample: method for means, B resamples, seed, level in (0, 1)."""
-
-    method: Method = "bca"
-    resamples: int = 2000
-    seed: int = 0
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.method not in ("bca", "percentile", "layer"):
-            raise MoebenchError(f"Unknown interval method {self.method!r}: choose bca, percentile or layer.")
-        if not 0 < self.level < 1:
-            raise MoebenchError(f"The level of an interval lies between 0 and 1, got {self.level}.")
-        if self.seed < 0:
-            raise MoebenchError(f"A seed is 0 or more, got {self.seed}.")
-        if self.resamples < 100:
-            raise MoebenchError(f"{self.resamples} resamples are too few for an interval: use 100 or more.")
 
 
 @dataclass(frozen=True)
