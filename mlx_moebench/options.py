@@ -232,6 +232,10 @@ def takes(*parts: type, without: tuple[str, ...] = ()) -> Callable[[_Function], 
                 for one in fields(part)
                 if one.name not in without and one.name not in signature.parameters
             ]
+        if Reading in parts:  # whatever reads texts makes intervals
+            shown.append(
+                inspect.Parameter("plan", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Plan | None")
+            )
         function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
         return function
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import output_option, plan_options
+from ._options import output_option, plan_options, quiet_option
 from .compare import KINDS
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ MARK = "<!-- made by mlx-moebench report -->"
     help="Compare two runs although they differ in this, as compare does; may be repeated.",
 )
 @plan_options("differences of means")
-@click.option("--quiet", is_flag=True, help="Do not say what was written.")
+@quiet_option
 def command(
     stats: tuple[str, ...],
     output: Path | None,
@@ -84,6 +84,7 @@ def command(
     """
     from ..pair.storage import write_aside
     from ..show.inputs import read_inputs
+    from ._progress import progress
 
     form = form or _form_of(output)
     if trace_phase and trace is None:
@@ -93,8 +94,10 @@ def command(
         raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
     if place is not None:
         _check(place, form)
-    with readable():
+    with readable(), progress(quiet) as step:
+        step("reading what was measured", 0, 0)
         inputs = read_inputs(stats, plan=plan, allow=allow)
+        step("making the page" if form == "html" else "writing it out", 0, 0)
         text = _page(inputs, title, trace, trace_phase) if form == "html" else _exported(inputs, form)
     if place is None:
         click.echo(text, nl=False)
@@ -103,8 +106,7 @@ def command(
         text = f"{text.rstrip()}\n\n{MARK}\n"
     written = text.encode()
     write_aside({place: written})
-    if not quiet:
-        click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
+    click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
 
 
 @contextmanager

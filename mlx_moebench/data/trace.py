@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..errors import TraceError
 from ..options import Plan
-from ..pair.storage import check_writable, decode_output, pair_paths, save_pairs
+from ..pair.storage import check_writable, decode_output, pair_paths, save_pairs, spec_of_json
 from ..routing.record import Phase, RouterSpec
 from ..routing.stats import RoutingStats
 from ..routing.sums import FIELDS, Sums
