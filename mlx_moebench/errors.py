@@ -53,6 +53,18 @@ class MissingExtraError(MoebenchError):
         super().__init__(f'{purpose} needs an optional dependency: pip install "mlx-moebench[{extra}]"')
 
 
+class RenamedError(MoebenchError):
+    """A name inside another library is not there: its installed version is none that this package knows."""
+
+    def __init__(self, library: str, name: str, purpose: str) -> None:
+        from .environment import package_version
+
+        super().__init__(
+            f"{library} {package_version(library) or ''} has no {name}, which {purpose}: update mlx-moebench, or "
+            f"install another version of {library}."
+        )
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """A hint for a wrong name: `` Did you mean 'gini'?`` or the list of what exists."""
     from difflib import get_close_matches

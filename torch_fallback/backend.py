@@ -20,7 +20,8 @@ from mlx_moebench.routing.recorder import Recorder
 from mlx_moebench.routing.stats import RoutingStats
 
 from . import ranks
-from .capture import config_of
+from .caches import cache_argument, returned_cache
+from .capture import config_of, transformers_model
 from .environment import chosen_device, environment
 from .live import TorchRoutingStats, model_facts
 from .loading import load_checkpoint
@@ -68,13 +69,14 @@ class Torch:
         ends = _ends(model, checkpoint.tokenizer)
         ids = batch.ids[:1, : int(batch.mask[0].sum())]
         made: list[int] = []
+        name = cache_argument(transformers_model(model))
         described = stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]])
         with torch.inference_mode(), _evaluating(model), described:
             output = model(input_ids=_ids(model, ids), use_cache=True)
             while len(made) < max_tokens and not (made and made[-1] in ends):
                 made.append(int(output.logits[0, -1].argmax()))
                 step = _ids(model, np.array([made[-1:]]))
-                output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
+                output = model(input_ids=step, use_cache=True, **{name: returned_cache(output)})
         return np.concatenate([ids, np.array([made], dtype=ids.dtype)], axis=1)
 
     def ranks(self) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
     device = device or torch.device("cpu")
     blas = "MKL" if torch.backends.mkl.is_available() else "OpenBLAS or other"
     return host_environment() | {
-        "torch": package_version("torch"),
+        "torch": str(torch.__version__),  # it names the build, such as +cu130, which the package's metadata may not
         "transformers": package_version("transformers"),
         "device": "cpu" if device.type == "cpu" else "gpu",
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,

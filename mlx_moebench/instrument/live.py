@@ -47,6 +47,13 @@ class LiveRoutingStats(Recorder):
     def cache(self) -> Any:
         return self._capture.cache(0)
 
+    def unrecorded(self) -> str | None:
+        if hasattr(self.cache(), "left_padding"):
+            return (
+                "Batched generation pads and reorders its rows and is not recorded: use mlx_moebench.stream_generate."
+            )
+        return None
+
     def release(self) -> None:
         self._capture.close()
 
