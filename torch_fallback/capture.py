@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo import OptimizedModule
 from transformers import PreTrainedModel
 
-from mlx_moebench.errors import RenamedError, RoutingError, UnsupportedModelError
+from mlx_moebench.errors import RenamedError, RoutingError, UnsupportedModelError, needed
 from mlx_moebench.families import GUIDE, RouterForm, family_for
 from mlx_moebench.families.base import module_at
 from mlx_moebench.routing.record import RouterSpec
@@ -37,6 +38,8 @@ def _logits_weights_indices(gate: Any, output: Any) -> Said:
 
 def _sorted_by_expert(gate: Any, output: Any) -> Said:
     """JetMoE's router returns its selections sorted by expert: which each is, its weight, and how many each got."""
+    if not isinstance(output, tuple) or len(output) != 5:
+        raise RenamedError("transformers", f"five outputs of {type(gate).__name__}", "the hooks read")
     order, _, sorted_weights, counts, logits = output
     n_experts, top_k = logits.shape[-1], len(order) // len(logits)
     sizes = torch.as_tensor(counts, device=order.device)
@@ -79,12 +82,15 @@ def transformers_model(model: Any) -> Any:
             "DataParallel runs copies of a model at the same time, of which hooks cannot tell one forward from "
             "another; give the model inside (.module), and several GPUs by device_map='auto' or torchrun."
         )
-    if any("_orig_mod" in m._modules or getattr(m, "_compiled_call_impl", None) is not None for m in modules):
+    if any(isinstance(m, OptimizedModule) or needed(m, *_COMPILED) is not None for m in modules):
         raise UnsupportedModelError(
             "This model is compiled, and what torch.compile made before may run past hooks without a word; measure "
             "the model that is not compiled, or compile it after attach."
         )
     return found
+
+
+_COMPILED = ("_compiled_call_impl", "torch", "tells that a module is compiled")
 
 
 def config_of(model: Any) -> dict[str, Any]:
@@ -186,7 +192,11 @@ class Capture:
         self._running = False
 
     def _layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        # By place, for its name is the layer's own: the first argument, however it was given.
+        hidden = args[0] if args else kwargs.get(parameters(layer)[0])
+        if not isinstance(hidden, torch.Tensor):
+            what = f"hidden states as the first argument of {type(layer).__name__}.forward"
+            raise RenamedError("transformers", what, "the hooks read")
         self._shape = tuple(hidden.shape[:-1])
 
     def _hook(self, number: int, form: RouterForm) -> Callable[[nn.Module, Any, Any], None]:

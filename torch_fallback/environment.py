@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mlx_moebench.environment import host_environment, package_version
-from mlx_moebench.errors import MoebenchError, did_you_mean
+from mlx_moebench.errors import MoebenchError, did_you_mean, needed
 
 from . import ranks
 
@@ -26,8 +26,15 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         "blas": f"{blas}, of torch" if device.type == "cpu" else None,
         "threads": torch.get_num_threads(),
         # torch rounds float32 products to TF32 on NVIDIA GPUs only where it is told to.
-        "tf32": str(int(torch.backends.cuda.matmul.allow_tf32)) if device.type == "cuda" else None,
+        "tf32": str(int(_tf32())) if device.type == "cuda" else None,
     }
+
+
+def _tf32() -> bool:
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # since torch 2.9, where asking for allow_tf32 raises if this was set
+        return bool(matmul.fp32_precision == "tf32")
+    return bool(needed(matmul, "allow_tf32", "torch", "says how products are rounded"))
 
 
 def chosen_device(name: str = "auto") -> torch.device:

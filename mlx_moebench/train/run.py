@@ -18,7 +18,7 @@ from mlx_lm.tuner.trainer import TrainingArgs, train
 
 from ..checkpoints import shortened
 from ..checkpoints.adapters import WEIGHTS
-from ..errors import TrainingError
+from ..errors import RenamedError, TrainingError
 from ..instrument import config_of, routers_of
 from ..models import load_checkpoint, read_adapter, select_device
 from ..routing.record import RouterSpec
@@ -223,6 +223,9 @@ def _train(run: Run, start: int) -> TrainingLog:
                         loss=objective,
                         iterate_batches=TrainingOrder(config["seed"], start),
                         training_callback=watcher,
+                    )
+                    raise RenamedError(
+                        "mlx_lm", "report of the last step to its training_callback", "saves the adapter"
                     )
         except RuntimeError as error:
             if run.group.size() == 1:
