@@ -110,7 +110,7 @@ def with_generate(model: Any, prompt: list[int], made: int, seen: Seen, describe
     It does not run the last token, so that one more is asked for.
     """
     options: dict[str, Any] = {"max_new_tokens": made + 1, "do_sample": False, "eos_token_id": None}
-    with TorchRoutingStats(model, tokens=seen) as stats:
-        with stats.batch(prompt_lengths=[len(prompt)], ids=[0]) if described else nullcontext():
-            ids = model.generate(torch.tensor([prompt]), **options)
+    description: dict[str, Any] = {"prompt_lengths": [len(prompt)], "ids": [0]}
+    with TorchRoutingStats(model, tokens=seen) as stats, stats.batch(**description) if described else nullcontext():
+        ids = model.generate(torch.tensor([prompt]), **options)
     return [int(i) for i in ids[0, :-1]]

@@ -185,6 +185,8 @@ def _results(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
             stderr = _part(metrics, f"{name}_stderr,{applied}")
             shown = name if applied == "none" else f"{name} ({applied})"
             results[task][shown] = _with_interval(float(value), stderr, n, (0.0, 1.0) if name in SHARES else None)
+        if n is not None and not results[task]:
+            raise RenamedError("lm_eval", f"'METRIC,FILTER' among the results of {task}", "scores are read from")
     return results
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from mlx_lm.tuner.callbacks import TrainingCallback, get_reporting_callbacks
 from mlx_lm.tuner.trainer import default_loss, evaluate
 
-from ..errors import TrainingError, needed
+from ..errors import TrainingError
 from ..models import Checkpoint
 from ..routing.record import RouterSpec
 from . import checkpoint as kept
@@ -56,7 +56,6 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
     def __init__(self, run: Run, objective: Objective, optimizer: Any, log: TrainingLog, start: int) -> None:
         self._run, self._objective, self._optimizer, self._log = run, objective, optimizer, log
         self._start, self._silent_steps, self._warned, self._stop = start, 0, False, False
-        needed(TrainingCallback, "on_train_loss_report", "mlx_lm", "is called after every step")
         config = run.config
         report_to = config["report_to"] if run.first else None
         self._others = get_reporting_callbacks(
