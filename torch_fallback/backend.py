@@ -14,7 +14,6 @@ import torch
 from mlx_moebench.checkpoints import Checkpoint
 from mlx_moebench.data import Batch
 from mlx_moebench.errors import needed
-from mlx_moebench.measure.backends import Step
 from mlx_moebench.measure.facts import loaded_facts
 from mlx_moebench.options import Loading, Step
 from mlx_moebench.routing.record import Array, Phase
