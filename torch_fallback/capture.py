@@ -35,7 +35,7 @@ def _logits_weights_indices(gate: Any, output: Any) -> Said:
 
 
 def _sorted_by_expert(gate: Any, output: Any) -> Said:
-    """JetMoE's router returns its selections sorted by expert: which each is, its weight, and how many each got."""
+    """Routers that return selections sorted by expert: which each is, its weight, and how many each expert got."""
     order, _, sorted_weights, counts, logits = output
     n_experts, top_k = logits.shape[-1], len(order) // len(logits)
     sizes = torch.as_tensor(counts, device=order.device)
