@@ -15,6 +15,7 @@ from mlx_moebench import load
 from mlx_moebench.errors import ModelLoadError
 from mlx_moebench.families import families
 from mlx_moebench.instrument import capture
+from torch_fallback.caches import cache_argument, returned_cache
 
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn  # isort: skip
@@ -140,8 +141,8 @@ def test_logits_with_a_cache(tmp_path: Path, ids: np.ndarray, model_type: str) -
     cache, expected, logits, past = make_prompt_cache(model), [], [], None
     for part in np.split(ids, range(PROMPT, ids.shape[1]), axis=1):
         with torch.no_grad():
-            output = theirs(torch.tensor(part), use_cache=True, past_key_values=past)
-        past = output.past_key_values
+            output = theirs(torch.tensor(part), use_cache=True, **{cache_argument(theirs): past})
+        past = returned_cache(output)
         expected.append(output.logits.numpy())
         logits.append(np.array(model(mx.array(part), cache=cache)))
     np.testing.assert_allclose(np.hstack(logits), np.hstack(expected), atol=TOLERANCE, rtol=0)

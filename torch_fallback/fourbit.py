@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from mlx_moebench.errors import MissingExtraError, ModelLoadError
+from mlx_moebench.errors import MissingExtraError, ModelLoadError, needed
 from mlx_moebench.families import Family, family_for
 from mlx_moebench.families.base import count
 
@@ -144,7 +144,7 @@ def expert_weights(model: nn.Module, family: Family) -> list[Weight]:
     return found
 
 
-_NO_EXPERTS = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, parametrize.ParametrizationList)
+_NO_EXPERTS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, parametrize.ParametrizationList)
 
 
 def _fused(weights: list[Weight], n_experts: int) -> list[Weight]:
@@ -159,15 +159,22 @@ def _fused(weights: list[Weight], n_experts: int) -> list[Weight]:
 def _weights(path: str, module: nn.Module) -> Iterator[Weight]:
     """The parameters that ``module`` itself holds, quantised or not."""
     for name, parameter in module.named_parameters(recurse=False):
-        state = getattr(parameter, "quant_state", None)
+        state = _state(parameter, parameter)
         shape = tuple(parameter.shape if state is None else state.shape)
         yield Weight(module, path, name, shape, parameter.nbytes + _scale_bytes(state))
     if parametrize.is_parametrized(module):
         for name, parametrization in module.parametrizations.items():
-            state = getattr(parametrization[0], "quant_state", None)
             packed = parametrization.original
+            state = _state(parametrization[0], packed)
             shape = tuple(packed.shape if state is None else state.shape)
             yield Weight(module, path, name, shape, packed.nbytes + _scale_bytes(state))
+
+
+def _state(holder: Any, stored: torch.Tensor) -> Any:
+    """What bitsandbytes keeps of a weight that is packed; None for one that is not."""
+    if stored.dtype != torch.uint8:
+        return getattr(holder, "quant_state", None)
+    return needed(holder, "quant_state", "bitsandbytes", "knows the shape of a packed weight")
 
 
 def _scale_bytes(state: Any) -> int:

@@ -15,7 +15,7 @@ import transformers
 
 from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Found, find, read_adapter, refused_code, shortened
 from mlx_moebench.checkpoints.folder import stored_bits
-from mlx_moebench.errors import MissingExtraError, ModelLoadError, did_you_mean
+from mlx_moebench.errors import MissingExtraError, ModelLoadError, RenamedError, did_you_mean, renamed
 from mlx_moebench.families import Family
 from mlx_moebench.measure.backends import Step
 
@@ -75,8 +75,10 @@ def load_checkpoint(
     stored = stored_bits(found.folder)
     wanted = DTYPES[dtype] if dtype else torch.float32 if device.type == "cpu" else None
     if bits == 4:
-        from .fourbit import load_in_4bit
-
+        try:
+            from .fourbit import load_in_4bit
+        except ImportError as error:  # it plans what to read with functions that transformers keeps for itself
+            raise renamed(error) or error from error
         wanted = wanted or torch.bfloat16
         with _quiet():
             network = load_in_4bit(
@@ -146,7 +148,9 @@ def _whole(found: Found, dtype: torch.dtype | None, trust_remote_code: bool, pla
             raise refused_code(found.folder, "its model") from error
         raise ModelLoadError(f"{found.folder}: config.json and weights do not fit ({shortened(error)}).") from error
     for what, instead in _WITHOUT_A_WORD.items():
-        if keys := sorted(map(str, report.get(what) or ())):
+        if what not in report:
+            raise RenamedError("transformers", f"{what} among what from_pretrained says", "loading is checked by")
+        if keys := sorted(map(str, report[what] or ())):
             raise ModelLoadError(
                 f"{found.folder}: config.json and weights do not fit ({len(keys)} {what.replace('_', ' ')}, such as "
                 f"{keys[0]}), and transformers would {instead}; fetch the checkpoint again."

@@ -18,7 +18,7 @@ import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from mlx_moebench.errors import ModelLoadError
+from mlx_moebench.errors import ModelLoadError, needed
 
 _FILES = "model*.safetensors"
 _WHOLE = "model.safetensors"
@@ -187,10 +187,10 @@ def _parts(
 
 def _check_keys(model: torch.nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     """Raises ModelLoadError for keys that should and should not be there, by transformers' own exceptions."""
-    tied = {name for pair in model.all_tied_weights_keys.items() if set(pair) - set(missing) for name in pair}
+    tied = {name for pair in _own(model, "all_tied_weights_keys").items() if set(pair) - set(missing) for name in pair}
     # Older checkpoints store a buffer of every layer that models now compute once.
-    ignored = {r"rotary_emb\.inv_freq", *(model._keys_to_ignore_on_load_unexpected or ())}
-    optional = set(model._keys_to_ignore_on_load_missing or ())
+    ignored = {r"rotary_emb\.inv_freq", *(_own(model, "_keys_to_ignore_on_load_unexpected") or ())}
+    optional = set(_own(model, "_keys_to_ignore_on_load_missing") or ())
     lacking = [name for name in missing if name not in tied and not any(re.search(p, name) for p in optional)]
     surplus = [name for name in unexpected if not any(re.search(p, name) for p in ignored)]
     if lacking:
@@ -202,6 +202,11 @@ def _check_keys(model: torch.nn.Module, missing: Iterable[str], unexpected: Iter
             f"The checkpoint holds {_some(surplus)}, which a {model.config.model_type!r} model does not have: its "
             "config.json or the installed transformers is of another version."
         )
+
+
+def _own(model: torch.nn.Module, name: str) -> Any:
+    """What a model of transformers says of its own weights, under a name that is no promise to others."""
+    return needed(model, name, "transformers", "loading in 4 bit needs")
 
 
 def layer_of(name: str) -> int | None:
@@ -216,7 +221,7 @@ def _some(names: Iterable[str]) -> str:
 
 def dtypes(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The dtype of every parameter and buffer: the model's own, float32 where transformers insists on it."""
-    strict: dict[str, Any] = model._get_dtype_plan(dtype)
+    strict: dict[str, Any] = _own(model, "_get_dtype_plan")(dtype)
     return {
         name: next((kept for pattern, kept in strict.items() if re.search(pattern, name)), value.dtype)
         for name, value in model.state_dict().items()

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import NO_MLX, MoebenchError, did_you_mean
+from ..errors import NO_MLX, MoebenchError, did_you_mean, missing_package, renamed
 
 
 class _Folder(click.Group):
@@ -83,17 +83,23 @@ def main(arguments: list[str] | None = None, prog_name: str = "mlx-moebench", ba
         # The reader of a pipe left, as `head` does; a second complaint at exit would only confuse.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("mlx", "mlx_lm"):
-            raise
-        _stop(NO_MLX, 1)
+    except ImportError as error:
+        if missing_package(error) in ("mlx", "mlx.core", "mlx_lm"):
+            _stop(NO_MLX, 1)
+        if (other := renamed(error)) is not None:
+            _stop(str(other), 1)
+        _unforeseen(error)
     except OSError as error:
         _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 74)
     except Exception as error:
-        if os.environ.get("MLX_MOEBENCH_DEBUG"):
-            raise
-        hint = "(unforeseen; set MLX_MOEBENCH_DEBUG=1 for the traceback)"
-        _stop(f"{type(error).__name__}: {_with_notes(error)} {hint}", 70)
+        _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> None:
+    if os.environ.get("MLX_MOEBENCH_DEBUG"):
+        raise error
+    hint = "(unforeseen; set MLX_MOEBENCH_DEBUG=1 for the traceback)"
+    _stop(f"{type(error).__name__}: {_with_notes(error)} {hint}", 70)
 
 
 def _with_notes(error: Exception) -> str:

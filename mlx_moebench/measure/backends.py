@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..checkpoints import Checkpoint, Given
 from ..data import Batch
-from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean
+from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean, missing_package, renamed
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
@@ -71,9 +71,11 @@ def backend_named(name: str) -> Backend:
         raise MoebenchError(f"There is no backend {name!r}.{did_you_mean(name, list(HOMES))}")
     try:
         found: Backend = import_module(HOMES[name]).BACKEND
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        if missing in ("mlx", "mlx_lm"):
+    except ImportError as error:
+        if (other := renamed(error)) is not None:
+            raise other from error
+        missing = missing_package(error)
+        if missing in ("mlx", "mlx.core", "mlx_lm"):
             raise MoebenchError(NO_MLX) from error
         if missing not in ("torch", "transformers", "accelerate"):
             raise

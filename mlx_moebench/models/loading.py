@@ -23,6 +23,7 @@ from ..checkpoints import WEIGHTS, Adapter, Checkpoint, check_unquantised, find,
 from ..errors import ModelLoadError, did_you_mean
 from ..families import Family, families
 from ..families.base import module_at, stored_weight
+from ..instrument.capture import bits_of
 from .precision import check_bits, quantise
 
 PORTS = {name: import_module(f".{name}", __package__) for name, family in families().items() if family.port}
@@ -241,7 +242,7 @@ def _expert_modules(model: nn.Module, family: Family, config: dict[str, Any]) ->
 def _stored_bits(layers: list[nn.Module]) -> float | int:
     """Bits per stored weight, the mean over all weights of ``layers``."""
     stored = [layer.weight.nbytes * 8 for layer in layers]
-    bits = [getattr(layer, "bits", layer.weight.dtype.size * 8) for layer in layers]
+    bits = [bits_of(layer) for layer in layers]
     mean = sum(stored) / sum(size / b for size, b in zip(stored, bits, strict=True))
     return int(mean) if mean == int(mean) else round(mean, 3)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..errors import ModelLoadError
+from ..errors import ModelLoadError, needed
 from ..routing.record import PRECISE_ROUTER_BITS
 
 BITS = (4, 8)
@@ -56,5 +56,6 @@ def quantise(
 
     if bits is None and router_bits == UNQUANTISED:
         return None
+    needed(nn.Linear, "to_quantized", "mlx", "makes a layer's weights smaller")
     nn.quantize(model, class_predicate=kind)
     return {**default, **{path: chosen for path, chosen in found.items() if chosen != default}} if found else None

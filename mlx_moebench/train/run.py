@@ -14,11 +14,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.tuner.callbacks import TrainingCallback
 from mlx_lm.tuner.trainer import TrainingArgs, train
 
 from ..checkpoints import shortened
 from ..checkpoints.adapters import WEIGHTS
-from ..errors import TrainingError
+from ..errors import RenamedError, TrainingError, needed
 from ..instrument import config_of, routers_of
 from ..models import load_checkpoint, read_adapter, select_device
 from ..routing.record import RouterSpec
@@ -55,6 +56,7 @@ def train_adapter(
 
     Raises MoebenchError subclasses; what was saved before stays.
     """
+    needed(TrainingCallback, "on_train_loss_report", "mlx_lm", "is called after every step")
     select_device(device)
     group = mx.distributed.init()
     folder = Path(config["adapter_path"])
@@ -223,6 +225,9 @@ def _train(run: Run, start: int) -> TrainingLog:
                         loss=objective,
                         iterate_batches=TrainingOrder(config["seed"], start),
                         training_callback=watcher,
+                    )
+                    raise RenamedError(
+                        "mlx_lm", "report of the last step to its training_callback", "saves the adapter"
                     )
         except RuntimeError as error:
             if run.group.size() == 1:
