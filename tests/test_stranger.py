@@ -9,6 +9,7 @@ import pytest
 from stranger import Outcome, copy_tree, insert, run_tests
 
 pytest.importorskip("mlx.core", reason="needs MLX")
+pytest.importorskip("bitsandbytes", reason="the extra `torch` is not installed")
 
 # mlx-lm reads num_experts here, where transformers 5 writes num_local_experts.
 FAMILY = '''"""Qwen3-MoE: softmax over all experts, then top-k; the chosen are renormalised where the config says so."""
@@ -83,8 +84,8 @@ ROW = """    Row(
 
 def tests_of(outcome: Outcome, model_type: str) -> set[str]:
     """The tests, without their parameters, that passed for a family."""
-    found = (re.fullmatch(r"([^\[]+)\[(.*)\]", name) for name in outcome.passed)
-    return {match[1] for match in found if match and re.search(rf"\b{model_type}\b", match[2])}
+    with_parameters = (re.fullmatch(r"([^\[]+)\[(.*)\]", name) for name in outcome.passed)
+    return {match[1] for match in with_parameters if match and re.search(rf"\b{model_type}\b", match[2])}
 
 
 @pytest.mark.slow
