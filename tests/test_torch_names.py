@@ -21,6 +21,7 @@ from mlx_moebench.errors import ModelLoadError, RenamedError, UnsupportedModelEr
 from mlx_moebench.families import family_for
 from mlx_moebench.measure import analyze_generation
 from torch_fallback import backend, environment
+from torch_fallback.capture import locate
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -59,10 +60,14 @@ def test_a_model_without_its_list_of_layers_is_refused(tmp_path: Path) -> None:
         torch_fallback.attach(model)
 
 
-@pytest.mark.parametrize(("model_type", "words"), [("olmoe", "no choice of experts"), ("jetmoe", "no five outputs of")])
-def test_a_router_that_returns_something_else_is_refused(tmp_path: Path, model_type: str, words: str, ids: Any) -> None:
+REFUSED = {"logits_weights_indices": "no choice of experts", "sorted_by_expert": "no five outputs of"}
+
+
+@pytest.mark.parametrize("model_type", list(CONFIGS))
+def test_a_router_that_returns_something_else_is_refused(tmp_path: Path, model_type: str, ids: Any) -> None:
     model = random_transformers(tmp_path, model_type)
-    gate = model.model.layers[0].mlp.router if model_type == "jetmoe" else model.model.layers[0].mlp.gate
+    router = locate(model)[0]
+    gate, words = router.gate, REFUSED[router.form.torch_output]
     kind = type(gate)
 
     class Other(kind):  # type: ignore[misc,valid-type]

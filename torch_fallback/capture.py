@@ -37,7 +37,7 @@ def _logits_weights_indices(gate: Any, output: Any) -> Said:
 
 
 def _sorted_by_expert(gate: Any, output: Any) -> Said:
-    """JetMoE's router returns its selections sorted by expert: which each is, its weight, and how many each got."""
+    """Routers that return selections sorted by expert: which each is, its weight, and how many each expert got."""
     if not isinstance(output, tuple) or len(output) != 5:
         raise RenamedError("transformers", f"five outputs of {type(gate).__name__}", "the hooks read")
     order, _, sorted_weights, counts, logits = output

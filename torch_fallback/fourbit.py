@@ -125,7 +125,7 @@ def expert_weights(model: nn.Module, family: Family) -> list[Weight]:
     That is, inside a block: fused parameters [E, ...] of three dimensions; those of two, [E x rows, columns], of a
     module that has "expert" in its path; and the linear layers of a list of E experts.
     """
-    n_experts = _n_experts(model, family)
+    n_experts = count(model.config.to_dict(), family.n_experts)
     listed = {
         id(module)
         for path, experts in model.named_modules()
@@ -187,14 +187,6 @@ def _size(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
-def _n_experts(model: nn.Module, family: Family) -> int:
-    """E, also where transformers' config knows the family's key as another name for its own."""
-    for config in (model.config, model.config.get_text_config()):
-        if (found := getattr(config, family.n_experts, None)) is not None:
-            return int(found)
-    return count(model.config.to_dict(), family.n_experts)
-
-
 def _check_unquantised(config: dict[str, Any], folder: Path) -> None:
     stored = config.get("quantization_config") or config.get("quantization")
     if stored:
@@ -239,7 +231,7 @@ def _linear(model: nn.Module, family: Family) -> list[Weight]:
     Whatever gives a number for each expert is a router, also with others beside them (zero or copy experts), and what
     gives just one gates a shared expert: layers of 2 E outputs and fewer stay as they are.
     """
-    n_experts = _n_experts(model, family)
+    n_experts = count(model.config.to_dict(), family.n_experts)
     return [
         weight
         for path, module in model.named_modules()

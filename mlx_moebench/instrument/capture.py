@@ -98,7 +98,7 @@ class Capture:
 def capture(model: nn.Module, sink: Sink) -> Capture:
     """Tap every router of ``model``: ``sink(number, logits, indices, shape)`` per router and forward, in running order.
 
-    logits: [..., R] exactly as the gate returned them (OLMoE flattens a batch to [B * S, R]), with a LoRA adapter
+    logits: [..., R] exactly as the gate returned them (some blocks flatten a batch to [B * S, R]), with a LoRA adapter
         on the gate already added. indices: [..., K] as the experts received them. Neither is evaluated.
     shape: (B, S) of the hidden states in the router's layer.
     A capture replaces an earlier one of the same model. An exception in the sink ends the forward.

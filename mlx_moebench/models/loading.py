@@ -74,7 +74,7 @@ def load_checkpoint(
     adapter = None if loading.adapter_path is None else read_adapter(loading.adapter_path)
     found = find(model, revision, trust_remote_code, unquantised=unquantised, check=_check)
     folder, name, family = found.folder, found.name, found.family
-    network, config = _build(folder, found.config, trust_remote_code)
+    network, config = _build(folder, family, found.config, trust_remote_code)
     if unquantised:
         check_unquantised(config, name)  # again, because some formats say so in another file than config.json
     tokenizer = _tokenizer(folder, config, trust_remote_code)
@@ -113,7 +113,7 @@ def load_checkpoint(
 
 def _check(family: Family, config: dict[str, Any]) -> None:
     """Refuse what the MLX model would compute otherwise."""
-    family.check({**config, **_mlx_settings(config)})
+    family.check({**config, **_mlx_settings(family, config)})
 
 
 def _checked_dtype(dtype: str | None, expert_modules: list[nn.Module]) -> str | None:
@@ -157,26 +157,29 @@ def _fingerprint(folder: Path, model: nn.Module, family: Family, config: dict[st
     return digest.hexdigest()
 
 
-def _mlx_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings under the names mlx-lm reads.
+def _mlx_settings(family: Family, config: dict[str, Any]) -> dict[str, Any]:
+    """What the config has under other names than mlx-lm reads: E, K and the rotary settings.
 
-    transformers 5 writes them inside rope_parameters, where most of mlx-lm does not look and silently takes a default.
+    transformers 5 writes the latter inside rope_parameters, where most of mlx-lm does not look and silently takes a
+    default.
     """
     rope = config.get("rope_parameters") or {}
-    found = {}
+    settings = family.renamed(config)
     if "rope_theta" in rope and config.get("rope_theta") is None:
-        found["rope_theta"] = rope["rope_theta"]
+        settings["rope_theta"] = rope["rope_theta"]
     if rope.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
-        found["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
-    return found
+        settings["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return settings
 
 
-def _build(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _build(
+    folder: Path, family: Family, config: dict[str, Any], trust_remote_code: bool
+) -> tuple[nn.Module, dict[str, Any]]:
     """The model with its weights mapped but not read, and its config."""
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if port := PORTS.get(config["model_type"]):
         options["get_model_classes"] = lambda config: (port.Model, port.ModelArgs)
-    options["model_config"] = _mlx_settings(config)
+    options["model_config"] = _mlx_settings(family, config)
     try:
         with _without_wildcards(folder) as path:
             model, config = load_model(path, lazy=True, **options)
