@@ -82,7 +82,7 @@ ROW = """    Row(
 """
 
 
-def tests_of(outcome: Outcome, model_type: str) -> set[str]:
+def passed_for(outcome: Outcome, model_type: str) -> set[str]:
     """The tests, without their parameters, that passed for a family."""
     with_parameters = (re.fullmatch(r"([^\[]+)\[(.*)\]", name) for name in outcome.passed)
     return {match[1] for match in with_parameters if match and re.search(rf"\b{model_type}\b", match[2])}
@@ -97,7 +97,7 @@ def test_a_family_is_one_file_and_one_row(tmp_path: Path) -> None:
     outcome = run_tests(tree, "-k", "qwen3_moe or mixtral or test_families or test_supported or test_layout")
     assert not outcome.failed, outcome.log
     assert not [name for name in outcome.skipped if "qwen3_moe" in name], outcome.log
-    for_mixtral, for_the_new = tests_of(outcome, "mixtral"), tests_of(outcome, "qwen3_moe")
+    for_mixtral, for_the_new = passed_for(outcome, "mixtral"), passed_for(outcome, "qwen3_moe")
     assert for_mixtral - for_the_new == set()
     files = {name.partition("::")[0].rpartition(".")[2] for name in for_the_new}
     assert {"test_families", "test_instrument", "test_parity", "test_precision", "test_torch", "test_fourbit"} <= files
