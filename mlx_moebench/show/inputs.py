@@ -10,11 +10,12 @@ from typing import Any
 
 from ..data.importers import split_name
 from ..errors import MoebenchError, StatsError
+from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
 from ..pair.profile import domain_report, profile_settings, rename
 from ..pair.report import SCHEMA_VERSION
-from ..pair.storage import pair_paths, plain_name, read_report
+from ..pair.storage import pair_paths, read_report
 from ..routing.stats import RoutingStats
 from .tables.routers import model_name
 
