@@ -24,7 +24,13 @@ from ..routing.record import Phase, RouterSpec
 from ..routing.stats import RoutingStats, recorded
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
-from .report import SCHEMA_VERSION
+from .format import checked
+
+SUMS_VERSION = "1"
+"""Of the layout of the sums; that of the report is `report.SCHEMA_VERSION`."""
+
+READABLE = ("1", "2")
+"""Versions of the report; see `report.SCHEMA_VERSION`."""
 
 FORMAT = "mlx_moebench.routing_stats"
 """The key in the file's metadata under which everything but the arrays stands, as JSON."""
@@ -109,7 +115,7 @@ def sums_blob(stats: RoutingStats) -> bytes:
         if number + 1 < len(stats.specs):
             tensors[f"{spec.name}.transition"] = stats.transition_counts(number)
     facts = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SUMS_VERSION,
         "specs": [asdict(spec) for spec in stats.specs],
         "scalars": list(SCALARS),
         "sha256": shas,
@@ -167,9 +173,17 @@ def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
         raise StatsError(f"Cannot read {report_path}: {error.strerror or error}.") from error
     except ValueError as error:
         raise StatsError(f"{report_path} is not JSON: {error}.") from error
-    kinds = {"routers": list, "summary": dict, "data": dict, "model": dict}
-    if not isinstance(report, dict) or not all(isinstance(report.get(k), kind) for k, kind in kinds.items()):
+    if not isinstance(report, dict) or not {"routers", "summary", "data", "model"} <= report.keys():
         raise StatsError(f"{report_path} is JSON, but not a routing report.")
+    if (version := report.get("schema_version", READABLE[0])) not in READABLE:
+        raise StatsError(
+            f"{report_path} has schema version {version}, and this version of mlx_moebench reads "
+            f"{' and '.join(READABLE)}: measure again, or use the version that wrote it."
+        )
+    try:
+        checked("routing_stats", report)
+    except ValueError as error:
+        raise StatsError(f"{report_path} is damaged or from another version ({error}).") from error
     if sums_path.exists():
         if verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
             raise StatsError(
@@ -189,8 +203,8 @@ def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
 
 def restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> RoutingStats:
     """`RoutingStats` from the arrays and facts of a file, refusing what no measurement can have written."""
-    if facts["schema_version"] != SCHEMA_VERSION:
-        raise StatsError(f"schema version {facts['schema_version']}, this is {SCHEMA_VERSION}")
+    if facts["schema_version"] != SUMS_VERSION:
+        raise StatsError(f"schema version {facts['schema_version']}, this is {SUMS_VERSION}")
     specs = [spec_of_json(fields) for fields in facts["specs"]]
     kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
     _expect(bool(specs) and facts["phase"] in get_args(Phase), "no routers, or a phase that does not exist")
