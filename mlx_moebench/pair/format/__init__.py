@@ -35,7 +35,9 @@ def schema_text(name: str) -> str:
     title, whole = FILES[name]
     (_,), components = msgspec.json.schema_components([whole], ref_template="#/$defs/{name}")
     for one in _structs(whole):
-        components[one.__name__] |= getattr(one, "RULES", {})
+        component = components[one.__name__]
+        component |= getattr(one, "RULES", {})
+        component["required"] = [*component.get("required", ()), *getattr(one, "REQUIRED", ())]
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | components.pop(whole.__name__)
     return json.dumps(schema | {"title": title, "$defs": dict(sorted(components.items()))}, indent=2) + "\n"
 

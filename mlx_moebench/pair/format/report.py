@@ -323,16 +323,21 @@ class GateFields(msgspec.Struct, kw_only=True):
             raise ValueError("a flag that is null has a reason")
 
 
-def _metric_field(metric: Metric) -> tuple[str, Any]:
-    """A metric as a field of a router."""
-    kind: Any = Count | None if metric.integer else Number
+def _metric_field(metric: Metric) -> tuple[str, Any, Any]:
+    """A metric as a field of a router; one that came later is absent from older reports."""
+    kind: Any = (Count | None if metric.integer else Number) | UnsetType
     unit = f" {metric.unit[0].upper()}{metric.unit[1:]}."
-    return metric.name, Annotated[kind, says(f"{(metric.function.__doc__ or metric.label).splitlines()[0]}{unit}")]
+    return (
+        metric.name,
+        Annotated[kind, says(f"{(metric.function.__doc__ or metric.label).splitlines()[0]}{unit}")],
+        UNSET,
+    )
 
 
 Router: Any = msgspec.defstruct(
     "Router", [_metric_field(metric) for metric in METRICS.values()], bases=(GateFields,), kw_only=True
 )
+Router.REQUIRED = tuple(METRICS)  # of this version; an older report may lack one
 Router.__doc__ = "One gate of one layer. Any further field is a metric: a number or null."
 
 Summary = Annotated[
