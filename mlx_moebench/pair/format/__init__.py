@@ -27,7 +27,10 @@ FOLDER = Path(__file__).parents[2] / "routing" / "schema"
 
 def checked(name: str, content: Any) -> None:
     """Raise ValueError, which names the place, where ``content`` is no such file of this version or one before."""
-    msgspec.convert(content, FILES[name][1])
+    try:
+        msgspec.convert(content, FILES[name][1])
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
 
 
 def schema_text(name: str) -> str:
