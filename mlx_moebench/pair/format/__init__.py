@@ -1,6 +1,7 @@
 """The JSON files of this package as classes, from which their schemas in ``routing/schema`` are made.
 
-`checked` holds a file to its class; scripts/make_schemas.py writes the schemas.
+`checked` holds a file to its class; scripts/make_schemas.py writes the schemas. What a schema requires of a model or an
+environment beside the fields of its class (``REQUIRED``) may be missing from statistics that somebody made by hand.
 """
 
 from __future__ import annotations

@@ -111,36 +111,58 @@ class Data(Reading, kw_only=True):
 class Adapter(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The adapter that was applied; null without one. Absent when only the model object was known."""
 
-    name: Annotated[str, says("Name of its folder.")]
-    sha256: Annotated[str, says("Hash of its adapters.safetensors.")]
-    fine_tune_type: Annotated[Literal["lora", "dora", "full"], says("As mlx-lm names it.")]
-    scale: Annotated[Number, says("What the low-rank update is multiplied with; null for full.")]
+    REQUIRED: ClassVar[tuple[str, ...]] = (
+        "name",
+        "sha256",
+        "fine_tune_type",
+        "scale",
+    )
+
+    name: Annotated[str | UnsetType, says("Name of its folder.")] = UNSET
+    sha256: Annotated[str | UnsetType, says("Hash of its adapters.safetensors.")] = UNSET
+    fine_tune_type: Annotated[Literal["lora", "dora", "full"] | UnsetType, says("As mlx-lm names it.")] = UNSET
+    scale: Annotated[Number | UnsetType, says("What the low-rank update is multiplied with; null for full.")] = UNSET
 
 
 class Model(msgspec.Struct, kw_only=True):
     """The model that was measured."""
 
-    id: Annotated[str, says("Hub id or folder name; the model_type when only the model object was known.")]
-    revision: Annotated[str | None, says("Commit of the hub repository, or null.")]
-    model_type: Annotated[str, says("model_type of config.json.")]
-    dtype: Annotated[str | None, says("Type that the weights were computed in, for example bfloat16.")]
+    REQUIRED: ClassVar[tuple[str, ...]] = (
+        "id",
+        "revision",
+        "model_type",
+        "dtype",
+        "weight_bits",
+        "router_bits",
+        "backend",
+    )
+
+    id: Annotated[
+        str | UnsetType, says("Hub id or folder name; the model_type when only the model object was known.")
+    ] = UNSET
+    revision: Annotated[str | UnsetType | None, says("Commit of the hub repository, or null.")] = UNSET
+    model_type: Annotated[str | UnsetType, says("model_type of config.json.")] = UNSET
+    dtype: Annotated[str | UnsetType | None, says("Type that the weights were computed in, for example bfloat16.")] = (
+        UNSET
+    )
     weight_bits: Annotated[
-        Annotated[float, Meta(gt=0)] | None,
+        Annotated[float, Meta(gt=0)] | UnsetType | None,
         says(
             "Bits per weight of the experts as they are used, the mean where they differ. Of unquantised "
             "ones as stored, before a cast to dtype: 16 or 32. Null when unknown."
         ),
-    ]
+    ] = UNSET
     router_bits: Annotated[
-        Annotated[float, Meta(gt=0)] | None,
+        Annotated[float, Meta(gt=0)] | UnsetType | None,
         says(
             "Fewest bits per weight among the routers as they are used: 16 or 32, after a cast to dtype, "
             "unless quantised. Null when unknown."
         ),
-    ]
+    ] = UNSET
     backend: Annotated[
-        str, says("What ran the model: mlx or torch; counts when no model ran here and only counts were imported.")
-    ]
+        str | UnsetType,
+        says("What ran the model: mlx or torch; counts when no model ran here and only counts were imported."),
+    ] = UNSET
     quantised_on_load: Annotated[
         bool | UnsetType, says("Whether the checkpoint was quantised while it was loaded, rather than stored so.")
     ] = UNSET
@@ -156,12 +178,21 @@ class Model(msgspec.Struct, kw_only=True):
 class Environment(msgspec.Struct, kw_only=True):
     """Software and machine. Further entries are allowed."""
 
-    mlx_moebench: Annotated[str | None, says("Version of this package.")]
-    python: Annotated[str, says("Version.")]
-    platform: Annotated[str, says("Operating system and processor.")]
-    mlx: Annotated[str | None, says("Version, or null.")]
-    blas: Annotated[str | None, says("Matrix library in use on a CPU, or null.")]
-    threads: Annotated[Positive | None, says("Threads that a CPU matrix product may use.")]
+    REQUIRED: ClassVar[tuple[str, ...]] = (
+        "mlx_moebench",
+        "python",
+        "platform",
+        "mlx",
+        "blas",
+        "threads",
+    )
+
+    mlx_moebench: Annotated[str | UnsetType | None, says("Version of this package.")] = UNSET
+    python: Annotated[str | UnsetType, says("Version.")] = UNSET
+    platform: Annotated[str | UnsetType, says("Operating system and processor.")] = UNSET
+    mlx: Annotated[str | UnsetType | None, says("Version, or null.")] = UNSET
+    blas: Annotated[str | UnsetType | None, says("Matrix library in use on a CPU, or null.")] = UNSET
+    threads: Annotated[Positive | UnsetType | None, says("Threads that a CPU matrix product may use.")] = UNSET
     numpy: Annotated[str | UnsetType | None, says("Version.")] = UNSET
     mlx_lm: Annotated[str | UnsetType | None, says("Version, or null.")] = UNSET
     device: Annotated[str | UnsetType, says("gpu or cpu.")] = UNSET
