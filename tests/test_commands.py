@@ -13,6 +13,7 @@ import pytest
 import mlx_moebench
 from mlx_moebench.cli import ALIASES, group, main
 from mlx_moebench.cli._options import HOLES, LOADING, READING
+from mlx_moebench.errors import DataError
 from mlx_moebench.options import Choices, Flag, Loading, LoadingChoices, Options, Reading, Saving, takes
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
@@ -141,6 +142,12 @@ def test_keywords_and_fields_are_the_same() -> None:
     parts = {one.name for part in (Loading, Reading, Flag, Saving) for one in fields(part)}
     assert set(get_type_hints(Choices)) == {*parts, "plan"}
     assert set(get_type_hints(LoadingChoices)) == {one.name for one in fields(Loading)}
+
+
+@pytest.mark.parametrize("choice", [{"max_samples": 0}, {"max_length": 0}, {"batch_size": 0}, {"shard": "5/4"}])
+def test_what_cannot_be_read_is_refused_before_a_model_is_looked_for(choice: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=next(iter(choice))):
+        mlx_moebench.analyze("no/such/model", **choice)
 
 
 def test_signatures_show_every_keyword() -> None:
