@@ -12,7 +12,7 @@ from mlx_moebench.pair.storage import load_pair, pair_paths, read_report
 from mlx_moebench.routing.intervals.bootstrap import Plan
 from mlx_moebench.routing.stats import RoutingStats
 from mlx_moebench.show.markdown import Cells
-from mlx_moebench.show.tables.routers import model_name
+from mlx_moebench.show.names import model_name
 
 SHARES = ("peak_top_share_token", "peak_top_share_selection", "peak_top_share_top1")
 COLUMNS = (
@@ -56,7 +56,7 @@ def leaderboard(reports: Iterable[Mapping[str, Any]]) -> str:
 def _row(report: Mapping[str, Any], kind: str, summary: Mapping[str, Any], run: int, cells: Cells) -> list[str]:
     model, data = report["model"], report["data"]
     backend = "counts" if model.get("backend") == "counts" else f"{model.get('backend')}, {model.get('dtype')}"
-    shown = model_name(dict(model)) + (f", {kind} routers" if kind else "")
+    shown = model_name(model) + (f", {kind} routers" if kind else "")
     return [
         shown.replace("|", r"\|"),
         f"{data['name']}, {data['phase']}",

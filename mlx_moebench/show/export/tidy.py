@@ -9,10 +9,8 @@ from typing import Any
 
 from ...routing.metrics import METRICS
 from ..inputs import Inputs
-from ..tables.comparison import side_name
-from ..tables.loss import SCORES
+from ..names import SCORES, model_name, side_name
 from ..tables.profile import BETWEEN
-from ..tables.routers import model_name
 
 COLUMNS = (
     *("model", "data", "phase", "layer", "moe_layer", "router", "metric", "unit", "value", "low", "high", "level"),
@@ -131,7 +129,7 @@ def _losses(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _about(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     counted = {key: data[key] for key in ("phase", "n_sequences", "n_tokens") if key in data}
-    return {"model": model_name(dict(model)), "data": str(data["name"]), **counted}
+    return {"model": model_name(model), "data": str(data["name"]), **counted}
 
 
 def _identity(router: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from ...routing.comparison.differences import ROUNDING
-from ..numbers import percent
-from .routers import model_name
+from ..figures import CLEAR
+from ..names import side_name, sizes
+from ..numbers import decimals, percent, signed, with_interval
+from .base import plain_table
 
 DEFAULT = ("mean_entropy", "top_share_token", "load_entropy")
 """Metrics shown layer by layer unless others are asked for."""
@@ -31,9 +32,6 @@ SHORT = {
 
 RESCALED = ("peak_top_share_selection", "peak_max_violation")
 """Effects over all routers that are others in another unit; the JSON has them."""
-
-CLEAR = 0.05
-"""Effects with a smaller q are marked."""
 
 
 def print_comparison(found: dict[str, Any], metrics: Sequence[str] = DEFAULT, console: Console | None = None) -> None:
@@ -53,17 +51,10 @@ def render(found: dict[str, Any], metrics: Sequence[str] = DEFAULT) -> Group:
     return Group(*parts)
 
 
-def side_name(side: dict[str, Any]) -> str:
-    """``moebench-nano on math``: model and data of one side."""
-    return f"{model_name(side['model'])} on {side['data']['name']}"
-
-
 def _heading(found: dict[str, Any]) -> Text:
     lines = []
     for label in ("a", "b"):
-        data = found[label]["data"]
-        counted = f"{data['n_sequences']:,} sequences, {data['n_tokens']:,} tokens, {data['phase']}"
-        lines.append(f"{label.upper()}: {side_name(found[label])}: {counted}")
+        lines.append(f"{label.upper()}: {side_name(found[label])}: {sizes(found[label])}")
     design = found["design"]
     if design["paired"]:
         lines.append(f"Paired on {design['compared']['a']:,} sequences; every effect is B minus A.")
@@ -74,20 +65,8 @@ def _heading(found: dict[str, Any]) -> Text:
     return Text("\n".join(lines), style="bold")
 
 
-def _table(title: str) -> Table:
-    return Table(
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title=title,
-        title_justify="left",
-        title_style="bold",
-    )
-
-
 def _overall(effects: dict[str, Any], units: dict[str, str], title: str) -> Table:
-    table = _table(title)
+    table = plain_table(title, gap=1)
     table.add_column("metric", overflow="fold")  # where the line is too short for all, names break, not numbers
     for name in ("A", "B"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -102,7 +81,7 @@ def _overall(effects: dict[str, Any], units: dict[str, str], title: str) -> Tabl
 
 
 def _layers(found: dict[str, Any], metric: str) -> Table:
-    table = _table(f"{metric}, {found['units'][metric]}")
+    table = plain_table(f"{metric}, {found['units'][metric]}", gap=1)
     kinds = len(found["overall"]) > 1
     table.add_column("layer", justify="right")
     if kinds:
@@ -122,7 +101,7 @@ def _layers(found: dict[str, Any], metric: str) -> Table:
 
 def _loads(found: dict[str, Any]) -> Table:
     """L1 distance of the loads against permuted ones, and the experts that gained and lost the most."""
-    table = _table("Load: who gained and who lost, of tokens")
+    table = plain_table("Load: who gained and who lost, of tokens", gap=1)
     kinds = len(found["overall"]) > 1
     table.add_column("layer", justify="right", no_wrap=True)
     if kinds:
@@ -133,8 +112,8 @@ def _loads(found: dict[str, Any]) -> Table:
         table.add_column(name)
     for router in found["routers"]:
         l1, change = router["load"]["load_l1"], router["load"]["token_share_change"]
-        chance = "" if l1["null_high"] is None else f" (<{_number(l1['null_high'], 2)})"
-        cells = [str(router["layer"]), *([router["router"]] if kinds else []), _number(l1["value"], 2) + chance]
+        chance = "" if l1["null_high"] is None else f" (<{decimals(l1['null_high'], 2)})"
+        cells = [str(router["layer"]), *([router["router"]] if kinds else []), decimals(l1["value"], 2) + chance]
         cells.append(_p(l1.get("q"), mark=True))
         table.add_row(*cells, _mover(change, largest=True), _mover(change, largest=False))
     return table
@@ -147,10 +126,8 @@ def _mover(change: dict[str, Any], largest: bool) -> str:
     value = max(values) if largest else min(values)
     if value == 0:
         return "none"
-    text = f"{values.index(value)}: {value:+.3f}"
-    if "below" in change:
-        text += f" [{value - change['below']:.3f}, {value + change['above']:.3f}]"
-    return escape(text)
+    ends = {"low": value - change["below"], "high": value + change["above"]} if "below" in change else None
+    return f"{values.index(value)}: {with_interval(value, ends, 3, signed, ends=decimals)}"
 
 
 def _notes(found: dict[str, Any]) -> Text:
@@ -179,35 +156,17 @@ def _flag(value: bool | None) -> str:
 def _sides(e: dict[str, Any]) -> list[str]:
     """The values at A and at B, to the digits of their effect, four at most."""
     digits = min(4, _digits(e))
-    return ["null" if e[side] is None else f"{e[side]:.{digits}f}" for side in ("a", "b")]
+    return [decimals(e[side], digits) for side in ("a", "b")]
 
 
 def _effect(e: dict[str, Any]) -> str:
-    if e["effect"] is None:
-        return "null"
-    value = _signed(e["effect"], _digits(e))
-    if e["low"] is None:
-        return value
-    low, high = (_number(e[end], _digits(e)) for end in ("low", "high"))
-    return escape(f"{value} [{low}, {high}]")
+    return with_interval(e["effect"], e, _digits(e), signed, ends=decimals)
 
 
 def _digits(e: dict[str, Any]) -> int:
     """Decimals that show two digits of the interval's width; three without an interval."""
     width = 0.0 if e["low"] is None else e["high"] - e["low"]
     return min(6, max(0, 1 - math.floor(math.log10(width)))) if width > ROUNDING else 3
-
-
-def _signed(value: float, digits: int = 3) -> str:
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "null"
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _p(value: float | None, mark: bool = False) -> str:
