@@ -57,8 +57,9 @@ def command(
 
     Reads the folder that analyze --trace wrote; needs neither the model nor MLX.
     """
+    from ..analysis.vocabulary import vocabulary_report
     from ..pair.storage import check_output, write_aside
-    from ..show.tables.vocabulary import print_vocabulary, vocabulary_report
+    from ..show.tables.vocabulary import print_vocabulary
 
     if output:
         check_output(output, ".json", "report of vocabulary", ("n_tokens", "n_sequences", "routers"))
