@@ -138,7 +138,7 @@ def test_reports_are_computed_again_from_their_sums(pair: Path) -> None:
     kept = json.loads(pair.read_text())
     again: Any = RoutingStats.load(pair).report(plan_of(kept))
     assert kept.pop("sums_sha256")
-    assert json.loads(json.dumps(again)).keys() == kept.keys()
+    assert kept.keys() <= again.keys()  # what a later version adds is not in a kept report
     for key in ("model", "data", "settings"):
         assert again[key] == kept[key]
     for of_again, of_kept in zip(again["routers"], kept["routers"], strict=True):
@@ -147,10 +147,10 @@ def test_reports_are_computed_again_from_their_sums(pair: Path) -> None:
 
 
 def assert_close(a: Any, b: Any, where: str) -> None:
-    """Equal JSON values, floats to rounding."""
+    """The values that ``b`` has, equal in ``a``, floats to rounding."""
     if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
+        assert b.keys() <= a.keys(), where
+        for key in b:
             assert_close(a[key], b[key], f"{where}/{key}")
     elif isinstance(a, list):
         assert len(a) == len(b), where
@@ -224,7 +224,7 @@ def test_numbers_show_their_interval_or_why_there_is_none(tmp_path: Path) -> Non
     nothing = {"value": None, "low": None, "reason": "K = 1"}
     assert page(tmp_path, "{{ read('x.json').of | ci }}", of=nothing) == "null (K = 1)\n"
     effect = {"effect": -0.0001, "low": -1.0, "high": 0.5}
-    assert page(tmp_path, "{{ read('x.json').of | ci(2) }}", of=effect) == "+0.00 [-1.00, +0.50]\n"
+    assert page(tmp_path, "{{ read('x.json').of | ci(2) }}", of=effect) == "0.00 [-1.00, +0.50]\n"
     assert page(tmp_path, "{{ 0.0004 | p }} {{ 0.04 | p }} {{ 12300 | num(0) }}") == "< 0.001 0.040 12,300\n"
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...routing.intervals.bootstrap import Plan, intervals
+from ...options import Plan
+from ...pair.report import token_share
+from ...routing.intervals.bootstrap import intervals
 from ...routing.stats import RoutingStats
 from ...routing.sums import Floats
 from ..inputs import Run, View
@@ -149,16 +151,12 @@ def _without(n_experts: int, reason: str | None) -> Band:
 
 
 def share_bands(stats: RoutingStats, plan: Plan) -> list[Band]:
-    """Each router's simultaneous band around its shares of tokens, that of `top_share_token`."""
-    metric, bands = "top_share_token", []
-    for number in range(len(stats.specs)):
-        result = intervals([stats.sums(number)], stats.strata, plan, [metric])
-        totals = stats.totals(number)
-        if metric in result.peak_margin:
-            shares, (below, above) = totals.counts / totals.n_tokens, result.peak_margin[metric]
-            bands.append(Band(np.clip(shares - below, 0, 1), np.clip(shares + above, 0, 1)))
-        else:
-            bands.append(_without(len(totals.counts), result.routers[0][metric].reason))
+    """Each router's simultaneous band around its shares of tokens, made as a report makes it."""
+    bands = []
+    for number, spec in enumerate(stats.specs):
+        result = intervals([stats.sums(number)], stats.strata, plan, ["top_share_token"])
+        busiest, (margins,) = result.routers[0]["top_share_token"], result.margins
+        bands.append(_stored(token_share(stats.totals(number), busiest, margins), spec.n_experts))
     return bands
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import bidirectional
 
 from ...errors import StatsError
-from ...pair.storage import probe_folder, write_aside
+from ...files import probe_folder, write_aside
 from ..names import model_name, sizes, unit_of_text
 from ..numbers import percent
 
