@@ -51,6 +51,9 @@ MAX_PAIRS = 3_000_000
 MAX_STEPS = 1_000
 """Steps of a training that are drawn; of more, every n-th."""
 
+MOST_BESIDE = 64
+"""Experts of routers whose co-activation has room beside that of another run."""
+
 FIRST = (
     *("mean_entropy", "load_entropy", "marginal_entropy", "token_information", "top_share_token"),
     *("peak_top_share_token", "top_load_ratio", "gini", "n_eff", "dead_experts", "adjacent_overlap"),
@@ -310,7 +313,8 @@ def _coactivation(runs: Sequence[Run]) -> Section:
             str(min(kept, default=0)),
         )
         figures.append(Figure(drawings, "router", (layer, measure, order) if one else (layer,)))
-    parts = tuple(figures) if one else (tuple(figures),)
+    narrow = all(r["n_experts"] <= MOST_BESIDE for run in runs for r in run.report["routers"])
+    parts: tuple[Part, ...] = (tuple(figures),) if narrow and not one else tuple(figures)
     heading = "Co-activation: which experts are chosen together"
     return Section("coactivation", heading, parts, () if one else (measure, order))
 

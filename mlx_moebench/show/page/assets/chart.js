@@ -67,7 +67,7 @@ MB.chart = (host, chart, lines) => {
   const ends = references.map((one) => drawReference(svg, frame, one, chart.layers));
   for (const line of shown) drawIntervals(svg, frame, line);
   for (const line of shown) drawLine(svg, frame, line);
-  nameReferences(svg, frame, references, ends);
+  nameReferences(svg, frame, references, ends, shown);
   const ring = { r: 8, fill: "none", stroke: frame.fg, "stroke-width": 2, visibility: "hidden" };
   host.replaceChildren(svg);
   MB.walkPoints(host, shown, frame, svg.appendChild(MB.svg("circle", ring)));
@@ -137,26 +137,32 @@ const drawAxes = (svg, frame, chart) => {
 const pathOf = (frame, points) =>
   points.map(([x, y], i) => `${i ? "L" : "M"}${frame.x(x).toFixed(1)} ${frame.y(y).toFixed(1)}`).join("");
 
-// Dotted, over layers a little farther than the first and last; returns where it ends.
+// Dotted, over layers a little farther than the first and last; returns both ends.
 const drawReference = (svg, frame, { points }, layers) => {
   const [[firstX, firstY], [lastX, lastY]] = [points[0], points[points.length - 1]];
   const ends = layers ? [[firstX - 0.4, firstY], ...points, [lastX + 0.4, lastY]] : points;
   const dotted = { "stroke-width": 1.2, "stroke-dasharray": "2 4", opacity: 0.8 };
   svg.append(MB.svg("path", { d: pathOf(frame, ends), fill: "none", stroke: frame.fg, ...dotted }));
-  return ends[ends.length - 1];
+  return [ends[0], ends[ends.length - 1]];
 };
 
-// What a dotted line is, at its end, over the data; lines of one height once.
-const nameReferences = (svg, frame, references, ends) => {
+// What a dotted line is, over the data, at its right end, or at the left if fewer points lie there; lines of one height
+// once.
+const nameReferences = (svg, frame, references, ends, shown) => {
   const taken = [];
+  const points = shown.flatMap((line) => line.points.map((point) => [frame.x(point.x), frame.y(point.y)]));
+  const crowd = ([x, y], to) =>
+    points.filter((point) => (point[0] - frame.x(x)) * to > -80 && Math.abs(point[1] - frame.y(y)) < 20).length;
   references.forEach(({ name }, i) => {
-    const [x, y] = [frame.x(ends[i][0]) - 3, frame.y(ends[i][1])];
-    const place = y - 5 < frame.margin.top + 8 ? y + 14 : y - 5;
+    const [left, right] = ends[i];
+    const atRight = crowd(right, 1) <= crowd(left, -1);
+    const [x, y] = atRight ? right : left;
+    const place = frame.y(y) - 5 < frame.margin.top + 8 ? frame.y(y) + 14 : frame.y(y) - 5;
     if (taken.some((other) => Math.abs(other - place) < 13)) return;
     taken.push(place);
+    const side = { x: frame.x(x) + (atRight ? -3 : 3), "text-anchor": atRight ? "end" : "start" };
     const halo = { stroke: frame.bg, "stroke-width": 3, "paint-order": "stroke" };
-    const attributes = { ...FONT, x, y: place, "text-anchor": "end", class: "line-name", fill: frame.fg, ...halo };
-    svg.append(MB.svg("text", attributes, name));
+    svg.append(MB.svg("text", { ...FONT, ...side, y: place, class: "line-name", fill: frame.fg, ...halo }, name));
   });
 };
 
