@@ -19,14 +19,14 @@ FIGURES = (("mean_entropy", 3), ("top_share_token", 3), ("top_load_ratio", 2), (
 
 def to_markdown(inputs: Inputs) -> str:
     """The answer in sentences, each run and its routers, what lies between domains, and so on, then provenance."""
-    found = answer(inputs)
-    lines = ["# Routing report", "", *(line for said in found.sentences for line in (text(said), ""))]
-    lines += [*(f"- {text(caution)}" for caution in found.cautions), *[""] * bool(found.cautions)]
+    words = answer(inputs)
+    lines = ["# Routing report", "", *(line for sentence in words.sentences for line in (text(sentence), ""))]
+    lines += [*(f"- {text(caution)}" for caution in words.cautions), *[""] * bool(words.cautions)]
     for part in (
         *(_run(run) for run in inputs.runs),
         *(_domains(name, profile) for name, profile in inputs.profiles.items()),
-        *(_comparison(found) for found in inputs.comparisons),
-        *(_uncertainty(found) for found in inputs.uncertainties),
+        *(_comparison(comparison) for comparison in inputs.comparisons),
+        *(_uncertainty(report) for report in inputs.uncertainties),
         *(_training(training) for training in inputs.trainings),
     ):
         lines += [*part, ""]
@@ -109,15 +109,15 @@ def _domains(name: str, profile: Mapping[str, Any]) -> Iterator[str]:
     yield from listed(cells)
 
 
-def _comparison(found: Mapping[str, Any]) -> Iterator[str]:
-    cells, paired = Cells(), found["design"]["paired"]
-    first, second = difference_series(found).names
+def _comparison(comparison: Mapping[str, Any]) -> Iterator[str]:
+    cells, paired = Cells(), comparison["design"]["paired"]
+    first, second = difference_series(comparison).names
     yield f"## A: {text(first.removeprefix('A: '))}; B: {text(second.removeprefix('B: '))}"
     yield ""
     how = {True: "Paired on the same sequences", False: "Unpaired, other sequences on either side", None: "Values only"}
-    a, b = (sizes(found[side]) for side in "ab")
+    a, b = (sizes(comparison[side]) for side in "ab")
     yield f"{how[paired]}; differences are B minus A. A: {a}. B: {b}."
-    for kind, effects in found["overall"].items():
+    for kind, effects in comparison["overall"].items():
         rows = []
         for name, words, unit in SUMMARY:
             if name in effects:
@@ -125,17 +125,17 @@ def _comparison(found: Mapping[str, Any]) -> Iterator[str]:
                 values = [decimals(e[side], 4) for side in "ab"]
                 rows.append([words, unit, *values, cells.cell(e | {"value": e["effect"]}, 4)])
         yield ""
-        yield from table([f"{kind} routers" if len(found["overall"]) > 1 else "", "unit", "A", "B", "B - A"], rows)
+        yield from table([f"{kind} routers" if len(comparison["overall"]) > 1 else "", "unit", "A", "B", "B - A"], rows)
     yield ""
     yield from listed(cells)
 
 
-def _uncertainty(found: Mapping[str, Any]) -> Iterator[str]:
-    cells, data = Cells(), found["data"]
-    yield f"## Loss by routing uncertainty: {text(model_name(found['model']))} on {text(data['name'])}"
+def _uncertainty(report: Mapping[str, Any]) -> Iterator[str]:
+    cells, data = Cells(), report["data"]
+    yield f"## Loss by routing uncertainty: {text(model_name(report['model']))} on {text(data['name'])}"
     yield ""
-    loss = cells.cell(found["mean_loss"], 3)
-    yield f"{sizes(found)}; mean loss of the next token {loss} nats. Rank correlations with that loss:"
+    loss = cells.cell(report["mean_loss"], 3)
+    yield f"{sizes(report)}; mean loss of the next token {loss} nats. Rank correlations with that loss:"
     yield ""
     rows = [
         [
@@ -143,11 +143,11 @@ def _uncertainty(found: Mapping[str, Any]) -> Iterator[str]:
             text(r["router"]),
             *(cells.cell(r[score] | {"value": r[score]["rho"]}, 3) for score in SCORES),
         ]
-        for r in found["routers"]
+        for r in report["routers"]
     ]
     rows += [
         ["mean", text(kind), *(cells.cell(means[score] | {"value": means[score]["rho"]}, 3) for score in SCORES)]
-        for kind, means in found["summary"].items()
+        for kind, means in report["summary"].items()
     ]
     yield from table(["layer", "router", *(f"rho, {words}" for words, _ in SCORES.values())], rows)
     yield ""
@@ -180,7 +180,7 @@ def _provenance(inputs: Inputs) -> Iterator[str]:
     yield ""
     reports = [
         *(report for run in inputs.runs for report in (run.domains.values() if run.domains else (run.report,))),
-        *(found[side] for found in inputs.comparisons for side in "ab"),
+        *(comparison[side] for comparison in inputs.comparisons for side in "ab"),
         *inputs.uncertainties,
     ]
     rows, seen = [], set()

@@ -198,10 +198,9 @@ def divergence_chart(series: DomainSeries, kind: str) -> Chart:
         )
         for place, (first, second) in enumerate(routers[0].divergences)
     ]
-    several = f", {kind} routers" if len(kinds_of(series.ids)) > 1 else ""
     intervals = intervals_of((v for one in lines for v in one.values), series.level)
     return Chart(
-        f"How far the loads of two domains lie apart{several}",
+        f"How far the loads of two domains lie apart{_of_kind(series, kind)}",
         f"Jensen-Shannon divergences of domains by layer, {series.name}",
         "layer",
         series.unit,
@@ -215,18 +214,25 @@ def divergence_chart(series: DomainSeries, kind: str) -> Chart:
     )
 
 
+def _of_kind(series: DomainSeries, kind: str) -> str:
+    """The end of a title, where there are several kinds of router."""
+    return f", {kind} routers" if len(kinds_of(series.ids)) > 1 else ""
+
+
 def share_chart(series: DomainSeries, kind: str) -> Chart:
     """The shares that decide the verdict: of the expert that no domain escapes, and the busiest of any domain."""
     points, places = points_of(series.ids, kind)
     routers = [series.routers[place] for place in places]
+    intervals = intervals_of((v for r in routers for v in (r.a, r.b)), series.level)
     return Chart(
-        "Deciding shares",
+        f"Deciding shares{_of_kind(series, kind)}",
         f"Shares that decide the verdicts by layer, {series.name}",
         "layer",
         "share of tokens",
         "share of tokens",
         ("Share of tokens {value}",),
-        f"{intervals_of((v for r in routers for v in (r.a, r.b)), series.level)}. {series.sizes}.",
+        "a: of the expert that no domain escapes, the one whose smallest share over domains is largest; b: of the "
+        f"busiest expert of any domain. Unit: share of tokens. {intervals}. Dotted: tau. {series.sizes}.",
         (
             Line("a: expert that no domain escapes", points, tuple(r.a for r in routers)),
             Line("b: busiest expert of any domain", points, tuple(r.b for r in routers)),
@@ -241,13 +247,14 @@ def spread_chart(series: DomainSeries, kind: str) -> Chart:
     points, places = points_of(series.ids, kind)
     routers = [series.routers[place] for place in places]
     return Chart(
-        "Experts in use, r",
+        f"Experts in use, r{_of_kind(series, kind)}",
         f"Effective share of the experts in use by layer, {series.name}",
         "layer",
         "ratio",
         "r, ratio",
         ("r {value}",),
-        f"{intervals_of((r.r for r in routers), series.level)}. {series.sizes}.",
+        "Effective share of the experts, n_eff / E, of the domains mixed in equal parts. Unit: ratio. "
+        f"{intervals_of((r.r for r in routers), series.level)}. Dotted: 0.5, collapsed below. {series.sizes}.",
         (Line("", points, tuple(r.r for r in routers)),),
         (Reference("0.5, collapsed below", points.x, (0.5,) * len(points.x)),),
     )
@@ -267,7 +274,7 @@ def router_heat(series: DomainSeries, place: int, most: float) -> Heat:
         "expert",
         "domain",
         tuple(map(isolated, series.domains)),
-        _measures([one.shares[d] for d in range(rows)], [router.even] * rows, (low, high), most),
+        _measures(list(one.shares), series.n_tokens, [router.even] * rows, (low, high), most),
         "ratio",
         (
             f"{{row}}, layer {label}, expert {{column}}",
@@ -295,24 +302,33 @@ def domain_heat(series: DomainSeries, domain: int, kind: str, most: float) -> He
         tuple(str(r.router.layer) for r in routers),
         _measures(
             [r.shares[domain] for r in routers],
+            [series.n_tokens[domain]] * len(routers),
             [r.router.even for r in routers],
             tuple([r.bands[end][domain] for r in routers] for end in (0, 1)),
             most,
         ),
         "ratio",
-        ("Layer {row}, expert {column}", "Share of the domain's tokens {share}"),
-        series.shares_definition,
+        (),
+        "",
         ("layer", "router"),
         points.cells,
         beside=tuple(r.word or "no verdict" for r in routers) if last else (),
     )
 
 
-def _measures(shares: list[Floats], even: list[float], bands: Sequence[Any], most: float) -> dict[str, Measure]:
+def _measures(
+    shares: list[Floats], tokens: Sequence[int], even: list[float], bands: Sequence[Any], most: float
+) -> dict[str, Measure]:
+    """Shares of ``tokens``, a number for each row, and the multiples of the even share that they are."""
     scale = Scale("even", most, "share of the domain's tokens, multiple of the even share (1 = even)")
-    cells = tuple(shares)
+    counts = tuple(np.rint(row * n) for row, n in zip(shares, tokens, strict=True))
+    exact = all(np.allclose(row / n, s, rtol=1e-9, atol=0) for row, n, s in zip(counts, tokens, shares, strict=True))
+    cells = tuple(row.astype(np.int64) for row in counts) if exact else tuple(shares)
+    over = tuple(tokens) if exact else (1,) * len(shares)
     low, high = (tuple(end) for end in bands)
     return {
-        "share": Measure("share of tokens", "share of tokens", cells, low=low, high=high),
-        "ratio": Measure("multiple of even share", "ratio", cells, tuple(even), scale=scale),
+        "share": Measure("share of tokens", "share of tokens", cells, over, low=low, high=high),
+        "ratio": Measure(
+            "multiple of even share", "ratio", cells, tuple(n * e for n, e in zip(over, even, strict=True)), scale=scale
+        ),
     }

@@ -36,6 +36,8 @@ from ..figures import (
     none_dead,
     rho_chart,
     router_heat,
+    share_chart,
+    spread_chart,
     training_charts,
     training_series,
     uncertainty_series,
@@ -209,6 +211,7 @@ def _domains(series: DomainSeries, place: int, several: bool) -> Section:
     between = [Figure({"": information_chart(series)})]
     if len(series.domains) > 1:
         between += [Figure({"": divergence_chart(series, kind)}) for kind in kinds]
+    between += [Figure({"": chart(series, kind)}) for kind in kinds for chart in (share_chart, spread_chart)]
     drawings = {str(n): router_heat(series, n, series.most) for n in range(len(series.routers))}
     layer = Choice("router", "Layer", tuple((str(n), label) for n, label in enumerate(labels(series.ids))))
     loads = ((f"row {n}", f"their load on {isolated(domain)}") for n, domain in enumerate(series.domains))

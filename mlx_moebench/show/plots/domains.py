@@ -87,7 +87,7 @@ def _shares(axis: Any, series: DomainSeries, kind: str) -> None:
         if r.router.router == kind:
             colour = VERDICTS.get(r.word or "", "white")
             axis.plot(r.router.layer, 0.03, "s", color=colour, ms=4, transform=axis.get_xaxis_transform())
-    title_with(axis, chart.title.lower(), f"dotted: {tau.name}; squares: verdict")
+    title_with(axis, "deciding shares", f"dotted: {tau.name}; squares: verdict")
     axis.set_ylabel(chart.y)
 
 
@@ -96,7 +96,7 @@ def _spread(axis: Any, series: DomainSeries, kind: str) -> None:
     draw_line(axis, chart.lines[0], COLOURS[0], marker=marker_of(0))
     (half,) = chart.references
     axis.axhline(half.y[0], color="0.35", ls=":", lw=1)
-    title_with(axis, chart.title.lower(), f"dotted: {half.name}")
+    title_with(axis, "experts in use, r", f"dotted: {half.name}")
     axis.set_ylabel(chart.y)
     axis.set_ylim(0, 1.02)
 

@@ -81,12 +81,12 @@ def _summary(results: dict[str, Any], compared: dict[str, Any] | None) -> Table:
     return table
 
 
-def _comparison(found: dict[str, Any]) -> Table:
+def _comparison(comparison: dict[str, Any]) -> Table:
     table = plain_table("With the adapter minus without, same questions", show_header=False)
     for name in ("macro", "micro"):
-        entry = found[f"{name}_difference"]
+        entry = comparison[f"{name}_difference"]
         table.add_row(f"Difference ({name})", with_interval(entry["value"], entry, 3, signed), "share")
-    pairs, seen = found["mcnemar"], found["smallest_detectable"]
+    pairs, seen = comparison["mcnemar"], comparison["smallest_detectable"]
     table.add_row("Right only without, only with", f"{pairs['first_only']:,}, {pairs['second_only']:,}", "questions")
     table.add_row("McNemar's exact test", f"{pairs['p_value']:.3g}", "p")
     for name in ("macro", "micro"):
@@ -108,9 +108,9 @@ def _notes(report: dict[str, Any]) -> Text:
     lines += [f"Warning: {warning}" for warning in report["model"].get("warnings", [])]
     entries = [results["macro_accuracy"], *report["subjects"]]
     if "comparison" in report:
-        found = report["comparison"]
-        entries.append(found["macro_difference"])
-        reason = found["smallest_detectable"].get("reason")
+        comparison = report["comparison"]
+        entries.append(comparison["macro_difference"])
+        reason = comparison["smallest_detectable"].get("reason")
         lines += [f"No smallest detectable difference: {reason}."] if reason else []
     lines += [f"Note: {reason}." for reason in dict.fromkeys(e["reason"] for e in entries if e.get("reason"))]
     ci = report["settings"]["ci"]

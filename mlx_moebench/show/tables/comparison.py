@@ -34,28 +34,30 @@ RESCALED = ("peak_top_share_selection", "peak_max_violation")
 """Effects over all routers that are others in another unit; the JSON has them."""
 
 
-def print_comparison(found: dict[str, Any], metrics: Sequence[str] = DEFAULT, console: Console | None = None) -> None:
+def print_comparison(
+    comparison: dict[str, Any], metrics: Sequence[str] = DEFAULT, console: Console | None = None
+) -> None:
     """Print both sides, every metric over all routers, the chosen ones layer by layer, and what became of the loads."""
-    (console or Console()).print(render(found, metrics))
+    (console or Console()).print(render(comparison, metrics))
 
 
-def render(found: dict[str, Any], metrics: Sequence[str] = DEFAULT) -> Group:
+def render(comparison: dict[str, Any], metrics: Sequence[str] = DEFAULT) -> Group:
     """The tables of `Comparison.to_dict` as one rich renderable."""
-    parts: list[Any] = [_heading(found)]
-    for kind, effects in found["overall"].items():
-        count = sum(router["router"] == kind for router in found["routers"])
-        of = f"{kind} routers" if len(found["overall"]) > 1 else "routers"
-        parts.append(_overall(effects, found["units"], f"Mean over {count} {of} (peak: the largest over them)"))
-    parts += [_layers(found, metric) for metric in metrics]
-    parts += [_loads(found), _notes(found)]
+    parts: list[Any] = [_heading(comparison)]
+    for kind, effects in comparison["overall"].items():
+        count = sum(router["router"] == kind for router in comparison["routers"])
+        of = f"{kind} routers" if len(comparison["overall"]) > 1 else "routers"
+        parts.append(_overall(effects, comparison["units"], f"Mean over {count} {of} (peak: the largest over them)"))
+    parts += [_layers(comparison, metric) for metric in metrics]
+    parts += [_loads(comparison), _notes(comparison)]
     return Group(*parts)
 
 
-def _heading(found: dict[str, Any]) -> Text:
+def _heading(comparison: dict[str, Any]) -> Text:
     lines = []
     for label in ("a", "b"):
-        lines.append(f"{label.upper()}: {side_name(found[label])}: {sizes(found[label])}")
-    design = found["design"]
+        lines.append(f"{label.upper()}: {side_name(comparison[label])}: {sizes(comparison[label])}")
+    design = comparison["design"]
     if design["paired"]:
         lines.append(f"Paired on {design['compared']['a']:,} sequences; every effect is B minus A.")
     elif design["paired"] is False:
@@ -80,9 +82,9 @@ def _overall(effects: dict[str, Any], units: dict[str, str], title: str) -> Tabl
     return table
 
 
-def _layers(found: dict[str, Any], metric: str) -> Table:
-    table = plain_table(f"{metric}, {found['units'][metric]}", gap=1)
-    kinds = len(found["overall"]) > 1
+def _layers(comparison: dict[str, Any], metric: str) -> Table:
+    table = plain_table(f"{metric}, {comparison['units'][metric]}", gap=1)
+    kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right")
     if kinds:
         table.add_column("router")
@@ -91,7 +93,7 @@ def _layers(found: dict[str, Any], metric: str) -> Table:
     table.add_column("B - A", no_wrap=True)
     for name in ("p", "q"):
         table.add_column(name, justify="right")
-    for router in found["routers"]:
+    for router in comparison["routers"]:
         e = router["effects"].get(metric)
         if e is not None:
             cells = [str(router["layer"]), *([router["router"]] if kinds else []), *_sides(e)]
@@ -99,10 +101,10 @@ def _layers(found: dict[str, Any], metric: str) -> Table:
     return table
 
 
-def _loads(found: dict[str, Any]) -> Table:
+def _loads(comparison: dict[str, Any]) -> Table:
     """L1 distance of the loads against permuted ones, and the experts that gained and lost the most."""
     table = plain_table("Load: who gained and who lost, of tokens", gap=1)
-    kinds = len(found["overall"]) > 1
+    kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right", no_wrap=True)
     if kinds:
         table.add_column("router", no_wrap=True)
@@ -110,7 +112,7 @@ def _loads(found: dict[str, Any]) -> Table:
     table.add_column("q", justify="right", no_wrap=True)
     for name in ("gained most", "lost most"):
         table.add_column(name)
-    for router in found["routers"]:
+    for router in comparison["routers"]:
         l1, change = router["load"]["load_l1"], router["load"]["token_share_change"]
         chance = "" if l1["null_high"] is None else f" (<{decimals(l1['null_high'], 2)})"
         cells = [str(router["layer"]), *([router["router"]] if kinds else []), decimals(l1["value"], 2) + chance]
@@ -130,16 +132,16 @@ def _mover(change: dict[str, Any], largest: bool) -> str:
     return f"{values.index(value)}: {with_interval(value, ends, 3, signed, ends=decimals)}"
 
 
-def _notes(found: dict[str, Any]) -> Text:
-    ci = found["settings"]["ci"]
-    lines = [f"Allowed ({one['kind']}): {one['what']}." for one in found["allowed"]] + list(found["notes"])
-    changed = [r for r in found["routers"] if r["collapsed"]["a"] != r["collapsed"]["b"]]
+def _notes(comparison: dict[str, Any]) -> Text:
+    ci = comparison["settings"]["ci"]
+    lines = [f"Allowed ({one['kind']}): {one['what']}." for one in comparison["allowed"]] + list(comparison["notes"])
+    changed = [r for r in comparison["routers"] if r["collapsed"]["a"] != r["collapsed"]["b"]]
     if changed:
         named = ", ".join(
             f"{r['layer']} ({_flag(r['collapsed']['a'])} to {_flag(r['collapsed']['b'])})" for r in changed
         )
         lines.append(f"collapse flags that differ: layer {named}.")
-    if found["design"]["paired"] is not None:
+    if comparison["design"]["paired"] is not None:
         lines.append(
             f"[low, high]: {percent(ci['level'])} bootstrap over sequences, {ci['resamples']:,} resamples; p: of no "
             f"difference, from the same; q: p adjusted over layers (Benjamini-Hochberg); *: q < {CLEAR}."
