@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, TypeVar
 
-from .errors import ModelLoadError, MoebenchError, did_you_mean
+from .errors import DataError, ModelLoadError, MoebenchError, did_you_mean
 
 Step = Callable[[str, int, int], None]
 """step(what, done, total) is told of progress; total 0 means unknown."""
@@ -84,6 +84,8 @@ class Reading:
     text_field: field of a .jsonl or .csv that holds the text, by default found by name. max_samples: the first so many
     documents. max_length: tokens kept of a document (of a window, for .txt). batch_size: sequences per forward pass.
     shard: ``i/n``, only rows with row % n == i - 1.
+
+    Raises `DataError` for fewer than one of anything, or a shard of another form.
     """
 
     text_field: str | None = None
@@ -91,6 +93,24 @@ class Reading:
     max_length: int = 256
     batch_size: int = 8
     shard: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_samples is not None and self.max_samples < 1:
+            raise DataError(f"max_samples is {self.max_samples}; ask for at least 1 document, or leave it out for all.")
+        if self.max_length < 1:
+            raise DataError(f"max_length is {self.max_length}; allow at least 1 token a sequence.")
+        if self.batch_size < 1:
+            raise DataError(f"batch_size is {self.batch_size}; put at least 1 sequence into a batch.")
+        if self.shard is not None:
+            parse_shard(self.shard)
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """(i, n) of ``i/n``, the i-th of n shards counted from 1; raises DataError when it is not of that form."""
+    i, slash, n = shard.partition("/")
+    if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise DataError(f"There is no shard {shard!r}: write i/n with i from 1 to n, such as 1/4 to 4/4.")
+    return int(i), int(n)
 
 
 @dataclass(frozen=True)

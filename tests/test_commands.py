@@ -13,6 +13,7 @@ import pytest
 import mlx_moebench
 from mlx_moebench.cli import ALIASES, group, main
 from mlx_moebench.cli._options import HOLES, LOADING, READING
+from mlx_moebench.errors import DataError
 from mlx_moebench.options import Choices, Flag, Loading, LoadingChoices, Options, Reading, Saving, takes
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
@@ -22,18 +23,6 @@ LOAD_MODELS = ("analyze", "compare", "demo", "evaluate", "loss", "profile", "tra
 
 EVERYWHERE = ("--output", "--level", "--json", "--quiet", "--seed", "--resume")
 """Options that mean the same wherever they make sense."""
-
-NO_SENSE: dict[str, tuple[str, ...]] = {
-    # What only says something, and neither measures, draws nor writes.
-    "doctor": ("--output", "--level", "--seed", "--resume"),
-    "models": ("--output", "--level", "--seed", "--resume", "--quiet"),
-    # What makes files of files in seconds.
-    "import": ("--resume",),
-    "merge": ("--resume",),
-    "plot": ("--resume", "--seed"),
-    "report": ("--resume",),
-    "vocabulary": ("--resume",),
-}
 
 
 def commands() -> dict[str, list[click.Command]]:
@@ -89,8 +78,13 @@ def test_what_loads_a_model_has_all_options_of_one(name: str) -> None:
 def test_common_options_are_there_or_have_a_reason(name: str) -> None:
     have = options_of(commands()[name])
     for flag in EVERYWHERE:
-        without = (name, flag) in HOLES or flag in NO_SENSE.get(name, ())
-        assert (flag in have) != without, f"{name} {flag}"
+        assert (flag in have) != ((name, flag) in HOLES), f"{name} {flag}"
+
+
+def test_every_reason_belongs_to_a_command_and_a_shared_option() -> None:
+    for name, flag in HOLES:
+        assert name in commands()
+        assert flag in {*LOADING_FLAGS, *EVERYWHERE}
 
 
 def test_options_of_one_name_are_of_one_kind() -> None:
@@ -123,10 +117,37 @@ def test_old_names_of_commands_work_and_are_not_listed(capsys: pytest.CaptureFix
         assert old not in group.list_commands(click.Context(group))
 
 
+@pytest.mark.parametrize("typed", ["--seed=0", "--learning-rate=0", "--val-batches=0"])
+def test_a_zero_wins_over_the_settings_of_a_training(
+    typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 is an answer, a flag that is not given is none: the file's seed of 5 is not trained with under --seed 0."""
+    training = pytest.importorskip("mlx_moebench.train")
+    (tmp_path / "file.yaml").write_text("seed: 5\nlearning_rate: 0.1\nval_batches: 3\ntrust_remote_code: true\n")
+    asked: dict[str, Any] = {}
+
+    def stop(settings: dict[str, Any]) -> None:
+        asked.update(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "training_config", stop)
+    with pytest.raises(SystemExit):
+        main(["train", "-c", str(tmp_path / "file.yaml"), typed, "--quiet"])
+    key = typed.removeprefix("--").partition("=")[0].replace("-", "_")
+    kept = {"seed": 5, "learning_rate": 0.1, "val_batches": 3, "trust_remote_code": True}
+    assert {name: asked[name] for name in kept} == kept | {key: 0}
+
+
 def test_keywords_and_fields_are_the_same() -> None:
     parts = {one.name for part in (Loading, Reading, Flag, Saving) for one in fields(part)}
     assert set(get_type_hints(Choices)) == {*parts, "plan"}
     assert set(get_type_hints(LoadingChoices)) == {one.name for one in fields(Loading)}
+
+
+@pytest.mark.parametrize("choice", [{"max_samples": 0}, {"max_length": 0}, {"batch_size": 0}, {"shard": "5/4"}])
+def test_what_cannot_be_read_is_refused_before_a_model_is_looked_for(choice: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=next(iter(choice))):
+        mlx_moebench.analyze("no/such/model", **choice)
 
 
 def test_signatures_show_every_keyword() -> None:

@@ -144,6 +144,21 @@ HOLES: Mapping[tuple[str, str], str] = {
     ("plot", "--level"): "a picture shows the intervals that its inputs hold",
     ("plot", "--quiet"): "it says one line, what it wrote",
     ("vocabulary", "--level"): "shares are held against a null, not given intervals",
+    ("doctor", "--output"): "it prints what it finds; --json > FILE keeps it",
+    ("doctor", "--level"): "its checks hold or fail, without intervals",
+    ("doctor", "--seed"): "nothing is drawn at random",
+    ("doctor", "--resume"): "it takes seconds",
+    ("models", "--output"): "it prints what is supported; --json > FILE keeps it",
+    ("models", "--level"): "it measures nothing",
+    ("models", "--seed"): "nothing is drawn at random",
+    ("models", "--resume"): "it measures nothing",
+    ("models", "--quiet"): "it answers at once, without progress",
+    ("import", "--resume"): "it reads files that are there, again if need be",
+    ("merge", "--resume"): "it reads files that are there, again if need be",
+    ("plot", "--resume"): "it reads files that are there, again if need be",
+    ("plot", "--seed"): "a picture shows the intervals that its inputs hold",
+    ("report", "--resume"): "it reads files that are there, again if need be",
+    ("vocabulary", "--resume"): "it reads files that are there, again if need be",
 }
 """(command, option): why the option is not there. tests/test_commands.py holds every command to it."""
 

@@ -88,7 +88,7 @@ def command(
             raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {options['bits']}; give one of them.")
         options["bits"] = 4
     # A flag that is not given says nothing; the file may.
-    settings |= {key: value for key, value in options.items() if value not in (None, False)}
+    settings |= {key: value for key, value in options.items() if value is not None and value is not False}
     for assignment in assignments:
         _assign(settings, assignment)
     checked = training_config(settings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard, read_corpus
+from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, read_corpus
 from ..errors import DataError, MoebenchError
 from ..options import (
     Choices,
@@ -126,8 +126,6 @@ def measure(
     whole, place = options.saving.output, runner.ranks()
     if place is not None:
         options = _of_rank(place, options)
-    if options.reading.shard is not None:
-        parse_shard(options.reading.shard)
     if options.saving.trace is not None:
         check_trace_folder(Path(options.saving.trace), options.saving.resume)
     work = _prepare(runner, model, dataset, options, tokenizer, generate, step)
