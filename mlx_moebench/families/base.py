@@ -10,6 +10,7 @@ from array_api_compat import array_namespace
 
 from ..errors import ModelLoadError
 from ..routing.record import Array, Distribution, RouterSpec
+from ..routing.tally import log_softmax
 
 Config = Mapping[str, Any]
 """The settings of a ``config.json``, or of a loaded model's arguments."""
@@ -169,9 +170,7 @@ def count(config: Config, keys: Keys) -> int:
 
 def softmax(logits: Array) -> Array:
     """Softmax over the last axis, in the array's own namespace and dtype."""
-    xp = array_namespace(logits)
-    e = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
-    return e / xp.sum(e, axis=-1, keepdims=True)
+    return log_softmax(logits)[1]
 
 
 def probabilities_of_chosen(logits: Array, indices: Array, config: Config) -> Array:

@@ -40,7 +40,7 @@ def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any
         found = intervals([stats.sums(i) for i in numbers], stats.strata, plan)
         for number, value, ci, margins in zip(numbers, values, found.routers, found.margins, strict=True):
             routers[number] = _router(stats, number, value, ci)
-            routers[number]["token_share"] = _token_share(stats.totals(number), ci["top_share_token"], margins)
+            routers[number]["token_share"] = token_share(stats.totals(number), ci["top_share_token"], margins)
         summaries[kind] = _summary(stats, numbers, values, found, plan)
     verdicts = verdicts_of(stats, plan)
     for router, found_verdict in zip(routers, verdicts, strict=False):
@@ -125,7 +125,7 @@ def _router(stats: RoutingStats, number: int, values: dict[str, float], ci: dict
     return entry
 
 
-def _token_share(total: Sums, busiest: Interval, margins: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+def token_share(total: Sums, busiest: Interval, margins: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
     """The simultaneous band of every expert's share of tokens, inside [0, 1], or the reason there is none."""
     below, above = margins.get("top_share_token", (math.nan, math.nan))
     if not math.isfinite(below):

@@ -195,6 +195,8 @@ def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
         for router in report["routers"]:
             for holder in (router, router.get("verdict", {})):
                 holder["ci"] = {name: dict(gone) for name in holder.get("ci", {})}
+            if "token_share" in router:
+                router["token_share"] = dict(gone)
         for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
             for entry in summary.values():
                 entry.update(gone)

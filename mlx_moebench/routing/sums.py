@@ -143,6 +143,18 @@ def entropy(p: npt.ArrayLike) -> Floats:
     return np.asarray(-np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1))
 
 
+def divergence(f: Floats, g: Floats, ends: Floats | None = None) -> Floats:
+    """Jensen-Shannon divergence of distributions over the last axis, nats, not below 0 by rounding.
+
+    Formula: H((f + g) / 2) - (H(f) + H(g)) / 2. ends: the second term, where it is known.
+
+    >>> round(float(divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0]))), 4)
+    0.6931
+    """
+    ends = (entropy(f) + entropy(g)) / 2 if ends is None else ends
+    return np.asarray(np.maximum(entropy((f + g) / 2) - ends, 0.0))
+
+
 def _positive(n: npt.NDArray[Any]) -> Floats:
     """A divisor that is NaN where there is nothing to divide by."""
     return np.where(n > 0, n, np.nan)

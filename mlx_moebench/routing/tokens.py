@@ -102,6 +102,27 @@ class Choices:
         return Choices(self.experts[:tokens], self.weights[:tokens], self.entropy[:tokens], self.margin[:tokens])
 
 
+def choice_counts(experts: npt.NDArray[Any], n_experts: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """How many tokens of ``experts`` [T, K], in descending order of p, chose each expert, and how many first.
+
+    >>> choice_counts(np.array([[0, 1], [2, 1]]), 3)
+    (array([1, 2, 1]), array([1, 0, 1]))
+    """
+    every = (np.bincount(chosen.ravel(), minlength=n_experts) for chosen in (experts, experts[:, :1]))
+    chosen, first = every
+    return chosen, first
+
+
+def changed_choices(experts: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """How many of each token's ``experts`` [T, K] are not among its ``others`` [T, K], such as those before training.
+
+    >>> changed_choices(np.array([[0, 1], [2, 1]]), np.array([[1, 0], [2, 3]]))
+    array([0, 1])
+    """
+    same = experts[:, :, None] == others[:, None, :]
+    return np.asarray((~same.any(axis=2)).sum(axis=1))
+
+
 @dataclass(frozen=True)
 class TokenSequence:
     """One sequence: its name, the text of every token, and the choices of each router, in running order.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..data.importers import split_name
 from ..errors import MoebenchError, StatsError
@@ -16,7 +16,7 @@ from ..pair.comparison import compare
 from ..pair.profile import domain_report, profile_settings, rename
 from ..pair.storage import pair_paths, read_report
 from ..routing.stats import RoutingStats
-from .tables.routers import model_name
+from .names import model_name
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
@@ -46,6 +46,25 @@ class Run:
     stats: RoutingStats | None
     domains: Mapping[str, dict[str, Any]]
     parts: Mapping[str, RoutingStats] = field(default_factory=dict)
+
+    def view(self, domain: str | None = None, name: str | None = None) -> View:
+        """The run on all its data, or on one domain; by default under the name of that."""
+        if domain is None:
+            return View(name or self.name, self.report, self.stats)
+        return View(name or domain, self.domains[domain], self.parts.get(domain))
+
+
+class View(NamedTuple):
+    """One report with its sums, if they are there, under the name that tells it from others beside it."""
+
+    name: str
+    report: Mapping[str, Any]
+    stats: RoutingStats | None = None
+
+    @property
+    def size(self) -> str:
+        """`` (n = 104)``: of how many sequences."""
+        return f" (n = {self.report['data']['n_sequences']:,})"
 
 
 @dataclass(frozen=True)
@@ -158,16 +177,16 @@ class _Reader:
             path = report_path
         self._add_json(path, _read_json(path), label)
 
-    def _add_json(self, path: Path, found: Any, label: str | None) -> None:
-        keys = set(found) if isinstance(found, dict) else set()
+    def _add_json(self, path: Path, content: Any, label: str | None) -> None:
+        keys = set(content) if isinstance(content, dict) else set()
         if keys >= {"models", "settings"}:
-            self._add_profile(path, found, label)
+            self._add_profile(path, content, label)
         elif keys >= {"direction", "overall", "design"}:
-            _require(found, ("a", "b", "units", "routers", "settings"), path)
-            self.comparisons.append(found)
+            _require(content, ("a", "b", "units", "routers", "settings"), path)
+            self.comparisons.append(content)
         elif keys >= {"mean_loss", "n_pairs"}:
-            _require(found, ("model", "data", "settings", "routers", "summary"), path)
-            self.uncertainties.append(found)
+            _require(content, ("model", "data", "settings", "routers", "summary"), path)
+            self.uncertainties.append(content)
         elif keys >= {"routers", "summary", "data", "model"}:
             self._add_pair(_read_pair(path, label))
         else:
@@ -185,12 +204,12 @@ class _Reader:
                 return
         self.groups.append(_Group([pair], pair.stats))
 
-    def _add_profile(self, path: Path, found: dict[str, Any], label: str | None) -> None:
+    def _add_profile(self, path: Path, profile: dict[str, Any], label: str | None) -> None:
         """The models of a profile, each with the stats pairs that lie beside it, if they are those of the profile."""
-        for model in found["models"]:
+        for model in profile["models"]:
             _require(model, ("name", "model", "domains", "routers", "data", "verdicts_by_router"), path)
-            name = label if label and len(found["models"]) == 1 else str(model["name"])
-            between = model | {"settings": found["settings"]}
+            name = label if label and len(profile["models"]) == 1 else str(model["name"])
+            between = model | {"settings": profile["settings"]}
             folder = path.parent / plain_name(str(model["name"]))
             places = {str(d["name"]): folder / f"{plain_name(str(d['name']))}.json" for d in model["domains"]}
             pairs = [_read_pair(place, domain) for domain, place in places.items() if _whole(place)]
@@ -224,9 +243,9 @@ class _Reader:
         profiles = dict(self.profiles)
         runs: list[Run] = []
         notes: list[str] = []
-        found = [_run(group, plan) for group in self.groups]
-        for group, run in zip(self.groups, found, strict=True):
-            alike = sum(run.name == other.name for other in found) > 1
+        named = [_run(group, plan) for group in self.groups]
+        for group, run in zip(self.groups, named, strict=True):
+            alike = sum(run.name == other.name for other in named) > 1
             name = f"{run.name} ({group.pairs[0].place.stem})" if alike else run.name
             runs.append(replace(run, name=_unused(name, [r.name for r in runs])))
             if run.domains and group.merged is not None:
@@ -351,8 +370,8 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _require(found: Any, keys: Sequence[str], path: Path) -> None:
-    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+def _require(content: Any, keys: Sequence[str], path: Path) -> None:
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise StatsError(f"{path} is damaged or from another version: it lacks {', '.join(map(repr, missing))}.")
 

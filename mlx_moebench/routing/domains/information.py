@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import MoebenchError
-from ..sums import Floats, entropy
+from ..sums import Floats, divergence, entropy
 
 PERMUTATIONS = 999
 """Permutations of the domain labels; with 999 a test at 5% rejects in exactly 5% of the cases without an effect."""
@@ -95,9 +95,7 @@ def jensen_shannon(counts: npt.ArrayLike) -> Floats:
     0.6931
     """
     load = domain_load(counts)
-    own = entropy(load)
-    middle = entropy((load[..., :, None, :] + load[..., None, :, :]) / 2)
-    return np.asarray(np.maximum(middle - (own[..., :, None] + own[..., None, :]) / 2, 0.0))
+    return divergence(load[..., :, None, :], load[..., None, :, :])
 
 
 def domain_information_point(counts: npt.ArrayLike) -> DomainInformation:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from ...errors import MoebenchError
 from ...options import Plan
 from ..intervals.bootstrap import CELLS, MIN_CLUSTERS, Interval, basic, widening
-from ..sums import Floats, Sums, entropy, weighted_sums
+from ..sums import Floats, Sums, divergence, entropy, weighted_sums
 from .information import PERMUTATIONS, DomainInformation, domain_information_point, domain_load, informations
 
 BASIC = "basic bootstrap over sequences, every domain weighted 1/D"
@@ -147,8 +147,7 @@ class _Drawn:
         self.mixture[rows] = np.exp(mixed) / self._sums.n_experts
         self.mi[rows] = mixed - own.mean(axis=-1)
         for number, (d, e) in enumerate(combinations(range(load.shape[1]), 2)):
-            middle = entropy((load[:, d] + load[:, e]) / 2)
-            self.divergence[number, rows] = middle - (own[:, d] + own[:, e]) / 2
+            self.divergence[number, rows] = divergence(load[:, d], load[:, e], (own[:, d] + own[:, e]) / 2)
 
     def mixture_widening(self, chosen: Sequence[int], level: float) -> float:
         """Widening for the mixture of the domains ``chosen``: a sequence weighs its tokens over its domain's."""
@@ -187,13 +186,11 @@ def _statistics(
     plan: Plan,
 ) -> DomainStatistics:
     load = domain_load(np.stack([sums.counts[m].sum(axis=0) for m in members]))
-    own, mixed = entropy(load), float(entropy(load.mean(axis=0)))
-    mixture = math.exp(mixed) / sums.n_experts
-    ends = {(d, e): (own[d] + own[e]) / 2 for d, e in combinations(range(len(names)), 2)}
-    divergence = {(d, e): max(float(entropy((load[d] + load[e]) / 2) - mean), 0.0) for (d, e), mean in ends.items()}
+    mixture = math.exp(float(entropy(load.mean(axis=0)))) / sums.n_experts
+    apart = {(d, e): float(divergence(load[d], load[e])) for d, e in combinations(range(len(names)), 2)}
     if drawn is None:
         none = Interval(reason=reason)
-        intervals = [none] * (2 + len(divergence))
+        intervals = [none] * (2 + len(apart))
         band = math.nan
     else:
         every = range(len(names))
@@ -203,7 +200,7 @@ def _statistics(
             _interval(mixture, drawn.mixture, widen, plan, (least, 1.0)),
             _interval(information.mi, drawn.mi, widen, plan, (0.0, math.log(len(names)))),
         ]
-        for (pair, value), boot in zip(divergence.items(), drawn.divergence, strict=True):
+        for (pair, value), boot in zip(apart.items(), drawn.divergence, strict=True):
             pair_widen = drawn.mixture_widening(pair, plan.level)
             intervals.append(_interval(value, boot, pair_widen, plan, (0.0, math.log(2))))
         band = float(np.quantile(drawn.deviation, (1 + plan.level) / 2))
@@ -222,7 +219,7 @@ def _statistics(
         Estimate(information.mi, intervals[1]),
         {
             (names[d], names[e]): Estimate(value, interval)
-            for ((d, e), value), interval in zip(divergence.items(), intervals[2:], strict=True)
+            for ((d, e), value), interval in zip(apart.items(), intervals[2:], strict=True)
         },
         reason,
     )

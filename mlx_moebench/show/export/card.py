@@ -8,11 +8,10 @@ from typing import Any
 import yaml
 
 from ...errors import StatsError
-from ..figures.base import unit_of_text
 from ..inputs import Inputs, Run
 from ..markdown import Cells, code, listed, table, text
+from ..names import SUMMARY, model_name, sizes
 from ..numbers import count
-from ..tables.routers import SUMMARY, model_name
 
 TASK = {"type": "text-generation", "name": "Text generation"}
 PROJECT = "mlx_moebench"
@@ -114,16 +113,9 @@ def verdicts(runs: tuple[Run, ...]) -> Iterator[str]:
             yield f"- Over {domains}: {', '.join(named)} of {count(sum(words.values()), f'{kind} router')}."
 
 
-def measured(report: Mapping[str, Any]) -> str:
-    """``104 sequences, 12,300 tokens, prefill``."""
-    data = report["data"]
-    texts = count(data["n_sequences"], unit_of_text(report["model"]))
-    return f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
-
-
 def _sources(reports: list[dict[str, Any]]) -> Iterator[str]:
     for report in reports:
-        data, counted = report["data"], measured(report)
+        data, counted = report["data"], sizes(report)
         command = report["environment"].get("command")
         made = f", made by {code(command)}" if command else ""
         yield f"- {text(data['name'])}: {counted}, data sha256 {code(str(data.get('sha256', 'unknown'))[:12])}{made}."

@@ -14,7 +14,7 @@ from rich.text import Text
 from ...blas import blas_in_use
 from ...environment import package_version
 
-WORDS = {"True": "present", "False": "missing", "None": "not installed"}
+PRESENCE = {"True": "present", "False": "missing", "None": "not installed"}
 EXTRAS = {"data": "datasets", "demo": "gradio", "torch": "torch"}
 
 
@@ -73,7 +73,7 @@ def print_findings(findings: dict[str, Any], console: Console | None = None) -> 
     for key, value in findings.items():
         if key not in ("missing", "optional", "ready", "selftest"):
             shown = ", ".join(f"{k}={v}" for k, v in value.items()) or "default" if isinstance(value, dict) else value
-            shown = WORDS.get(str(shown), shown)
+            shown = PRESENCE.get(str(shown), shown)
             console.print(f"{words.get(key, key):<22} {shown}", markup=False)
     for line in findings["missing"]:
         console.print(f"Missing: {line}", style="red", markup=False)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
+
+from .base import plain_table
 
 COLUMNS = (("mean_entropy", "entropy"), ("margin_prob", "margin"), ("marginal", "marginal p"))
 
@@ -23,7 +24,7 @@ def _pair(report: dict[str, Any], pair: dict[str, Any]) -> Sequence[Any]:
         f"{report['model']['id']} on {data['name']}, {pair['b']} against {pair['a']}: {data['n_tokens']:,} tokens",
         style="bold",
     )
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     kinds = {router["router"] for router in pair["routers"]}
     for title in ("layer", *(["router"] if len(kinds) > 1 else []), "moved", "other sets", "ties"):
         table.add_column(title, justify="right")

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ...routing.metrics import METRICS
+from ..names import HEADS, model_name
 from ..numbers import number, percent, with_interval
-from .routers import model_name
+from .base import plain_table
 from .verdict import verdict_parts
 
 COLUMNS = (
@@ -66,11 +67,11 @@ def render_profile(profile: dict[str, Any], reports: dict[str, dict[str, Any]], 
 
 def _domains(reports: dict[str, dict[str, Any]]) -> Table:
     """One row per domain: how much text, and the summary of its routers of the main kind."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     table.add_column("domain")
     for name in ("texts", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("entropy, nats", "adjacent overlap", "busiest", "> tau"):
+    for name in (HEADS["mean_entropy"], HEADS["adjacent_overlap"], "busiest", "> tau"):
         table.add_column(name, no_wrap=True)
     for name, report in reports.items():
         summary, flags = report["summary"], [r["collapsed"] for r in report["routers"]]

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..numbers import number, with_interval
+from .base import plain_table
 
 
 def verdict_parts(routers: list[dict[str, Any]], counted: dict[str, dict[str, int]]) -> list[Any]:
@@ -22,15 +23,7 @@ def verdict_parts(routers: list[dict[str, Any]], counted: dict[str, dict[str, in
 
 def _table(routers: list[dict[str, Any]]) -> Table:
     kinds = {router["router"] for router in routers}
-    table = Table(
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        title=f"Verdicts over {', '.join(routers[0]['verdict']['domains'])}",
-        title_justify="left",
-        title_style="bold",
-    )
+    table = plain_table(f"Verdicts over {', '.join(routers[0]['verdict']['domains'])}")
     table.add_column("layer", justify="right")
     if len(kinds) > 1:
         table.add_column("router")
