@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlx_moebench.routing.record import Array, Routing, router_warnings
-from mlx_moebench.routing.recorder import Mask, Recorder, TokenSink
+from mlx_moebench.routing.record import Array, Mask, Routing, router_warnings
+from mlx_moebench.routing.recorder import Recorder, TokenSink
 
 from .capture import Capture, check_rule, config_of, locate
 from .environment import environment

@@ -10,8 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..environment import environment
-from ..routing.record import Array, Routing, router_warnings
-from ..routing.recorder import Mask, Recorder, TokenSink
+from ..routing.record import Array, Mask, Routing, router_warnings
+from ..routing.recorder import Recorder, TokenSink
 from .caches import is_batched
 from .capture import Capture, config_of, is_traced, routers_of
 

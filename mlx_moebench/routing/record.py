@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
+# What no type can say, once for all packages; the rest of the `Any` are objects of libraries that have no types.
 Array = Any
 """An array of any namespace that follows the Python array API: NumPy, ``mlx.core``, torch."""
+
+Facts = Mapping[str, Any]
+"""JSON that was read: what is known of a model, a data set, an environment. Each key has a type of its own."""
+
+Json = dict[str, Any]
+"""JSON that is being made, or changed."""
+
+HostArray = npt.NDArray[Any]
+"""An array in the host's memory, of the dtype that it had on the device."""
+
+Integers = npt.NDArray[np.integer]
+Reals = npt.NDArray[np.floating]
+Mask = npt.NDArray[np.bool_]
+"""True where a position, or an expert, counts."""
 
 Distribution = Literal["softmax", "softmax_then_topk_derived", "sigmoid_normalised"]
 """Which rule turns logits into the routing distribution p.
@@ -19,6 +37,9 @@ Distribution = Literal["softmax", "softmax_then_topk_derived", "sigmoid_normalis
 
 Kind = Literal["ffn", "neg", "zero", "copy", "constant", "null"]
 Phase = Literal["prefill", "decode", "unsplit"]
+
+LIVE = "live"
+"""The data set name of rows that came without a name: they are numbered, but nobody said what they were."""
 
 PRECISE_ROUTER_BITS = 8
 """Fewest bits per weight at which a router still chooses nearly as its unquantised self does."""
