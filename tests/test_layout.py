@@ -98,6 +98,7 @@ def test_torch_fallback_is_thin() -> None:
         "options",
         "pair",
         "routing",
+        "types",
     }
     for path in (PACKAGE.parent / "torch_fallback").glob("*.py"):
         text = path.read_text()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from mlx_moebench.checkpoints.adapters import WEIGHTS, Adapter
 from mlx_moebench.errors import ModelLoadError
+from mlx_moebench.types import Network
 
 from .capture import locate
 
 _IN_BLOCK = re.compile(r"\blayers\.(\d+)\.(.+)")
 
 
-def merge_adapter(model: Any, adapter: Adapter, name: str) -> None:
+def merge_adapter(model: Network, adapter: Adapter, name: str) -> None:
     """Add scale * (A B)^T to each weight that ``adapter`` has A [in, r] and B [r, out] for.
 
     mlx-lm multiplies x A B, with the scale of its config (not alpha / r). Raises ModelLoadError where the adapter is no

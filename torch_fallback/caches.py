@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Cache
 
 from mlx_moebench.errors import RenamedError
+from mlx_moebench.types import Facts
 
 NAMES = ("cache", "past_key_values")
 """What forwards call it, the newest name first."""
@@ -32,7 +33,7 @@ def cache_argument(model: nn.Module) -> str:
     return name
 
 
-def cache_among(values: Mapping[str, Any]) -> Cache | None:
+def cache_among(values: Facts) -> Cache | None:
     """The KV cache among arguments or outputs, by whatever name; None without one."""
     return next((value for value in values.values() if isinstance(value, Cache)), None)
 
@@ -45,7 +46,7 @@ def returned_cache(output: Any) -> Cache:
     return cache
 
 
-def unknown_cache(values: Mapping[str, Any]) -> str | None:
+def unknown_cache(values: Facts) -> str | None:
     """The name of an argument that seems to be a KV cache of another kind: a model's own, or tuples as long ago."""
     return next((name for name, value in values.items() if _resembles_cache(name, value)), None)
 

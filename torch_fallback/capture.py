@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -16,6 +16,7 @@ from mlx_moebench.errors import RenamedError, RoutingError, UnsupportedModelErro
 from mlx_moebench.families import GUIDE, RouterForm, family_for
 from mlx_moebench.families.base import module_at
 from mlx_moebench.routing.record import RouterSpec
+from mlx_moebench.types import Facts, Json, Network
 
 from .caches import cache_among, parameters, unknown_cache
 
@@ -65,7 +66,7 @@ class Located:
     gate: nn.Module
 
 
-def transformers_model(model: Any) -> Any:
+def transformers_model(model: Network) -> Any:
     """The model of transformers: ``model``, or the one inside a wrapper, such as the one that PEFT puts around it.
 
     Raises UnsupportedModelError where there is none, or where hooks would not hear how it is run.
@@ -93,13 +94,13 @@ def transformers_model(model: Any) -> Any:
 _COMPILED = ("_compiled_call_impl", "torch", "tells that a module is compiled")
 
 
-def config_of(model: Any) -> dict[str, Any]:
+def config_of(model: Network) -> Json:
     """The settings of a transformers model; raises UnsupportedModelError for anything else."""
-    config: dict[str, Any] = transformers_model(model).config.to_dict()
+    config: Json = transformers_model(model).config.to_dict()
     return config
 
 
-def layers_of(model: Any) -> Any:
+def layers_of(model: Network) -> Any:
     """The blocks of a causal language model, in the order in which they run."""
     found = transformers_model(model)
     layers = getattr(found.base_model, "layers", None)
@@ -108,7 +109,7 @@ def layers_of(model: Any) -> Any:
     return layers
 
 
-def locate(model: Any) -> list[Located]:
+def locate(model: Network) -> list[Located]:
     """The routers of ``model`` in running order.
 
     Raises UnsupportedModelError where no family serves it or a router that the family declares is missing.
@@ -139,7 +140,7 @@ class Capture:
     that leaves positions out. repeated: whether a generation starts with rows that are equal, as beams.
     """
 
-    def __init__(self, model: Any, sink: Sink) -> None:
+    def __init__(self, model: Network, sink: Sink) -> None:
         self.routers = locate(model)  # raises before anything is touched
         self.cache: Any = None
         self.unknown_cache: str | None = None
@@ -177,7 +178,7 @@ class Capture:
     ) -> None:
         self.close()
 
-    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: Facts) -> None:
         self._running = True
         given = dict(zip(self._names, args, strict=False)) | dict(kwargs)
         # What the caller gave: the model makes a cache of its own for every forward.
@@ -191,7 +192,7 @@ class Capture:
     def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._running = False
 
-    def _layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Facts) -> None:
         # By place, for its name is the layer's own: the first argument, however it was given.
         hidden = args[0] if args else kwargs.get(parameters(layer)[0])
         if not isinstance(hidden, torch.Tensor):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from mlx_moebench.environment import host_environment, package_version
 from mlx_moebench.errors import MoebenchError, did_you_mean, needed
+from mlx_moebench.types import Json
 
 from . import ranks
 
 DEVICES = ("auto", "gpu", "cpu", "mps", "cuda")
 
 
-def environment(device: torch.device | None = None) -> dict[str, Any]:
+def environment(device: torch.device | None = None) -> Json:
     """Versions, platform, device and threads. device: where the model runs; the CPU by default."""
     device = device or torch.device("cpu")
     blas = "MKL" if torch.backends.mkl.is_available() else "OpenBLAS or other"

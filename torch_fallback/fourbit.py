@@ -22,6 +22,7 @@ from mlx_moebench.errors import MissingExtraError, ModelLoadError, needed
 from mlx_moebench.families import Family, family_for
 from mlx_moebench.families.base import count
 from mlx_moebench.options import Step, quiet_step
+from mlx_moebench.types import Json
 
 from .weights import dtypes, layer_of, plan, stored_tensors
 
@@ -49,7 +50,7 @@ class Weight(NamedTuple):
 
 def load_in_4bit(
     folder: Path,
-    config: dict[str, Any],
+    config: Json,
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -187,7 +188,7 @@ def _size(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
-def _check_unquantised(config: dict[str, Any], folder: Path) -> None:
+def _check_unquantised(config: Json, folder: Path) -> None:
     stored = config.get("quantization_config") or config.get("quantization")
     if stored:
         kind = stored.get("quant_method") if isinstance(stored, dict) else None

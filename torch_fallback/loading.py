@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import torch
 import transformers
 
-from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Found, find, read_adapter, refused_code, shortened
+from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Located, find, read_adapter, refused_code, shortened
 from mlx_moebench.checkpoints.folder import stored_bits
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, RenamedError, renamed
 from mlx_moebench.families import Family
 from mlx_moebench.options import Loading, LoadingChoices, Step, quiet_step, with_choices
+from mlx_moebench.types import Facts, Json, Network
 
 from . import ranks
 from .adapters import merge_adapter
@@ -40,7 +41,7 @@ def load_checkpoint(
     loading: Loading | None = None,
     *,
     device: str | torch.device = "cpu",
-    device_map: str | Mapping[str, Any] | None = None,
+    device_map: str | Facts | None = None,
     revision: str | None = None,
     step: Step = quiet_step,
     **choices: Any,
@@ -111,7 +112,7 @@ def load_checkpoint(
     )
 
 
-def _check_bits(loading: Loading, placing: Mapping[str, Any]) -> None:
+def _check_bits(loading: Loading, placing: Facts) -> None:
     bits, router_bits = loading.bits, loading.router_bits
     if bits not in (None, 4):
         raise ModelLoadError(f"On torch experts are quantised to 4 bit (NF4) or not at all, not to {bits}; use --4bit.")
@@ -123,7 +124,7 @@ def _check_bits(loading: Loading, placing: Mapping[str, Any]) -> None:
         raise ModelLoadError(f"In 4 bit a model goes to one device; leave {' and '.join(placing)} out.")
 
 
-def _check(family: Family, config: dict[str, Any]) -> None:
+def _check(family: Family, config: Json) -> None:
     if config.get("quantization") is not None:
         raise ModelLoadError(
             "This checkpoint was quantised by MLX, which transformers does not read; use --backend mlx, or give the "
@@ -131,7 +132,7 @@ def _check(family: Family, config: dict[str, Any]) -> None:
         )
 
 
-def _whole(found: Found, dtype: torch.dtype | None, trust_remote_code: bool, placing: dict[str, Any]) -> Any:
+def _whole(found: Located, dtype: torch.dtype | None, trust_remote_code: bool, placing: Json) -> Any:
     """transformers' own loading, with a word where it would go on without one."""
     if importlib.util.find_spec("accelerate") is None:  # transformers would ask for it in words of its own
         raise MissingExtraError("Loading models on torch", "torch")
@@ -167,7 +168,7 @@ _WITHOUT_A_WORD = {
 """What transformers does about differences between a checkpoint and its config.json."""
 
 
-def _map(found: Found, device: torch.device, dtype: torch.dtype | None, stored: float) -> Any:
+def _map(found: Located, device: torch.device, dtype: torch.dtype | None, stored: float) -> Any:
     """The device, or ``auto`` where the weights are larger than what the GPU has free.
 
     Raises ModelLoadError there under torchrun, where every process would spread its own over the same GPUs.
@@ -188,7 +189,7 @@ def _map(found: Found, device: torch.device, dtype: torch.dtype | None, stored: 
     return "auto"
 
 
-def _tokenizer(found: Found, trust_remote_code: bool) -> Any:
+def _tokenizer(found: Located, trust_remote_code: bool) -> Any:
     try:
         with _quiet():
             return transformers.AutoTokenizer.from_pretrained(
@@ -200,7 +201,7 @@ def _tokenizer(found: Found, trust_remote_code: bool) -> Any:
         raise ModelLoadError(f"{found.folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
 
 
-def _fingerprint(found: Found, network: Any) -> str:
+def _fingerprint(found: Located, network: Network) -> str:
     """As `mlx_moebench.models` makes it: names and sizes of the files, and the values of the routers."""
     digest = hashlib.sha256()
     for file in sorted(found.folder.glob(WEIGHTS)):

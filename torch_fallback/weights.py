@@ -19,6 +19,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from mlx_moebench.errors import ModelLoadError, needed
+from mlx_moebench.types import Json
 
 _FILES = "model*.safetensors"
 _WHOLE = "model.safetensors"
@@ -221,7 +222,7 @@ def _some(names: Iterable[str]) -> str:
 
 def dtypes(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The dtype of every parameter and buffer: the model's own, float32 where transformers insists on it."""
-    strict: dict[str, Any] = _own(model, "_get_dtype_plan")(dtype)
+    strict: Json = _own(model, "_get_dtype_plan")(dtype)
     return {
         name: next((kept for pattern, kept in strict.items() if re.search(pattern, name)), value.dtype)
         for name, value in model.state_dict().items()

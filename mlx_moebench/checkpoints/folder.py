@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
+from ..types import Json
 from .hub import WEIGHTS
 
 INDEX = "model.safetensors.index.json"
@@ -16,7 +17,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "*.tiktoke
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> Json:
     """``config.json`` of ``folder``. Raises ModelLoadError where it is missing, no JSON, or names no model_type."""
     path = folder / "config.json"
     if not path.is_file():
@@ -48,9 +49,9 @@ def check_weights(folder: Path) -> list[Path]:
             )
     if not files:
         pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
-        found = f"only pickled weights ({_some(pickled)})" if pickled else f"no {WEIGHTS}"
+        holdings = f"only pickled weights ({_some(pickled)})" if pickled else f"no {WEIGHTS}"
         raise ModelLoadError(
-            f"{folder} holds {found}, and only safetensors are read; convert it with transformers: "
+            f"{folder} holds {holdings}, and only safetensors are read; convert it with transformers: "
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER)."
         )
     for file in files:
@@ -71,7 +72,7 @@ def check_complete(file: Path) -> int:
     return len(tensors_of(file))
 
 
-def tensors_of(file: Path) -> dict[str, dict[str, Any]]:
+def tensors_of(file: Path) -> dict[str, Json]:
     """{name: {dtype, shape, data_offsets}} of a safetensors file, proven complete; ModelLoadError otherwise."""
     size = file.stat().st_size
     with file.open("rb") as stream:

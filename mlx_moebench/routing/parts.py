@@ -7,7 +7,7 @@ says which ones are done. ``documents`` of the source itself are those of all sh
 
 from __future__ import annotations
 
-from .record import Facts, Json
+from ..types import Facts, Json
 
 ADDITIVE = ("truncated_sequences",)
 """Facts that count something of what was measured."""

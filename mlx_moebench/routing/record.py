@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-# What no type can say, once for all packages; the rest of the `Any` are objects of libraries that have no types.
-Array = Any
-"""An array of any namespace that follows the Python array API: NumPy, ``mlx.core``, torch."""
-
-Facts = Mapping[str, Any]
-"""JSON that was read: what is known of a model, a data set, an environment. Each key has a type of its own."""
-
-Json = dict[str, Any]
-"""JSON that is being made, or changed."""
-
-HostArray = npt.NDArray[Any]
-"""An array in the host's memory, of the dtype that it had on the device."""
+from ..types import Array as Array
 
 Integers = npt.NDArray[np.integer]
 Reals = npt.NDArray[np.floating]

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RoutingError
-from .record import LIVE, Array, Facts, HostArray, Mask, Phase, RouterSpec, Routing
+from ..types import Facts, HostArray
+from .record import LIVE, Array, Mask, Phase, RouterSpec, Routing
 from .stats import Cluster, RoutingStats
 from .sums import Sums
 from .tally import Tally, tally, transition_counts

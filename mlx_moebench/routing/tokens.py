@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from array_api_compat import array_namespace
 
-from .record import Array, HostArray, Integers, Mask, Phase, Reals, Routing
+from ..types import HostArray
+from .record import Array, Integers, Mask, Phase, Reals, Routing
 from .sums import Sums
 from .tally import entropy_of, log_distribution, selection_margin_of, selection_matrix
 

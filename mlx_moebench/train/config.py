@@ -18,6 +18,7 @@ from mlx_lm.tuner.callbacks import SUPPORT_CALLBACK
 from mlx_lm.tuner.utils import build_schedule
 
 from ..errors import TrainingError, did_you_mean
+from ..types import Facts, Json
 from .settings import RoutingLoss, parse_routing_loss
 
 _DATA_KEYS = ("hf_dataset", "prompt_feature", "completion_feature", "text_feature", "chat_feature")
@@ -61,7 +62,7 @@ class TrainingConfig:
     block; weight 0 where there is none, so that routing is measured in any case.
     """
 
-    values: dict[str, Any]
+    values: Json
     routing_loss: RoutingLoss
 
     def __getitem__(self, key: str) -> Any:
@@ -84,7 +85,7 @@ class TrainingConfig:
             ) from error
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Json:
     """The mapping in a YAML file. Raises TrainingError where it is missing or holds something else."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), yaml_loader)
@@ -105,7 +106,7 @@ def parse_value(text: str) -> Any:
         raise TrainingError(f"{text!r} is not a YAML value: {' '.join(str(error).split())}.") from error
 
 
-def training_config(given: Mapping[str, Any]) -> TrainingConfig:
+def training_config(given: Facts) -> TrainingConfig:
     """Check settings and fill in mlx-lm's defaults. Raises TrainingError that names the key that is wrong."""
     known = [key for key in (*CONFIG_DEFAULTS, *_DATA_KEYS, *_OWN) if key != "config"]
     for key in given:
@@ -134,7 +135,7 @@ def training_config(given: Mapping[str, Any]) -> TrainingConfig:
     return config
 
 
-def _check_numbers(values: dict[str, Any]) -> None:
+def _check_numbers(values: Json) -> None:
     for key in (*_POSITIVE, "routing_samples", *_UNBOUNDED, *_LEAST):
         value = values[key]
         least = _LEAST.get(key, -1 if key in _UNBOUNDED else 1)
@@ -155,7 +156,7 @@ def _check_numbers(values: dict[str, Any]) -> None:
         )
 
 
-def _check_texts_and_flags(values: dict[str, Any]) -> None:
+def _check_texts_and_flags(values: Json) -> None:
     for key in _TEXTS:
         value = values.get(key)
         if value is not None and (not isinstance(value, str) or not value.strip()):
@@ -203,7 +204,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_lora(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+def _check_lora(values: Json, given: Facts) -> None:
     parameters = given.get("lora_parameters") or {}
     _check_keys("lora_parameters", parameters, _LORA)
     values["lora_parameters"] = {**CONFIG_DEFAULTS["lora_parameters"], **parameters}

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import TrainingError
 from ..pair.storage import write_aside
 from ..routing.record import RouterSpec
+from ..types import Json
 from .objective import PER_ROUTER
 from .settings import RoutingLoss
 
@@ -40,7 +41,7 @@ class TrainingLog:
         except OSError as error:
             raise TrainingError(f"Cannot write {path}: {error.strerror or error}.") from error
 
-    def add(self, entry: dict[str, Any]) -> None:
+    def add(self, entry: Json) -> None:
         """Write one line; NaN becomes null."""
         entry = finite(entry)
         self.entries.append(entry)
@@ -57,7 +58,7 @@ class TrainingLog:
             self._file.close()
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[Json]:
     """The lines of a log; a last line that a kill or a full disk cut short is left out.
 
     Raises TrainingError where it cannot be read, or a line is none of a log.
@@ -82,7 +83,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def log_entry(step: int, figures: dict[str, Any], info: dict[str, Any], regularised: Sequence[int]) -> dict[str, Any]:
+def log_entry(step: int, figures: Json, info: Json, regularised: Sequence[int]) -> Json:
     """The line of one step, from what the objective measured and what the trainer said.
 
     ce and routing_loss are apart, in nats; the routing loss is before its weight. routers: lists over all routers, on
@@ -104,15 +105,13 @@ def log_entry(step: int, figures: dict[str, Any], info: dict[str, Any], regulari
     return entry | {name: list(column) for name, column in zip(PER_ROUTER, columns, strict=True)}
 
 
-def summarise(
-    entries: list[dict[str, Any]], loss: RoutingLoss | None, specs: Sequence[RouterSpec], iters: int
-) -> dict[str, Any]:
+def summarise(entries: list[Json], loss: RoutingLoss | None, specs: Sequence[RouterSpec], iters: int) -> Json:
     """How often the floor fired in the steps that are logged, of ``iters``, and the warnings that follow from the log.
 
     loss: None for a training without one.
     """
     steps = [entry for entry in entries if "ce" in entry]
-    found: dict[str, Any] = {"steps": len(steps), "warnings": []}
+    found: Json = {"steps": len(steps), "warnings": []}
     if len(steps) < iters:
         found["warnings"].append(
             f"The log holds {len(steps)} of {iters} steps, because it was damaged or removed before the training went "
@@ -131,7 +130,7 @@ def summarise(
     return found
 
 
-def never_fired(steps: int, loss: RoutingLoss, entry: dict[str, Any]) -> str:
+def never_fired(steps: int, loss: RoutingLoss, entry: Json) -> str:
     """The sentence about a floor that did nothing in ``steps`` steps."""
     kind, value = loss.floor
     return (
@@ -141,7 +140,7 @@ def never_fired(steps: int, loss: RoutingLoss, entry: dict[str, Any]) -> str:
     )
 
 
-def gamed(steps: list[dict[str, Any]], loss: RoutingLoss, specs: Sequence[RouterSpec]) -> list[str]:
+def gamed(steps: list[Json], loss: RoutingLoss, specs: Sequence[RouterSpec]) -> list[str]:
     """A sentence where the floor is reached at the end although the load says that experts are not used."""
     last = steps[-max(1, len(steps) // LAST) :]
     on = loss.routers(tuple(specs))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -13,6 +11,7 @@ from ..families import family_for
 from ..families.base import module_at
 from ..instrument import config_of
 from ..routing.record import RouterSpec
+from ..types import Json
 
 _LINEAR = (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear, nn.Embedding, nn.QuantizedEmbedding)
 
@@ -47,7 +46,7 @@ def lora_keys(model: nn.Module, num_layers: int, keys: list[str] | None, routers
     return found
 
 
-def add_lora(model: nn.Module, num_layers: int, parameters: dict[str, Any], dora: bool) -> None:
+def add_lora(model: nn.Module, num_layers: int, parameters: Json, dora: bool) -> None:
     """Put the adapters of mlx-lm on ``model``, whose other weights stay frozen."""
     try:
         linear_to_lora_layers(model, num_layers, parameters, use_dora=dora)

@@ -17,6 +17,7 @@ from mlx_lm.tuner.trainer import default_loss
 from ..errors import RoutingError
 from ..instrument import capture
 from ..routing.record import Array, Routing
+from ..types import Json
 from .losses import (
     TokenSums,
     balance_loss,
@@ -79,7 +80,7 @@ class Objective:
         records = [self._capture.routing(n, *seen[n], mask) for n in range(len(self.specs))]
         return self._objective(model, ce, n_tokens, records), n_tokens
 
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> Json:
         """What the last step measured, on the host: ``ce`` and ``routing_loss`` apart, tokens, signals, routers."""
         state = self._model[STATE]
         return {key: state[key].tolist() for key in ("ce", "routing_loss", "tokens", "signal", "below", "routers")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -14,6 +13,7 @@ from ..errors import DataError, StatsError
 from ..measure import analyze
 from ..models import Checkpoint
 from ..pair.storage import pair_paths, read_report, write_aside
+from ..types import Json
 from .config import TrainingConfig
 from .data import text_field
 from .log import TrainingLog, finite, summarise
@@ -68,7 +68,7 @@ def _held_out(config: TrainingConfig) -> tuple[str | Path, str | None]:
     raise DataError(f"{folder} has no text to measure the routing on; name some with --routing-data.")
 
 
-def training_report(run: Run, log: TrainingLog, command: str | None) -> dict[str, Any]:
+def training_report(run: Run, log: TrainingLog, command: str | None) -> Json:
     """What came of it, written to ``training_report.json`` by the first rank."""
     config = run.config
     steps = [entry for entry in log.entries if "ce" in entry]

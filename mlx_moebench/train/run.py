@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -24,6 +23,7 @@ from ..instrument import config_of, routers_of
 from ..models import load_checkpoint, read_adapter, select_device
 from ..options import Step, quiet_step
 from ..routing.record import RouterSpec
+from ..types import Json
 from . import checkpoint as kept
 from .config import TrainingConfig
 from .data import TrainingOrder, bundled_folder, check_sizes, load_tokens, silent
@@ -48,7 +48,7 @@ def train_adapter(
     device: str = "auto",
     command: str | None = None,
     step: Step = quiet_step,
-) -> dict[str, Any]:
+) -> Json:
     """Train as ``config`` says and return the training report, which also lies in the adapter's folder.
 
     The folder gets ``adapters.safetensors`` and ``adapter_config.json``, which stock mlx-lm loads; the checkpoint that
@@ -96,7 +96,7 @@ def train_adapter(
     return training_report(run, log, command)
 
 
-def _check_folder(folder: Path, resume: bool) -> dict[str, Any] | None:
+def _check_folder(folder: Path, resume: bool) -> Json | None:
     """The facts of the checkpoint to go on from, or None to start."""
     if folder.is_file():
         raise TrainingError(f"{folder} is a file; name a folder with --adapter-path.")
@@ -128,7 +128,7 @@ def _resolved(config: TrainingConfig, model: nn.Module, folder: Path) -> Trainin
     return replace(config, values=values)
 
 
-def _check_same(before: dict[str, Any], run: Run) -> None:
+def _check_same(before: Json, run: Run) -> None:
     """Raise TrainingError where the run to go on with is another one."""
     old, new = before["settings"], json.loads(json.dumps(run.config.values))
     for key in sorted(old.keys() | new.keys() - set(_FREE_TO_CHANGE)):

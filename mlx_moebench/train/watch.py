@@ -19,6 +19,7 @@ from ..errors import TrainingError
 from ..models import Checkpoint
 from ..options import Step
 from ..routing.record import RouterSpec
+from ..types import Json
 from . import checkpoint as kept
 from .config import TrainingConfig
 from .data import Tokens, in_order, silent
@@ -37,7 +38,7 @@ class Run:
     folder: Path
     group: Any
     step: Step
-    facts: dict[str, Any]
+    facts: Json
 
     @property
     def first(self) -> bool:
@@ -61,7 +62,7 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
             report_to, project_name=config["project_name"], log_dir=str(run.folder), config=config.values
         )
 
-    def on_train_loss_report(self, info: dict[str, Any]) -> None:
+    def on_train_loss_report(self, info: Json) -> None:
         config, step = self._run.config, self._start + info["iteration"]
         figures = self._objective.measured()
         entry = log_entry(step, figures, info, self._objective.on)
@@ -118,7 +119,7 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def _tell(self, step: int, entry: dict[str, Any]) -> None:
+    def _tell(self, step: int, entry: Json) -> None:
         config = self._run.config
         loss = config.routing_loss
         below = ""

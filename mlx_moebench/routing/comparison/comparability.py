@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...errors import StatsError, did_you_mean
+from ...types import Facts
 from ..parts import completeness
-from ..record import LIVE, Facts, RouterSpec
+from ..record import LIVE, RouterSpec
 from ..stats import RoutingStats
 from .differences import Point
 from .resampling import Samples
