@@ -44,6 +44,12 @@ def insert(path: Path, before: str, text: str) -> None:
     path.write_text(content.replace(before, text + before), encoding="utf-8")
 
 
+def run_script(tree: Path, name: str) -> None:
+    """A script of ``tree``, on its own packages."""
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    subprocess.run([sys.executable, str(tree / "scripts" / name)], cwd=tree, env=environment, check=True)
+
+
 def run_tests(tree: Path, *arguments: str) -> Outcome:
     """pytest in ``tree``, which imports its own packages and no others of their name."""
     shared = os.environ.get("MOEBENCH_SHARED_DATA", str(ROOT.parent / "shared" / "data"))

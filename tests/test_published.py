@@ -23,7 +23,7 @@ from published import (
     read_published,
     weights_gb,
 )
-from routing_reference import make_stats
+from routing_reference import ENVIRONMENT, make_stats
 
 from mlx_moebench.analysis.overlap import selection_overlap
 from mlx_moebench.errors import DataError, TraceError
@@ -166,7 +166,9 @@ def test_cells() -> None:
 
 
 def test_update_leaderboard_writes_the_page(tmp_path: Path) -> None:
-    make_stats(range(12), environment={"command": "mlx-moebench analyze"}).save(tmp_path / "routing_stats_x.json", PLAN)
+    make_stats(range(12), environment=ENVIRONMENT | {"command": "mlx-moebench analyze"}).save(
+        tmp_path / "routing_stats_x.json", PLAN
+    )
     run("update_leaderboard.py", "--results", tmp_path)
     text = (tmp_path / "ROUTING_PROFILE_TABLE.md").read_text()
     assert "1. `mlx-moebench analyze`" in text

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from stranger import Outcome, copy_tree, insert, run_tests
+from stranger import Outcome, copy_tree, insert, run_script, run_tests
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 pytest.importorskip("bitsandbytes", reason="the extra `torch` is not installed")
@@ -80,6 +80,46 @@ ROW = """    Row(
         },
     ),
 """
+
+
+METRIC = '''
+
+@metric(
+    "load", "ratio", "plugin", low=lambda e, k: 1 / e, high=lambda e, k: 1 / k,
+    label="Concentration of the load", even=Even("even load, 1/E", lambda e, k: 1 / e),
+)  # fmt: skip
+def hhi(s: Sums) -> Floats:
+    """Herfindahl-Hirschman index of the load.
+
+    Formula: sum_i f_i^2.
+    Unit: ratio.
+    Range: [1/E, 1/K]; 1/E when even.
+    Null: no token.
+    Source: Herfindahl 1950.
+    """
+    return np.asarray((s.load**2).sum(axis=-1))
+'''
+
+
+@pytest.mark.slow
+def test_a_metric_is_one_function_and_one_row(tmp_path: Path) -> None:
+    """With what is generated made again, the quick core passes, and the metric is in reports, tables and figures."""
+    tree = copy_tree(tmp_path / "tree")
+    home = tree / "mlx_moebench" / "routing" / "metrics" / "load.py"
+    home.write_text(home.read_text(encoding="utf-8") + METRIC, encoding="utf-8")
+    insert(
+        tree / "tests" / "test_metrics.py",
+        '    "n_eff": math.exp(H_LOAD),\n',
+        '    "hhi": 0.16 + 0.09 + 0.04 + 0.01,\n',
+    )
+    for script in ("make_schemas.py", "make_definitions.py"):
+        run_script(tree, script)
+    outcome = run_tests(tree, "-m", "not slow and not browser and not extra")
+    assert not outcome.failed, outcome.log
+    assert len(outcome.passed) > 1000
+    assert {name for name in outcome.passed if "hhi" in name} >= {"tests.test_metrics::test_known_answer[hhi]"}
+    assert '"hhi"' in (tree / "mlx_moebench" / "routing" / "schema" / "routing_stats.schema.json").read_text("utf-8")
+    assert "**`hhi`**" in (tree / "docs" / "definitions.md").read_text("utf-8")
 
 
 def passed_for(outcome: Outcome, model_type: str) -> set[str]:

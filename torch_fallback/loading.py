@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 from collections.abc import Iterator
@@ -10,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 
 from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Located, find, read_adapter, refused_code, shortened
-from mlx_moebench.checkpoints.folder import stored_bits
+from mlx_moebench.checkpoints.folder import fingerprint, stored_bits
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, RenamedError, renamed
 from mlx_moebench.families import Family
 from mlx_moebench.options import Loading, LoadingChoices, Step, quiet_step, with_choices
@@ -93,7 +94,7 @@ def load_checkpoint(
         placing = {"device_map": _map(found, device, wanted, stored)} | placing
         network = _whole(found, wanted, trust_remote_code, placing)
     network.eval()
-    fingerprint = _fingerprint(found, network)
+    printed = fingerprint(found.folder, _router_values(network))
     if adapter is not None:
         merge_adapter(network, adapter, found.name)
     return Checkpoint(
@@ -105,7 +106,7 @@ def load_checkpoint(
         revision=found.revision,
         dtype=str(network.get_input_embeddings().weight.dtype).removeprefix("torch."),
         weight_bits=bits or stored,
-        fingerprint=fingerprint,
+        fingerprint=printed,
         quantised_on_load=bits is not None,
         adapter=adapter.facts if adapter else None,
         backend="torch",
@@ -201,15 +202,11 @@ def _tokenizer(found: Located, trust_remote_code: bool) -> Any:
         raise ModelLoadError(f"{found.folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
 
 
-def _fingerprint(found: Located, network: Network) -> str:
-    """As `mlx_moebench.models` makes it: names and sizes of the files, and the values of the routers."""
-    digest = hashlib.sha256()
-    for file in sorted(found.folder.glob(WEIGHTS)):
-        digest.update(file.name.encode() + str(file.stat().st_size).encode())
+def _router_values(network: Network) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """What a router's one parameter is called in MLX, and its values."""
     for router in locate(network):
         (weight,) = _present(router.gate)
-        digest.update(b"weight" + weight.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+        yield "weight", weight.detach().float().cpu().numpy()
 
 
 def _present(gate: torch.nn.Module) -> list[torch.Tensor]:

@@ -19,6 +19,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from mlx_moebench.errors import ModelLoadError, needed
+from mlx_moebench.files import read_header
 from mlx_moebench.types import Json
 
 _FILES = "model*.safetensors"
@@ -117,21 +118,17 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def _header(file: Path) -> dict[str, Stored]:
-    """The tensors of one file. Format: 8 bytes of length, that much JSON, then the data."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        entries = json.loads(stream.read(length))
-    entries.pop("__metadata__", None)
-    found = {}
-    for key, entry in entries.items():
+    """The tensors of one file."""
+    header, stored = read_header(file), {}
+    for key, entry in header.tensors.items():
         if entry["dtype"] not in _DTYPES:
             raise ModelLoadError(
                 f"{file.name} holds {key!r} as {entry['dtype']}, which is no plain number format; give the "
                 "unquantised model."
             )
-        start = 8 + length + entry["data_offsets"][0]
-        found[key] = Stored(file, start, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
-    return found
+        start = header.start + entry["data_offsets"][0]
+        stored[key] = Stored(file, start, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
+    return stored
 
 
 def plan(model: torch.nn.Module, tensors: Mapping[str, Stored]) -> list[Part]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import StatsError
+from ..files import plain_name
 from ..measure.run import measure
 from ..options import Options, Step, quiet_step
 from ..routing.stats import RoutingStats
@@ -27,7 +27,7 @@ class Target:
         """For a file: the last parts of both names."""
         parts = [Path(self.model or EMBEDDED).name or "model"]
         parts += [self.adapter_path.name or "adapter"] if self.adapter_path else []
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts))
+        return plain_name("_".join(parts))
 
 
 def target(text: str, base: str | None = None) -> Target:

@@ -11,12 +11,12 @@ from typing import Any, Unpack
 from ..data import Corpus, read_corpus
 from ..data.importers import split_name
 from ..errors import DataError, MoebenchError
+from ..files import plain_name
 from ..measure.backends import Backend, backend_named
 from ..measure.keep import check_replaceable
 from ..measure.run import measure
 from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, quiet_step, takes
 from ..pair.profile import Profile, rename
-from ..pair.storage import plain_name
 from ..routing.stats import RoutingStats
 
 DOMAINS = ("math", "general", "code")

@@ -18,10 +18,10 @@ from safetensors.numpy import save
 from ..environment import environment
 from ..errors import ModelLoadError, MoebenchError
 from ..families import family_for
+from ..files import write_aside
 from ..instrument import LiveRoutingStats, capture, config_of, routers_of
 from ..models import NANO, device_facts, load_checkpoint, select_device
 from ..options import Step, quiet_step
-from ..pair.storage import write_aside
 from ..routing.record import Routing
 from ..routing.stats import RoutingStats
 from ..routing.tally import Tally, tally

@@ -277,6 +277,6 @@ def model_names(model: str | None, loading: Loading) -> list[str]:
 
 def file_name(kind: str, names: list[str]) -> Path:
     """KIND_NAME_NAME.json, with nothing in it that a shell or a file system minds."""
-    from ..pair.storage import plain_name
+    from ..files import plain_name
 
     return Path(plain_name("_".join([kind, *names])) + ".json")

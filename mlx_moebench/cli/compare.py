@@ -116,9 +116,9 @@ def command(
     With --backends there is one side, a model: it is measured on every backend, token by token, and the exit status is
     1 where they differ by more than rounding.
     """
+    from ..files import check_output
     from ..options import Options, Saving
     from ..pair import compare
-    from ..pair.storage import check_output
     from ..routing.metrics import get_metric
     from ..show.plots import check_plot
     from ..show.tables.comparison import DEFAULT
@@ -162,8 +162,8 @@ def _parity(
     """One model on several backends; exits with 1 where they are not equal."""
     from ..analysis import target
     from ..analysis.parity import MOST_TIES, TIE, TOLERANCE, measure_parity
+    from ..files import write_aside
     from ..options import Plan
-    from ..pair.storage import write_aside
     from ..show.tables.parity import print_parity
     from ._progress import progress
 
@@ -229,7 +229,7 @@ def _write(
     as_json: bool,
 ) -> None:
     """Print a comparison, and write it where the options --output, --csv and --plot say."""
-    from ..pair.storage import write_aside
+    from ..files import write_aside
     from ..show.plots.comparison import plot_effects
     from ..show.tables.comparison import print_comparison
 

@@ -59,8 +59,8 @@ def command(
     correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
     """
     from ..analysis.loss import loss_report
+    from ..files import check_output, write_aside
     from ..options import Options, Saving
-    from ..pair.storage import check_output, write_aside
     from ..show.plots import check_plot
     from ..show.plots.uncertainty import plot_uncertainty
     from ..show.tables.loss import print_uncertainty

@@ -93,8 +93,8 @@ def command(
     same, whatever its number of tokens. Writes a stats pair for each model and domain, profile.json with the numbers
     between domains, and profile.csv with every number in one tidy table.
     """
+    from ..files import check_output
     from ..options import Options, Saving
-    from ..pair.storage import check_output
     from ..show.plots import check_plot
     from ..show.tables.profile import COLUMNS
     from ._progress import progress, speaks
@@ -150,8 +150,8 @@ def _measured(models: tuple[str, ...], domains: tuple[str, ...], options: Option
 
 
 def _write(profiles: list[Profile], output: Path, plot: Path | None, plan: Plan, as_json: bool) -> None:
+    from ..files import write_aside
     from ..pair.profile import PROFILE_VERSION, profile_settings
-    from ..pair.storage import write_aside
     from ..show.plots.specialisation import plot_specialisation
     from ..show.tables.profile import print_profile, tidy_csv, tidy_rows
 

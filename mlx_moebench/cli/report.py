@@ -82,7 +82,7 @@ def command(
     trainings, in any mixture. Pairs of one model on different data become domains; two other runs are compared. The
     page is one file that asks for nothing from the network.
     """
-    from ..pair.storage import write_aside
+    from ..files import write_aside
     from ..show.inputs import read_inputs
     from ._progress import progress
 
@@ -153,7 +153,7 @@ def _exported(inputs: Inputs, form: str) -> str:
 def _check(place: Path, form: str) -> None:
     """Raise `StatsError` unless the file can be written and replaces nothing of another kind."""
     from ..errors import StatsError
-    from ..pair.storage import check_output, probe_folder
+    from ..files import check_output, probe_folder
     from ..show.export import COLUMNS
 
     if place.is_dir():

@@ -61,7 +61,7 @@ def command(
 
     Reads the folder that analyze --trace wrote; needs neither the model nor MLX.
     """
-    from ..pair.storage import check_output, write_aside
+    from ..files import check_output, write_aside
     from ..show.tables.vocabulary import print_vocabulary, vocabulary_report
     from ._progress import progress
 

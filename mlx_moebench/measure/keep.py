@@ -13,8 +13,9 @@ from typing import Any
 
 from ..data import Batch
 from ..errors import MoebenchError, RoutingError, StatsError
+from ..files import write_aside
 from ..options import Plan
-from ..pair.storage import decode_output, load_pair, pair_contents, pair_paths, write_aside
+from ..pair.storage import decode_output, load_pair, pair_contents, pair_paths
 from ..routing.stats import RoutingStats
 from .trace import TraceWriter
 

@@ -36,8 +36,8 @@ from ..data.trace import (
     trace_bytes,
 )
 from ..errors import RoutingError, TraceError
+from ..files import probe_folder, write_aside
 from ..options import Saving
-from ..pair.storage import probe_folder, write_aside
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -15,11 +14,13 @@ from typing import Unpack
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
-from ..checkpoints import WEIGHTS, Adapter, Checkpoint, check_unquantised, find, read_adapter, refused_code, shortened
+from ..checkpoints import Adapter, Checkpoint, check_unquantised, find, read_adapter, refused_code, shortened
+from ..checkpoints.folder import fingerprint
 from ..errors import ModelLoadError
 from ..families import Family, families
 from ..families.base import module_at, stored_weight
@@ -78,7 +79,7 @@ def load_checkpoint(
     if unquantised:
         check_unquantised(config, name)  # again, because some formats say so in another file than config.json
     tokenizer = _tokenizer(folder, config, loading.trust_remote_code)
-    fingerprint = _fingerprint(folder, network, family, config)
+    printed = fingerprint(folder, _router_values(network, family, config))
     if adapter is not None:
         _apply_adapter(network, adapter, name)
     quantisation = quantise(network, _routers(network, family, config), loading.bits, loading.router_bits)
@@ -102,7 +103,7 @@ def load_checkpoint(
         revision=located.revision,
         dtype=_floating_dtype(network),
         weight_bits=weight_bits,
-        fingerprint=fingerprint,
+        fingerprint=printed,
         quantised_on_load=quantisation is not None,
         adapter=adapter.facts if adapter else None,
     )
@@ -152,14 +153,10 @@ def _read_weights(model: nn.Module) -> None:
     mx.clear_cache()
 
 
-def _fingerprint(folder: Path, model: nn.Module, family: Family, config: Json) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob(WEIGHTS)):
-        digest.update(file.name.encode() + str(file.stat().st_size).encode())
+def _router_values(model: nn.Module, family: Family, config: Json) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     for router in _routers(model, family, config):
         for name, array in sorted(tree_flatten(router.parameters())):
-            digest.update(name.encode() + np.array(array.astype(mx.float32)).tobytes())
-    return digest.hexdigest()
+            yield name, np.array(array.astype(mx.float32))
 
 
 def _mlx_settings(family: Family, config: Json) -> Json:

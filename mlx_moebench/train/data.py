@@ -19,8 +19,8 @@ from ..checkpoints import shortened
 from ..data import bundled_names, read_corpus
 from ..data.rows import Row, read_rows
 from ..errors import DataError, MissingExtraError, RenamedError, TrainingError, missing_package
+from ..files import write_aside
 from ..options import Step
-from ..pair.storage import write_aside
 from ..types import Facts, Json, Tokenizer
 from .config import TrainingConfig
 

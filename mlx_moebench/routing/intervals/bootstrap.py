@@ -71,13 +71,15 @@ class Interval:
 class Intervals:
     """routers: one {metric: Interval} each. mean: the metric averaged over the routers. peak: the largest over them.
 
-    peak_margin: {metric: (u, v)}, the half-widths of each simultaneous band over all routers' experts.
+    peak_margin: {metric: (u, v)}, the half-widths of each simultaneous band over all routers' experts. margins: those
+    of the bands over the experts of each router; empty where there are none.
     """
 
     routers: list[dict[str, Interval]]
     mean: dict[str, Interval]
     peak: dict[str, Interval]
     peak_margin: dict[str, tuple[float, float]]
+    margins: list[dict[str, tuple[float, float]]]
 
 
 def resample_weights(strata: npt.ArrayLike, resamples: int, seed: int | Sequence[int]) -> Floats:
@@ -139,12 +141,14 @@ def intervals(
             peak[m.name], peak_margin[m.name] = _peak_interval(resampled, m, plan)
         elif m.interval != "none" and any(math.isfinite(r.point[m.name]) for r in resampled):
             mean[m.name] = _mean_interval(resampled, m, plan)
-    return Intervals(rows, mean, peak, peak_margin)
+    margins = [{m.name: r.band(m, plan)[1] for m in metrics if m.interval == "maximum"} for r in resampled]
+    return Intervals(rows, mean, peak, peak_margin, margins)
 
 
 def _no_intervals(n_routers: int, metrics: Sequence[Metric], reason: str) -> Intervals:
     none = {m.name: Interval(reason=reason) for m in metrics}
-    return Intervals([none] * n_routers, none, {m.name: none[m.name] for m in metrics if m.interval == "maximum"}, {})
+    peaks = {m.name: none[m.name] for m in metrics if m.interval == "maximum"}
+    return Intervals([none] * n_routers, none, peaks, {}, [{}] * n_routers)
 
 
 def metrics_of(names: Sequence[str] | None) -> list[Metric]:
@@ -303,7 +307,7 @@ def _layer_intervals(routers: Sequence[Sums], metrics: Sequence[Metric], plan: P
         if m.interval in SCALAR and np.isfinite(values).all():
             low, high = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
             mean[m.name] = Interval(float(low), float(high), label)
-    return Intervals([single for _ in routers], mean, peaks, {})
+    return Intervals([single for _ in routers], mean, peaks, {}, [{} for _ in routers])
 
 
 def collapsed_fraction(
