@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from mlx_moebench.checkpoints import Checkpoint
+from mlx_moebench.checkpoints import Checkpoint, Given
 from mlx_moebench.data import Batch
 from mlx_moebench.errors import needed
 from mlx_moebench.measure.facts import loaded_facts
@@ -47,14 +46,14 @@ class Torch:
     def config(self, model: Network) -> Json:
         return config_of(model)
 
-    def facts(self, checkpoint: Any) -> Json:
+    def facts(self, checkpoint: Checkpoint | Given) -> Json:
         loaded = loaded_facts(checkpoint) if isinstance(checkpoint, Checkpoint) else {}
         return model_facts(checkpoint.model) | loaded
 
     def environment(self) -> Json:
         return environment(self._device)
 
-    def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
+    def forward(self, checkpoint: Checkpoint | Given, batch: Batch, logits: bool) -> Array | None:
         """Without the output head unless its logits are read. Padding is on the right, where causal attention
         keeps it from every token that counts."""
         model = checkpoint.model if logits else checkpoint.model.base_model
@@ -62,7 +61,7 @@ class Torch:
             output = model(input_ids=_ids(checkpoint.model, batch.ids), use_cache=False)
         return _logits(output) if logits else None
 
-    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
+    def generate(self, checkpoint: Checkpoint | Given, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
         """As mlx-lm does: every token that is made is run through the model, the last one and an end of text, too."""
         model = checkpoint.model
         ends = _ends(model, checkpoint.tokenizer)
@@ -84,8 +83,8 @@ class Torch:
             ranks.group()
         return place
 
-    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
-        return ranks.gather(found)
+    def gather(self, statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+        return ranks.gather(statistics)
 
 
 @contextmanager
@@ -106,9 +105,9 @@ def _ids(model: Network, ids: HostArray) -> torch.Tensor:
     return torch.as_tensor(ids, dtype=torch.long, device="cpu" if device.type == "meta" else device)
 
 
-def _logits(output: Any) -> torch.Tensor:
-    found: torch.Tensor = needed(output, "logits", "transformers", "the model's predictions are read from")
-    return found
+def _logits(output: object) -> torch.Tensor:
+    logits: torch.Tensor = needed(output, "logits", "transformers", "the model's predictions are read from")
+    return logits
 
 
 def _ends(model: Network, tokenizer: Tokenizer) -> set[int]:

@@ -76,7 +76,7 @@ class TorchRoutingStats(Recorder):
     def near(self, array: Array, other: Array) -> Array:
         return array.to(other.device)
 
-    def cache(self) -> Any:
+    def cache(self) -> object:
         return self._capture.cache
 
     def unrecorded(self) -> str | None:
