@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optimizers
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from safetensors import SafetensorError, safe_open
@@ -73,7 +74,7 @@ def save_adapter(folder: Path, model: nn.Module, iteration: int) -> None:
     save_arrays(folder / WEIGHTS, weights)
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: Any, facts: Json) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: optimizers.Optimizer, facts: Json) -> None:
     """Everything that `restore_checkpoint` needs. facts: JSON, with ``iteration``."""
     arrays = {f"model.{name}": value for name, value in tree_flatten(model.trainable_parameters())}
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
@@ -101,7 +102,7 @@ def read_facts(folder: Path) -> Json | None:
     return facts
 
 
-def restore_checkpoint(folder: Path, model: nn.Module, optimizer: Any) -> None:
+def restore_checkpoint(folder: Path, model: nn.Module, optimizer: optimizers.Optimizer) -> None:
     """Put model, optimizer, random state and window back to where the checkpoint was made."""
     arrays = load_arrays(folder / FILE)
     parts: dict[str, list[tuple[str, mx.array]]] = {"model": [], "optimizer": [], "random": [], "history": []}

@@ -17,6 +17,7 @@ from mlx_lm.tuner.trainer import iterate_batches
 
 from ..checkpoints import shortened
 from ..data import bundled_names, read_corpus
+from ..data.fields import renders_chat
 from ..data.rows import Row, read_rows
 from ..errors import DataError, MissingExtraError, RenamedError, TrainingError, missing_package
 from ..files import write_aside
@@ -114,7 +115,7 @@ def load_tokens(config: TrainingConfig, tokenizer: Tokenizer, step: Step) -> dic
 
     Raises DataError where the folder or a line cannot be read, or where a sequence has nothing to learn.
     """
-    found = {}
+    tokens = {}
     for name, (split, places) in zip(SPLITS, _splits(config, tokenizer), strict=True):
         sequences = []
         for row in range(len(split)):
@@ -126,10 +127,10 @@ def load_tokens(config: TrainingConfig, tokenizer: Tokenizer, step: Step) -> dic
                 raise RenamedError("mlx_lm", "mask_prompt among the settings of create_dataset", "--mask-prompt needs")
             _check_learnable(ids, offset, config["max_seq_length"], where)
             sequences.append((ids, offset))
-        found[name] = Tokens(sequences, config["max_seq_length"])
-    if config["test"] and not len(found["test"]):
+        tokens[name] = Tokens(sequences, config["max_seq_length"])
+    if config["test"] and not len(tokens["test"]):
         raise DataError(f"{config['data']} has no test set, which --test needs; add test.jsonl, or leave out --test.")
-    return found
+    return tokens
 
 
 def text_field(config: TrainingConfig, row: Facts) -> str | None:
@@ -183,17 +184,14 @@ def _check_fields(rows: list[Row], config: TrainingConfig, tokenizer: Tokenizer)
         raise DataError(
             f"{first.where} has no prompt, which --mask-prompt needs: give prompt and completion, or messages."
         )
-    if not is_text and not (
-        getattr(tokenizer, "has_chat_template", False) or getattr(tokenizer, "chat_template", None)
-    ):
+    if not is_text and not renders_chat(tokenizer):
         raise DataError(
             f"{first.where} needs a tokenizer with a chat template, and the model has none; give rows with a text."
         )
-    if field != chat:
-        for row in rows:
-            for name in field.split("+"):
-                if name in row.values and not isinstance(row.values[name], str):
-                    raise DataError(f"{row.where}: {name} is {row.values[name]!r}; give a text, or remove the line.")
+    for row in rows if field != chat else ():
+        for name in field.split("+"):
+            if not isinstance(row.values.get(name, ""), str):
+                raise DataError(f"{row.where}: {name} is {row.values[name]!r}; give a text, or remove the line.")
 
 
 def _tokenised(split: Any, row: int, where: str) -> tuple[list[int], int]:

@@ -111,23 +111,23 @@ def summarise(entries: list[Json], loss: RoutingLoss | None, specs: Sequence[Rou
     loss: None for a training without one.
     """
     steps = [entry for entry in entries if "ce" in entry]
-    found: Json = {"steps": len(steps), "warnings": []}
+    summary: Json = {"steps": len(steps), "warnings": []}
     if len(steps) < iters:
-        found["warnings"].append(
+        summary["warnings"].append(
             f"The log holds {len(steps)} of {iters} steps, because it was damaged or removed before the training went "
             "on; figures that come from it are of those steps."
         )
     if not steps or loss is None or loss.name != "entropy_floor":
-        return found
+        return summary
     fired = sum(entry["routers_below_floor"] > 0 for entry in steps)
-    found |= {
+    summary |= {
         "steps_with_a_router_below_floor": fired,
         "floor_nats": sorted({loss.floor_nats(specs[n].n_experts) for n in loss.routers(tuple(specs))}),
     }
     if fired == 0:
-        found["warnings"].append(never_fired(len(steps), loss, steps[-1]))
-    found["warnings"] += gamed(steps, loss, specs)
-    return found
+        summary["warnings"].append(never_fired(len(steps), loss, steps[-1]))
+    summary["warnings"] += gamed(steps, loss, specs)
+    return summary
 
 
 def never_fired(steps: int, loss: RoutingLoss, entry: Json) -> str:
@@ -144,21 +144,21 @@ def gamed(steps: list[Json], loss: RoutingLoss, specs: Sequence[RouterSpec]) -> 
     """A sentence where the floor is reached at the end although the load says that experts are not used."""
     last = steps[-max(1, len(steps) // LAST) :]
     on = loss.routers(tuple(specs))
-    found = []
+    unused = []
     for place, number in enumerate(on):
         spec = specs[number]
         reached = _mean([entry["below_floor"][place] for entry in last]) == 0
         dead = _mean([entry["dead_experts"][number] - _idle_by_chance(spec, entry["tokens"]) for entry in last])
         n_eff = math.exp(_mean([entry["load_entropy"][number] for entry in last]))
         if reached and loss.signal != "load" and (n_eff < spec.n_experts / 2 or dead >= 1):
-            found.append(
+            unused.append(
                 f"{spec.name} (n_eff {n_eff:.1f} of {spec.n_experts}, {dead:.1f} more dead a batch than by chance)"
             )
-    if not found:
+    if not unused:
         return []
     return [
-        f"The floor on the {loss.signal} entropy is reached while experts stay unused in {len(found)} of {len(on)} "
-        f"routers: {', '.join(found[:6])}{', ...' if len(found) > 6 else ''}. The signal does not see the load; use "
+        f"The floor on the {loss.signal} entropy is reached while experts stay unused in {len(unused)} of {len(on)} "
+        f"routers: {', '.join(unused[:6])}{', ...' if len(unused) > 6 else ''}. The signal does not see the load; use "
         "signal: load."
     ]
 

@@ -25,25 +25,29 @@ def lora_keys(model: nn.Module, num_layers: int, keys: list[str] | None, routers
     """
     blocks = model.layers[-max(num_layers, 0) :]
     if keys is None:
-        keys = sorted({path for block in blocks for path, module in block.named_modules() if _can_adapt(module)})
+        keys = _adaptable(blocks)
     else:
-        known = {path for block in blocks for path, _ in block.named_modules()} | {p for p, _ in model.named_modules()}
+        known = {path for module in (*blocks, model) for path, _ in module.named_modules()}
         if missing := [key for key in keys if key not in known]:
             raise TrainingError(
                 f"lora_parameters.keys names {missing[0]!r}, which no block has; linear layers of a block are "
-                f"{', '.join(sorted(p for p, m in model.layers[-1].named_modules() if _can_adapt(m)))}."
+                f"{', '.join(_adaptable(model.layers[-1:]))}."
             )
     family = family_for(config_of(model))
     first = len(model.layers) - len(blocks)
     paths = {id(module): path for path, module in model.named_modules()}
-    found = list(keys)
+    gates = []
     for spec in routers:
         gate = family.form(spec.router).gate
-        inside = spec.layer >= first
         path = f"{paths[id(model.layers[spec.layer])]}.{gate}"
-        if not (inside and gate in keys) and path not in keys:
-            found.append(path)
-    return found
+        if path not in keys and (spec.layer < first or gate not in keys):
+            gates.append(path)
+    return [*keys, *gates]
+
+
+def _adaptable(blocks: list[nn.Module]) -> list[str]:
+    """The linear layers of these blocks, by their names inside a block."""
+    return sorted({path for block in blocks for path, module in block.named_modules() if _can_adapt(module)})
 
 
 def add_lora(model: nn.Module, num_layers: int, parameters: Json, dora: bool) -> None:

@@ -74,12 +74,12 @@ class RoutingLoss:
     def to_dict(self) -> Json:
         """The block as it would be written in YAML, with every default filled in."""
         block: Json = {"name": self.name, "weight": self.weight}
-        given = {"signal": self.signal, "scope": self.scope, "window": self.window, "floor": dict([self.floor])}
-        block |= {key: given[key] for key in _KEYS.get(self.name, ()) if key != "window" or self.scope == "window"}
+        settings = {"signal": self.signal, "scope": self.scope, "window": self.window, "floor": dict([self.floor])}
+        block |= {key: settings[key] for key in _KEYS.get(self.name, ()) if key != "window" or self.scope == "window"}
         return block | {"layers": "all" if self.layers is None else list(self.layers)}
 
 
-def parse_routing_loss(block: Any) -> RoutingLoss:
+def parse_routing_loss(block: object) -> RoutingLoss:
     """A `RoutingLoss` from the YAML block. Raises TrainingError, naming the key, for anything it does not know."""
     if not isinstance(block, Mapping):
         raise TrainingError("routing_loss needs keys below it: name, weight, ...; see `mlx-moebench train --help`.")
