@@ -1,4 +1,4 @@
-"""``training_log.jsonl``: one line per step, and what the lines say about the routing loss as a whole."""
+"""Writing ``training_log.jsonl``, and what its lines say about the routing loss as a whole."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.training_log import read_log
 from ..errors import TrainingError
 from ..files import write_aside
 from ..routing.record import RouterSpec
@@ -15,7 +16,6 @@ from ..types import Json
 from .objective import PER_ROUTER
 from .settings import RoutingLoss
 
-FILE = "training_log.jsonl"
 PATIENCE = 50
 """Steps without a router below its floor after which the floor is said never to fire."""
 
@@ -56,31 +56,6 @@ class TrainingLog:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-
-
-def read_log(path: Path) -> list[Json]:
-    """The lines of a log; a last line that a kill or a full disk cut short is left out.
-
-    Raises TrainingError where it cannot be read, or a line is none of a log.
-    """
-    entries = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise TrainingError(f"Cannot read {path}: {error.strerror or error}.") from error
-    for number, line in enumerate(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            if number + 1 == len(lines):
-                break
-            entry = None
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
-            raise TrainingError(
-                f"{path}, line {number + 1} is no line of a training log; move the file away to go on without it."
-            )
-        entries.append(entry)
-    return entries
 
 
 def log_entry(step: int, figures: Json, info: Json, regularised: Sequence[int]) -> Json:

@@ -18,6 +18,7 @@ from mlx_lm.tuner.trainer import TrainingArgs, train
 
 from ..checkpoints import shortened
 from ..checkpoints.adapters import WEIGHTS
+from ..data.training_log import FILE as LOG
 from ..errors import RenamedError, TrainingError, needed
 from ..instrument import config_of, routers_of
 from ..models import load_checkpoint, read_adapter, select_device
@@ -27,7 +28,6 @@ from ..types import Json
 from . import checkpoint as kept
 from .config import TrainingConfig
 from .data import TrainingOrder, bundled_folder, check_sizes, load_tokens, silent
-from .log import FILE as LOG
 from .log import TrainingLog
 from .lora import add_lora, lora_keys, unfreeze
 from .objective import Objective
