@@ -56,7 +56,7 @@ class Backend(Protocol):
     def ranks(self) -> tuple[int, int] | None:
         """(rank, how many) where several processes share a measurement; None for one alone."""
 
-    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+    def gather(self, statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
         """The statistics of all ranks together; every rank must call it."""
 
 

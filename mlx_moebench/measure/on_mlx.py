@@ -61,8 +61,8 @@ class MLX:
     def ranks(self) -> tuple[int, int] | None:
         return None
 
-    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
-        return dict(found)
+    def gather(self, statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+        return dict(statistics)
 
 
 BACKEND = MLX()

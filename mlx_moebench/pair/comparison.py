@@ -123,7 +123,7 @@ def compare(
 
     Where both measured the same sequences they are compared in pairs (sequences that one side lacks are left out),
     otherwise as independent samples. A report whose sums are missing gives values without intervals.
-    allow: kinds (see `comparability.KINDS`) of differences that would be refused otherwise: ``data``, ``reading``,
+    allow: kinds (see `comparability.OBSTACLES`) of differences that would be refused otherwise: ``data``, ``reading``,
     ``phase``, ``routers``, ``experts``, ``top-k``, ``distribution``, ``collapse``.
 
     Raises `StatsError` for what is not comparable, with the reason, and for pairs that cannot be read.

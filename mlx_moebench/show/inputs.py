@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.importers import split_name
-from ..errors import MoebenchError, StatsError
+from ..data.training_log import FILE as TRAINING_LOG
+from ..data.training_log import read_log
+from ..errors import MoebenchError, StatsError, TrainingError
 from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
@@ -24,7 +26,7 @@ TAKEN = (
 )
 """What an argument may be."""
 
-TRAINING_REPORT, TRAINING_LOG = "training_report.json", "training_log.jsonl"
+TRAINING_REPORT = "training_report.json"
 BEFORE, AFTER = "routing_before.json", "routing_after.json"
 """The files of a training that a report reads; `train.outcome` writes them."""
 
@@ -354,20 +356,10 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training's log; a last line that a kill cut short is left out."""
-    lines = path.read_bytes().splitlines()
-    entries = []
-    for number, line in enumerate(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            if number + 1 == len(lines):
-                break
-            raise StatsError(f"{path}, line {number + 1} is not JSON, so that this is no log of a training.") from None
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
-            raise StatsError(f"{path}, line {number + 1} is no line of a training's log.")
-        entries.append(entry)
-    return entries
+    try:
+        return read_log(path)
+    except TrainingError as error:
+        raise StatsError(str(error)) from error
 
 
 def _require(content: Any, keys: Sequence[str], path: Path) -> None:

@@ -12,7 +12,7 @@ from ...options import Plan
 from ...pair.report import token_share
 from ...routing.intervals.bootstrap import intervals
 from ...routing.stats import RoutingStats
-from ...routing.sums import Floats
+from ...routing.sums import Floats, Numbers
 from ..inputs import Run, View
 from ..names import label_and_unit, unit_of_text
 from ..numbers import percent, with_interval
@@ -40,7 +40,7 @@ class RouterLoad:
 
     router: RouterId
     n_tokens: int
-    counts: np.ndarray[tuple[int], np.dtype[np.int64]]
+    counts: Numbers
     band: Band | None = None
     flagged: bool | None = None
 
