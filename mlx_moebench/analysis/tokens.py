@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,9 +10,10 @@ from ..data.trace import Shard, Trace
 from ..errors import TraceError
 from ..routing.record import RouterSpec
 from ..routing.tokens import Choices, TokenSequence
+from ..types import Json
 
 
-def first_sequences(trace: Trace, entries: Sequence[dict[str, Any]], most: int) -> list[TokenSequence]:
+def first_sequences(trace: Trace, entries: Sequence[Json], most: int) -> list[TokenSequence]:
     """The first sequences of the data set that the shards of ``entries`` hold, at most so many.
 
     Reads one shard at a time. Raises `TraceError` for tokens or experts that cannot be.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from ..data.trace import Shard, Trace
 from ..errors import TraceError
 from ..routing.record import Phase, RouterSpec
 from ..routing.vocabulary import MIN_COUNT, VocabularySpecialisation, vocabulary_specialisation
+from ..types import HostArray, Json
 
 Of = Literal["input", "next", "predicted"]
 """The id that a token is counted under: its own, that of the token after it, or the one that the model expects."""
@@ -32,7 +33,7 @@ def vocabulary_report(
     permutations: int = 200,
     seed: int = 0,
     top: int = 5,
-) -> dict[str, Any]:
+) -> Json:
     """Vocabulary specialisation of the routers in some layers of a trace, as JSON has it.
 
     layers: block indices; none means all. top: ids given of each expert, those of which it takes the largest share.
@@ -76,11 +77,11 @@ def vocabulary_report(
 
 def _tokens(
     trace: Trace, of: Of, specs: Sequence[RouterSpec], phase: Phase
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, npt.NDArray[Any]]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, HostArray]]:
     """(id or -1 [T], sequence [T], experts [T, K] of each router) of a whole trace."""
-    ids: list[npt.NDArray[Any]] = [np.zeros(0, np.int64)]
+    ids: list[HostArray] = [np.zeros(0, np.int64)]
     sequences: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    experts: dict[str, list[npt.NDArray[Any]]] = {spec.name: [np.zeros((0, spec.top_k), np.uint8)] for spec in specs}
+    experts: dict[str, list[HostArray]] = {spec.name: [np.zeros((0, spec.top_k), np.uint8)] for spec in specs}
     before = 0
     for shard in trace.shards(phase):
         ids.append(_ids(shard, of))
@@ -107,7 +108,7 @@ def _ids(shard: Shard, of: Of) -> npt.NDArray[np.int64]:
     return following
 
 
-def _router(spec: RouterSpec, result: VocabularySpecialisation, texts: dict[int, str], top: int) -> dict[str, Any]:
+def _router(spec: RouterSpec, result: VocabularySpecialisation, texts: dict[int, str], top: int) -> Json:
     facts = {key: getattr(spec, key) for key in ("layer", "moe_layer", "router", "n_experts", "top_k")}
     if not len(result.ids):
         return {**facts, "n_ids": 0, "value": None, "reason": "no id occurs often enough", "experts": []}

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import MissingExtraError, MoebenchError, renamed
 from ..show.tokens import SCRIPTS, STYLES, assets
+from ..types import Json
 from .main_thread import MainThread
 from .policy import OnlyThisServer
 from .routed import MODES, Mode, Models, Shown, show
@@ -81,7 +82,7 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
     return app
 
 
-def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], outputs: list[Any]) -> dict[str, Any]:
+def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], outputs: list[Any]) -> Json:
     """How Gradio is to run the texts: one after the other, and of a quick series of changes the last."""
 
     def routed(name: str, mode: Mode, a: str, b: str) -> tuple[str, str, str, str]:

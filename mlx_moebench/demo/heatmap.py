@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from ..measure.text import RoutedText
 from ..routing.record import RouterSpec
 from ..routing.stats import RoutingStats
 from ..show.figures import RouterId, RouterLoad
+from ..types import HostArray
 
 BLUE, WHITE, ORANGE = (33, 102, 172), (247, 247, 247), (179, 88, 6)
 MIDDLE = 1.0
@@ -67,7 +67,7 @@ def _figure(
     specs: Sequence[RouterSpec],
     values: Floats,
     scale: tuple[float, float, float],
-    counts: Sequence[npt.NDArray[Any]] | None = None,
+    counts: Sequence[HostArray] | None = None,
 ) -> str:
     rows, experts = values.shape
     width = float(np.clip(640 / experts, 7, 24))

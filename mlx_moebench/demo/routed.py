@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Unpack, get_args
+from typing import Literal, Unpack, get_args
 
 from ..checkpoints import Checkpoint
 from ..errors import MoebenchError, did_you_mean
@@ -14,6 +14,7 @@ from ..options import Loading, LoadingChoices, quiet_step, with_choices
 from ..show.names import model_name
 from ..show.numbers import count
 from ..show.tokens import script_json, token_data_of
+from ..types import Json
 from .heatmap import heatmaps_html
 from .table import table_html
 
@@ -120,7 +121,7 @@ def _run(checkpoint: Checkpoint, text: str, name: str, max_tokens: int) -> Route
         raise
 
 
-def _adapter(model: dict[str, Any]) -> str:
+def _adapter(model: Json) -> str:
     return str((model.get("adapter") or {}).get("name", "the adapter"))
 
 

@@ -18,6 +18,7 @@ from ..pair.comparison import compare
 from ..pair.profile import domain_report, profile_settings, rename
 from ..pair.storage import pair_paths, read_report
 from ..routing.stats import RoutingStats
+from ..types import Facts, Json
 from .names import model_name
 
 TAKEN = (
@@ -44,9 +45,9 @@ class Run:
     """
 
     name: str
-    report: dict[str, Any]
+    report: Json
     stats: RoutingStats | None
-    domains: Mapping[str, dict[str, Any]]
+    domains: Mapping[str, Json]
     parts: Mapping[str, RoutingStats] = field(default_factory=dict)
 
     def view(self, domain: str | None = None, name: str | None = None) -> View:
@@ -60,7 +61,7 @@ class View(NamedTuple):
     """One report with its sums, if they are there, under the name that tells it from others beside it."""
 
     name: str
-    report: Mapping[str, Any]
+    report: Facts
     stats: RoutingStats | None = None
 
     @property
@@ -74,8 +75,8 @@ class Training:
     """A training: its folder's name, its report, and the lines of its log."""
 
     name: str
-    report: dict[str, Any]
-    log: Sequence[Mapping[str, Any]]
+    report: Json
+    log: Sequence[Facts]
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ class Inputs:
     """
 
     runs: tuple[Run, ...] = ()
-    profiles: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    comparisons: tuple[dict[str, Any], ...] = ()
-    uncertainties: tuple[dict[str, Any], ...] = ()
+    profiles: Mapping[str, Json] = field(default_factory=dict)
+    comparisons: tuple[Json, ...] = ()
+    uncertainties: tuple[Json, ...] = ()
     trainings: tuple[Training, ...] = ()
     notes: tuple[str, ...] = ()
     plan: Plan = field(default_factory=Plan)
@@ -102,7 +103,7 @@ class _Pair:
 
     place: Path
     label: str | None
-    report: dict[str, Any]
+    report: Json
     stats: RoutingStats | None
 
 
@@ -113,7 +114,7 @@ class _Group:
     pairs: list[_Pair]
     merged: RoutingStats | None
     label: str | None = None
-    profile: dict[str, Any] | None = None
+    profile: Json | None = None
     training: str | None = None
 
     @property
@@ -144,9 +145,9 @@ class _Reader:
 
     def __init__(self) -> None:
         self.groups: list[_Group] = []
-        self.profiles: dict[str, dict[str, Any]] = {}
-        self.comparisons: list[dict[str, Any]] = []
-        self.uncertainties: list[dict[str, Any]] = []
+        self.profiles: dict[str, Json] = {}
+        self.comparisons: list[Json] = []
+        self.uncertainties: list[Json] = []
         self.trainings: list[Training] = []
         self._seen: set[Path] = set()
 
@@ -206,7 +207,7 @@ class _Reader:
                 return
         self.groups.append(_Group([pair], pair.stats))
 
-    def _add_profile(self, path: Path, profile: dict[str, Any], label: str | None) -> None:
+    def _add_profile(self, path: Path, profile: Json, label: str | None) -> None:
         """The models of a profile, each with the stats pairs that lie beside it, if they are those of the profile."""
         for model in profile["models"]:
             _require(model, ("name", "model", "domains", "routers", "data", "verdicts_by_router"), path)
@@ -297,14 +298,14 @@ def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:
     return RoutingStats.merge([_sums(pair) for pair in pairs]) if named else merged
 
 
-def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, dict[str, Any]]:
+def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, Json]:
     """The report of each of several domains: as it lies there where a domain is one pair, else of its sums."""
     alone = {strata.pop(): pair for pair in pairs if len(strata := set(_sums(pair).strata)) == 1}
     whole = {name for name, pair in alone.items() if len(_sums(pair).clusters) == len(parts[name].clusters)}
     return {name: alone[name].report if name in whole else part.report(plan) for name, part in parts.items()}
 
 
-def _between(merged: RoutingStats, domains: Mapping[str, dict[str, Any]], plan: Plan) -> dict[str, Any]:
+def _between(merged: RoutingStats, domains: Mapping[str, Json], plan: Plan) -> Json:
     return domain_report(merged, domains, plan) | {"settings": profile_settings(merged, plan)}
 
 
@@ -342,7 +343,7 @@ def _measured(pairs: Iterable[_Pair]) -> list[tuple[Any, ...]]:
     return [(p.label, *(p.report["data"].get(key) for key in ("sha256", "n_sequences", "n_tokens"))) for p in pairs]
 
 
-def _promised(model: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+def _promised(model: Facts) -> list[tuple[Any, ...]]:
     return [(d["name"], d["sha256"], d["n_sequences"], d["n_tokens"]) for d in model["domains"]]
 
 
@@ -355,7 +356,7 @@ def _read_json(path: Path) -> Any:
         raise StatsError(f"{path} is not JSON: give {TAKEN}.") from error
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def _read_log(path: Path) -> list[Json]:
     try:
         return read_log(path)
     except TrainingError as error:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from ..types import Facts
 from .numbers import decimals, with_interval
 
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$!])")
@@ -55,7 +55,7 @@ class Cells:
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
 
-    def cell(self, entry: Mapping[str, Any], digits: int) -> str:
+    def cell(self, entry: Facts, digits: int) -> str:
         """``value [low, high]``, or ``value (a)`` where (a) is the reason why there is no interval, or no value."""
         words = with_interval(entry["value"], entry, digits, decimals)
         if entry["value"] is not None and entry.get("low") is not None:

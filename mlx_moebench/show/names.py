@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from ..routing.metrics import get_metric
+from ..types import Facts
 from .numbers import count
 
 _SHOWN = (
@@ -44,7 +44,7 @@ SUMMARY = tuple((name, *label_and_unit(name)) for name in _SHOWN)
 """(entry of a report's summary, label, unit) that people are shown first. A peak is the largest of any layer."""
 
 
-def model_name(model: Mapping[str, Any]) -> str:
+def model_name(model: Facts) -> str:
     """Its id, and what makes it another model than that: experts of less than 16 bit (mean), an adapter."""
     name = str(model.get("id", "model"))
     bits, adapter = model.get("weight_bits"), model.get("adapter")
@@ -53,29 +53,29 @@ def model_name(model: Mapping[str, Any]) -> str:
     return f"{name} with {adapter['name']}" if adapter else name
 
 
-def side_name(side: Mapping[str, Any]) -> str:
+def side_name(side: Facts) -> str:
     """``moebench-nano on math``: model and data of one side of a comparison."""
     return f"{model_name(side['model'])} on {side['data']['name']}"
 
 
-def router_forms(report: Mapping[str, Any]) -> set[str]:
+def router_forms(report: Facts) -> set[str]:
     """``top-2 of 16``, of each form of router."""
     return {f"top-{r['top_k']} of {r['n_experts']}" for r in report["routers"]}
 
 
-def unit_of_text(model: Mapping[str, Any]) -> str:
+def unit_of_text(model: Facts) -> str:
     """What was counted: sequences, or the files that imported counts came in."""
     return "count file" if model.get("backend") == "counts" else "sequence"
 
 
-def sizes(report: Mapping[str, Any]) -> str:
+def sizes(report: Facts) -> str:
     """``104 sequences, 12,300 tokens, prefill``."""
     data = report["data"]
     texts = count(data["n_sequences"], unit_of_text(report["model"]))
     return f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
 
 
-def missing(data: Mapping[str, Any]) -> Iterator[str]:
+def missing(data: Facts) -> Iterator[str]:
     """What is not measured yet of each data set of which a run says what there was to measure."""
     for source in data.get("sources", [data]):
         parts = source.get("parts", [])

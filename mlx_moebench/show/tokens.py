@@ -11,7 +11,7 @@ import hashlib
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +24,7 @@ from ..data.trace import Trace
 from ..errors import TraceError
 from ..routing.record import Phase, RouterSpec
 from ..routing.tokens import TokenSequence, changed_choices, choice_counts
+from ..types import Facts, HostArray, Json
 from .names import model_name
 from .numbers import count
 
@@ -57,7 +58,7 @@ def token_data(
     *,
     phase: Phase | None = None,
     max_bytes: int = MAX_BYTES,
-) -> dict[str, Any]:
+) -> Json:
     """The token view of a trace: the first sequences of its data set, as many as the limits allow, as JSON has it.
 
     Reads one shard at a time. phase: None takes the first of `PHASES` that was traced; that others hold tokens is said.
@@ -92,7 +93,7 @@ def token_data_of(
     specs: Sequence[RouterSpec],
     sequences: Sequence[TokenSequence],
     *,
-    model: Mapping[str, Any],
+    model: Facts,
     name: str,
     phase: str = "prefill",
     max_sequences: int = MAX_SEQUENCES,
@@ -100,7 +101,7 @@ def token_data_of(
     max_bytes: int = MAX_BYTES,
     n_sequences: int | None = None,
     n_tokens: int | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """The token view of sequences in memory, as JSON has it.
 
     specs: of the routers, in running order. n_sequences, n_tokens: measured, where that is more than is given here.
@@ -151,7 +152,7 @@ def _within(sequences: Sequence[TokenSequence], room: int) -> list[TokenSequence
     return kept
 
 
-def token_page(data: Mapping[str, Any], title: str = "Tokens and their experts") -> str:
+def token_page(data: Facts, title: str = "Tokens and their experts") -> str:
     """A page of its own with the token view: one file, no network, light and dark."""
     script, style = assets(*SCRIPTS) + _START, _STYLE + assets(*STYLES)
     return _PAGE.format(
@@ -185,11 +186,11 @@ def _integer(spec: RouterSpec) -> np.dtype[Any]:
     return np.dtype("u1" if spec.n_experts <= 256 else "<u2")
 
 
-def _router(spec: RouterSpec, sequences: Sequence[TokenSequence], number: int) -> dict[str, Any]:
+def _router(spec: RouterSpec, sequences: Sequence[TokenSequence], number: int) -> Json:
     """What one router chose, and over all sequences how many tokens chose each expert, and how many first."""
     choices = [sequence.choices[number] for sequence in sequences]
 
-    def joined(name: str) -> npt.NDArray[Any]:
+    def joined(name: str) -> HostArray:
         return np.concatenate([getattr(c, name) for c in choices])
 
     chosen, first = choice_counts(joined("experts"), spec.n_experts)
@@ -222,7 +223,7 @@ def _changed(sequences: Sequence[TokenSequence], sequence: TokenSequence, number
     return changed
 
 
-def _sequence(sequence: TokenSequence) -> dict[str, Any]:
+def _sequence(sequence: TokenSequence) -> Json:
     return {
         "name": sequence.name,
         "start": sequence.start,
@@ -264,7 +265,7 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _base64(array: npt.NDArray[Any]) -> str:
+def _base64(array: HostArray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from ...types import Facts
 from ..figures import answer, difference_series
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
@@ -55,7 +55,7 @@ def _run(run: Run) -> Iterator[str]:
     yield from _notes(report, cells)
 
 
-def _router(r: Mapping[str, Any], several: bool, cells: Cells) -> list[str]:
+def _router(r: Facts, several: bool, cells: Cells) -> list[str]:
     return [
         str(r["layer"]),
         *([text(r["router"])] if several else []),
@@ -65,7 +65,7 @@ def _router(r: Mapping[str, Any], several: bool, cells: Cells) -> list[str]:
     ]
 
 
-def _notes(report: Mapping[str, Any], cells: Cells) -> Iterator[str]:
+def _notes(report: Facts, cells: Cells) -> Iterator[str]:
     settings = report["settings"]
     ci, share = settings["ci"], settings["collapse_on"].removeprefix("top_share_")
     yield f"- above tau: the busiest expert's {share} share exceeds {settings['tau']:g}; a flag, no verdict."
@@ -77,7 +77,7 @@ def _notes(report: Mapping[str, Any], cells: Cells) -> Iterator[str]:
     yield from (f"- above tau is null: {text(reason)}." for reason in reasons)
 
 
-def _domains(name: str, profile: Mapping[str, Any]) -> Iterator[str]:
+def _domains(name: str, profile: Facts) -> Iterator[str]:
     cells, domains = Cells(), profile["routers"][0]["verdict"]["domains"]
     yield f"## Between the domains of {text(name)}: {', '.join(text(domain) for domain in domains)}"
     yield ""
@@ -109,7 +109,7 @@ def _domains(name: str, profile: Mapping[str, Any]) -> Iterator[str]:
     yield from listed(cells)
 
 
-def _comparison(comparison: Mapping[str, Any]) -> Iterator[str]:
+def _comparison(comparison: Facts) -> Iterator[str]:
     cells, paired = Cells(), comparison["design"]["paired"]
     first, second = difference_series(comparison).names
     yield f"## A: {text(first.removeprefix('A: '))}; B: {text(second.removeprefix('B: '))}"
@@ -130,7 +130,7 @@ def _comparison(comparison: Mapping[str, Any]) -> Iterator[str]:
     yield from listed(cells)
 
 
-def _uncertainty(report: Mapping[str, Any]) -> Iterator[str]:
+def _uncertainty(report: Facts) -> Iterator[str]:
     cells, data = Cells(), report["data"]
     yield f"## Loss by routing uncertainty: {text(model_name(report['model']))} on {text(data['name'])}"
     yield ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ...routing.metrics import METRICS
+from ...types import Facts, Json
 from ..inputs import Inputs
 from ..names import SCORES, model_name, side_name
 from ..tables.profile import BETWEEN
@@ -42,7 +43,7 @@ def _cell(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
-def _rows(inputs: Inputs) -> Iterator[dict[str, Any]]:
+def _rows(inputs: Inputs) -> Iterator[Json]:
     for run in inputs.runs:
         for report in (run.report, *run.domains.values()):
             yield from _report(report)
@@ -54,7 +55,7 @@ def _rows(inputs: Inputs) -> Iterator[dict[str, Any]]:
         yield from _losses(report)
 
 
-def _report(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _report(report: Facts) -> Iterator[Json]:
     level, tau = report["settings"]["ci"]["level"], report["settings"]["tau"]
     about = _about(report["model"], report["data"])
     for router in report["routers"]:
@@ -70,7 +71,7 @@ def _report(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield about | {"router": kind} | _number(name, unit, entry["value"], entry, level)
 
 
-def _between(profile: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _between(profile: Facts) -> Iterator[Json]:
     level = profile["settings"]["ci"]["level"]
     about = _about(profile["model"], profile["data"] | {"phase": profile["phase"]})
     for router in profile["routers"]:
@@ -84,7 +85,7 @@ def _between(profile: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield common | pair | _number("jensen_shannon", BETWEEN["jensen_shannon"], entry["value"], entry, level)
 
 
-def _differences(comparison: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _differences(comparison: Facts) -> Iterator[Json]:
     level, units = comparison["settings"]["ci"]["level"], comparison["units"]
     sides, names = [comparison[side]["data"] for side in "ab"], [side_name(comparison[side]) for side in "ab"]
     about = {
@@ -101,11 +102,11 @@ def _differences(comparison: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield about | {"router": kind} | _difference(name, unit, entry, level)
 
 
-def _difference(name: str, unit: str, entry: Mapping[str, Any], level: float) -> dict[str, Any]:
+def _difference(name: str, unit: str, entry: Facts, level: float) -> Json:
     return _number(f"difference.{name}", unit, entry["effect"], entry, level)
 
 
-def _losses(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _losses(report: Facts) -> Iterator[Json]:
     level = report["settings"]["ci"]["level"]
     about = _about(report["model"], report["data"]) | {"n_tokens": report["n_pairs"]}
     yield about | _number("mean_loss", "nats", report["mean_loss"]["value"], report["mean_loss"], level)
@@ -127,16 +128,16 @@ def _losses(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             )
 
 
-def _about(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+def _about(model: Facts, data: Facts) -> Json:
     counted = {key: data[key] for key in ("phase", "n_sequences", "n_tokens") if key in data}
     return {"model": model_name(model), "data": str(data["name"]), **counted}
 
 
-def _identity(router: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(router: Facts) -> Json:
     return {key: router[key] for key in ("layer", "moe_layer", "router")}
 
 
-def _number(name: str, unit: str, value: Any, entry: Mapping[str, Any], level: float) -> dict[str, Any]:
+def _number(name: str, unit: str, value: Any, entry: Facts, level: float) -> Json:
     """Level and method belong to an interval: without one their cells are empty."""
     low, high = entry.get("low"), entry.get("high")
     facts = {"reason": entry.get("reason")}

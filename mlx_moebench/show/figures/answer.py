@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ...routing.domains.verdict import WORDS
+from ...types import Facts
 from ..inputs import Inputs, Run, Training
 from ..names import SUMMARY, isolated, missing, sizes, unit_of_text
 from ..numbers import count, difference, number, with_interval
@@ -90,7 +90,7 @@ def _flags(run: Run) -> str:
     )
 
 
-def _flagged(report: Mapping[str, Any], kind: str) -> str:
+def _flagged(report: Facts, kind: str) -> str:
     """How many routers of a kind, or of all for an empty one, are flagged, of those that can be."""
     flags = [r["collapsed"] for r in report["routers"] if kind in ("", r["router"])]
     flagged, judged = flags.count(True), len(flags) - flags.count(None)
@@ -100,12 +100,12 @@ def _flagged(report: Mapping[str, Any], kind: str) -> str:
     return f"{flagged} of {count(judged, noun)} {'is' if 1 in (flagged, judged) else 'are'} flagged"
 
 
-def _busiest(summary: Mapping[str, Any], of: str) -> str:
+def _busiest(summary: Facts, of: str) -> str:
     peak, entropy = (_entry(summary.get(name, {})) for name in ("peak_top_share_token", "mean_entropy"))
     return f"The busiest{of} expert of any layer takes {peak} of the tokens; mean entropy is {entropy} nats."
 
 
-def _entry(entry: Mapping[str, Any]) -> str:
+def _entry(entry: Facts) -> str:
     return with_interval(entry.get("value"), entry)
 
 
@@ -140,7 +140,7 @@ def _training(training: Training) -> str:
     return f"Training {isolated(series.name)}, {name}: {steps}{ends}."
 
 
-def _uncertainty(report: Mapping[str, Any]) -> str:
+def _uncertainty(report: Facts) -> str:
     series = uncertainty_series(report)
     curves = series.curves["entropy"]
     strongest = _largest([Value(abs(c.rho.value)) for c in curves])
@@ -162,7 +162,7 @@ def _facts(run: Run) -> Iterator[Fact]:
 
 
 def _cautions(inputs: Inputs) -> Iterator[str]:
-    reports: Sequence[Mapping[str, Any]] = [*(run.report for run in inputs.runs), *inputs.uncertainties]
+    reports: Sequence[Facts] = [*(run.report for run in inputs.runs), *inputs.uncertainties]
     for report in reports:
         yield from map(str, report["model"].get("warnings") or ())
         yield from (f"{part}." for part in missing(report["data"]))

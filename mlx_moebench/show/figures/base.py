@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...routing.metrics import get_metric
+from ...types import Facts
 from ..numbers import count, percent
 
 
@@ -43,7 +44,7 @@ class RouterId:
         return self.top_k / self.n_experts
 
 
-def router_id(entry: Mapping[str, Any]) -> RouterId:
+def router_id(entry: Facts) -> RouterId:
     """The router of an entry of a report; E and K are 0 where the entry does not say them."""
     experts, top_k = entry.get("n_experts", 0), entry.get("top_k", 0)
     return RouterId(entry["layer"], entry["moe_layer"], entry["router"], experts, top_k)
@@ -55,7 +56,7 @@ def labels(routers: Sequence[RouterId]) -> list[str]:
     return [f"{r.layer} {r.router}" if several else str(r.layer) for r in routers]
 
 
-def value_of(value: float | None, entry: Mapping[str, Any] | None = None) -> Value:
+def value_of(value: float | None, entry: Facts | None = None) -> Value:
     """From JSON, where null is None: a value and the entry with its low, high, reason, p and q."""
     entry = entry or {}
     reason = entry.get("reason")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...routing.sums import Floats
+from ...types import Facts
 from ..names import isolated, label_and_unit, side_name
 from ..numbers import count, percent
 from .base import RouterId, Value, definition, intervals_of, labels, or_nan, router_id, value_of
@@ -85,7 +86,7 @@ class DifferenceSeries:
         return f"{' '.join(parts)} {self.how[0].upper()}{self.how[1:]}."
 
 
-def difference_series(comparison: Mapping[str, Any]) -> DifferenceSeries:
+def difference_series(comparison: Facts) -> DifferenceSeries:
     """From `Comparison.to_dict`, with ``names`` of the sides if they have others than model and data."""
     sides = comparison["a"], comparison["b"]
     first, second = comparison.get("names") or [side_name(side) for side in sides]
@@ -109,11 +110,11 @@ def difference_series(comparison: Mapping[str, Any]) -> DifferenceSeries:
     )
 
 
-def _effects(row: Mapping[str, Any]) -> dict[str, Effect]:
+def _effects(row: Facts) -> dict[str, Effect]:
     return {name: Effect(or_nan(e["a"]), or_nan(e["b"]), value_of(e["effect"], e)) for name, e in row.items()}
 
 
-def _load(router: Mapping[str, Any]) -> LoadDifference:
+def _load(router: Facts) -> LoadDifference:
     change, l1 = router["load"]["token_share_change"], router["load"]["load_l1"]
     values = None if change["values"] is None else np.array([or_nan(x) for x in change["values"]])
     middle = np.zeros(0) if values is None else values

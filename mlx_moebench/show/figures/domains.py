@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...routing.sums import Floats
+from ...types import Facts
 from ..names import isolated, unit_of_text
 from ..numbers import number, percent
 from .base import RouterId, Value, intervals_of, labels, n_of, or_nan, router_id, value_of
@@ -63,7 +64,7 @@ class DomainSeries:
     """A model on its domains. highest: ln D, what a router that tells all domains apart would reach."""
 
     name: str
-    model: Mapping[str, Any]
+    model: Facts
     domains: tuple[str, ...]
     n_sequences: tuple[int, ...]
     n_tokens: tuple[int, ...]
@@ -101,7 +102,7 @@ class DomainSeries:
         return "; ".join(f"{isolated(d)}: {n_of(n, tokens, noun)}" for d, n, tokens in sized)
 
 
-def domain_series(name: str, profile: Mapping[str, Any]) -> DomainSeries:
+def domain_series(name: str, profile: Facts) -> DomainSeries:
     """From a model of a profile with its ``settings``, as `Inputs.profiles` holds it."""
     settings = profile["settings"]
     sizes = {str(d["name"]): d for d in profile["domains"]}
@@ -121,7 +122,7 @@ def domain_series(name: str, profile: Mapping[str, Any]) -> DomainSeries:
     )
 
 
-def _router(entry: Mapping[str, Any], domains: tuple[str, ...]) -> RouterDomains:
+def _router(entry: Facts, domains: tuple[str, ...]) -> RouterDomains:
     info, spec, verdict = entry["domain_information"], entry["domain_specialisation"], entry["verdict"]
     shares = np.array([[or_nan(x) for x in spec["shares"][d]] for d in domains])
     pairs = {(str(e["domains"][0]), str(e["domains"][1])): value_of(e["value"], e) for e in entry["jensen_shannon"]}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ...routing.sums import Floats
+from ...types import HostArray
 from .base import RouterId, Value, labels
 
 CLEAR = 0.05
@@ -124,7 +124,7 @@ class Measure:
 
     words: str
     unit: str
-    cells: tuple[npt.NDArray[Any], ...]
+    cells: tuple[HostArray, ...]
     over: tuple[float, ...] = ()
     across: tuple[float, ...] = ()
     times: float = 1.0

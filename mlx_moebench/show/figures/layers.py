@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ...routing.metrics import METRICS, get_metric
+from ...types import Facts
 from ..inputs import View
 from ..names import label_and_unit, unit_of_text
 from .base import RouterId, Value, definition, intervals_of, n_of, or_nan, router_id, value_of
@@ -33,7 +33,7 @@ class LayerSeries:
     chance: tuple[float, ...]
 
 
-def layer_series(report: Mapping[str, Any], metric: str) -> LayerSeries:
+def layer_series(report: Facts, metric: str) -> LayerSeries:
     """``metric`` of a routing report, router by router; raises `MoebenchError` for an unknown name."""
     shown = get_metric(metric)
     even = shown.even

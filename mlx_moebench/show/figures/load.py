@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from ...pair.report import token_share
 from ...routing.intervals.bootstrap import intervals
 from ...routing.stats import RoutingStats
 from ...routing.sums import Floats, Numbers
+from ...types import Facts
 from ..inputs import Run, View
 from ..names import label_and_unit, unit_of_text
 from ..numbers import percent, with_interval
@@ -130,7 +130,7 @@ def load_series(view: Run | View, plan: Plan | None = None, *, bands: bool = Tru
     )
 
 
-def _bands(report: Mapping[str, Any], stats: RoutingStats | None, plan: Plan) -> list[Band]:
+def _bands(report: Facts, stats: RoutingStats | None, plan: Plan) -> list[Band]:
     """As the report holds them; of reports before schema version 2 from the sums."""
     if all("token_share" in r for r in report["routers"]):
         return [_stored(r["token_share"], r["n_experts"]) for r in report["routers"]]
@@ -139,7 +139,7 @@ def _bands(report: Mapping[str, Any], stats: RoutingStats | None, plan: Plan) ->
     return share_bands(stats, plan)
 
 
-def _stored(entry: Mapping[str, Any], n_experts: int) -> Band:
+def _stored(entry: Facts, n_experts: int) -> Band:
     if entry.get("low") is None:
         return _without(n_experts, entry.get("reason"))
     return Band(np.array(entry["low"], dtype=np.float64), np.array(entry["high"], dtype=np.float64))
@@ -160,7 +160,7 @@ def share_bands(stats: RoutingStats, plan: Plan) -> list[Band]:
     return bands
 
 
-def dead_series(report: Mapping[str, Any]) -> DeadSeries:
+def dead_series(report: Facts) -> DeadSeries:
     """The experts without a selection of a report."""
     data, routers = report["data"], report["routers"]
     return DeadSeries(
@@ -274,7 +274,7 @@ def _beside(share: Value, flagged: bool | None, brief: bool) -> str:
     return with_interval(share.value, None if brief else share, 2) + (" *" if flagged else "")
 
 
-def _plan(report: Mapping[str, Any]) -> Plan:
+def _plan(report: Facts) -> Plan:
     """The plan that a report's own intervals were made by."""
     ci = report["settings"].get("ci")
     return Plan(**ci) if ci else Plan()

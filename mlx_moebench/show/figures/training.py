@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...routing.sums import Floats
+from ...types import Facts
 from ..inputs import Training
 from ..names import label_and_unit
 from ..numbers import count
@@ -43,7 +43,7 @@ class TrainingSeries:
     routers: Mapping[str, Floats]
     validation: tuple[tuple[int, ...], Floats]
     floors: tuple[float, ...]
-    loss: Mapping[str, Any] | None
+    loss: Facts | None
     warnings: tuple[str, ...]
     finished: bool
     definition: str = (
@@ -72,11 +72,11 @@ def training_series(training: Training) -> TrainingSeries:
     )
 
 
-def _column(entries: Sequence[Mapping[str, Any]], name: str) -> Floats:
+def _column(entries: Sequence[Facts], name: str) -> Floats:
     return np.array([or_nan(entry.get(name)) for entry in entries])
 
 
-def _rows(entries: Sequence[Mapping[str, Any]], name: str) -> Floats:
+def _rows(entries: Sequence[Facts], name: str) -> Floats:
     rows = [[or_nan(x) for x in entry.get(name) or ()] for entry in entries]
     width = max(map(len, rows), default=0)
     return np.array([row + [np.nan] * (width - len(row)) for row in rows]).reshape(len(rows), width)

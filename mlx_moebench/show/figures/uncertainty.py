@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from ...types import Facts
 from ..names import SCORES, model_name
 from ..numbers import with_interval
 from .base import RouterId, Value, intervals_of, labels, n_of, or_nan, router_id, value_of
@@ -55,7 +55,7 @@ class UncertaintySeries:
         return f"{n_of(self.n_sequences, self.n_tokens)} with a next one; mean loss {loss} nats"
 
 
-def uncertainty_series(report: Mapping[str, Any]) -> UncertaintySeries:
+def uncertainty_series(report: Facts) -> UncertaintySeries:
     """From the JSON that ``mlx-moebench uncertainty`` writes."""
     data = report["data"]
     return UncertaintySeries(
@@ -68,7 +68,7 @@ def uncertainty_series(report: Mapping[str, Any]) -> UncertaintySeries:
     )
 
 
-def _curve(router: Mapping[str, Any], entry: Mapping[str, Any]) -> Curve:
+def _curve(router: Facts, entry: Facts) -> Curve:
     bins = entry["calibration"] or []
     return Curve(
         router_id(router),

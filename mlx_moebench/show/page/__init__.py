@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import jinja2
 
 from ... import __version__
+from ...types import Facts, Json
 from ..figures import Fact, answer
 from ..inputs import Inputs
 from ..numbers import with_interval
@@ -34,7 +34,7 @@ SCRIPTS = (
 
 
 def build_page(
-    inputs: Inputs, *, tokens: Mapping[str, Any] | None = None, title: str | None = None, command: str | None = None
+    inputs: Inputs, *, tokens: Facts | None = None, title: str | None = None, command: str | None = None
 ) -> str:
     """The page as HTML. tokens: the data of a token view (`tokens.token_data`), which becomes a section of its own.
 
@@ -44,7 +44,7 @@ def build_page(
     data = page_data(inputs) | ({"tokens": tokens} if tokens is not None else {})
     style = assets(*STYLES, *(TOKEN_STYLES if tokens is not None else ()))
     script = assets(*SCRIPTS, *(TOKEN_SCRIPTS if tokens is not None else ()), "start.js")
-    settings: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    settings: Json = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
     words = answer(inputs)
     text = environment.from_string(assets("page.html.j2")).render(
@@ -78,9 +78,9 @@ def _title(inputs: Inputs) -> str:
     return "Routing of " + ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
-def _facts(inputs: Inputs, facts: Iterable[Fact]) -> list[dict[str, Any]]:
+def _facts(inputs: Inputs, facts: Iterable[Fact]) -> list[Json]:
     """The figures as rows of a table, a column for each run."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str], Json] = {}
     for fact in facts:
         row = rows.setdefault((fact.words, fact.unit), {"words": fact.words, "unit": fact.unit, "values": {}})
         row["values"][fact.run] = fact.value

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ...types import HostArray, Json
 from ..figures import CLEAR, Chart, Heat, Line, Measure, Value
 from ..inputs import Inputs
 from .contents import Drawing, Figure, Nothing, Part, Section, Table, sections
@@ -27,7 +27,7 @@ WORDS_OF_MANY = (
 )
 """Fields of drawings that many have in common: they are written once, as are the sentences of captions."""
 
-Json = dict[str, Any]
+Json = Json
 
 
 def page_data(inputs: Inputs) -> Json:
@@ -166,7 +166,7 @@ class _Arrays:
         self._square = square
         self._numbers: dict[tuple[int, ...], int] = {}
 
-    def __call__(self, rows: Sequence[npt.NDArray[Any]], ends: bool = False) -> int:
+    def __call__(self, rows: Sequence[HostArray], ends: bool = False) -> int:
         key = tuple(map(id, rows))
         if key not in self._numbers:
             self._numbers[key] = len(self.known)
@@ -174,7 +174,7 @@ class _Arrays:
         return self._numbers[key]
 
 
-def _rows(rows: Sequence[npt.NDArray[Any]], ends: bool) -> Json:
+def _rows(rows: Sequence[HostArray], ends: bool) -> Json:
     """Counts exactly, the ends of shares in parts of 1, others in single precision; a row of NaN is an empty one."""
     known = [row if np.isfinite(row).any() else row[:0] for row in rows]
     joined = np.concatenate(known)
@@ -187,20 +187,20 @@ def _rows(rows: Sequence[npt.NDArray[Any]], ends: bool) -> Json:
     return {"type": "f4", "data": encoded(joined.astype("<f4")), "lengths": lengths, "over": 1}
 
 
-def _triangle(rows: Sequence[npt.NDArray[Any]]) -> Json:
+def _triangle(rows: Sequence[HostArray]) -> Json:
     """What stands above the diagonal of a symmetric matrix of counts, row by row."""
     upper = np.stack(rows)[np.triu_indices(len(rows), 1)]
     return {**_whole(upper), "lengths": len(rows), "over": 1}
 
 
-def _whole(numbers: npt.NDArray[Any]) -> Json:
+def _whole(numbers: HostArray) -> Json:
     """In the smallest integers that hold them."""
     most = int(numbers.max(initial=0))
     kind = "u1" if most < 1 << 8 else "u2" if most < 1 << 16 else "u4"
     return {"type": kind, "data": encoded(numbers.astype(f"<{kind}"))}
 
 
-def encoded(array: npt.NDArray[Any]) -> str:
+def encoded(array: HostArray) -> str:
     """The bytes of an array in base64."""
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 

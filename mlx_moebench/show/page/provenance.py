@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...types import Facts
 from ..inputs import Inputs, Run
 from ..names import side_name
 
@@ -34,7 +35,7 @@ def provenance(inputs: Inputs) -> list[tuple[str, list[tuple[str, str]]]]:
     return parts
 
 
-def _report(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _report(report: Facts) -> Iterator[tuple[str, str]]:
     model, data = report["model"], report["data"]
     for key in MODEL:
         if model.get(key) is not None:
@@ -57,7 +58,7 @@ def _domain_commands(run: Run) -> Iterator[tuple[str, str]]:
             yield from ((f"{name}, {domain}", value) for name, value in command)
 
 
-def _flat(prefix: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _flat(prefix: str, settings: Facts) -> Iterator[tuple[str, str]]:
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(f"{prefix} {key}", value)
@@ -65,7 +66,7 @@ def _flat(prefix: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]
             yield f"{prefix} {key}", _words(value)
 
 
-def _command(holder: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _command(holder: Facts) -> list[tuple[str, str]]:
     return [("command", str(holder["command"]))] if holder.get("command") else []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from unicodedata import bidirectional
 
 from ...errors import StatsError
 from ...files import probe_folder, write_aside
+from ...types import Facts, Json
 from ..names import model_name, sizes, unit_of_text
 from ..numbers import percent
 
@@ -25,7 +26,7 @@ FORMATS = (".png", ".svg", ".pdf")
 WIDTH = 7.0
 """Inches: the text width of a paper with one column."""
 
-STYLE: dict[str, Any] = {
+STYLE: Json = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
     "font.size": 8,
     "axes.titlesize": 8,
@@ -104,7 +105,7 @@ def intervals_of(views: Iterable[View], metrics: Iterable[str], shown_as: str) -
     return "; ".join(text if text.startswith("no ") else f"{shown_as}: {text}" for text in every)
 
 
-def _intervals(report: Mapping[str, Any], metrics: Sequence[str]) -> str:
+def _intervals(report: Facts, metrics: Sequence[str]) -> str:
     entries = [router["ci"].get(metric, {}) for metric in metrics for router in report["routers"]]
     if all(entry.get("low") is None for entry in entries):
         return f"no intervals: {next((e['reason'] for e in reversed(entries) if e.get('reason')), 'not computed')}"
@@ -131,7 +132,7 @@ def write_picture(path: Path, draw: Callable[[], Figure], title: str | None = No
 
     kind = path.suffix.lower()
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[kind]
-    options: dict[str, Any] = {"pil_kwargs": {"optimize": True}} if kind == ".png" else {}
+    options: Json = {"pil_kwargs": {"optimize": True}} if kind == ".png" else {}
     style: Any = STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
     content = io.BytesIO()
     with mpl.rc_context():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StatsError
+from ...types import Facts
 from ..figures import CLEAR, Chart, DifferenceSeries, difference_series, effect_chart
 from ..inputs import Inputs
 from ..names import label_and_unit
@@ -59,7 +60,7 @@ def draw_comparison(series: DifferenceSeries, metrics: Sequence[str] = DEFAULT) 
     return figure
 
 
-def plot_effects(comparison: Mapping[str, Any], path: Path, metrics: Sequence[str] = DEFAULT) -> None:
+def plot_effects(comparison: Facts, path: Path, metrics: Sequence[str] = DEFAULT) -> None:
     """The picture of `Comparison.to_dict`, as ``compare --plot`` writes it."""
     write_picture(path, lambda: draw_comparison(difference_series(comparison), metrics))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...types import Json
 from ..figures import kinds_of, load_heat, load_series
 from ..inputs import Inputs, View
 from ..names import model_name
@@ -43,7 +44,7 @@ def draw_load(every: Sequence[View]) -> Figure:
     return figure
 
 
-def plot_load(report: dict[str, Any], path: Path) -> None:
+def plot_load(report: Json, path: Path) -> None:
     """The picture of one routing report, as ``analyze --plot`` writes it."""
     write_picture(path, lambda: draw_load([View(model_name(report["model"]), report)]))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...types import Facts
 from ..figures import DomainSeries, domain_heat, domain_series, kinds_of
 from ..inputs import Inputs
 from ..numbers import percent
@@ -46,7 +47,7 @@ def _bands(every: Sequence[DomainSeries]) -> str:
     return f"no intervals: {next((r.reason for r in routers if r.reason), 'not computed')}"
 
 
-def plot_specialisation(profile: Mapping[str, Any], path: Path) -> None:
+def plot_specialisation(profile: Facts, path: Path) -> None:
     """The picture of one model of a profile with its ``settings``, as ``profile --plot`` writes it."""
     write_picture(path, lambda: draw_specialisation([domain_series(str(profile["name"]), profile)]))
 

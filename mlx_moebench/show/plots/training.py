@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StatsError
+from ...types import Facts, Json
 from ..figures import Chart, TrainingSeries, training_charts, training_series
 from ..inputs import Inputs, Training
 from ._lines import draw_line
@@ -51,7 +52,7 @@ def draw_training(every: Sequence[TrainingSeries]) -> Figure:
     return figure
 
 
-def plot_training(log: Sequence[Mapping[str, Any]], report: dict[str, Any], path: Path) -> Path:
+def plot_training(log: Sequence[Facts], report: Json, path: Path) -> Path:
     """The picture of a training, as ``train`` writes it beside the adapter; returns ``path``."""
     series = training_series(Training(str(report["model"]), report, log))
     write_picture(path, lambda: draw_training([series]))
@@ -64,7 +65,7 @@ HUES = ((0, 1), (5,), (2, 3, 0), (1, 7))
 
 def _panel(axis: Any, chart: Chart, hues: Sequence[int]) -> None:
     for line, hue in zip(chart.lines, hues, strict=False):
-        style: dict[str, Any] = {"marker": "o"} if line.name == "validation" else {"lw": 0.9}
+        style: Json = {"marker": "o"} if line.name == "validation" else {"lw": 0.9}
         draw_line(axis, line, COLOURS[hue], band=0.15, label=line.name, **style)
     for number, reference in enumerate(chart.references):
         axis.axhline(reference.y[0], color="0.3", ls="--", lw=1, label=None if number else reference.name)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StatsError
+from ...types import Facts
 from ..figures import UncertaintySeries, loss_chart, uncertainty_series
 from ..inputs import Inputs
 from ..names import SCORES
@@ -54,7 +55,7 @@ def _intervals(every: Sequence[UncertaintySeries]) -> str:
     return f"no intervals: {next((loss.reason for loss in losses if loss.reason), 'not computed')}"
 
 
-def plot_uncertainty(report: Mapping[str, Any], path: Path) -> None:
+def plot_uncertainty(report: Facts, path: Path) -> None:
     """The picture of one report, as ``uncertainty --plot`` writes it."""
     write_picture(path, lambda: draw_uncertainty([uncertainty_series(report)]))
 

@@ -8,18 +8,19 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ...types import Json
 from ..names import model_name
 from ..numbers import count, decimals, percent, signed, with_interval
 from .base import plain_table
 
 
-def print_evaluation(report: dict[str, Any], console: Console | None = None) -> None:
+def print_evaluation(report: Json, console: Console | None = None) -> None:
     """Print one row per subject, or per metric of a task, then the summary, each number with its interval."""
     console = console or Console()
     console.print(render(report))
 
 
-def render(report: dict[str, Any]) -> Group:
+def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
     if report["task"] != "mmlu":
         return Group(_heading(report), _tasks(report), _task_notes(report))
@@ -29,7 +30,7 @@ def render(report: dict[str, Any]) -> Group:
     return Group(*parts, _notes(report))
 
 
-def _heading(report: dict[str, Any]) -> Text:
+def _heading(report: Json) -> Text:
     data, settings = report["data"], report["settings"]
     name = model_name(report["model"])
     if report["task"] != "mmlu":
@@ -41,7 +42,7 @@ def _heading(report: dict[str, Any]) -> Text:
     return Text(f"{name} on MMLU ({data['split']}): {n} of {subjects}, {settings['shots']}-shot", style="bold")
 
 
-def _subjects(report: dict[str, Any]) -> Table:
+def _subjects(report: Json) -> Table:
     compared = report.get("compared")
     table = plain_table()
     table.add_column("subject", no_wrap=True)
@@ -63,7 +64,7 @@ def _subjects(report: dict[str, Any]) -> Table:
     return table
 
 
-def _summary(results: dict[str, Any], compared: dict[str, Any] | None) -> Table:
+def _summary(results: Json, compared: Json | None) -> Table:
     table = plain_table("Summary", show_header=False)
     for name, words in (("macro", "Accuracy, mean of subjects (macro)"), ("micro", "Accuracy, all questions (micro)")):
         entry = results[f"{name}_accuracy"]
@@ -81,7 +82,7 @@ def _summary(results: dict[str, Any], compared: dict[str, Any] | None) -> Table:
     return table
 
 
-def _comparison(comparison: dict[str, Any]) -> Table:
+def _comparison(comparison: Json) -> Table:
     table = plain_table("With the adapter minus without, same questions", show_header=False)
     for name in ("macro", "micro"):
         entry = comparison[f"{name}_difference"]
@@ -97,7 +98,7 @@ def _comparison(comparison: dict[str, Any]) -> Table:
     return table
 
 
-def _notes(report: dict[str, Any]) -> Text:
+def _notes(report: Json) -> Text:
     results, data = report["results"], report["data"]
     lines = [] if report["complete"] else ["unfinished: evaluate --resume goes on."]
     lines.append(results["reading"])
@@ -121,7 +122,7 @@ def _notes(report: dict[str, Any]) -> Text:
     return Text("\n".join(lines), style="dim")
 
 
-def _tasks(report: dict[str, Any]) -> Table:
+def _tasks(report: Json) -> Table:
     table = plain_table()
     for column in ("task", "documents", "shots", "metric", "value"):
         table.add_column(column, justify="right" if column in ("documents", "shots") else "left", no_wrap=True)
@@ -134,7 +135,7 @@ def _tasks(report: dict[str, Any]) -> Table:
     return table
 
 
-def _task_notes(report: dict[str, Any]) -> Text:
+def _task_notes(report: Json) -> Text:
     entries = [entry for metrics in report["results"].values() for entry in metrics.values()]
     lines = [f"Warning: {warning}" for warning in report["model"].get("warnings", [])]
     lines += [f"Note: {reason}." for reason in dict.fromkeys(e["reason"] for e in entries if e.get("reason"))]

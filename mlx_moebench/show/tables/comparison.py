@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...routing.comparison.differences import ROUNDING
+from ...types import Json
 from ..figures import CLEAR
 from ..names import side_name, sizes
 from ..numbers import decimals, percent, signed, with_interval
@@ -34,14 +35,12 @@ RESCALED = ("peak_top_share_selection", "peak_max_violation")
 """Effects over all routers that are others in another unit; the JSON has them."""
 
 
-def print_comparison(
-    comparison: dict[str, Any], metrics: Sequence[str] = DEFAULT, console: Console | None = None
-) -> None:
+def print_comparison(comparison: Json, metrics: Sequence[str] = DEFAULT, console: Console | None = None) -> None:
     """Print both sides, every metric over all routers, the chosen ones layer by layer, and what became of the loads."""
     (console or Console()).print(render(comparison, metrics))
 
 
-def render(comparison: dict[str, Any], metrics: Sequence[str] = DEFAULT) -> Group:
+def render(comparison: Json, metrics: Sequence[str] = DEFAULT) -> Group:
     """The tables of `Comparison.to_dict` as one rich renderable."""
     parts: list[Any] = [_heading(comparison)]
     for kind, effects in comparison["overall"].items():
@@ -53,7 +52,7 @@ def render(comparison: dict[str, Any], metrics: Sequence[str] = DEFAULT) -> Grou
     return Group(*parts)
 
 
-def _heading(comparison: dict[str, Any]) -> Text:
+def _heading(comparison: Json) -> Text:
     lines = []
     for label in ("a", "b"):
         lines.append(f"{label.upper()}: {side_name(comparison[label])}: {sizes(comparison[label])}")
@@ -67,7 +66,7 @@ def _heading(comparison: dict[str, Any]) -> Text:
     return Text("\n".join(lines), style="bold")
 
 
-def _overall(effects: dict[str, Any], units: dict[str, str], title: str) -> Table:
+def _overall(effects: Json, units: dict[str, str], title: str) -> Table:
     table = plain_table(title, gap=1)
     table.add_column("metric", overflow="fold")  # where the line is too short for all, names break, not numbers
     for name in ("A", "B"):
@@ -82,7 +81,7 @@ def _overall(effects: dict[str, Any], units: dict[str, str], title: str) -> Tabl
     return table
 
 
-def _layers(comparison: dict[str, Any], metric: str) -> Table:
+def _layers(comparison: Json, metric: str) -> Table:
     table = plain_table(f"{metric}, {comparison['units'][metric]}", gap=1)
     kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right")
@@ -101,7 +100,7 @@ def _layers(comparison: dict[str, Any], metric: str) -> Table:
     return table
 
 
-def _loads(comparison: dict[str, Any]) -> Table:
+def _loads(comparison: Json) -> Table:
     """L1 distance of the loads against permuted ones, and the experts that gained and lost the most."""
     table = plain_table("Load: who gained and who lost, of tokens", gap=1)
     kinds = len(comparison["overall"]) > 1
@@ -121,7 +120,7 @@ def _loads(comparison: dict[str, Any]) -> Table:
     return table
 
 
-def _mover(change: dict[str, Any], largest: bool) -> str:
+def _mover(change: Json, largest: bool) -> str:
     values = change["values"]
     if values is None or None in values:
         return "null"
@@ -132,7 +131,7 @@ def _mover(change: dict[str, Any], largest: bool) -> str:
     return f"{values.index(value)}: {with_interval(value, ends, 3, signed, ends=decimals)}"
 
 
-def _notes(comparison: dict[str, Any]) -> Text:
+def _notes(comparison: Json) -> Text:
     ci = comparison["settings"]["ci"]
     lines = [f"Allowed ({one['kind']}): {one['what']}." for one in comparison["allowed"]] + list(comparison["notes"])
     changed = [r for r in comparison["routers"] if r["collapsed"]["a"] != r["collapsed"]["b"]]
@@ -155,17 +154,17 @@ def _flag(value: bool | None) -> str:
     return {True: "collapsed", False: "not", None: "n/a"}[value]
 
 
-def _sides(e: dict[str, Any]) -> list[str]:
+def _sides(e: Json) -> list[str]:
     """The values at A and at B, to the digits of their effect, four at most."""
     digits = min(4, _digits(e))
     return [decimals(e[side], digits) for side in ("a", "b")]
 
 
-def _effect(e: dict[str, Any]) -> str:
+def _effect(e: Json) -> str:
     return with_interval(e["effect"], e, _digits(e), signed, ends=decimals)
 
 
-def _digits(e: dict[str, Any]) -> int:
+def _digits(e: Json) -> int:
     """Decimals that show two digits of the interval's width; three without an interval."""
     width = 0.0 if e["low"] is None else e["high"] - e["low"]
     return min(6, max(0, 1 - math.floor(math.log10(width)))) if width > ROUNDING else 3

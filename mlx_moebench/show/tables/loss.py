@@ -9,17 +9,18 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ...types import Json
 from ..names import SCORES, model_name
 from ..numbers import decimals, percent, with_interval
 from .base import plain_table
 
 
-def print_uncertainty(report: dict[str, Any], console: Console | None = None) -> None:
+def print_uncertainty(report: Json, console: Console | None = None) -> None:
     """Print the correlations of every router, their means, the loss of the outer tenths, and the example tokens."""
     (console or Console()).print(render(report))
 
 
-def render(report: dict[str, Any]) -> Group:
+def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
     data, ci = report["data"], report["settings"]["ci"]
     heading = Text(
@@ -42,7 +43,7 @@ def render(report: dict[str, Any]) -> Group:
     return Group(*parts, Text(note.replace("\n\n", "\n"), style="dim"))
 
 
-def _routers(report: dict[str, Any]) -> Table:
+def _routers(report: Json) -> Table:
     kinds = {router["router"] for router in report["routers"]}
     table = plain_table()
     table.add_column("layer", justify="right")
@@ -63,7 +64,7 @@ def _routers(report: dict[str, Any]) -> Table:
     return table
 
 
-def _tokens(report: dict[str, Any]) -> Table:
+def _tokens(report: Json) -> Table:
     table = plain_table()
     table.add_column("routing, loss")
     table.add_column("entropy", justify="right")
@@ -84,11 +85,11 @@ def _shown(text: str) -> str:
     return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
-def _plain(entry: dict[str, Any], key: str) -> str:
+def _plain(entry: Json, key: str) -> str:
     return with_interval(entry[key], entry, 3, decimals)
 
 
-def _reasons(report: dict[str, Any]) -> Iterator[str]:
+def _reasons(report: Json) -> Iterator[str]:
     for router in report["routers"]:
         for name in SCORES:
             if "reason" in router[name]:

@@ -8,19 +8,20 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ...types import Json
 from ..names import HEADS, SUMMARY, missing, model_name, router_forms, sizes
 from ..numbers import number, percent, with_interval
 from .base import plain_table
 from .verdict import verdict_parts
 
 
-def print_report(report: dict[str, Any], console: Console | None = None) -> None:
+def print_report(report: Json, console: Console | None = None) -> None:
     """Print one row per router, then the summary, each number with its interval."""
     console = console or Console()
     console.print(render(report))
 
 
-def render(report: dict[str, Any]) -> Group:
+def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
     parts: list[Any] = [_heading(report), _routers(report)]
     summaries = report.get("summary_by_router") or {"": report["summary"]}
@@ -31,12 +32,12 @@ def render(report: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-def _heading(report: dict[str, Any]) -> Text:
+def _heading(report: Json) -> Text:
     name, data = model_name(report["model"]), report["data"]["name"]
     return Text(f"{name} on {data}: {sizes(report)}, {', '.join(sorted(router_forms(report)))}", style="bold")
 
 
-def _routers(report: dict[str, Any]) -> Table:
+def _routers(report: Json) -> Table:
     kinds = {router["router"] for router in report["routers"]}
     several_forms = len(router_forms(report)) > 1
     table = plain_table()
@@ -68,7 +69,7 @@ def _routers(report: dict[str, Any]) -> Table:
     return table
 
 
-def _summary(summary: dict[str, Any], title: str) -> Table:
+def _summary(summary: Json, title: str) -> Table:
     table = plain_table(title, show_header=False)
     for name, label, unit in SUMMARY:
         if name in summary:
@@ -76,7 +77,7 @@ def _summary(summary: dict[str, Any], title: str) -> Table:
     return table
 
 
-def _notes(report: dict[str, Any]) -> Text:
+def _notes(report: Json) -> Text:
     settings, data = report["settings"], report["data"]
     entries = report["summary"]
     known = (

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
+from ...types import Json
 from ..names import label_and_unit
 from ..numbers import decimals, with_interval
 
@@ -23,7 +22,7 @@ ROWS = (
 ENDS = ("before", "after")
 
 
-def print_training(report: dict[str, Any], console: Console | None = None) -> None:
+def print_training(report: Json, console: Console | None = None) -> None:
     """Print routing before and after with intervals, the cross-entropies, and how often the floor fired."""
     console = console or Console()
     loss, ce = report["settings"]["routing_loss"], report["ce"]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from ...analysis.vocabulary import WHY_NO_INTERVAL
+from ...types import Json
 from ..names import model_name
 from .base import plain_table
 
 
-def print_vocabulary(report: dict[str, Any], console: Console | None = None) -> None:
+def print_vocabulary(report: Json, console: Console | None = None) -> None:
     """Print each router's specialisation, and the tokens of the experts of the most specialised router."""
     (console or Console()).print(render(report))
 
 
-def render(report: dict[str, Any]) -> Group:
+def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
     settings, data = report["settings"], report["data"]
     heading = Text(
@@ -41,7 +40,7 @@ def render(report: dict[str, Any]) -> Group:
     return Group(heading, _summary(known), _experts(most, settings["of"]), Text(note, style="dim"))
 
 
-def _summary(routers: list[dict[str, Any]]) -> Table:
+def _summary(routers: list[Json]) -> Table:
     kinds = {r["router"] for r in routers}
     table = plain_table()
     table.add_column("layer", justify="right")
@@ -64,7 +63,7 @@ def _summary(routers: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _experts(router: dict[str, Any], of: str) -> Table:
+def _experts(router: Json, of: str) -> Table:
     where = f"Layer {router['layer']} ({router['router']})"
     table = plain_table(f"{where}: {of} ids by the share of their tokens, null in brackets")
     table.add_column("expert", justify="right")
