@@ -50,7 +50,7 @@ gallery: core
 lint: full
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@if node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20)' 2>/dev/null && command -v npm >/dev/null; \
+	@if node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null && command -v npm >/dev/null; \
 	then [ node_modules/.package-lock.json -nt package.json ] || npm install --silent && npm run --silent lint; \
 	else echo "JavaScript is not checked: it takes Node 20 or newer, with npm"; fi
 
