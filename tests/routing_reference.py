@@ -77,12 +77,14 @@ def slow_tally(r: Routing) -> dict[str, np.ndarray]:
             score = p if r.selection is None else r.selection[b, t]
             rest = [score[i] for i in range(experts) if i not in chosen]
             best = sorted(p, reverse=True)
+            margin = min(score[i] for i in chosen) - max(rest) if rest else math.nan
             token = {
                 "entropy": plogp(p),
                 "topk_entropy": plogp(q),
                 "margin_prob": best[0] - best[1],
                 "margin_weight": q[0] - q[1] if len(q) > 1 else 0.0,
-                "selection_margin": min(score[i] for i in chosen) - max(rest) if rest else math.nan,
+                "selection_margin": margin,
+                "tied": float(margin == 0),
                 "z_squared": math.log(sum(math.exp(float(z)) for z in r.logits[b, t])) ** 2,
             }
             if t + 1 < length and r.mask[b, t + 1]:

@@ -39,6 +39,7 @@ SCALAR_SUMS = {
     "z_squared": 40.0,
     "adjacent_shared": 12.0,
     "adjacent_pairs": 8.0,
+    "tied": 2.0,
 }
 H_LOAD = -(0.4 * math.log(0.4) + 0.3 * math.log(0.3) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1))
 
@@ -70,6 +71,7 @@ KNOWN = {
     "margin_prob": 0.25,
     "margin_weight": 0.3,
     "selection_margin": 0.05,
+    "tied_selections": 0.2,
     "router_z": 4.0,
     "adjacent_overlap": 12 / (2 * 8),
 }
@@ -203,11 +205,11 @@ def test_undefined_is_nan() -> None:
         return {name for name, value in values(sums).items() if math.isnan(value)}
 
     assert undefined(random_sums(0, 5, 1).total()) == {"ewa", "margin_weight"}
-    assert undefined(random_sums(0, 5, 5).total()) == {"selection_margin"}
+    assert undefined(random_sums(0, 5, 5).total()) == {"selection_margin", "tied_selections"}
     assert undefined(random_sums(0, 5, 2, "sigmoid_normalised").total()) == {"router_z"}
     logits = {"mean_entropy", "topk_entropy", "ewa", "marginal_entropy", "token_information", "switch_balance"}
     logits |= {"switch_gap", "probability_gap", "dead_mass", "margin_prob", "margin_weight", "selection_margin"}
-    logits |= {"router_z", "adjacent_overlap"}
+    logits |= {"tied_selections", "router_z", "adjacent_overlap"}
     assert undefined(Sums.from_counts([3, 1], 4, 1, [3, 1])) == logits
     assert undefined(Sums.from_counts([3, 1], 4, 1)) == logits | {"top_share_top1"}
     nothing = known_sums(n_tokens=np.array(0), **{k: 0 * getattr(known_sums(), k) for k in FIELDS if k != "n_tokens"})

@@ -243,7 +243,7 @@ def test_undefined_is_null_in_json() -> None:
     stats = make_stats(specs=specs)
     report = stats.report(PLAN)
     validate(report)
-    for number, names in ((0, ("ewa", "margin_weight", "router_z")), (1, ("selection_margin",))):
+    for number, names in ((0, ("ewa", "margin_weight", "router_z")), (1, ("selection_margin", "tied_selections"))):
         for name in names:
             assert report["routers"][number][name] is None
             assert report["routers"][number]["ci"][name] == {

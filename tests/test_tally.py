@@ -131,6 +131,16 @@ def test_ties_go_to_the_lowest_index(backend: str) -> None:
     assert np.asarray(t.top1_counts).tolist() == [[0, 0, 1, 0]]
     assert scalar(t, "margin_prob") == 0
     assert scalar(t, "selection_margin") == 0
+    assert scalar(t, "tied") == 1
+
+
+@pytest.mark.parametrize("backend", ["numpy", "mlx"])
+def test_a_tie_is_one_of_the_last_place(backend: str) -> None:
+    for logits, chosen, tied in (([3, 3, 1, 0], [0, 1], 0), ([3, 1, 1, 0], [0, 2], 1), ([0, 0, 0, 0], [1, 3], 1)):
+        r = one_token(logits, chosen)
+        assert scalar(tally(on_mlx(r) if backend == "mlx" else r), "tied") == tied
+    padded = replace(one_token([0, 0, 0, 0], [0, 1]), mask=np.array([[False]]))
+    assert scalar(tally(on_mlx(padded) if backend == "mlx" else padded), "tied") == 0
 
 
 @pytest.mark.parametrize("backend", ["numpy", "mlx"])
@@ -156,6 +166,7 @@ def test_dropped_groups_leave_no_rival() -> None:
     # Experts 2 and 3 were ruled out, 0 and 1 chosen: there was no margin to measure.
     t = tally(one_token([0, 1, 2, 3], [0, 1], selection=np.array([[[0.5, 0.6, -np.inf, -np.inf]]], np.float32)))
     assert math.isnan(scalar(t, "selection_margin"))
+    assert scalar(t, "tied") == 0
     t = tally(one_token([0, 1, 2, 3], [0, 1], selection=np.array([[[0.5, 0.6, 0.2, -np.inf]]], np.float32)))
     assert scalar(t, "selection_margin") == pytest.approx(0.3, rel=1e-6)
 

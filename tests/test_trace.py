@@ -187,6 +187,21 @@ def test_tokens_agree_with_the_sums_they_are_stored_with(whole: Path) -> None:
                 )
 
 
+def test_a_trace_from_before_a_scalar_was_kept_is_read(tmp_path: Path, whole: Path) -> None:
+    """What the tokens give back is counted from them; `tied_selections` is."""
+    folder = tmp_path / "t"
+    shutil.copytree(whole / "t", folder)
+    manifest = json.loads((folder / "trace.json").read_text())
+    assert manifest["scalars"].pop() == "tied"
+    for entry in manifest["phases"]["prefill"]["shards"]:
+        arrays = load_file(folder / entry["file"])
+        arrays |= {key: np.ascontiguousarray(a[:, :-1]) for key, a in arrays.items() if key.endswith(".scalars")}
+        save_file(arrays, folder / entry["file"])
+        entry["sha256"] = hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
+    (folder / "trace.json").write_text(json.dumps(manifest))
+    assert_same(read_trace(folder), RoutingStats.load(whole / "o"))
+
+
 def test_import_writes_the_pair(tmp_path: Path, whole: Path) -> None:
     (report,) = import_trace(whole / "t", tmp_path / "again", PLAN)
     assert report == tmp_path / "again.json"

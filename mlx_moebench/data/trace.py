@@ -50,8 +50,11 @@ def token_layout(specs: Sequence[RouterSpec], predictions: bool = False) -> Layo
     return layout
 
 
-def sequence_layout(specs: Sequence[RouterSpec]) -> Layout:
-    """What a shard holds of every sequence: where its tokens stand, and the sums that tokens do not give back."""
+def sequence_layout(specs: Sequence[RouterSpec], scalars: int = len(SCALARS)) -> Layout:
+    """What a shard holds of every sequence: where its tokens stand, and the sums that tokens do not give back.
+
+    scalars: how many sums of a token's numbers it has; those of an earlier version lack the later ones.
+    """
     layout: Layout = {
         "sequence.row": (np.dtype(np.int64), ()),
         "sequence.window": (np.dtype(np.int32), ()),
@@ -60,7 +63,7 @@ def sequence_layout(specs: Sequence[RouterSpec]) -> Layout:
     }
     for spec in specs:
         layout[f"{spec.name}.p_sum"] = (np.dtype(np.float64), (spec.n_experts,))
-        layout[f"{spec.name}.scalars"] = (np.dtype(np.float64), (len(SCALARS),))
+        layout[f"{spec.name}.scalars"] = (np.dtype(np.float64), (scalars,))
     return layout
 
 
@@ -124,7 +127,8 @@ class Trace:
             self.predictions: bool = self.manifest["predictions"]
             self.complete: bool = self.manifest["complete"]
             known = bool(self.specs) and set(self.phases) <= {*get_args(Phase)}
-            known &= self.manifest["scalars"] == list(SCALARS) and self.manifest.keys() >= _FACTS
+            self.scalars: list[str] = list(self.manifest["scalars"])
+            known &= set(self.scalars) <= set(SCALARS) and self.manifest.keys() >= _FACTS
             for phase in self.manifest["phases"].values():
                 known &= all(e.keys() >= _ENTRY and Path(e["file"]).name == e["file"] for e in phase["shards"])
         except (KeyError, TypeError, AttributeError) as error:
@@ -167,7 +171,7 @@ class Trace:
             raise TraceError(f"{path} is not safetensors ({error}): make the trace again.") from error
         for layout, length in (
             (token_layout(self.specs, self.predictions), entry["n_tokens"]),
-            (sequence_layout(self.specs), entry["n_sequences"]),
+            (sequence_layout(self.specs, len(self.scalars)), entry["n_sequences"]),
         ):
             for name, (dtype, shape) in layout.items():
                 array = arrays.get(name)
@@ -234,8 +238,8 @@ def read_trace(path: str | Path, phase: Phase = "prefill") -> RoutingStats:
                 raise TraceError(
                     f"The trace in {path} names expert {experts.max()} of {spec.n_experts}: it is damaged."
                 )
-            sums = _sums(spec, shard, experts)
-            if not _agree(spec, shard, sums):
+            sums = _sums(spec, shard, experts, trace.scalars)
+            if not _agree(spec, shard, sums, trace.scalars):
                 raise TraceError(
                     f"The tokens and the sums of {spec.name} in {path} contradict each other: make it again."
                 )
@@ -264,12 +268,15 @@ def import_trace(path: str | Path, output: str | Path, plan: Plan | None = None)
     return [pair_paths(target)[0] for target in outputs.values()]
 
 
-def _sums(spec: RouterSpec, shard: Shard, experts: npt.NDArray[np.int64]) -> Sums:
+def _sums(spec: RouterSpec, shard: Shard, experts: npt.NDArray[np.int64], names: Sequence[str]) -> Sums:
     """Of each sequence of a shard, integers counted from its tokens and the rest as stored."""
     rows, sequence, r = shard.n_sequences, shard.sequence, spec.n_experts
     counts = np.bincount((sequence[:, None] * r + experts).ravel(), minlength=rows * r).reshape(rows, r)
     top1 = np.bincount(sequence * r + experts[:, 0], minlength=rows * r).reshape(rows, r)
-    scalars = shard.arrays[f"{spec.name}.scalars"].copy()
+    scalars = np.full((rows, len(SCALARS)), np.nan)
+    scalars[:, [SCALARS.index(name) for name in names]] = shard.arrays[f"{spec.name}.scalars"]
+    tied = shard.arrays[f"{spec.name}.selection_margin"] == 0
+    scalars[:, SCALARS.index("tied")] = np.bincount(sequence, weights=tied, minlength=rows)
     adjacent = sequence[1:] == sequence[:-1]
     shared = (experts[1:, :, None] == experts[:-1, None, :]).sum(axis=(1, 2))
     for name, per_token in (("adjacent_shared", shared * adjacent), ("adjacent_pairs", adjacent)):
@@ -278,13 +285,14 @@ def _sums(spec: RouterSpec, shard: Shard, experts: npt.NDArray[np.int64]) -> Sum
     return Sums(r, spec.top_k, spec.distribution, **dict(zip(FIELDS, arrays, strict=True)))
 
 
-def _agree(spec: RouterSpec, shard: Shard, sums: Sums) -> bool:
+def _agree(spec: RouterSpec, shard: Shard, sums: Sums, names: Sequence[str]) -> bool:
     """Whether the tokens' float32 numbers add up to the stored sums, and what is counted to what was counted then."""
     stored = shard.arrays[f"{spec.name}.scalars"]
     added = sums.scalars.copy()
     for name in TOKEN_SCALARS:
         tokens = shard.arrays[f"{spec.name}.{name}"].astype(np.float64)
         added[:, SCALARS.index(name)] = np.bincount(shard.sequence, weights=tokens, minlength=shard.n_sequences)
+    added = added[:, [SCALARS.index(name) for name in names]]
     return np.allclose(added, stored, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 

@@ -188,6 +188,7 @@ class TraceWriter:
             ("list of routers", trace.specs, stats.specs),
             ("phases", list(trace.phases), list(self._phases)),
             ("--trace-predictions", trace.predictions, self.logits),
+            ("version", trace.scalars, list(SCALARS)),
         )
         for what, x, y in compared:
             if x != y:

@@ -21,6 +21,7 @@ SCALARS = (
     "z_squared",  # logsumexp(z)^2
     "adjacent_shared",  # experts shared with the position before it in the same row
     "adjacent_pairs",  # how many have such a position before them
+    "tied",  # 1 where the last expert chosen and the best one not chosen have the same selection score
 )
 """Per-token quantities of which a tally holds the sum over a row's valid tokens, in this order."""
 
@@ -107,11 +108,13 @@ def tally(routing: Routing, before: Array | None = None) -> Tally:
     finite = xp.logical_and(xp.isfinite(log_sum), xp.isfinite(total))
     first = xp.zeros_like(selected[:, :1]) if before is None else before[:, None]
     previous = xp.concat([first, selected[:, :-1]], axis=1)
+    margin = selection_margin_of(routing.selection if routing.selection is not None else p, chosen)
     per_token = {
         "entropy": entropy_of(log_p, p),
         **_weight_scalars(weights, total, top_k),
         "margin_prob": _top_two_gap(p),
-        "selection_margin": selection_margin_of(routing.selection if routing.selection is not None else p, chosen),
+        "selection_margin": margin,
+        "tied": xp.astype(margin == 0, xp.float32),
         "z_squared": log_sum * log_sum,
         "adjacent_shared": xp.sum(previous * selected, axis=-1),
         "adjacent_pairs": xp.astype(xp.logical_and(xp.any(previous > 0, axis=-1), mask), xp.float32),

@@ -62,6 +62,19 @@ def selection_margin(s: Sums) -> Floats:
     return _mean(s, "selection_margin") if s.top_k < s.n_experts else np.full(np.shape(s.n_tokens), math.nan)
 
 
+@metric("margin", "share of tokens", "mean", high=lambda e, k: 1.0, label="Tied selections")
+def tied_selections(s: Sums) -> Floats:
+    """Tokens whose last choice was a tie, so that the order of the experts decided and not the router.
+
+    Formula: mean_t [K-th selection score = (K+1)-th]; selection score = p + bias, dropped groups -inf.
+    Unit: share of tokens.
+    Range: [0, 1]; 1 for a router whose weights are zero.
+    Null: K = E, or the logits were not seen.
+    Source: definition; what rests on tied tokens says nothing of the router.
+    """
+    return _mean(s, "tied") if s.top_k < s.n_experts else np.full(np.shape(s.n_tokens), math.nan)
+
+
 @metric("margin", "nats squared", "mean", label="Size of the logits (z-loss)")
 def router_z(s: Sums) -> Floats:
     """Size of the logits, as the router z-loss measures it.
