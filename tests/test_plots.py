@@ -14,9 +14,10 @@ import pytest
 from matplotlib.figure import Figure
 from routing_reference import make_stats
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.errors import StatsError
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing import Plan, RouterSpec
 from mlx_moebench.show.inputs import Inputs, read_inputs
 from mlx_moebench.show.plots import get_plot, plots, write_picture
 from mlx_moebench.show.plots._heat import padded

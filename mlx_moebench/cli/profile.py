@@ -123,8 +123,8 @@ def command(
 def _of_stats(stats: tuple[str, ...], plan: Plan) -> Profile:
     from ..data.importers import split_name
     from ..pair.profile import profile_of_stats, rename
+    from ..pair.stats import RoutingStats
     from ..pair.storage import pair_paths
-    from ..routing import RoutingStats
 
     parts = {}
     for argument in stats:

@@ -13,9 +13,9 @@ from ..routing.domains.information import PERMUTATIONS
 from ..routing.domains.statistics import DomainStatistics, Estimate, domain_statistics
 from ..routing.domains.verdict import MAX_P, verdict
 from ..routing.record import RouterSpec
-from ..routing.stats import RoutingStats
 from ..types import Json
 from .report import count_verdicts, data_section
+from .stats import RoutingStats
 
 PROFILE_VERSION = "1"
 

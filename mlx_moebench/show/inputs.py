@@ -16,8 +16,8 @@ from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
 from ..pair.profile import domain_report, profile_settings, rename
+from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
-from ..routing.stats import RoutingStats
 from ..types import Facts, Json
 from .names import model_name
 
