@@ -285,7 +285,7 @@ def test_wrong_inputs_are_one_clear_sentence(tmp_path: Path) -> None:
         ("domains", single, "two or more domains"),
         ("specialisation", single, "two or more domains"),
         ("comparison", single, "two comparable stats pairs"),
-        ("uncertainty", single, "uncertainty --output"),
+        ("uncertainty", single, "loss --output"),
         ("training", single, "the folder that train wrote"),
         ("load", training, "give a stats pair"),
         ("coactivation", training, "give a stats pair"),

@@ -34,6 +34,15 @@ class Profile:
         return {"name": self.name, **domain_report(self.merged, self.reports, self.plan)}
 
 
+def profile_document(profiles: Sequence[Profile], plan: Plan) -> Json:
+    """What profile.json holds, `format.profile.ProfileFile`: the settings, and one entry for each model."""
+    return {
+        "schema_version": PROFILE_VERSION,
+        "settings": profile_settings(profiles[0].merged, plan),
+        "models": [profile.report() for profile in profiles],
+    }
+
+
 def profile_of_stats(parts: Sequence[RoutingStats], plan: Plan | None = None) -> Profile:
     """The profile of statistics of one model that are there already, merged ones or one for each domain.
 
