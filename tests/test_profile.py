@@ -15,14 +15,14 @@ import pytest
 from referencing import Registry, Resource
 from routing_reference import SCHEMA, make_stats
 
-from mlx_moebench import analyze, profile
+from mlx_moebench import RoutingStats, analyze, profile
 from mlx_moebench.analysis.profile import domain_names, model_names, planned
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
 from mlx_moebench.measure.on_mlx import MLX
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair.profile import PROFILE_VERSION, Profile, profile_of_stats, profile_settings
-from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing import METRICS, Plan, RouterSpec
 from mlx_moebench.routing.domains.information import domain_information
 from mlx_moebench.show.plots.specialisation import plot_specialisation
 from mlx_moebench.show.tables.profile import COLUMNS, tidy_csv, tidy_rows

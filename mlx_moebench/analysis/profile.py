@@ -17,7 +17,7 @@ from ..measure.keep import check_replaceable
 from ..measure.run import measure
 from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, quiet_step, takes
 from ..pair.profile import Profile, rename
-from ..routing.stats import RoutingStats
+from ..pair.stats import RoutingStats
 from ..types import Json
 
 DOMAINS = ("math", "general", "code")

@@ -17,9 +17,9 @@ from ..routing.comparison.differences import ROUNDING, Differences, Effect, Load
 from ..routing.comparison.resampling import LOADS
 from ..routing.metrics import METRICS
 from ..routing.record import RouterSpec
-from ..routing.stats import RoutingStats
 from ..types import Facts, Json
 from .sides import side_of
+from .stats import RoutingStats
 
 if TYPE_CHECKING:
     import pandas as pd

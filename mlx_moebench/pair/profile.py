@@ -13,9 +13,9 @@ from ..routing.domains.information import PERMUTATIONS
 from ..routing.domains.statistics import DomainStatistics, Estimate, domain_statistics
 from ..routing.domains.verdict import MAX_P, verdict
 from ..routing.record import RouterSpec
-from ..routing.stats import RoutingStats
 from ..types import Json
 from .report import count_verdicts, data_section
+from .stats import RoutingStats
 
 PROFILE_VERSION = "1"
 
@@ -32,6 +32,15 @@ class Profile:
     def report(self) -> Json:
         """What lies between the domains, as JSON: `domain_report` and the name."""
         return {"name": self.name, **domain_report(self.merged, self.reports, self.plan)}
+
+
+def profile_document(profiles: Sequence[Profile], plan: Plan) -> Json:
+    """What profile.json holds, `format.profile.ProfileFile`: the settings, and one entry for each model."""
+    return {
+        "schema_version": PROFILE_VERSION,
+        "settings": profile_settings(profiles[0].merged, plan),
+        "models": [profile.report() for profile in profiles],
+    }
 
 
 def profile_of_stats(parts: Sequence[RoutingStats], plan: Plan | None = None) -> Profile:

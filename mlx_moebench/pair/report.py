@@ -1,4 +1,4 @@
-"""The JSON report of a `RoutingStats`: every number with its interval or the reason there is none."""
+"""The JSON report of statistics: every number with its interval or the reason there is none."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..routing.sums import Sums
 from ..types import Json
 
 if TYPE_CHECKING:
-    from ..routing.stats import RoutingStats
+    from ..routing.stats import RoutingSums
 
 SCHEMA_VERSION = "2"
 """Since 2 a router has the band of every expert, ``token_share``."""
 
 
-def build_report(stats: RoutingStats, plan: Plan | None = None) -> Json:
+def build_report(stats: RoutingSums, plan: Plan | None = None) -> Json:
     """Provenance, ``routers``, ``summary`` (of the main router kind) and ``summary_by_router`` (of each kind).
 
     Of two or more domains every router also has its ``verdict``, and ``verdicts_by_router`` counts them.
@@ -64,7 +64,7 @@ def build_report(stats: RoutingStats, plan: Plan | None = None) -> Json:
     }
 
 
-def verdicts_of(stats: RoutingStats, plan: Plan) -> list[Verdict]:
+def verdicts_of(stats: RoutingSums, plan: Plan) -> list[Verdict]:
     """The verdict on each router of statistics of two or more domains, told apart by name; none for one domain."""
     strata = stats.strata
     if len(set(strata)) < 2:
@@ -73,14 +73,14 @@ def verdicts_of(stats: RoutingStats, plan: Plan) -> list[Verdict]:
     return [verdict(one, stats.tau, stats.collapse_on) for one in found]
 
 
-def count_verdicts(stats: RoutingStats, verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
+def count_verdicts(stats: RoutingSums, verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
     """Number of routers per verdict, for each kind of router."""
     kinds = dict.fromkeys(spec.router for spec in stats.specs)
     every = list(zip(stats.specs, verdicts, strict=True))
     return {kind: count_words(v for spec, v in every if spec.router == kind) for kind in kinds}
 
 
-def data_section(stats: RoutingStats) -> Json:
+def data_section(stats: RoutingSums) -> Json:
     """Facts about the data: those of the one source, or name and hash of all with the sources listed.
 
     ``complete`` is absent where no run says what there was to measure, and false where one of the sources is not.
@@ -103,7 +103,7 @@ def data_section(stats: RoutingStats) -> Json:
     }
 
 
-def _router(stats: RoutingStats, number: int, values: dict[str, float], ci: dict[str, Interval]) -> Json:
+def _router(stats: RoutingSums, number: int, values: dict[str, float], ci: dict[str, Interval]) -> Json:
     spec, total = stats.specs[number], stats.totals(number)
     flag, reason = stats.collapsed(number, values[stats.collapse_on])
     entry: Json = {
@@ -137,7 +137,7 @@ def token_share(total: Sums, busiest: Interval, margins: Mapping[str, tuple[floa
 
 
 def _summary(
-    stats: RoutingStats, numbers: list[int], values: list[dict[str, float]], found: Intervals, plan: Plan
+    stats: RoutingSums, numbers: list[int], values: list[dict[str, float]], found: Intervals, plan: Plan
 ) -> Json:
     """Means over routers, peaks of the shares, and the fraction of routers whose flag is set."""
     summary: Json = {}
