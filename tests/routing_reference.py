@@ -167,6 +167,7 @@ def assert_same(a: RoutingStats, b: RoutingStats) -> None:
     assert a.clusters == b.clusters
     assert (a.phase, a.tau, a.collapse_on, a.model) == (b.phase, b.tau, b.collapse_on, b.model)
     assert a.sources == b.sources
+    assert a.texts == b.texts
     for number in range(len(a.specs)):
         for name in FIELDS:
             x, y = getattr(a.sums(number), name), getattr(b.sums(number), name)

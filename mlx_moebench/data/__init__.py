@@ -4,7 +4,7 @@ Imports NumPy and the standard library only; a tokenizer is whatever object the 
 """
 
 from .corpus import Corpus, Document, bundled_names, read_corpus
-from .encode import Batch, Sequence, batches, bos_policy, encode, encode_text, in_shard, pad_id
+from .encode import Batch, Sequence, batches, bos_policy, encode, encode_text, in_shard, pad_id, text_hashes
 
 __all__ = [
     "Batch",
@@ -19,4 +19,5 @@ __all__ = [
     "in_shard",
     "pad_id",
     "read_corpus",
+    "text_hashes",
 ]

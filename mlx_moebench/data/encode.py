@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..options import Reading, parse_shard
+from ..routing.repeats import text_hash
 from ..types import Tokenizer
 from .corpus import Corpus
 
@@ -95,6 +96,15 @@ def in_shard(sequences: list[Sequence], shard: str | None) -> list[Sequence]:
         documents = len({sequence.row for sequence in sequences})
         raise DataError(f"Shard {shard} is empty, there are only {documents} documents: use fewer shards.")
     return chosen
+
+
+def text_hashes(sequences: list[Sequence]) -> dict[int, int]:
+    """`text_hash` of the document in each row, from all its windows: equal ones gave the model the same tokens."""
+    windows: dict[int, list[Sequence]] = {}
+    for sequence in sequences:
+        windows.setdefault(sequence.row, []).append(sequence)
+    in_order = {row: sorted(parts, key=lambda part: part.window) for row, parts in windows.items()}
+    return {row: text_hash(part.ids for part in parts) for row, parts in in_order.items()}
 
 
 def bos_policy(sequences: list[Sequence], tokenizer: Tokenizer) -> str:

@@ -20,6 +20,7 @@ from ..options import Plan
 from ..pair.stats import RoutingStats
 from ..pair.storage import check_writable, decode_output, pair_paths, save_pairs, spec_of_json
 from ..routing.record import Phase, RouterSpec
+from ..routing.repeats import text_hash
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
 from ..routing.tokens import TOKEN_SCALARS
@@ -229,8 +230,14 @@ def read_trace(path: str | Path, phase: Phase = "prefill") -> RoutingStats:
         sources=sources,
         environment=facts["environment"],
     )
+    prompts = _Prompts()
+    if phase != "prefill":
+        for shard in trace.shards():
+            prompts.add(shard)
     for shard in trace.shards(phase):
         clusters = [(sha, int(row)) for row in shard.arrays["sequence.row"]]
+        if phase == "prefill":
+            prompts.add(shard)
         before: HostArray | None = None
         for number, spec in enumerate(trace.specs):
             experts = shard.arrays[f"{spec.name}.experts"].astype(np.int64)
@@ -247,8 +254,26 @@ def read_trace(path: str | Path, phase: Phase = "prefill") -> RoutingStats:
             if before is not None:
                 stats.add_transition(number - 1, pair_counts(before, experts, trace.specs[number - 1], spec))
             before = experts
+    stats.texts = {(sha, row): text for row, text in prompts.hashes().items()}
     stats.check()
     return stats
+
+
+class _Prompts:
+    """The token ids of prompts, by row and window, from shards of the phase prefill."""
+
+    def __init__(self) -> None:
+        self._windows: dict[int, dict[int, HostArray]] = {}
+
+    def add(self, shard: Shard) -> None:
+        rows, windows = (shard.arrays[f"sequence.{name}"].tolist() for name in ("row", "window"))
+        parts = np.split(shard.arrays["token.id"], np.cumsum(shard.lengths)[:-1])
+        for row, window, ids in zip(rows, windows, parts, strict=True):
+            self._windows.setdefault(row, {})[window] = ids
+
+    def hashes(self) -> dict[int, int]:
+        """`text_hash` of each row."""
+        return {row: text_hash(parts[window] for window in sorted(parts)) for row, parts in self._windows.items()}
 
 
 def import_trace(path: str | Path, output: str | Path, plan: Plan | None = None) -> list[Path]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, read_corpus
+from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, read_corpus, text_hashes
 from ..errors import DataError, MoebenchError
 from ..options import (
     Choices,
@@ -207,7 +207,11 @@ def _run(
         sources=work.sources,
         environment=runner.environment() | command,
     )
+    texts = {(sha, row): text for sha in work.sources for row, text in text_hashes(work.sequences).items()}
+    stats.texts |= texts
     decode = stats.phase_stats("decode") if generate else None
+    if decode is not None:
+        decode.texts |= texts
     if saving.trace is not None:
         tokens = sum(len(s.ids) for s in work.sequences)
         tell(budget(stats, saving, tokens, len(work.sequences), generate or 0))

@@ -105,6 +105,7 @@ def sums_blob(stats: RoutingSums) -> bytes:
     tensors: Json = {
         "clusters.row": np.array([row for _, row in stats.clusters], dtype=np.int64),
         "clusters.source": np.array([shas.index(sha) for sha, _ in stats.clusters], dtype=np.int64),
+        "clusters.text": np.array([stats.texts.get(cluster, 0) for cluster in stats.clusters], dtype=np.int64),
     }
     for number, spec in enumerate(stats.specs):
         sums = stats.sums(number)
@@ -215,6 +216,9 @@ def restore(kind: type[Kind], tensors: Mapping[str, HostArray], facts: Json) -> 
     places = zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)
     clusters = [(facts["sha256"][source], int(row)) for source, row in places if source >= 0]
     _expect(len(set(clusters)) == len(tensors["clusters.row"]), "a sequence twice")
+    # Files of earlier versions do not say which texts are the same.
+    texts = tensors.get("clusters.text", np.zeros(len(clusters), dtype=np.int64)).tolist()
+    stats.texts = {cluster: text for cluster, text in zip(clusters, texts, strict=True) if text}
     # Columns are found by name, so that a file written before a scalar was added still reads, with NaN for it.
     known = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
     for number, spec in enumerate(specs):

@@ -38,7 +38,8 @@ class RoutingSums:
     files are those of `RoutingStats` (`pair/stats.py`), which is this and knows them.
 
     specs: the routers, in the order they run. tau in (0, 1) and collapse_on (see `options.Flag`) define `collapsed`.
-    model, environment: provenance. sources: {sha256: facts about that data set}.
+    model, environment: provenance. sources: {sha256: facts about that data set}. texts: {sequence: `text_hash` of what
+    the model was given}, where that is known.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class RoutingSums:
         self.model = dict(model or {})
         self.sources = {sha: dict(facts) for sha, facts in (sources or {}).items()}
         self.environment = dict(environment or {})
+        self.texts: dict[Cluster, int] = {}
         self._rows: dict[Cluster, int] = {}
         self._sums = [_Accumulator(spec.n_experts) for spec in self.specs]
         # From router i to the next one; there is none after the last.
@@ -119,6 +121,7 @@ class RoutingSums:
 
     def include(self, part: RoutingSums) -> None:
         """Add all the sums of statistics of the same routers, but none of their facts and without a check."""
+        self.texts |= part.texts
         for number in range(len(self.specs)):
             self.add_sums(number, part.clusters, part.sums(number), part.pairs(number))
         for number, counts in enumerate(part._transitions):
@@ -263,6 +266,7 @@ def split_by_domain(kind: type[Kind], stats: RoutingSums) -> dict[str, Kind]:
         of_domain = [clusters[row] for row in rows]
         sources = {sha: stats.sources[sha] for sha in sorted({sha for sha, _ in of_domain}) if sha in stats.sources}
         domains[name] = part = kind(stats.specs, **stats.facts() | {"sources": sources})
+        part.texts = {cluster: stats.texts[cluster] for cluster in of_domain if cluster in stats.texts}
         for number, sums in enumerate(every):
             part.add_sums(number, of_domain, sums.take(rows), np.zeros_like(stats.pairs(number)))
     return domains

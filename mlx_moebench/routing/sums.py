@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from ..types import HostArray
 from .record import Distribution
 from .tally import SCALARS
 
@@ -92,6 +93,16 @@ class Sums:
         """The clusters of these numbers, in this order."""
         index = np.asarray(rows, dtype=np.int64)
         return replace(self, **{name: getattr(self, name)[index] for name in FIELDS})
+
+    def grouped(self, labels: HostArray) -> Sums:
+        """[G, ...]: sums over the clusters of each label 0 ... G - 1, of labels [N]."""
+
+        arrays: dict[str, HostArray] = {}
+        for name in FIELDS:
+            values = getattr(self, name)
+            arrays[name] = np.zeros((int(labels.max()) + 1, *values.shape[1:]), values.dtype)
+            np.add.at(arrays[name], labels, values)
+        return Sums(self.n_experts, self.top_k, self.distribution, **arrays)
 
     def total(self) -> Sums:
         """Sums over the first axis."""
