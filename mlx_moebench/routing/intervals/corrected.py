@@ -1,0 +1,233 @@
+"""Numbers with a bias, such as entropies of shares, shown corrected, and intervals that hold the shown value.
+
+A plug-in entropy of N sequences is too low, a distance from even or an information too high: by more the more experts
+share fewer selections. What is shown is the value without that bias (`halves`), clipped to its range; the plug-in value
+stands beside it. Around the shown value v the interval is [v - doubt - w, v + doubt + w]:
+
+w      the larger of the upper and lower quantile of the deviations of random halves from their mean, widened to Student's
+       t. The larger, because near even routing errors grow with the value: the side towards uneven is the longer one.
+doubt  what the second step of the correction changed, and so what it may have left.
+
+Functions of each other agree: `n_eff` = exp H(f) and `eae` = H(f) / ln E take value and ends from `load_entropy`, `cv`
+those of `load_gap`, `switch_gap` those of `switch_balance`; `token_information` is `marginal_entropy` less
+`mean_entropy`. Distances are corrected as squares, where noise adds. `n90` counts experts: n are enough if the n
+largest loads add up to nine tenths, and its interval holds every n for which that cannot be ruled out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtri
+
+from ..metrics.registry import METRICS, Metric, get_metric
+from ..sums import Floats, Sums
+from .bootstrap import Interval
+from .effective import effective_clusters
+from .halves import Halves, halved, quartered, student, widening
+
+METHOD = "random halves of the sequences"
+NINE_TENTHS = 0.9 - 1e-12
+
+
+class Corrected(NamedTuple):
+    """A value without its bias, its interval, and the plug-in value. ``interval.bias`` is plug-in less corrected."""
+
+    value: float
+    interval: Interval
+    plugin: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A statistic of the whole, of random halves [2 P], and of quarters [4 Q]: all sequences count alike in each."""
+
+    whole: float
+    halves: Floats
+    quarters: Floats
+
+    def map(self, function: Callable[[Floats], Floats]) -> Drawn:
+        """The same of a function of the statistic."""
+        return Drawn(float(function(np.asarray(self.whole))), function(self.halves), function(self.quarters))
+
+    @property
+    def finite(self) -> bool:
+        """Whether every draw has a value."""
+        return bool(math.isfinite(self.whole) and np.isfinite(self.halves).all() and np.isfinite(self.quarters).all())
+
+    @property
+    def unbiased(self) -> tuple[float, float]:
+        """(the value without the terms 1/n and 1/n^2 of its bias, how far it is from that without the first alone)."""
+        half, quarter = float(self.halves.mean()), float(self.quarters.mean())
+        first = 2 * self.whole - half
+        second = (8 * self.whole - 6 * half + quarter) / 3
+        return second, abs(second - first)
+
+
+def average(parts: Sequence[Drawn]) -> Drawn:
+    """The mean of a statistic over routers, whose draws are of the same halves."""
+    return Drawn(
+        float(np.mean([p.whole for p in parts])),
+        np.mean([p.halves for p in parts], axis=0),
+        np.mean([p.quarters for p in parts], axis=0),
+    )
+
+
+def corrected(
+    drawn: Drawn, free: float, level: float, limits: tuple[float, float], spread: Floats | None = None
+) -> Corrected:
+    """`Corrected` of a statistic inside ``limits``. free: degrees of freedom. spread [2 P]: draws of another statistic
+    that is off by what this one is off, less its bias, and whose noise counts instead."""
+    if not drawn.finite:
+        return Corrected(drawn.whole, Interval(reason="the metric is null here, or in some of the halves"), drawn.whole)
+    value, doubt = drawn.unbiased
+    noise = drawn.halves if spread is None else spread
+    ends = np.quantile(noise - noise.mean(), [(1 - level) / 2, (1 + level) / 2])
+    half = doubt + widening(free, level) * float(np.abs(ends).max())
+    if half <= 1e-12 * abs(value):  # what rounding leaves of a number that is the same in all halves
+        value, half = drawn.whole, 0.0
+    value, low, high = (min(max(x, limits[0]), limits[1]) for x in (value, value - half, value + half))
+    return Corrected(value, Interval(low, high, METHOD, bias=drawn.whole - value), drawn.whole)
+
+
+def transformed(one: Corrected, function: Callable[[float], float]) -> Corrected:
+    """The same of an increasing function of it."""
+    low, high = one.interval.low, one.interval.high
+    plugin, value = function(one.plugin), function(one.value)
+    if low is None or high is None:
+        return Corrected(value, one.interval, plugin)
+    return Corrected(value, Interval(function(low), function(high), METHOD, bias=plugin - value), plugin)
+
+
+class Router:
+    """One router's sums with what random halves and quarters of its sequences say, and the metrics corrected by them."""
+
+    def __init__(self, sums: Sums, halves: Halves, level: float = 0.95) -> None:
+        self.total = sums.total()
+        self.halves, self.quarters = halved(sums, halves), quartered(sums, halves)
+        self.free = max(effective_clusters(sums.n_tokens) - len(halves.members), 1.0)
+        self.level = level
+
+    def drawn(self, name: str) -> Drawn:
+        """A metric of the whole, the halves and the quarters; squared for distances."""
+        m = get_metric(name)
+        return _squared(m, Drawn(float(m.values(self.total)), m.values(self.halves), m.values(self.quarters)))
+
+    def metric(self, name: str) -> Corrected:
+        """A plug-in metric or distance, corrected."""
+        return self.metrics([name])[name]
+
+    def metrics(self, names: Sequence[str] | None = None) -> dict[str, Corrected]:
+        """All of them (or ``names``), those of one root computed once."""
+        known: dict[str, Corrected] = {}
+        wanted = names if names is not None else [m.name for m in METRICS.values() if m.interval in KINDS]
+        return {name: self._metric(name, known) for name in wanted}
+
+    def _metric(self, name: str, known: dict[str, Corrected]) -> Corrected:
+        if name not in known:
+            known[name] = self._made(name, known)
+        return known[name]
+
+    def _made(self, name: str, known: dict[str, Corrected]) -> Corrected:
+        e = self.total.n_experts
+        if name in ROOTS:
+            root, function = ROOTS[name]
+            return transformed(self._metric(root, known), lambda x: function(x, e))
+        if name == "n90":
+            return n90(self.total, self.halves, self.quarters, self.free, self.level)
+        m = get_metric(name)
+        limits = m.low(e, self.total.top_k), m.high(e, self.total.top_k)
+        drawn = self.drawn(name)
+        if name == "token_information":
+            # Its bias is that of the marginal entropy, since a mean has none; its noise is its own.
+            marginal, mean = self.drawn("marginal_entropy"), float(get_metric("mean_entropy").values(self.total))
+            return corrected(marginal.map(lambda x: x - mean), self.free, self.level, limits, spread=drawn.halves)
+        if m.interval == "distance":
+            square = corrected(drawn, self.free, self.level, (limits[0] ** 2, limits[1] ** 2))
+            return transformed(square, lambda x: math.sqrt(x))
+        return corrected(drawn, self.free, self.level, limits)
+
+
+KINDS = ("plugin", "distance")
+
+ROOTS: dict[str, tuple[str, Callable[[float, int], float]]] = {
+    "eae": ("load_entropy", lambda h, e: h / math.log(e) if e > 1 else math.nan),
+    "n_eff": ("load_entropy", lambda h, e: e * math.exp(h - math.log(e))),
+    "cv": ("load_gap", lambda gap, e: gap * math.sqrt(e)),
+    "switch_gap": ("switch_balance", lambda balance, e: (balance - 1) / e),
+}
+"""Metrics that are functions of another one: of which, and how, given E."""
+
+
+def over_routers(routers: Sequence[Router], name: str) -> Corrected | None:
+    """A plug-in metric or distance averaged over the routers that have it; None where none has."""
+    m = get_metric(name)
+    values = [Drawn(float(m.values(r.total)), m.values(r.halves), m.values(r.quarters)) for r in routers]
+    have = [(r, d) for r, d in zip(routers, values, strict=True) if math.isfinite(d.whole)]
+    if not have:
+        return None
+    shapes = [(r.total.n_experts, r.total.top_k) for r, _ in have]
+    limits = min(m.low(*s) for s in shapes), max(m.high(*s) for s in shapes)
+    free, level = min(r.free for r, _ in have), have[0][0].level
+    joint = corrected(average([d for _, d in have]), free, level, limits)
+    # The mean of what is shown for each router, so that a reader who averages them finds it.
+    value = float(np.mean([r.metric(name).value for r, _ in have]))
+    low, high = joint.interval.low, joint.interval.high
+    if low is None or high is None:
+        return joint
+    shift = value - joint.value
+    low, high = (min(max(x + shift, limits[0]), limits[1]) for x in (low, high))
+    return Corrected(
+        value, Interval(min(low, value), max(high, value), METHOD, bias=joint.plugin - value), joint.plugin
+    )
+
+
+def n90(total: Sums, halves: Sums, quarters: Sums, free: float, level: float) -> Corrected:
+    """Fewest experts with nine tenths of the selections: a lattice statistic, whose ends are lattice points, too."""
+    whole = float(get_metric("n90").values(total))
+    if not math.isfinite(whole):
+        return Corrected(whole, Interval(reason="the metric is null here"), whole)
+    covered, drawn, quarter = (_covered(s) for s in (total, halves, quarters))
+    mean, deviation = drawn.mean(axis=0), drawn.std(axis=0)
+    first = 2 * covered - mean
+    second = (8 * covered - 6 * mean + quarter.mean(axis=0)) / 3
+    wide = np.abs(second - first) + float(student(free, ndtri((1 + level) / 2))) * deviation
+    value, low, high = (_enough(x) for x in (second, second + wide, second - wide))
+    return Corrected(value, Interval(low, high, METHOD, bias=whole - value), whole)
+
+
+def _covered(s: Sums) -> Floats:
+    """[..., R] what the n busiest experts have of all selections, n from 1."""
+    return np.asarray(np.cumsum(s.sorted_load[..., ::-1], axis=-1))
+
+
+def _enough(covered: Floats) -> float:
+    """The first n that has nine tenths, at most all."""
+    reached = np.flatnonzero(covered >= NINE_TENTHS)
+    return float(reached[0] + 1) if len(reached) else float(len(covered))
+
+
+def _squared(m: Metric, drawn: Drawn) -> Drawn:
+    return drawn.map(lambda x: x * x) if m.interval == "distance" else drawn
+
+
+def crossing(load: Floats) -> Floats:
+    """Where the loads [..., R], largest first, pass nine tenths, between whole experts: `n90` is the next whole number.
+
+    A difference of two counts has no smooth interval; that of two crossings has, and a count lies within one of it.
+
+    >>> crossing(np.array([0.5, 0.5])).round(2)
+    array(1.8)
+    """
+    covered = np.cumsum(-np.sort(-np.asarray(load, dtype=np.float64), axis=-1), axis=-1)
+    number = np.minimum((covered < NINE_TENTHS).sum(axis=-1), load.shape[-1] - 1)
+    at = np.take_along_axis(covered, number[..., None], axis=-1)[..., 0]
+    before = np.where(
+        number > 0, np.take_along_axis(covered, np.maximum(number - 1, 0)[..., None], axis=-1)[..., 0], 0.0
+    )
+    step = np.where(at > before, at - before, 1.0)
+    return np.asarray(number + np.clip((0.9 - before) / step, 0.0, 1.0))
