@@ -18,8 +18,8 @@ from .estimates import DomainEstimates
 
 MOST = "studentised bands over the experts that may lead in most domains"
 COUNT = "number of experts surely below, and not surely above"
-LENIENT = 0.05
-"""Share of the experts that may be counted by mistake, and is taken off again."""
+MISTAKEN = (0.0, 0.05, 0.25)
+"""Shares of the experts that may be counted by mistake, and are taken off again; 0 allows no mistake."""
 
 
 def dominance(e: DomainEstimates) -> tuple[float, Interval, int]:
@@ -82,13 +82,12 @@ def _at_least(p: Floats, tail: float) -> int:
     """How many of the hypotheses with these p-values are false at least, wrong in at most this share of samples.
 
     Of m hypotheses k or more true ones have p <= k a / m in at most a of samples, however they depend on each other
-    (Lehmann and Romano 2005). Half of the share goes to k = 1 and half to k = `LENIENT` m.
+    (Lehmann and Romano 2005). The k that may be true are taken off again; a third of the share goes to each of
+    `MISTAKEN` k / m.
     """
     m = len(p)
-    found = []
-    for k in {1, max(math.ceil(LENIENT * m), 1)}:
-        found.append(int((p <= k * tail / 2 / m).sum()) - (k - 1))
-    return max([*found, 0])
+    allowed = sorted({max(math.ceil(part * m), 1) for part in MISTAKEN})
+    return max(0, *(int((p <= k * tail / len(allowed) / m).sum()) - (k - 1) for k in allowed))
 
 
 def _mixed(ratios: tuple[Ratios, ...], top_k: int) -> tuple[Floats, Floats]:
