@@ -108,7 +108,7 @@ def _coverage(experts: int, top_k: int, kind: str, effects: str, lengths: str, n
                 tallies[name].add(value, interval, truths[name])
         given = len(tallies["mean_entropy"].values)
         facts = {name: t.facts(truths[name]) for name, t in tallies.items() if t.values}
-        return {"given": given / sets, "lead": lead(of, n), "metrics": facts if given >= 100 else {}}
+        return {"given": given / sets, "lead": lead(of, n), "metrics": facts if given >= 30 else {}}
 
     return measure
 
@@ -186,7 +186,7 @@ def _domains(experts: int, top_k: int, kind: str, effects: str, lengths: str, sh
             rejected += one.test.p_value <= 0.05
             differ += (low > 0) != (one.test.p_value <= 0.05)
         given = len(tallies["used"].values)
-        facts = {name: t.facts(truths[name]) for name, t in tallies.items()} if given >= 100 else {}
+        facts = {name: t.facts(truths[name]) for name, t in tallies.items()} if given >= 30 else {}
         return {"given": given / sets, "rejected": rejected / max(given, 1), "disagree": differ, "metrics": facts}
 
     return measure

@@ -65,7 +65,7 @@ def independence(groups: Sequence[Ratios], level: float = 0.95) -> Independence:
         own = float((g.variance * weights).sum())
         drawn: Floats = (noise[:, number] ** 2) @ weights
         expected += share * own
-        again += share * np.maximum(own - g.leverage * drawn, 0.05 * own)
+        again += share * np.maximum(own - g.leverage * drawn, 0.05 * own) / (1.0 - g.leverage)
     noise -= noise.mean(axis=1, keepdims=True)
     ratios = ((noise**2) @ weights).sum(axis=1) / (2 * d) / np.where(again > 0, again, np.inf)
     ratio = measured / expected
