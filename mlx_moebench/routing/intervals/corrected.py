@@ -28,9 +28,10 @@ from scipy.special import ndtri
 
 from ..metrics.registry import METRICS, Metric, get_metric
 from ..sums import Floats, Sums
+from .bands import SKEWEST, untransformed
 from .bootstrap import Interval
 from .effective import effective_clusters
-from .halves import Halves, halved, quartered, student, widening
+from .halves import Halves, halved, quartered, student
 
 METHOD = "random halves of the sequences"
 NINE_TENTHS = 0.9 - 1e-12
@@ -93,20 +94,48 @@ def average(parts: Sequence[Drawn]) -> Drawn:
 
 
 def corrected(
-    drawn: Drawn, free: float, level: float, limits: tuple[float, float], spread: Floats | None = None
+    drawn: Drawn,
+    free: float,
+    level: float,
+    limits: tuple[float, float],
+    spread: Floats | None = None,
+    left_out: Floats | None = None,
 ) -> Corrected:
     """`Corrected` of a statistic inside ``limits``. free: degrees of freedom. spread [2 P]: draws of another statistic
-    that is off by what this one is off, less its bias, and whose noise counts instead."""
+    that is off by what this one is off, less its bias, and whose noise counts instead. left_out [N]: the statistic
+    without each sequence. Its skewness lengthens one side, and its spread both where it is larger: that of the corrected
+    value, whose correction varies from text to text with the value itself."""
     if not drawn.finite:
         return Corrected(drawn.whole, Interval(reason="the metric is null here, or in some of the halves"), drawn.whole)
     value, doubt = drawn.unbiased
     noise = drawn.halves if spread is None else spread
-    ends = np.quantile(noise - noise.mean(), [(1 - level) / 2, (1 + level) / 2])
-    half = doubt + widening(free, level) * float(np.abs(ends).max())
-    if half <= 1e-12 * abs(value):  # what rounding leaves of a number that is the same in all halves
-        value, half = drawn.whole, 0.0
-    value, low, high = (min(max(x, limits[0]), limits[1]) for x in (value, value - half, value + half))
+    tails = np.quantile(noise - noise.mean(), [(1 - level) / 2, (1 + level) / 2])
+    half, skew = float(np.abs(tails).max()), np.zeros(())
+    if left_out is not None and (deviation := float(noise.std())) > 0:
+        n = len(left_out)
+        half *= max(1.0, float(left_out.std()) * math.sqrt(n - 1) / deviation)
+        skew = skewness(left_out)
+    below, above = (doubt + half * x for x in reaches(free, level, skew))
+    if max(below, above) <= 1e-12 * abs(value):  # what rounding leaves of a number that is the same in all halves
+        value, below, above = drawn.whole, 0.0, 0.0
+    value, low, high = (min(max(float(x), limits[0]), limits[1]) for x in (value, value - below, value + above))
     return Corrected(value, Interval(low, high, METHOD, bias=drawn.whole - value), drawn.whole)
+
+
+def skewness(left_out: Floats) -> Floats:
+    """[...] of the error of statistics that are known without each sequence, [N, ...]: 0 where none changes them."""
+    d = left_out.mean(axis=0) - left_out
+    spread = (d**2).sum(axis=0)
+    return np.asarray((d**3).sum(axis=0) / np.where(spread > 0, spread, 1.0) ** 1.5)
+
+
+def reaches(free: float, level: float, skew: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """(downwards, upwards) how far the ends lie, in normal half-widths: Student's t, the longer side of a skewed error
+    longer by Hall's transformation, neither side shorter."""
+    normal = float(ndtri((1 + level) / 2))
+    t, g = student(free, normal), np.asarray(skew, dtype=np.float64)
+    down = untransformed(t, np.clip(g, -SKEWEST, 0.0)) / normal
+    return down, -untransformed(-t, np.clip(g, 0.0, SKEWEST)) / normal
 
 
 def transformed(one: Corrected, function: Callable[[float], float]) -> Corrected:
@@ -124,6 +153,7 @@ class Router:
     def __init__(self, sums: Sums, halves: Halves, level: float = 0.95) -> None:
         self.total = sums.total()
         self.halves, self.quarters = halved(sums, halves), quartered(sums, halves)
+        self.left_out = sums.leave_one_out()
         self.free = max(effective_clusters(sums.n_tokens) - len(halves.members), 1.0)
         self.level = level
 
@@ -153,18 +183,20 @@ class Router:
             root, function = ROOTS[name]
             return transformed(self._metric(root, known), lambda x: function(x, e))
         if name == "n90":
-            return n90(self.total, self.halves, self.quarters, self.free, self.level)
+            return n90(self)
         m = get_metric(name)
         limits = m.low(e, self.total.top_k), m.high(e, self.total.top_k)
-        drawn = self.drawn(name)
+        drawn, left_out = self.drawn(name), m.values(self.left_out)
         if name == "token_information":
             # Its bias is that of the marginal entropy, since a mean has none; its noise is its own.
             marginal, mean = self.drawn("marginal_entropy"), float(get_metric("mean_entropy").values(self.total))
-            return corrected(marginal.map(lambda x: x - mean), self.free, self.level, limits, spread=drawn.halves)
+            shifted = marginal.map(lambda x: x - mean)
+            return corrected(shifted, self.free, self.level, limits, drawn.halves, left_out)
         if m.interval == "distance":
-            square = corrected(drawn, self.free, self.level, (limits[0] ** 2, limits[1] ** 2))
-            return transformed(square, lambda x: math.sqrt(x))
-        return corrected(drawn, self.free, self.level, limits)
+            ends = limits[0] ** 2, limits[1] ** 2
+            square = corrected(drawn, self.free, self.level, ends, left_out=left_out**2)
+            return transformed(square, math.sqrt)
+        return corrected(drawn, self.free, self.level, limits, left_out=left_out)
 
 
 KINDS = ("plugin", "distance")
@@ -201,19 +233,24 @@ def over_routers(routers: Sequence[Router], name: str) -> Corrected | None:
     )
 
 
-def n90(total: Sums, halves: Sums, quarters: Sums, free: float, level: float) -> Corrected:
+def n90(router: Router) -> Corrected:
     """Fewest experts with nine tenths of the selections: a lattice statistic, whose ends are lattice points, too."""
-    whole = float(get_metric("n90").values(total))
+    whole = float(get_metric("n90").values(router.total))
     if not math.isfinite(whole):
         return Corrected(whole, Interval(reason="the metric is null here"), whole)
-    covered, drawn, quarter = (_covered(s) for s in (total, halves, quarters))
+    covered, drawn, quarter = (_covered(s) for s in (router.total, router.halves, router.quarters))
     mean = drawn.mean(axis=0)
     first, _, best = steps(covered, mean, quarter.mean(axis=0), slowest=4 / 3)
-    wide = np.abs(best - first) + 1.5 * float(student(free, ndtri((1 + level) / 2))) * drawn.std(axis=0)
-    near = np.flatnonzero(np.abs(best - NINE_TENTHS) <= wide)  # elsewhere more than the half-width says the same
-    tails = np.quantile(drawn[:, near] - mean[near], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    wide[near] = np.abs(best - first)[near] + widening(free, level) * np.abs(tails).max(axis=0)
-    value, low, high = (_enough(x) for x in (best, best + wide, best - wide))
+    # Where quarters leave most experts without a selection, steps shrink and show too little of what is left.
+    doubt = np.abs(steps(covered, mean, quarter.mean(axis=0), slowest=6 / 5)[2] - first)
+    tails = doubt + 2 * float(student(router.free, ndtri((1 + router.level) / 2))) * drawn.std(axis=0)
+    near = np.flatnonzero(np.abs(best - NINE_TENTHS) <= tails)  # elsewhere no end lies
+    quantiles = np.quantile(drawn[:, near] - mean[near], [(1 - router.level) / 2, (1 + router.level) / 2], axis=0)
+    half = np.abs(quantiles).max(axis=0)
+    below, above = tails.copy(), tails.copy()
+    down, up = reaches(router.free, router.level, skewness(_covered(router.left_out)[:, near]))
+    below[near], above[near] = doubt[near] + half * down, doubt[near] + half * up
+    value, low, high = (_enough(x) for x in (best, best + above, best - below))
     return Corrected(value, Interval(low, high, METHOD, bias=whole - value), whole)
 
 
