@@ -26,7 +26,7 @@ from mlx_moebench.routing.domains.estimates import DomainEstimates, domain_estim
 from mlx_moebench.routing.domains.findings import Findings, findings
 from mlx_moebench.routing.intervals.bands import Estimates, maximum
 from mlx_moebench.routing.comparison.lattice import count_difference
-from mlx_moebench.routing.intervals.bootstrap import Interval, intervals, resample_weights, widening
+from mlx_moebench.routing.intervals.bootstrap import Interval, resample_weights, widening
 from mlx_moebench.routing.intervals.corrected import Router, crossing
 from mlx_moebench.routing.intervals.effective import effective_clusters
 from mlx_moebench.routing.intervals.halves import random_halves, ratios
@@ -39,6 +39,10 @@ SHAPES = ((8, 1), (8, 2), (64, 1), (64, 8), (128, 2), (128, 8))
 LENGTHS = ("equal", "topic", "pareto")
 SEQUENCES = (10, 20, 40, 200)
 RESAMPLES = 400
+SIMULATED = (
+    *("mean_entropy", "load_entropy", "eae", "n_eff", "marginal_entropy", "token_information", "cv", "gini", "n90"),
+    *("switch_balance", "switch_gap", "load_gap", "probability_gap"),
+)
 
 
 class Tally:
@@ -117,9 +121,8 @@ def metric_intervals(drawn: Sums, seed: int) -> dict[str, tuple[float, Interval]
     """{metric: (shown value, interval)} of a sample of one domain."""
     strata = np.zeros(len(drawn.n_tokens))
     halves = random_halves(strata, RESAMPLES, seed)
-    found = {name: (c.value, c.interval) for name, c in Router(drawn, halves).metrics().items()}
-    mean = intervals([drawn], strata, Plan(resamples=RESAMPLES, seed=seed), ["mean_entropy"])
-    found["mean_entropy"] = float(get_metric("mean_entropy").values(drawn.total())), mean.routers[0]["mean_entropy"]
+    every = Router(drawn, halves, names=SIMULATED).metrics()
+    found = {name: (c.value, c.interval) for name, c in every.items()}
     busiest = maximum(Estimates.of(ratios(drawn.counts, drawn.n_tokens, halves)))
     found["top_share_token"] = busiest.value, busiest.interval
     return found

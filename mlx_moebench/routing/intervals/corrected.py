@@ -26,14 +26,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from ..metrics.registry import METRICS, Metric, get_metric
+from ..metrics.registry import METRICS, get_metric
 from ..sums import Floats, Sums
-from .bands import SKEWEST, untransformed
+from .bands import untransformed
 from .bootstrap import Interval
 from .effective import effective_clusters
 from .halves import Halves, halved, quartered, student
 
+SKEWEST = 0.4
 METHOD = "random halves of the sequences"
+STUDENT = "Student's t over sequences"
 NINE_TENTHS = 0.9 - 1e-12
 
 
@@ -84,49 +86,60 @@ def steps(
     return 2 * w - h, (8 * w - 6 * h + q) / 3, w - (h - w) / (growth - 1)
 
 
-def average(parts: Sequence[Drawn]) -> Drawn:
-    """The mean of a statistic over routers, whose draws are of the same halves."""
-    return Drawn(
-        float(np.mean([p.whole for p in parts])),
-        np.mean([p.halves for p in parts], axis=0),
-        np.mean([p.quarters for p in parts], axis=0),
-    )
-
-
 def corrected(
     drawn: Drawn,
     free: float,
     level: float,
     limits: tuple[float, float],
     spread: Floats | None = None,
-    left_out: Floats | None = None,
+    parts: Floats | None = None,
 ) -> Corrected:
     """`Corrected` of a statistic inside ``limits``. free: degrees of freedom. spread [2 P]: draws of another statistic
-    that is off by what this one is off, less its bias, and whose noise counts instead. left_out [N]: the statistic
-    without each sequence. Its skewness lengthens one side, and its spread both where it is larger: that of the corrected
-    value, whose correction varies from text to text with the value itself."""
+    that is off by what this one is off, less its bias, and whose noise counts instead. parts [N]: what each sequence
+    has in the error (`error_parts`). Their skewness lengthens one side, and their size both where it is larger: it is
+    that of the corrected value, whose correction varies from text to text with the value itself."""
     if not drawn.finite:
         return Corrected(drawn.whole, Interval(reason="the metric is null here, or in some of the halves"), drawn.whole)
     value, doubt = drawn.unbiased
     noise = drawn.halves if spread is None else spread
     tails = np.quantile(noise - noise.mean(), [(1 - level) / 2, (1 + level) / 2])
-    half, skew = float(np.abs(tails).max()), np.zeros(())
-    if left_out is not None and (deviation := float(noise.std())) > 0:
-        n = len(left_out)
-        half *= max(1.0, float(left_out.std()) * math.sqrt(n - 1) / deviation)
-        skew = skewness(left_out)
-    below, above = (doubt + half * x for x in reaches(free, level, skew))
+    half, deviation = float(np.abs(tails).max()), float(noise.std())
+    if parts is not None and deviation > 0:
+        half *= max(1.0, math.sqrt(float((parts**2).sum())) / deviation)
+    below, above = (doubt + half * x for x in reaches(free, level, 0.0 if parts is None else skewness(parts)))
     if max(below, above) <= 1e-12 * abs(value):  # what rounding leaves of a number that is the same in all halves
         value, below, above = drawn.whole, 0.0, 0.0
     value, low, high = (min(max(float(x), limits[0]), limits[1]) for x in (value, value - below, value + above))
     return Corrected(value, Interval(low, high, METHOD, bias=drawn.whole - value), drawn.whole)
 
 
-def skewness(left_out: Floats) -> Floats:
-    """[...] of the error of statistics that are known without each sequence, [N, ...]: 0 where none changes them."""
-    d = left_out.mean(axis=0) - left_out
-    spread = (d**2).sum(axis=0)
-    return np.asarray((d**3).sum(axis=0) / np.where(spread > 0, spread, 1.0) ** 1.5)
+def mean_of(value: float, parts: Floats, free: float, level: float, limits: tuple[float, float]) -> Corrected:
+    """Of a ratio of sums, which has no bias to speak of: Student's interval, its longer side as its error is skewed."""
+    if not (math.isfinite(value) and np.isfinite(parts).all()):
+        return Corrected(value, Interval(reason="the metric is null here"), value)
+    error = math.sqrt(float((parts**2).sum())) * float(ndtri((1 + level) / 2))
+    error = error if error > 1e-12 * abs(value) else 0.0
+    down, up = reaches(free, level, skewness(parts))
+    low, high = (min(max(float(x), limits[0]), limits[1]) for x in (value - error * down, value + error * up))
+    return Corrected(value, Interval(min(low, value), max(high, value), STUDENT), value)
+
+
+def error_parts(left_out: Floats, members: Sequence[npt.NDArray[np.intp]]) -> Floats:
+    """[N, ...] what each sequence has in the error of statistics that are known without each of them, [N, ...].
+
+    The jackknife, stratum by stratum: the sum of the squares is the variance.
+    """
+    parts = np.zeros_like(left_out)
+    for rows in members:
+        mean = left_out[rows].mean(axis=0)
+        parts[rows] = (mean - left_out[rows]) * math.sqrt((len(rows) - 1) / len(rows))
+    return parts
+
+
+def skewness(parts: Floats) -> Floats:
+    """[...] of an error of these parts [N, ...]; 0 where there is none."""
+    spread = (parts**2).sum(axis=0)
+    return np.asarray((parts**3).sum(axis=0) / np.where(spread > 0, spread, 1.0) ** 1.5)
 
 
 def reaches(free: float, level: float, skew: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -147,59 +160,81 @@ def transformed(one: Corrected, function: Callable[[float], float]) -> Corrected
     return Corrected(value, Interval(function(low), function(high), METHOD, bias=plugin - value), plugin)
 
 
+class Values(NamedTuple):
+    """A metric of the whole, of halves [2 P], of quarters [4 Q], and without each sequence [N]."""
+
+    whole: float
+    halves: Floats
+    quarters: Floats
+    left_out: Floats
+
+    def map(self, function: Callable[[Floats], Floats]) -> Values:
+        """The same of a function of the metric."""
+        return Values(float(function(np.asarray(self.whole))), *(function(x) for x in self[1:]))  # type: ignore[arg-type]
+
+    @property
+    def drawn(self) -> Drawn:
+        """What the correction needs."""
+        return Drawn(*self[:3])
+
+
 class Router:
-    """One router's sums with what random halves and quarters of its sequences say, and the metrics corrected by them."""
+    """The metrics of one router, corrected, from its sums and random halves of their sequences; its sums are let go."""
 
-    def __init__(self, sums: Sums, halves: Halves, level: float = 0.95) -> None:
-        self.total = sums.total()
-        self.halves, self.quarters = halved(sums, halves), quartered(sums, halves)
-        self.left_out = sums.leave_one_out()
+    def __init__(self, sums: Sums, halves: Halves, level: float = 0.95, names: Sequence[str] | None = None) -> None:
+        self.names = list(names) if names is not None else [m.name for m in METRICS.values() if m.interval in KINDS]
+        self.n_experts, self.top_k, self.level, self.members = sums.n_experts, sums.top_k, level, halves.members
         self.free = max(effective_clusters(sums.n_tokens) - len(halves.members), 1.0)
-        self.level = level
+        drawn = sums.total(), halved(sums, halves), quartered(sums, halves), sums.leave_one_out()
+        self.values: dict[str, Values] = {}
+        for name in {root for name in self.names for root in (name, *NEEDS.get(name, ()))}:
+            whole, *rest = (get_metric(name).values(s) for s in drawn)
+            self.values[name] = Values(float(whole), *rest)
+        self._known: dict[str, Corrected] = {}
+        if "n90" in self.names:
+            covered = Values(0.0, *(_covered(s) for s in drawn[1:]))
+            self._known["n90"] = n90(_covered(drawn[0]), covered, self)
 
-    def drawn(self, name: str) -> Drawn:
-        """A metric of the whole, the halves and the quarters; squared for distances."""
-        m = get_metric(name)
-        return _squared(m, Drawn(float(m.values(self.total)), m.values(self.halves), m.values(self.quarters)))
+    def metrics(self) -> dict[str, Corrected]:
+        """All of them."""
+        return {name: self.metric(name) for name in self.names}
 
     def metric(self, name: str) -> Corrected:
-        """A plug-in metric or distance, corrected."""
-        return self.metrics([name])[name]
+        """One of them."""
+        if name not in self._known:
+            self._known[name] = self._made(name)
+        return self._known[name]
 
-    def metrics(self, names: Sequence[str] | None = None) -> dict[str, Corrected]:
-        """All of them (or ``names``), those of one root computed once."""
-        known: dict[str, Corrected] = {}
-        wanted = names if names is not None else [m.name for m in METRICS.values() if m.interval in KINDS]
-        return {name: self._metric(name, known) for name in wanted}
+    def limits(self, name: str) -> tuple[float, float]:
+        """The range of a metric."""
+        m = get_metric(name)
+        return m.low(self.n_experts, self.top_k), m.high(self.n_experts, self.top_k)
 
-    def _metric(self, name: str, known: dict[str, Corrected]) -> Corrected:
-        if name not in known:
-            known[name] = self._made(name, known)
-        return known[name]
-
-    def _made(self, name: str, known: dict[str, Corrected]) -> Corrected:
-        e = self.total.n_experts
+    def _made(self, name: str) -> Corrected:
         if name in ROOTS:
             root, function = ROOTS[name]
-            return transformed(self._metric(root, known), lambda x: function(x, e))
-        if name == "n90":
-            return n90(self)
-        m = get_metric(name)
-        limits = m.low(e, self.total.top_k), m.high(e, self.total.top_k)
-        drawn, left_out = self.drawn(name), m.values(self.left_out)
+            return transformed(self.metric(root), lambda x: function(x, self.n_experts))
+        values, kind, limits = self.values[name], get_metric(name).interval, self.limits(name)
+        if kind == "mean":
+            return mean_of(values.whole, self.parts(values), self.free, self.level, limits)
+        if kind == "distance":
+            square = values.map(lambda x: x * x)
+            ends = limits[0] ** 2, limits[1] ** 2
+            made = corrected(square.drawn, self.free, self.level, ends, parts=self.parts(square))
+            return transformed(made, math.sqrt)
         if name == "token_information":
             # Its bias is that of the marginal entropy, since a mean has none; its noise is its own.
-            marginal, mean = self.drawn("marginal_entropy"), float(get_metric("mean_entropy").values(self.total))
-            shifted = marginal.map(lambda x: x - mean)
-            return corrected(shifted, self.free, self.level, limits, drawn.halves, left_out)
-        if m.interval == "distance":
-            ends = limits[0] ** 2, limits[1] ** 2
-            square = corrected(drawn, self.free, self.level, ends, left_out=left_out**2)
-            return transformed(square, math.sqrt)
-        return corrected(drawn, self.free, self.level, limits, left_out=left_out)
+            mean = self.values["mean_entropy"].whole
+            shifted = self.values["marginal_entropy"].drawn.map(lambda x: x - mean)
+            return corrected(shifted, self.free, self.level, limits, values.halves, self.parts(values))
+        return corrected(values.drawn, self.free, self.level, limits, parts=self.parts(values))
+
+    def parts(self, values: Values) -> Floats:
+        """`error_parts` of a metric."""
+        return error_parts(values.left_out, self.members)
 
 
-KINDS = ("plugin", "distance")
+KINDS = ("mean", "plugin", "distance")
 
 ROOTS: dict[str, tuple[str, Callable[[float, int], float]]] = {
     "eae": ("load_entropy", lambda h, e: h / math.log(e) if e > 1 else math.nan),
@@ -210,46 +245,55 @@ ROOTS: dict[str, tuple[str, Callable[[float, int], float]]] = {
 """Metrics that are functions of another one: of which, and how, given E."""
 
 
+NEEDS = {name: (root,) for name, (root, _) in ROOTS.items()} | {"token_information": ("marginal_entropy", "mean_entropy")}
+
+
 def over_routers(routers: Sequence[Router], name: str) -> Corrected | None:
-    """A plug-in metric or distance averaged over the routers that have it; None where none has."""
-    m = get_metric(name)
-    values = [Drawn(float(m.values(r.total)), m.values(r.halves), m.values(r.quarters)) for r in routers]
-    have = [(r, d) for r, d in zip(routers, values, strict=True) if math.isfinite(d.whole)]
+    """A metric averaged over the routers that have it, which share their halves; None where none has."""
+    have = [r for r in routers if math.isfinite(r.values[name].whole)]
     if not have:
         return None
-    shapes = [(r.total.n_experts, r.total.top_k) for r, _ in have]
-    limits = min(m.low(*s) for s in shapes), max(m.high(*s) for s in shapes)
-    free, level = min(r.free for r, _ in have), have[0][0].level
-    joint = corrected(average([d for _, d in have]), free, level, limits)
+    joined = Values(
+        float(np.mean([r.values[name].whole for r in have])),
+        *(np.mean([r.values[name][i] for r in have], axis=0) for i in (1, 2, 3)),
+    )
+    limits = min(r.limits(name)[0] for r in have), max(r.limits(name)[1] for r in have)
+    free, level, parts = min(r.free for r in have), have[0].level, have[0].parts(joined)
+    if get_metric(name).interval == "mean":
+        return mean_of(joined.whole, parts, free, level, limits)
+    joint = corrected(joined.drawn, free, level, limits, parts=parts)
     # The mean of what is shown for each router, so that a reader who averages them finds it.
-    value = float(np.mean([r.metric(name).value for r, _ in have]))
+    value = float(np.mean([r.metric(name).value for r in have]))
     low, high = joint.interval.low, joint.interval.high
     if low is None or high is None:
         return joint
     shift = value - joint.value
     low, high = (min(max(x + shift, limits[0]), limits[1]) for x in (low, high))
-    return Corrected(
-        value, Interval(min(low, value), max(high, value), METHOD, bias=joint.plugin - value), joint.plugin
-    )
+    bias = joint.plugin - value
+    return Corrected(value, Interval(min(low, value), max(high, value), METHOD, bias=bias), joint.plugin)
 
 
-def n90(router: Router) -> Corrected:
-    """Fewest experts with nine tenths of the selections: a lattice statistic, whose ends are lattice points, too."""
-    whole = float(get_metric("n90").values(router.total))
-    if not math.isfinite(whole):
-        return Corrected(whole, Interval(reason="the metric is null here"), whole)
-    covered, drawn, quarter = (_covered(s) for s in (router.total, router.halves, router.quarters))
-    mean = drawn.mean(axis=0)
-    first, _, best = steps(covered, mean, quarter.mean(axis=0), slowest=4 / 3)
+def n90(covered: Floats, values: Values, router: Router) -> Corrected:
+    """Fewest experts with nine tenths of the selections: a lattice statistic, whose ends are lattice points, too.
+
+    covered [R], values [..., R]: what the n busiest experts have of all selections.
+    """
+    if not np.isfinite(covered).all():
+        return Corrected(math.nan, Interval(reason="the metric is null here"), math.nan)
+    mean, quarter = values.halves.mean(axis=0), values.quarters.mean(axis=0)
+    first, _, best = steps(covered, mean, quarter, slowest=4 / 3)
     # Where quarters leave most experts without a selection, steps shrink and show too little of what is left.
-    doubt = np.abs(steps(covered, mean, quarter.mean(axis=0), slowest=6 / 5)[2] - first)
-    tails = doubt + 2 * float(student(router.free, ndtri((1 + router.level) / 2))) * drawn.std(axis=0)
-    near = np.flatnonzero(np.abs(best - NINE_TENTHS) <= tails)  # elsewhere no end lies
-    quantiles = np.quantile(drawn[:, near] - mean[near], [(1 - router.level) / 2, (1 + router.level) / 2], axis=0)
-    half = np.abs(quantiles).max(axis=0)
-    below, above = tails.copy(), tails.copy()
-    down, up = reaches(router.free, router.level, skewness(_covered(router.left_out)[:, near]))
+    doubt = np.abs(steps(covered, mean, quarter, slowest=6 / 5)[2] - first)
+    level = router.level
+    wide = doubt + 2 * float(student(router.free, ndtri((1 + level) / 2))) * values.halves.std(axis=0)
+    near = np.flatnonzero(np.abs(best - NINE_TENTHS) <= wide)  # elsewhere no end lies
+    tails = np.quantile(values.halves[:, near] - mean[near], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    half = np.abs(tails).max(axis=0)
+    skew = skewness(error_parts(values.left_out[:, near], router.members))
+    down, up = reaches(router.free, level, skew)
+    below, above = wide.copy(), wide.copy()
     below[near], above[near] = doubt[near] + half * down, doubt[near] + half * up
+    whole = _enough(covered)
     value, low, high = (_enough(x) for x in (best, best + above, best - below))
     return Corrected(value, Interval(low, high, METHOD, bias=whole - value), whole)
 
@@ -263,10 +307,6 @@ def _enough(covered: Floats) -> float:
     """The first n that has nine tenths, at most all."""
     reached = np.flatnonzero(covered >= NINE_TENTHS)
     return float(reached[0] + 1) if len(reached) else float(len(covered))
-
-
-def _squared(m: Metric, drawn: Drawn) -> Drawn:
-    return drawn.map(lambda x: x * x) if m.interval == "distance" else drawn
 
 
 def crossing(load: Floats) -> Floats:
