@@ -26,10 +26,10 @@ from mlx_moebench.routing.domains.estimates import DomainEstimates, domain_estim
 from mlx_moebench.routing.domains.findings import Findings, findings
 from mlx_moebench.routing.intervals.bands import Estimates, maximum
 from mlx_moebench.routing.comparison.lattice import count_difference
-from mlx_moebench.routing.intervals.bootstrap import Interval, resample_weights, widening
-from mlx_moebench.routing.intervals.corrected import Router, crossing
+from mlx_moebench.routing.intervals.bootstrap import Interval
+from mlx_moebench.routing.intervals.corrected import Drawn, Router, crossing
 from mlx_moebench.routing.intervals.effective import effective_clusters
-from mlx_moebench.routing.intervals.halves import random_halves, ratios
+from mlx_moebench.routing.intervals.halves import halved, quartered, random_halves, ratios
 from mlx_moebench.routing.intervals.independence import independence
 from mlx_moebench.routing.sums import entropy
 
@@ -294,18 +294,15 @@ def _counts(experts: int, top_k: int, kind: str, effects: str, n: int) -> Measur
         for number in range(sets):
             rng = np.random.default_rng([seed, number, n])
             sides = [sample(of, n, rng) for _ in range(2)]
+            halves = [random_halves(np.zeros(n), RESAMPLES, (number, side)) for side in (0, 1)]
             totals = [s.total() for s in sides]
-            drawn = [s.weighted(resample_weights(np.zeros(n), RESAMPLES, (number, i))) for i, s in enumerate(sides)]
-            apart = crossing(totals[1].load) - crossing(totals[0].load)
+            drawn = [
+                [crossing(x.load) for x in (whole_of, halved(s, h), quartered(s, h))]
+                for whole_of, s, h in zip(totals, sides, halves, strict=True)
+            ]
+            apart = Drawn(*(b - a for a, b in zip(*drawn, strict=True)))  # type: ignore[arg-type]
             effect = float(get_metric("n90").values(totals[1]) - get_metric("n90").values(totals[0]))
-            tokens = sides[0].n_tokens
-            interval, p = count_difference(
-                effect,
-                float(apart),
-                crossing(drawn[1].load) - crossing(drawn[0].load),
-                lambda level, x=tokens: widening(x, 1, level),  # type: ignore[misc]
-                plan,
-            )
+            interval, p = count_difference(effect, apart, n - 1.0, plan)
             assert interval.low is not None
             assert interval.high is not None
             rejected += p <= 0.05
@@ -324,14 +321,13 @@ OWN = [Domain(40, 64, 60, 0.2)] * 3
 class Scenario:
     """A family of routers: shares of tokens [D, E] whose deciding number lies ``effect`` beyond its threshold.
 
-    finding and part: which number of which finding that is. beyond: the answer where the effect is above 0.
+    finding and part: which number of which finding that is.
     """
 
     finding: str
     part: int
     top_k: int
     shares: Callable[[float], np.ndarray]
-    beyond: str = "yes"
     domains: tuple[Domain, ...] = tuple(OWN)
 
 
@@ -346,9 +342,9 @@ def _spread(experts: int, r: float) -> np.ndarray:
     return np.asarray(p)
 
 
-def _own_parts(s: float, domains: int = 3, experts: int = 48) -> np.ndarray:
-    """Loads [D, E] on a third of the experts, of which each domain prefers its own part, with MI / ln D = s."""
-    used, low, high = experts // 3, 0.0, 1.0
+def _own_parts(s: float, domains: int = 3, experts: int = 48, used: int = 16) -> np.ndarray:
+    """Loads [D, E] on some of the experts, of which each domain prefers its own part, with MI / ln D = s."""
+    low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
         load = np.zeros((domains, experts))
@@ -358,6 +354,11 @@ def _own_parts(s: float, domains: int = 3, experts: int = 48) -> np.ndarray:
             load[d, :used][part] += middle / part.sum()
         low, high = (middle, high) if float(information_of(load)) / math.log(domains) < s else (low, middle)
     return load
+
+
+def _own_thirds(s: float) -> np.ndarray:
+    """The same on all of 18 experts, whose odds differ by less than a factor of 4 for small s."""
+    return _own_parts(s, experts=18, used=18)
 
 
 def _one_expert(share: float, experts: int = 16, top_k: int = 2, domains: int = 3) -> np.ndarray:
@@ -388,8 +389,8 @@ SCENARIOS = {
     "collapsed by r": Scenario("collapsed", 0, 2, lambda x: np.tile(2 * _spread(32, 0.5 - x), (3, 1))),
     "collapsed by s": Scenario("collapsed", 1, 2, lambda x: 2 * _own_parts(0.5 - x)),
     "dominated": Scenario("dominated", 0, 2, lambda x: _one_expert(ODDS / (1 + ODDS) + x)),
-    "idle": Scenario("idle", 0, 8, lambda x: _idle(0.1 + x)),
-    "specialised by s": Scenario("specialised", 0, 2, lambda x: 2 * shifted(np.full(16, 1 / 16), 3, 0.05 + x)),
+    "idle": Scenario("idle", 0, 8, lambda x: _idle(0.1 + x), tuple([Domain(80, 64, 400, 0.2)] * 3)),
+    "specialised by s": Scenario("specialised", 0, 2, lambda x: 2 * _own_thirds(0.05 + x)),
     "specialised by an expert": Scenario("specialised", 1, 2, _domain_expert),
 }
 
@@ -459,17 +460,17 @@ def _needed(scenario: Scenario, multiple: float) -> Measure:
             opened += finding.answer == "open"
             if finding.sequences:
                 ranges.append(finding.sequences)
-        ends = np.array(ranges or [[0, 0]], dtype=float)
-        decided = []
+        ends = np.array(ranges, dtype=float).reshape(-1, 2)
+        decided: list[float | None] = []
         for end in (0, 1):
             times = ends[:: max(1, len(ends) // 50), end] / now
             answers = [found(scenario, effect, 50_000 + i, t)[scenario.finding].answer for i, t in enumerate(times)]
-            decided.append(float(np.mean([a != "open" for a in answers])) if ranges else None)
+            decided.append(float(np.mean([a != "open" for a in answers])) if answers else None)
         return {
             "open": opened / sets,
             "given": len(ranges) / max(opened, 1),
-            "low": float(np.median(ends[:, 0])),
-            "high": float(np.median(ends[:, 1])),
+            "low": float(np.median(ends[:, 0])) if ranges else None,
+            "high": float(np.median(ends[:, 1])) if ranges else None,
             "decided_low": decided[0],
             "decided_high": decided[1],
         }

@@ -9,42 +9,37 @@ outwards, holds theirs. p is 1 minus the highest level at which the rounded inte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from ..intervals.bootstrap import Interval, Plan, basic
-from ..sums import Floats
-
-METHOD = "basic bootstrap of the crossings, rounded outwards"
+from ..intervals.bootstrap import Interval, Plan
+from ..intervals.corrected import METHOD, Drawn, corrected
 
 
-def count_difference(
-    effect: float, apart: float, drawn: Floats, widen: Callable[[float], float], plan: Plan
-) -> tuple[Interval, float]:
-    """(interval, p) of a difference of counts. apart, drawn [B]: that of their crossings, and resampled.
+def count_difference(effect: float, apart: Drawn, free: float, plan: Plan) -> tuple[Interval, float]:
+    """(interval, p) of a difference of counts, which the interval always holds.
 
-    effect: the difference of the counts, which the interval always holds. widen: of a level, as for other metrics.
+    effect: the difference of the counts. apart: that of their crossings, of the whole, of random halves and of quarters:
+    the same halves of both sides where sequences are paired, others where they are not. free: degrees of freedom of the
+    side that has fewer.
     """
 
     def ends(level: float) -> tuple[float, float]:
-        low, high = basic(apart, drawn, widen(level), level)
-        return float(math.floor(low + 1e-6)), float(math.ceil(high - 1e-6))
+        interval = corrected(apart, free, level, (-math.inf, math.inf)).interval
+        low, high = interval.low, interval.high
+        if low is None or high is None:
+            return -math.inf, math.inf
+        return min(math.floor(low + 1e-6), effect), max(math.ceil(high - 1e-6), effect)
 
+    if not (apart.finite and math.isfinite(effect)):
+        return Interval(reason="the metric is null on a side"), math.nan
     low, high = ends(plan.level)
-    interval = Interval(min(low, effect), max(high, effect), METHOD)
-    return interval, 1.0 if effect == 0 else _highest(effect, ends, plan.resamples)
-
-
-def _highest(effect: float, ends: Callable[[float], tuple[float, float]], resamples: int) -> float:
-    """1 minus the highest level whose interval leaves out 0, at least 2 / (B + 1), which B resamples resolve."""
-
-    def leaves_out(p: float) -> bool:
-        low, high = ends(1 - p)
-        return min(low, effect) > 0 or max(high, effect) < 0
-
-    least, most = 2 / (resamples + 1), 1.0
-    if leaves_out(least):
-        return least
-    while most - least > 1 / resamples:
+    least, most = 2 / (plan.resamples + 1), 1.0
+    if effect == 0 or _leaves_out(*ends(1 - least)):
+        return Interval(low, high, METHOD), 1.0 if effect == 0 else least
+    while most - least > 1 / plan.resamples:
         middle = (least + most) / 2
-        least, most = (least, middle) if leaves_out(middle) else (middle, most)
-    return most
+        least, most = (least, middle) if _leaves_out(*ends(1 - middle)) else (middle, most)
+    return Interval(low, high, METHOD), most
+
+
+def _leaves_out(low: float, high: float) -> bool:
+    return low > 0 or high < 0
