@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtr, ndtri
 
 from ..sums import Floats
 from .bootstrap import Interval
@@ -130,16 +130,38 @@ def _highest(some: Estimates, level: float) -> float:
 
 
 def simultaneous(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floats]:
-    """(low, high) [R] that hold the true values of all R at once, in this share of samples.
-
-    An expert that no sequence chose has no width: nothing was seen of how it varies.
-    """
-    normal = max(_critical(np.abs(estimates.standardised).max(axis=1), 1 - level), float(ndtri((1 + level) / 2)))
-    wide = student(estimates.free, normal)
-    most = SKEWEST / 2
-    low = untransformed(wide, np.clip(estimates.skewness, -most, 0.0))
-    high = untransformed(-wide, np.clip(estimates.skewness, 0.0, most))
+    """(low, high) [R] that hold all R at once, in this share of samples; not for shares, see `share_bands`."""
+    wide = student(estimates.free, _joint(estimates, level))
+    low = untransformed(wide, np.clip(estimates.skewness, -SKEWEST, 0.0))
+    high = untransformed(-wide, np.clip(estimates.skewness, 0.0, SKEWEST))
     return estimates.value - estimates.error * low, estimates.value - estimates.error * high
+
+
+def share_bands(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floats]:
+    """(low, high) [R] that hold the true shares of all experts at once, in this share of samples.
+
+    Jeffreys's interval, from as many tokens as would have the share's variance: of its own, but no more than all experts
+    together suggest, since the variance of a seldom chosen expert is known no better than its share. A share that is
+    the same in every sequence has no width; an expert that no sequence chose may be chosen by others, and has an upper
+    end.
+    """
+    share, variance = np.clip(estimates.value, 0.0, 1.0), estimates.error**2
+    binomial, varies = share * (1 - share), variance > 0
+    if not varies.any():
+        return share, share
+    pooled = float(binomial[varies].sum() / variance[varies].sum())
+    tokens = np.minimum(np.where(varies, binomial / np.where(varies, variance, 1.0), pooled), pooled)
+    tail = ndtr(-student(estimates.free, _joint(estimates, level)))
+    hits, misses = share * tokens + 0.5, (1 - share) * tokens + 0.5
+    low, high = betaincinv(hits, misses, tail), betaincinv(hits, misses, 1 - tail)
+    fixed = ~varies & (share > 0)
+    low = np.where(fixed, share, np.where(share > 0, np.minimum(low, share), 0.0))
+    return low, np.where(fixed, share, np.where(share < 1, np.maximum(high, share), 1.0))
+
+
+def _joint(estimates: Estimates, level: float) -> float:
+    """Normal quantile within which all errors lie at once."""
+    return max(_critical(np.abs(estimates.standardised).max(axis=1), 1 - level), float(ndtri((1 + level) / 2)))
 
 
 def _most_skewed(n: int) -> float:
