@@ -24,7 +24,7 @@ from populations import (
 from mlx_moebench.routing import METRICS, Plan, Sums, get_metric
 from mlx_moebench.routing.domains.estimates import DomainEstimates, domain_estimates, information_of
 from mlx_moebench.routing.domains.findings import Findings, findings
-from mlx_moebench.routing.intervals.bands import Estimates, maximum
+from mlx_moebench.routing.intervals.bands import Estimates, maximum, share_bands
 from mlx_moebench.routing.comparison.lattice import count_difference
 from mlx_moebench.routing.intervals.bootstrap import Interval
 from mlx_moebench.routing.intervals.corrected import Drawn, Router, crossing
@@ -103,29 +103,27 @@ def _coverage(experts: int, top_k: int, kind: str, effects: str, lengths: str, n
     def measure(sets: int, seed: int) -> dict[str, Any]:
         of = whole(experts, top_k, kind, effects, lengths)
         truths = _truths(of)
+        shares = of.counts.sum(axis=0) / of.n_tokens.sum()
         tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        held = 0
         for number in range(sets):
             drawn = sample(of, n, np.random.default_rng([seed, number, n]))
             if effective_clusters(drawn.n_tokens) < 10:
                 continue
-            for name, (value, interval) in metric_intervals(drawn, number).items():
-                tallies[name].add(value, interval, truths[name])
+            halves = random_halves(np.zeros(n), RESAMPLES, number)
+            for name, c in Router(drawn, halves, names=SIMULATED).metrics().items():
+                tallies[name].add(c.value, c.interval, truths[name])
+            every = Estimates.of(ratios(drawn.counts, drawn.n_tokens, halves))
+            busiest = maximum(every)
+            tallies["top_share_token"].add(busiest.value, busiest.interval, truths["top_share_token"])
+            low, high = share_bands(every)
+            held += bool(((low <= shares + 1e-12) & (high >= shares - 1e-12)).all())
         given = len(tallies["mean_entropy"].values)
-        facts = {name: t.facts(truths[name]) for name, t in tallies.items() if t.values}
-        return {"given": given / sets, "lead": lead(of, n), "metrics": facts if given >= 30 else {}}
+        facts = {name: t.facts(truths[name]) for name, t in tallies.items()} if given >= 30 else {}
+        share = held / given if given else None
+        return {"given": given / sets, "lead": lead(of, n), "bands": share, "metrics": facts}
 
     return measure
-
-
-def metric_intervals(drawn: Sums, seed: int) -> dict[str, tuple[float, Interval]]:
-    """{metric: (shown value, interval)} of a sample of one domain."""
-    strata = np.zeros(len(drawn.n_tokens))
-    halves = random_halves(strata, RESAMPLES, seed)
-    every = Router(drawn, halves, names=SIMULATED).metrics()
-    found = {name: (c.value, c.interval) for name, c in every.items()}
-    busiest = maximum(Estimates.of(ratios(drawn.counts, drawn.n_tokens, halves)))
-    found["top_share_token"] = busiest.value, busiest.interval
-    return found
 
 
 def _truths(of: Sums) -> dict[str, float]:
@@ -424,9 +422,9 @@ def effect_of(scenario: Scenario, multiple: float) -> float:
 
 
 def decisions() -> Iterator[tuple[str, Measure]]:
-    """Answers at 1.25 and 2 half-widths on both sides of the threshold, and at the threshold."""
+    """Answers near the threshold, and at 1.25 and 2 half-widths on both sides of it."""
     for name, scenario in SCENARIOS.items():
-        for multiple in (1.25, 2.0, -1.25, -2.0):
+        for multiple in (0.25, 1.25, 2.0, -0.25, -1.25, -2.0):
             yield f"{name}, {multiple:+g}", _decisions(scenario, multiple)
 
 
