@@ -22,15 +22,16 @@ from populations import (
 )
 
 from mlx_moebench.routing import METRICS, Plan, Sums, get_metric
+from mlx_moebench.routing.comparison.lattice import count_difference
 from mlx_moebench.routing.domains.estimates import DomainEstimates, domain_estimates, information_of
 from mlx_moebench.routing.domains.findings import Findings, findings
 from mlx_moebench.routing.intervals.bands import Estimates, maximum, share_bands
-from mlx_moebench.routing.comparison.lattice import count_difference
 from mlx_moebench.routing.intervals.bootstrap import Interval
-from mlx_moebench.routing.intervals.corrected import Drawn, Router, crossing
+from mlx_moebench.routing.intervals.corrected import Drawn
 from mlx_moebench.routing.intervals.effective import effective_clusters
 from mlx_moebench.routing.intervals.halves import halved, quartered, random_halves, ratios
 from mlx_moebench.routing.intervals.independence import independence
+from mlx_moebench.routing.intervals.routers import RouterMetrics, crossing
 from mlx_moebench.routing.sums import entropy
 
 Measure = Callable[[int, int], dict[str, Any]]
@@ -111,7 +112,7 @@ def _coverage(experts: int, top_k: int, kind: str, effects: str, lengths: str, n
             if effective_clusters(drawn.n_tokens) < 10:
                 continue
             halves = random_halves(np.zeros(n), RESAMPLES, number)
-            for name, c in Router(drawn, halves, names=SIMULATED).metrics().items():
+            for name, c in RouterMetrics(drawn, halves, names=SIMULATED).metrics().items():
                 tallies[name].add(c.value, c.interval, truths[name])
             every = Estimates.of(ratios(drawn.counts, drawn.n_tokens, halves))
             busiest = maximum(every)
@@ -233,7 +234,6 @@ def tests_of_independence() -> Iterator[tuple[str, Measure]]:
         for kind in ("even", "steep", "leader"):
             for name, design in NULLS.items():
                 yield f"E {experts}, K {top_k}, {kind}, {name}", _independence(experts, top_k, kind, design)
-
 
 
 def _independence(experts: int, top_k: int, kind: str, design: list[Domain]) -> Measure:

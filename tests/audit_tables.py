@@ -1,2 +1,6 @@
-def tables(r): return {}
-def write(p,t): pass
+def tables(r):
+    return {}
+
+
+def write(p, t):
+    pass

@@ -1,6 +1,6 @@
 """Simulated routing whose truth is known exactly: what the audit and the tests of intervals and findings draw from.
 
-Two kinds. `population`: sequences whose logits have a topic, a sequence's own, a block's and a token's part; the truth is
+Two kinds. `population`: sequences whose logits have a topic's, a sequence's, a block's and a token's part; the truth is
 the whole of so many sequences, from which samples are drawn with replacement. `route`: sequences of domains with given
 shares; a sequence's own shares are scattered around them (Dirichlet), tokens choose by systematic sampling, so that an
 expert's share of tokens is its preference, or independently (`draw`), where every domain has exactly the same mean.
@@ -158,10 +158,8 @@ def draw(domains: list[Domain], load: np.ndarray, top_k: int, rng: np.random.Gen
     return joined(parts)
 
 
-def route(
-    domains: list[Domain], shares: np.ndarray, top_k: int, rng: np.random.Generator
-) -> tuple[Sums, np.ndarray]:
-    """Sequences of domains with these shares of tokens [D, E], rows summing to K: systematic sampling, token by token."""
+def route(domains: list[Domain], shares: np.ndarray, top_k: int, rng: np.random.Generator) -> tuple[Sums, np.ndarray]:
+    """Sequences of domains with these shares of tokens [D, E], rows summing to K: systematic sampling of each token."""
     parts = []
     for one, mean in zip(domains, shares, strict=True):
         own = np.tile(mean / top_k, (one.sequences, 1))

@@ -1,7 +1,7 @@
 """The difference of two counts, such as of experts with nine tenths of the selections: whole numbers, ends included.
 
 The count itself jumps, and a bootstrap of its jumps has no level: p was 0.001 where the interval reached 0. But a count
-is the next whole number above a crossing (`routing.intervals.corrected.crossing`), which moves smoothly. Where the
+is the next whole number above a crossing (`routing.intervals.routers.crossing`), which moves smoothly. Where the
 crossings differ by d the counts differ by one of the two whole numbers around d, so that the interval of d, rounded
 outwards, holds theirs. p is 1 minus the highest level at which the rounded interval leaves out 0: they never disagree.
 """
@@ -17,9 +17,9 @@ from ..intervals.corrected import METHOD, Drawn, corrected
 def count_difference(effect: float, apart: Drawn, free: float, plan: Plan) -> tuple[Interval, float]:
     """(interval, p) of a difference of counts, which the interval always holds.
 
-    effect: the difference of the counts. apart: that of their crossings, of the whole, of random halves and of quarters:
-    the same halves of both sides where sequences are paired, others where they are not. free: degrees of freedom of the
-    side that has fewer.
+    effect: the difference of the counts. apart: that of their crossings, of the whole, of random halves and of
+    quarters: the same halves of both sides where sequences are paired, others where they are not. free: degrees of
+    freedom of the side that has fewer.
     """
 
     def ends(level: float) -> tuple[float, float]:

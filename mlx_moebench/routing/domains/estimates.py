@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
@@ -84,14 +84,14 @@ def domain_estimates(
     if len(names) < 2:
         raise MoebenchError(f"Domains are compared with each other: two or more are needed, got {len(names)}.")
     members = [np.flatnonzero(labels == name) for name in names]
-    told = [tuple(clusters(s.n_tokens, labels)) for s in routers]
-    few = [next((c.reason for c in each if c.reason), None) for each in told]
+    counted = [tuple(clusters(s.n_tokens, labels)) for s in routers]
+    few = [next((c.reason for c in each if c.reason), None) for each in counted]
     halves: list[Halves] = []
     if not all(few):
         halves = [random_halves(np.zeros(len(m)), plan.resamples, (plan.seed, d)) for d, m in enumerate(members)]
     return [
         _point(s, members, each, reason, plan.level) if reason else _estimates(s, members, each, halves, plan.level)
-        for s, each, reason in zip(routers, told, few, strict=True)
+        for s, each, reason in zip(routers, counted, few, strict=True)
     ]
 
 
@@ -145,13 +145,14 @@ def _estimates(
         values = Drawn(float(of(whole, which)), of(half, which), of(quarter, which))
         return corrected(values, _free(tokens, which), level, (0.0, math.log(len(which))))
 
-    mixed = Drawn(*(entropy(load.mean(axis=-2)) for load in (whole, half, quarter)))  # type: ignore[arg-type]
+    every = list(range(d))
+    mixed = [entropy(load.mean(axis=-2)) for load in (whole, half, quarter)]
     limits = math.log(sums.top_k), math.log(e)
-    spread = corrected(replace(mixed, whole=float(mixed.whole)), _free(tokens, list(range(d))), level, limits)
+    spread = corrected(Drawn(float(mixed[0]), mixed[1], mixed[2]), _free(tokens, every), level, limits)
     used = transformed(spread, lambda h: math.exp(h - math.log(e)))
     test = independence(ratios, level)
     pairs = {(domains[a].name, domains[b].name): information([a, b]) for a, b in combinations(range(d), 2)}
-    mi = as_tested(information(list(range(d))), test) if d > 2 else as_tested(next(iter(pairs.values())), test)
+    mi = as_tested(information(every), test)
     return DomainEstimates(e, sums.top_k, domains, whole * sums.top_k, used, mi, pairs, test, ratios, level, None)
 
 

@@ -25,7 +25,7 @@ it stands whatever the tied tokens' last choice had been, and never where most t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -72,7 +72,7 @@ class Thresholds:
 
 
 class Part(NamedTuple):
-    """One number of a finding. side: where it must lie for yes: ``below`` the threshold, ``above`` it, or from it on."""
+    """One number of a finding. side: where it lies for yes: ``below`` the threshold, ``above``, or ``from`` it on."""
 
     name: str
     value: float
@@ -108,9 +108,9 @@ class Part(NamedTuple):
 class Finding:
     """An answer and the numbers that led to it, of which the first decides as a rule.
 
-    reason: why it is open, where more than the width of an interval makes it so. experts: which ones were found, each
-    with its domains. sequences: between which numbers of them, in all and in these proportions, an open finding would be
-    decided in 4 of 5 cases; None where nothing is open or that cannot be said.
+    reason: why it is open, where more than the width of an interval makes it so. experts: whom it is about, each with
+    its domains. sequences: between which numbers of them, in all and in these proportions, an open finding would be
+    decided in 4 of 5 cases; None where nothing is open or where that is not known.
     """
 
     name: Name
@@ -159,9 +159,11 @@ def findings(estimates: DomainEstimates, tied: float = 0.0, thresholds: Threshol
         "idle": _idle,
         "specialised": _specialised,
     }
-    made = {name: _with_ties(makers[name](estimates, t), estimates, tied, t) for name in NAMES}
-    word = None if estimates.ratios is None and not any(d.sequences for d in estimates.domains) else _word(made, t)
-    return Findings(dict(made), word)
+    made: dict[str, Finding] = {}
+    for name in NAMES:
+        made[name] = _with_ties(makers[name](estimates, t), estimates, tied, t)
+    known = any(d.sequences for d in estimates.domains)
+    return Findings(made, _word(made) if known else None)
 
 
 def count_words(every: Iterable[Findings]) -> dict[str, int]:
@@ -177,9 +179,9 @@ def _collapsed(e: DomainEstimates, t: Thresholds) -> Finding:
 
 def _dominated(e: DomainEstimates, t: Thresholds) -> Finding:
     even = e.even / (1 - e.even) if e.even < 1 else math.inf
-    threshold = t.odds * even / (1 + t.odds * even) if math.isfinite(even) else 1.0
-    if t.odds * even / (1 + t.odds * even) >= 1 or not math.isfinite(even):
+    if not math.isfinite(even):
         return Finding("dominated", "no", (), "every token uses every expert")
+    threshold = t.odds * even / (1 + t.odds * even)
     share, interval, expert = dominance(e)
     part = Part("share", share, interval, threshold, "above")
     domains = tuple(name for name, row in zip(e.names, e.shares, strict=True) if row[expert] > threshold)
@@ -237,16 +239,16 @@ def _finding(
     return Finding(name, answer, parts, None, experts, needed)
 
 
-def _word(made: dict[Name, Finding], t: Thresholds) -> Word:
+def _word(made: Mapping[str, Finding]) -> Word:
     for name, finding in made.items():
         if name == "idle" and finding.answer != "no":
-            own = made["collapsed"].parts[1]
-            if own.answer == "no":  # domains with experts of their own
+            alike = made["collapsed"].parts[1].answer
+            if alike == "no":  # domains have experts of their own
                 continue
-            if own.answer == "open":
+            if alike == "open":
                 return "open"
         if finding.answer != "no":
-            return "open" if finding.answer == "open" else name
+            return "open" if finding.answer == "open" else finding.name
     return "balanced"
 
 

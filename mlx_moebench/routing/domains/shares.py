@@ -41,13 +41,13 @@ def dominance(e: DomainEstimates) -> tuple[float, Interval, int]:
     some = _ranked(value + reach, rank) >= _ranked(value - reach, rank).max()
     value, error, free, skewness = value[:, some], error[:, some], free[:, some], skewness[:, some]
     tail, most = (1 - e.level) / 2, SKEWEST / math.sqrt(value.shape[1])
-    # A false lower end needs one domain of one candidate to fail; a false upper end one of ``rank`` domains of the leader.
+    # A false lower end takes one domain of one candidate, a false upper end one of ``rank`` domains of the leader.
     normal = max(float(np.quantile(drawn[:, :, some].max(axis=(1, 2)), 1 - tail)), float(ndtri(1 - tail)))
     low = value - error * untransformed(student(free, normal), np.clip(skewness, -most, 0.0))
     above = float(ndtri((1 - tail) ** (1 / rank)))
     high = value - error * untransformed(-student(free, above), np.clip(skewness, 0.0, most))
-    ends = (float(np.clip(_ranked(x, rank).max(), 0.0, 1.0)) for x in (low, high))
-    return float(led[expert]), Interval(*ends, MOST), expert
+    lowest, highest = (float(np.clip(_ranked(x, rank).max(), 0.0, 1.0)) for x in (low, high))
+    return float(led[expert]), Interval(lowest, highest, MOST), expert
 
 
 def _ranked(shares: Floats, rank: int) -> Floats:
@@ -95,8 +95,12 @@ def _mixed(ratios: tuple[Ratios, ...], top_k: int) -> tuple[Floats, Floats]:
     variance = np.stack([r.variance for r in ratios]) / (top_k * len(ratios)) ** 2
     free = np.array([r.free for r in ratios])
     total = variance.sum(axis=0)
-    own = (variance**2 / free[:, None]).sum(axis=0)
-    return np.where(own > 0, total**2 / np.where(own > 0, own, 1.0), free.min()), np.sqrt(total)
+    return _welch(total, (variance**2 / free[:, None]).sum(axis=0), free), np.sqrt(total)
+
+
+def _welch(variance: Floats, squares: Floats, free: Floats) -> Floats:
+    """Degrees of freedom of a sum of variances, from the sum of their squares over their own degrees of freedom."""
+    return np.where(squares > 0, variance**2 / np.where(squares > 0, squares, 1.0), free.min())
 
 
 def _dispersion(e: DomainEstimates, ratios: tuple[Ratios, ...]) -> float:
@@ -149,10 +153,9 @@ def _contrasts(value: Floats, slope: Floats, ratios: tuple[Ratios, ...]) -> Esti
         return np.asarray(x.sum(axis=-2, keepdims=True) - x)
 
     total = variance + factor**2 * others(variance)
-    own = squares + factor**4 * others(squares)
     error = np.sqrt(total)
     skewness = (third - factor**3 * others(third)) / np.where(error > 0, error, 1.0) ** 3
-    freedom = np.where(own > 0, total**2 / np.where(own > 0, own, 1.0), free.min())
+    freedom = _welch(total, squares + factor**4 * others(squares), free)
     drawn = noise - factor * others(noise)
-    flat = (x.reshape(-1) for x in (value, error, skewness, freedom))
-    return Estimates(*flat, drawn.reshape(len(drawn), -1))
+    flat = [x.reshape(-1) for x in (value, error, skewness, freedom)]
+    return Estimates(flat[0], flat[1], flat[2], flat[3], drawn.reshape(len(drawn), -1))

@@ -78,12 +78,14 @@ class Maximum(NamedTuple):
 
 
 def together(parts: Sequence[Estimates]) -> Estimates:
-    """Estimates of several routers as one, of those that can be the largest of all; their draws are of the same halves."""
+    """Of several routers, drawn by the same halves, as one: the estimates that can be the largest of all."""
     reach = 8.0
     least = max(float((p.value - reach * p.error).max()) for p in parts)
     kept = [p.take(p.value + reach * p.error >= least) for p in parts]
-    columns = [np.concatenate([getattr(p, name) for p in kept]) for name in ("value", "error", "skewness", "free")]
-    return Estimates(*columns, np.concatenate([p.noise for p in kept], axis=1))
+    value, error, skewness, free = (
+        np.concatenate([getattr(p, name) for p in kept]) for name in ("value", "error", "skewness", "free")
+    )
+    return Estimates(value, error, skewness, free, np.concatenate([p.noise for p in kept], axis=1))
 
 
 def maximum(estimates: Estimates, level: float = 0.95) -> Maximum:
@@ -140,10 +142,9 @@ def simultaneous(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Flo
 def share_bands(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floats]:
     """(low, high) [R] that hold the true shares of all experts at once, in this share of samples.
 
-    Jeffreys's interval, from as many tokens as would have the share's variance: of its own, but no more than all experts
-    together suggest, since the variance of a seldom chosen expert is known no better than its share. A share that is
-    the same in every sequence has no width; an expert that no sequence chose may be chosen by others, and has an upper
-    end.
+    Jeffreys's interval, from as many tokens as would have the share's variance: its own, but no fewer than all experts
+    together show, since the variance of a seldom chosen expert is known no better than its share. A share that is the
+    same in every sequence has no width; an expert that no sequence chose may be chosen by others, and has an upper end.
     """
     share, variance = np.clip(estimates.value, 0.0, 1.0), estimates.error**2
     binomial, varies = share * (1 - share), variance > 0
@@ -156,7 +157,8 @@ def share_bands(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floa
     low, high = betaincinv(hits, misses, tail), betaincinv(hits, misses, 1 - tail)
     fixed = ~varies & (share > 0)
     low = np.where(fixed, share, np.where(share > 0, np.minimum(low, share), 0.0))
-    return low, np.where(fixed, share, np.where(share < 1, np.maximum(high, share), 1.0))
+    high = np.where(fixed, share, np.where(share < 1, np.maximum(high, share), 1.0))
+    return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
 
 
 def _joint(estimates: Estimates, level: float) -> float:

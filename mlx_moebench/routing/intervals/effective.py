@@ -78,15 +78,15 @@ def _clusters(name: str, tokens: Floats, *, several: bool) -> Clusters:
 
 def unequal(n_tokens: npt.ArrayLike, strata: npt.ArrayLike) -> list[str]:
     """A sentence for each two domains whose numbers of sequences, or lengths of them, differ by more than `UNEQUAL`."""
-    said = []
+    sentences = []
     for a, b in combinations(clusters(n_tokens, strata), 2):
         for what, x, y in (
             ("sequences", float(a.sequences), float(b.sequences)),
             ("tokens a sequence", a.tokens / max(a.sequences, 1), b.tokens / max(b.sequences, 1)),
         ):
             if min(x, y) > 0 and max(x, y) > UNEQUAL * min(x, y):
-                said.append(f"{a.name} has {x:.4g} {what}, {b.name} {y:.4g}.")
-    return said
+                sentences.append(f"{a.name} has {x:.4g} {what}, {b.name} {y:.4g}.")
+    return sentences
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,12 @@ def merge_repeats(routers: Sequence[Sums], strata: npt.ArrayLike, hashes: npt.Ar
     rank[np.argsort(first)] = np.arange(len(distinct))
     order = np.argsort(rank[place], kind="stable")
     starts = np.searchsorted(rank[place][order], np.arange(len(distinct)))
-    joined = [
-        replace(s, **{name: np.add.reduceat(getattr(s, name)[order], starts, axis=0) for name in FIELDS})
-        for s in routers
-    ]
+    joined = [_joined(s, order, starts) for s in routers]
     return Merged(joined, labels[np.sort(first)], repeats, shared)
+
+
+def _joined(sums: Sums, order: npt.NDArray[np.intp], starts: npt.NDArray[np.intp]) -> Sums:
+    fields: dict[str, Any] = {
+        name: np.add.reduceat(getattr(sums, name)[order], starts, axis=0, dtype=np.float64) for name in FIELDS
+    }
+    return replace(sums, **fields)

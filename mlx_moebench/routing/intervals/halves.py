@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 
 from ..sums import FIELDS, Floats, Sums, weighted_sums
 from .effective import effective_clusters
@@ -43,7 +44,7 @@ class Halves:
 
 
 def random_halves(strata: npt.ArrayLike, resamples: int, seed: int | Sequence[int]) -> Halves:
-    """``resamples`` halves (half as many pairs), and a quarter as many quarters, of the sequences [N] of each stratum."""
+    """``resamples`` halves, in pairs, and a quarter as many quarters, of the sequences [N] of each stratum."""
     labels = np.asarray(strata)
     pairs, partitions = max(resamples // 2, 1), max(resamples // 16, 1)
     weights, quarters = np.ones((pairs, len(labels))), np.ones((partitions, 3, len(labels)))
@@ -80,7 +81,8 @@ def quartered(sums: Sums, halves: Halves) -> Sums:
 
 
 def _joined(first: Sums, second: dict[str, Floats]) -> Sums:
-    return replace(first, **{name: np.concatenate([getattr(first, name), second[name]]) for name in FIELDS})
+    fields: dict[str, Any] = {name: np.concatenate([getattr(first, name), second[name]]) for name in FIELDS}
+    return replace(first, **fields)
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def ratios_of(counts: Floats, n_tokens: Floats, drawn: Floats, drawn_tokens: Flo
 
 
 def _leverage(energy: Floats, x: Floats) -> float:
-    """E of the residuals' squares falls short by this share, 1/n for n sequences alike: 2 sum x v / (X V) - sum x^2/X^2."""
+    """By which share residuals' squares fall short: 2 sum x v / (X V) - sum x^2 / X^2, 1/n for n sequences alike."""
     whole, spread = float(x.sum()), float(energy.sum())
     if spread <= 0 or whole <= 0:
         return 0.0
@@ -162,9 +164,3 @@ def student(free: npt.ArrayLike, normal: npt.ArrayLike) -> Floats:
     2.262
     """
     return np.asarray(-stdtrit(np.asarray(free, dtype=np.float64), ndtr(-np.asarray(normal, dtype=np.float64))))
-
-
-def widening(free: float, level: float) -> float:
-    """Student's t over normal quantile."""
-    normal = float(ndtri((1 + level) / 2))
-    return float(student(free, normal)) / normal

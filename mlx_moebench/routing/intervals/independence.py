@@ -62,10 +62,10 @@ def independence(groups: Sequence[Ratios], level: float = 0.95) -> Independence:
     expected, again = 0.0, np.zeros(len(groups[0].noise))
     noise = np.stack([g.noise for g in groups], axis=1)
     for number, g in enumerate(groups):
-        own = float((g.variance * weights).sum())
+        trace = float((g.variance * weights).sum())
         drawn: Floats = (noise[:, number] ** 2) @ weights
-        expected += share * own
-        again += share * np.maximum(own - g.leverage * drawn, 0.05 * own) / (1.0 - g.leverage)
+        expected += share * trace
+        again += share * np.maximum(trace - g.leverage * drawn, 0.05 * trace) / (1.0 - g.leverage)
     noise -= noise.mean(axis=1, keepdims=True)
     ratios = ((noise**2) @ weights).sum(axis=1) / (2 * d) / np.where(again > 0, again, np.inf)
     ratio = measured / expected
