@@ -31,21 +31,24 @@ QUICK_CELLS = 3
 
 def cells(part: str, quick: bool) -> list[Cell]:
     """(name, what measures it) of a part, in an order that makes an unfinished audit a fair sample of the whole one."""
-    every = list(audit_cells.PARTS[part]())
-    random.Random(part).shuffle(every)
-    return every[:QUICK_CELLS] if quick else every
+    populations: dict[str, list[Cell]] = {}
+    for cell in audit_cells.PARTS[part]():
+        populations.setdefault(cell[0].rsplit(", ", 1)[0], []).append(cell)
+    order = list(populations.values())
+    random.Random(part).shuffle(order)
+    return [group[0] for group in order[:QUICK_CELLS]] if quick else [cell for group in order for cell in group]
 
 
 def run(parts: list[str], sets: int, seed: int, quick: bool, output: Path) -> dict[str, Any]:
     """Measure what the output lacks."""
     results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     for part in parts:
-        found = results.setdefault(part, {})
+        done = results.setdefault(part, {})
         for name, measure in cells(part, quick):
-            if name in found and found[name]["sets"] >= sets:
+            if name in done and done[name]["sets"] >= sets:
                 continue
             start = time.perf_counter()
-            found[name] = {"sets": sets, "seed": seed, **measure(sets, seed)}
+            done[name] = {"sets": sets, "seed": seed, **measure(sets, seed)}
             aside = output.with_suffix(".part")
             aside.write_text(json.dumps(results, indent=1) + "\n")
             aside.replace(output)

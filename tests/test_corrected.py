@@ -1,4 +1,4 @@
-"""Corrected values: the halves, the corrections on known biases, what agrees with what, and values in their intervals."""
+"""Corrected values: the halves, the corrections on known biases, what agrees with what, values in their intervals."""
 
 from __future__ import annotations
 

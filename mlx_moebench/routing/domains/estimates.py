@@ -9,7 +9,7 @@ says. The interval of the information MI(domain; expert) reaches 0 if and only i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ...errors import MoebenchError
 from ..intervals.bootstrap import Interval, Plan
-from ..intervals.corrected import METHOD, Corrected, Drawn, corrected, transformed
+from ..intervals.corrected import METHOD, Corrected, Drawn, corrected, error_parts, transformed
 from ..intervals.effective import Clusters, clusters, effective_clusters
 from ..intervals.halves import Halves, Ratios, random_halves, ratios_of
 from ..intervals.independence import Independence, independence
@@ -137,23 +137,33 @@ def _estimates(
     whole, half, quarter = (domain_load(np.stack(part, axis=-2)) for part in zip(*[x[:3] for x in drawn], strict=True))
     ratios = tuple(x[3] for x in drawn)
     tokens = [sums.n_tokens[rows].astype(np.float64) for rows in members]
-
-    def of(load: Floats, which: list[int]) -> Floats:
-        return information_of(load[..., which, :])
-
-    def information(which: list[int]) -> Corrected:
-        values = Drawn(float(of(whole, which)), of(half, which), of(quarter, which))
-        return corrected(values, _free(tokens, which), level, (0.0, math.log(len(which))))
-
+    counts = [sums.counts[rows].astype(np.float64) for rows in members]
+    left_out = [domain_load(c.sum(axis=0) - c) for c in counts]
     every = list(range(d))
-    mixed = [entropy(load.mean(axis=-2)) for load in (whole, half, quarter)]
-    limits = math.log(sums.top_k), math.log(e)
-    spread = corrected(Drawn(float(mixed[0]), mixed[1], mixed[2]), _free(tokens, every), level, limits)
+
+    def mixed(function: Callable[[Floats], Floats], which: list[int], limits: tuple[float, float]) -> Corrected:
+        """A function of the loads of some domains."""
+        values = Drawn(float(function(whole[which])), function(half[:, which]), function(quarter[:, which]))
+        parts = []
+        for place, domain in enumerate(which):
+            loads = np.repeat(whole[which][None], len(left_out[domain]), axis=0)
+            loads[:, place] = left_out[domain]
+            parts.append(error_parts(function(loads), [np.arange(len(loads))]))
+        return corrected(values, _free(tokens, which), level, limits, parts=np.concatenate(parts))
+
+    spread = mixed(_entropy_of_mixture, every, (math.log(sums.top_k), math.log(e)))
     used = transformed(spread, lambda h: math.exp(h - math.log(e)))
     test = independence(ratios, level)
-    pairs = {(domains[a].name, domains[b].name): information([a, b]) for a, b in combinations(range(d), 2)}
-    mi = as_tested(information(every), test)
+    pairs = {
+        (domains[a].name, domains[b].name): mixed(information_of, [a, b], (0.0, math.log(2)))
+        for a, b in combinations(every, 2)
+    }
+    mi = as_tested(mixed(information_of, every, (0.0, math.log(d))), test)
     return DomainEstimates(e, sums.top_k, domains, whole * sums.top_k, used, mi, pairs, test, ratios, level, None)
+
+
+def _entropy_of_mixture(load: Floats) -> Floats:
+    return entropy(load.mean(axis=-2))
 
 
 def _drawn(sums: Sums, rows: npt.NDArray[np.intp], halves: Halves) -> tuple[Floats, Floats, Floats, Ratios]:

@@ -11,8 +11,8 @@ collapsed    r < 0.5 and s < 0.5: most capacity unused, and not because each dom
 dominated    one expert's odds are over 4 times the even odds in more than half of the domains.
 idle         more than a tenth of the experts have less than a tenth of the even load.
 specialised  the domains do not route alike, and s >= 0.05, or an expert's odds in one domain are over 4 times its odds
-             in the rest. An expert counts in a domain where it has a tenth of its even share: the odds of one that is
-             hardly used say nothing.
+             in the rest. An expert counts in a domain where it has a tenth of its even share, and where the rest
+             leave as much to other experts: the odds of one that is hardly used, or nearly always, say nothing.
 
 Yes and no need the whole interval on one side. An interval that is refused leaves its finding open, with the reason:
 less data never gives a firmer answer. The word is the gravest yes, else balanced, and open while a graver finding is.

@@ -120,29 +120,33 @@ def _dispersion(e: DomainEstimates, ratios: tuple[Ratios, ...]) -> float:
 def contrast(e: DomainEstimates, odds: float, multiple: float) -> tuple[float, Interval, list[tuple[int, int]]]:
     """(excess, its interval, [(domain, expert)]): by how much a domain's own expert exceeds what would make it one.
 
-    excess = max over d, i of s_d(i) - max(g(s of i over the other domains), ``multiple`` K/E), where g(x) has ``odds``
-    times the odds of x: above 0 if and only if some expert's odds in one domain are over ``odds`` times its odds in the
-    rest, and it is used there at all. The pairs are those whose own band is above 0; without intervals, their values.
+    With s the share of an expert in a domain, x its mean share in the others, and g(x) that of ``odds`` times the odds
+    of x, excess = max over domains and experts of s - g(x): above 0 if and only if some expert's odds in one domain are
+    over ``odds`` times its odds in the rest. An expert counts where it has ``multiple`` of its even share, and where the
+    others leave as much of their tokens to other experts: odds near 0 and near infinity say nothing. The pairs are those
+    whose own band is above 0; without intervals, those whose value is.
     """
     d = len(e.domains)
     rest = (e.shares.sum(axis=0) - e.shares) / (d - 1)
-    bound, slope = odds * rest / (1 + (odds - 1) * rest), odds / (1 + (odds - 1) * rest) ** 2
-    slope = np.where(bound >= multiple * e.even, slope, 0.0)
-    value = e.shares - np.maximum(bound, multiple * e.even)
+    least, most = multiple * e.even, 1 - multiple * (1 - e.even)
+    beyond = e.shares - odds * rest / (1 + (odds - 1) * rest)
+    value = np.minimum(np.minimum(beyond, e.shares - least), most - rest)
     if e.ratios is None:
         pairs = [(int(a), int(b)) for a, b in np.argwhere(value > 0)]
         return float(value.max()), Interval(reason=e.reason), pairs
-    estimates = _contrasts(value, slope, e.ratios)
+    # To first order a value is factor s - slope x, by which of the three it is.
+    factor = np.where(value < np.minimum(beyond, e.shares - least), 0.0, 1.0)
+    slope = np.where(value < beyond, 1.0 - factor, odds / (1 + (odds - 1) * rest) ** 2)
+    estimates = _contrasts(value, factor, slope, e.ratios)
     largest = maximum(estimates, e.level)
     low, _ = simultaneous(estimates, e.level)
     sure = np.flatnonzero(low > 0)
     return largest.value, largest.interval, [divmod(int(i), e.n_experts) for i in sure]
 
 
-def _contrasts(value: Floats, slope: Floats, ratios: tuple[Ratios, ...]) -> Estimates:
-    """Of s_d - slope (mean of the other domains), to first order, [D R] in rows."""
-    d = len(ratios)
-    factor = slope / (d - 1)
+def _contrasts(value: Floats, factor: Floats, slope: Floats, ratios: tuple[Ratios, ...]) -> Estimates:
+    """Of factor s - slope x, x the mean of the other domains, [D R] in rows."""
+    slope = slope / (len(ratios) - 1)
     variance = np.stack([r.variance for r in ratios])
     third = np.stack([r.skewness for r in ratios]) * variance**1.5
     free = np.array([r.free for r in ratios])[:, None]
@@ -152,10 +156,10 @@ def _contrasts(value: Floats, slope: Floats, ratios: tuple[Ratios, ...]) -> Esti
     def others(x: Floats) -> Floats:
         return np.asarray(x.sum(axis=-2, keepdims=True) - x)
 
-    total = variance + factor**2 * others(variance)
+    total = factor**2 * variance + slope**2 * others(variance)
     error = np.sqrt(total)
-    skewness = (third - factor**3 * others(third)) / np.where(error > 0, error, 1.0) ** 3
-    freedom = _welch(total, squares + factor**4 * others(squares), free)
-    drawn = noise - factor * others(noise)
+    skewness = (factor**3 * third - slope**3 * others(third)) / np.where(error > 0, error, 1.0) ** 3
+    freedom = _welch(total, factor**4 * squares + slope**4 * others(squares), free)
+    drawn = factor * noise - slope * others(noise)
     flat = [x.reshape(-1) for x in (value, error, skewness, freedom)]
     return Estimates(flat[0], flat[1], flat[2], flat[3], drawn.reshape(len(drawn), -1))
