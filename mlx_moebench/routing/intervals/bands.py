@@ -142,7 +142,7 @@ def simultaneous(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Flo
 def share_bands(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floats]:
     """(low, high) [R] that hold the true shares of all experts at once, in this share of samples.
 
-    Jeffreys's interval, from as many tokens as would have the share's variance: its own, but no fewer than all experts
+    Clopper and Pearson's interval, from as many tokens as would have the share's variance: its own, but no fewer than all experts
     together show, since the variance of a seldom chosen expert is known no better than its share. A share that is the
     same in every sequence has no width; an expert that no sequence chose may be chosen by others, and has an upper end.
     """
@@ -153,8 +153,9 @@ def share_bands(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floa
     pooled = float(binomial[varies].sum() / variance[varies].sum())
     tokens = np.minimum(np.where(varies, binomial / np.where(varies, variance, 1.0), pooled), pooled)
     tail = ndtr(-student(estimates.free, _joint(estimates, level)))
-    hits, misses = share * tokens + 0.5, (1 - share) * tokens + 0.5
-    low, high = betaincinv(hits, misses, tail), betaincinv(hits, misses, 1 - tail)
+    hits, misses = share * tokens, (1 - share) * tokens
+    low = betaincinv(np.maximum(hits, 1e-12), misses + 1, tail)
+    high = betaincinv(hits + 1, np.maximum(misses, 1e-12), 1 - tail)
     fixed = ~varies & (share > 0)
     low = np.where(fixed, share, np.where(share > 0, np.minimum(low, share), 0.0))
     high = np.where(fixed, share, np.where(share < 1, np.maximum(high, share), 1.0))

@@ -1,6 +1,0 @@
-def tables(r):
-    return {}
-
-
-def write(p, t):
-    pass
