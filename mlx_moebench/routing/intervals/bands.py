@@ -142,9 +142,10 @@ def simultaneous(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Flo
 def share_bands(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floats]:
     """(low, high) [R] that hold the true shares of all experts at once, in this share of samples.
 
-    Clopper and Pearson's interval, from as many tokens as would have the share's variance: its own, but no fewer than all experts
-    together show, since the variance of a seldom chosen expert is known no better than its share. A share that is the
-    same in every sequence has no width; an expert that no sequence chose may be chosen by others, and has an upper end.
+    Clopper and Pearson's interval, from as many tokens as would have the share's variance: its own, or that of all
+    experts together where it is larger, since the variance of a seldom chosen expert is known no better than its share.
+    A share that is the same in every sequence has no width; an expert that no sequence chose may be chosen by others,
+    and has an upper end.
     """
     share, variance = np.clip(estimates.value, 0.0, 1.0), estimates.error**2
     binomial, varies = share * (1 - share), variance > 0
