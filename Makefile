@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLD = echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1
 INSTALL = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { $(OLD); } && $(PYTHON) scripts/install.py
 
-.PHONY: analyze quick test test-latest test-oldest slow browser lint types results gallery constraints clean core full
+.PHONY: analyze quick test test-latest test-oldest slow browser lint types results gallery docs constraints clean core full
 
 analyze: core
 	$(BIN)/mlx-moebench analyze --plot results/scratch/load.png --output results/scratch/routing_stats.json
@@ -53,6 +53,11 @@ lint: full
 types: full
 	$(BIN)/mypy
 
+# The documentation as a site, in build/site; warnings are errors.
+docs:
+	@[ -x .venv-docs/bin/mkdocs ] || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/python -m pip install --quiet --constraint constraints.txt ".[docs]"; }
+	.venv-docs/bin/mkdocs build --strict
+
 # constraints.txt, from what is newest today.
 constraints: full
 	$(BIN)/python scripts/make_constraints.py
@@ -61,4 +66,4 @@ core full:
 	@$(INSTALL) $(VENV) $@
 
 clean:
-	rm -rf .venv .venv-latest .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-latest .venv-oldest .venv-docs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -3,6 +3,9 @@
 The command line prints the message and exits with status 1; anything else that reaches the top is a bug.
 """
 
+import re
+from typing import Any
+
 
 class MoebenchError(Exception):
     """Base of every error this package raises on purpose."""
@@ -51,6 +54,43 @@ class MissingExtraError(MoebenchError):
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(f'{purpose} needs an optional dependency: pip install "mlx-moebench[{extra}]"')
+
+
+class RenamedError(MoebenchError):
+    """A name inside another library is not there: its installed version is none that this package knows."""
+
+    def __init__(self, library: str, name: str, purpose: str) -> None:
+        from .environment import package_version
+
+        super().__init__(
+            f"{library} {package_version(library) or ''} has no {name}, which {purpose}: update mlx-moebench, or "
+            f"install another version of {library}."
+        )
+
+
+def needed(owner: Any, name: str, library: str, purpose: str) -> Any:
+    """``owner.name``, a name inside another library; raises RenamedError where it is not there."""
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        kind = getattr(owner, "__name__", type(owner).__name__)
+        raise RenamedError(library, f"{kind}.{name}", purpose) from error
+
+
+def renamed(error: ImportError) -> RenamedError | None:
+    """What to say of an import from an installed library that has no such module or name; None for other errors."""
+    module = error.name or ""
+    name = re.search(r"cannot import name '(\w+)'", str(error))
+    ours = module.split(".")[0] in ("", "mlx_moebench", "torch_fallback")
+    if ours or missing_package(error) or not (name or isinstance(error, ModuleNotFoundError)):
+        return None
+    return RenamedError(module.split(".")[0], f"{module}.{name[1]}" if name else module, "this package imports")
+
+
+def missing_package(error: ImportError) -> str | None:
+    """The package that is not installed; None where it is, and lacks a module or a name that is imported from it."""
+    name = error.name or ""
+    return name if isinstance(error, ModuleNotFoundError) and ("." not in name or name == "mlx.core") else None
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from published import ENTROPIES, WORDS, in_words, possible_names
 
+from mlx_moebench.options import Plan
 from mlx_moebench.pair.storage import load_pair, pair_paths, read_report
-from mlx_moebench.routing.intervals.bootstrap import Plan
 from mlx_moebench.routing.stats import RoutingStats
 from mlx_moebench.show.markdown import Cells
 from mlx_moebench.show.tables.routers import model_name

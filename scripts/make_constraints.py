@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    versions = resolved([f"{PYTORCH}=={pinned(PYTORCH)}", f"{ROOT}{extras('full')}"])
+    versions = resolved([f"{PYTORCH}=={pinned(PYTORCH)}", f"{ROOT}{extras('full')}", f"{ROOT}[docs]"])
     if arguments.check:
         missing = sorted(versions.keys() - {name for name, _ in read()})
         if missing:

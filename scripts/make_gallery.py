@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mlx_moebench.pair.storage import write_aside
+from mlx_moebench.files import write_aside
 from mlx_moebench.show.plots import plots
 
 ROOT = Path(__file__).parents[1]

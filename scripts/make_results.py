@@ -24,7 +24,7 @@ from update_leaderboard import TABLE, table
 
 from mlx_moebench.analysis.overlap import selection_overlap
 from mlx_moebench.errors import MoebenchError
-from mlx_moebench.pair.storage import write_aside
+from mlx_moebench.files import write_aside
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("math", "general", "code")

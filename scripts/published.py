@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_moebench.errors import DataError
-from mlx_moebench.routing.intervals.bootstrap import Plan
+from mlx_moebench.options import COLLAPSE_SHARES, Plan
 from mlx_moebench.routing.metrics import get_metric
-from mlx_moebench.routing.stats import SHARES, RoutingStats
+from mlx_moebench.routing.stats import RoutingStats
 
 ENTROPIES = ("mean_entropy", "load_entropy", "marginal_entropy", "topk_entropy")
 """What a published "mean entropy" may be the mean over layers of."""
@@ -79,7 +79,7 @@ def held_against(row: Mapping[str, Any], stats: RoutingStats, plan: Plan | None 
     measured E or K are others), ``reproduced`` (the interval meets the rounded figure), ``differs``, ``no interval``.
     """
     found: list[dict[str, Any]] = []
-    for share in SHARES:
+    for share in COLLAPSE_SHARES:
         of = RoutingStats.merge([stats])
         of.collapse_on = share
         report = of.report(plan)
@@ -91,7 +91,7 @@ def held_against(row: Mapping[str, Any], stats: RoutingStats, plan: Plan | None 
                 else f"measured with top-{forms[0][0]} of {forms[0][1]}"
             )
             found += _entries(row, share, kind, summary, other, stats.tau)
-            if share == SHARES[0]:
+            if share == COLLAPSE_SHARES[0]:
                 found += _entropies(row, kind, summary, other)
     order = ("collapsed_fraction", "mean_entropy", "peak_share")
     return sorted(found, key=lambda entry: order.index(entry["figure"]))

@@ -17,7 +17,7 @@ from leaderboard import leaderboard_of, published_table
 from published import read_published
 
 from mlx_moebench.errors import MoebenchError, StatsError
-from mlx_moebench.pair.storage import write_aside
+from mlx_moebench.files import write_aside
 
 TABLE = "ROUTING_PROFILE_TABLE.md"
 

@@ -119,12 +119,13 @@ def build_tiny(seed: int = 0, model_type: str = "olmoe", **config: Any) -> Any:
     mx.random.seed(seed)
     module = PORTS.get(model_type) or importlib.import_module(f"mlx_lm.models.{model_type}")
     model = module.Model(module.ModelArgs.from_dict(CONFIGS[model_type] | config))
-    for layer in model.layers:
-        for form in families()[model_type].routers:
-            gate = module_at(layer, form.gate)
-            gate.weight = 8 * gate.weight
-            if "bias" in (block := module_at(layer, form.gate.rpartition(".")[0])):
-                block.bias = mx.random.normal(block.bias.shape)
+    family = families()[model_type]
+    for spec in family.specs(CONFIGS[model_type] | config):
+        layer, form = model.layers[spec.layer], family.form(spec.router)
+        gate = module_at(layer, form.gate)
+        gate.weight = 8 * gate.weight
+        if "bias" in (block := module_at(layer, form.gate.rpartition(".")[0])):
+            block.bias = mx.random.normal(block.bias.shape)
     model.eval()
     mx.eval(model.parameters())
     return model

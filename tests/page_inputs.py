@@ -22,6 +22,8 @@ HEBREW = "\u2067עברית\u202e abc"
 
 QUICK = Plan(resamples=100)
 
+ADAPTER = {"name": "floor", "sha256": "0" * 64, "fine_tune_type": "lora", "scale": 20.0}
+
 
 def hostile_pairs(folder: Path) -> list[str]:
     """Two domains of a model whose names, warnings and command are hostile."""
@@ -86,7 +88,5 @@ def training_folder(folder: Path, steps: int = 30, routers: int = 3) -> Path:
     }
     (folder / "training_report.json").write_text(json.dumps(report))
     make_stats().save(folder / "routing_before.json", QUICK)
-    make_stats(model=MODEL | {"adapter": {"name": "floor", "sha256": "0" * 64}}).save(
-        folder / "routing_after.json", QUICK
-    )
+    make_stats(model=MODEL | {"adapter": ADAPTER}).save(folder / "routing_after.json", QUICK)
     return folder

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlx_moebench.routing.intervals.bootstrap import Interval, Plan
+from mlx_moebench.options import Plan
+from mlx_moebench.routing.intervals.bootstrap import Interval
 from mlx_moebench.routing.intervals.ranks import rank_correlations, spearman
 
 CASES = {"none": 0.0, "weak": 0.2, "strong": 1.2}

@@ -22,6 +22,7 @@ from mlx_moebench.cli import main
 from mlx_moebench.errors import StatsError
 from mlx_moebench.measure import analyze
 from mlx_moebench.models import load_checkpoint
+from mlx_moebench.options import Options, Reading
 from mlx_moebench.pair import compare
 from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import METRICS, Plan, RouterSpec
@@ -206,18 +207,18 @@ def test_an_adapter_goes_on_the_other_side(
 
 
 def test_a_stopped_comparison_goes_on(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"max_samples": 12, "max_length": 24, "batch_size": 4}
+    settings = Options(reading=Reading(max_samples=12, max_length=24, batch_size=4))
 
     def stop(what: str, done: int, total: int) -> None:
         if what == "A: measuring, sequences" and done == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match=r"is in .*a_moebench-nano\.json, and the same command goes on"):
-        measured(Target(None), "A", tmp_path, "math", stop, **settings)
+        measured(Target(None), "A", tmp_path, "math", settings, stop)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        measured(Target(None), "A", None, "math", stop, **settings)
-    pair = measured(Target(None), "A", tmp_path, "math", **settings)
-    found = compare(pair, measured(Target(None), "B", None, "math", **settings), plan=Plan(resamples=100))
+        measured(Target(None), "A", None, "math", settings, stop)
+    pair = measured(Target(None), "A", tmp_path, "math", settings)
+    found = compare(pair, measured(Target(None), "B", None, "math", settings), plan=Plan(resamples=100))
     assert found.design["compared"] == {"a": 12, "b": 12}
     assert all(e.effect == 0 for row in found.routers for e in row.values())
 

@@ -121,7 +121,7 @@ def test_models_are_loaded_once_and_named_once(adapter: Path) -> None:
     with pytest.raises(MoebenchError, match="moebench-nano"):
         models.get("moebench-nan")
     with pytest.raises(MoebenchError, match="one --model"):
-        Models([None, "other"], adapter)
+        Models([None, "other"], adapter_path=adapter)
     with pytest.raises(MoebenchError, match="twice"):
         Models(["a", "a"])
 

@@ -115,14 +115,17 @@ def test_two_kinds_of_router_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_csv_is_tidy_and_complete(results: Inputs) -> None:
-    table = pd.read_csv(io.StringIO(to_csv(results)), keep_default_na=False, na_values=[""])
+    # Python reads digits exactly, pandas by default only in its newer versions.
+    exact = {name: lambda text: float(text or "nan") for name in ("value", "low", "high")}
+    table = pd.read_csv(io.StringIO(to_csv(results)), keep_default_na=False, na_values=[""], converters=exact)
     assert tuple(table.columns) == COLUMNS
     report = results.runs[0].report
     own = table[(table.n_sequences == 40) & table.layer.notna() & ~table.metric.str.contains(r"\.")]
     for router in report["routers"]:
         rows = own[own.layer == router["layer"]].set_index("metric")
-        assert set(rows.index) == {*METRICS, "collapsed"}
-        for name in METRICS:
+        kept = METRICS.keys() & router.keys()  # a kept report may lack a later one
+        assert set(rows.index) == {*kept, "collapsed"}
+        for name in kept:
             assert rows.loc[name, "value"] == pytest.approx(router[name], rel=1e-15)
             assert rows.loc[name, "unit"] == METRICS[name].unit
             low = router["ci"][name]["low"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import sys
 import weakref
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from family_rows import CONFIGS
+from family_rows import BY_TYPE, CONFIGS
 
 pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("transformers", reason="the extra `torch` is not installed")
@@ -25,16 +26,16 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize
+from transformers_models import random_transformers, router_weights
 from wide_mixtral import load_elsewhere, write_wide_mixtral
 
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, UnsupportedModelError
 from mlx_moebench.families import Family, families, family_for
+from mlx_moebench.families.base import Keys, names_of
 from torch_fallback.fourbit import MOST, check_experts, expert_bytes, expert_weights, load_in_4bit
 from torch_fallback.weights import Stored, stored_tensors
 
 CPU = torch.device("cpu")
-ROUTERS = ("gate.weight", "router.layer.weight", "shared_expert_gate.weight")
-
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -44,22 +45,15 @@ def ids() -> Any:
     return torch.randint(1, 320, (2, 24), generator=torch.Generator().manual_seed(5))
 
 
-def random_checkpoint(folder: Path, model_type: str = "mixtral", *, fused: bool = False, **config: Any) -> Any:
-    """A tiny random model in bfloat16, written to ``folder`` with a key per expert, or ``fused`` as in memory."""
-    settings = {k: v for k, v in CONFIGS[model_type].items() if k not in ("model_type", "rope_theta")}
-    # A base that is no one's default, to be sure that buffers are computed from it.
-    settings |= {"rope_parameters": {"rope_theta": 700.0, "rope_type": "default"}} | config
-    torch.manual_seed(11)
-    model = transformers.AutoModelForCausalLM.from_config(
-        transformers.AutoConfig.for_model(model_type, **settings), dtype=torch.bfloat16
-    )
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            spread = (2 if name.endswith(ROUTERS) else 0.5) / p.shape[-1] ** 0.5
-            p.copy_(torch.randn_like(p) * spread if p.ndim > 1 else torch.randn_like(p) / 5 + ("norm" in name))
-    model.eval()
-    model.save_pretrained(folder, save_original_format=not fused)
-    return model
+def random_checkpoint(folder: Path, model_type: str = "mixtral", **options: Any) -> Any:
+    """A tiny random model in bfloat16, also written to ``folder``."""
+    return random_transformers(folder, model_type, dtype=torch.bfloat16, **options)
+
+
+def kept_whole(model: Any) -> set[str]:
+    """The matrices inside blocks that stay as they are: of routers, and of what gates a shared expert, a single row."""
+    single = {name for name, p in model.named_parameters() if p.ndim == 2 and p.shape[0] == 1}
+    return router_weights(model) | single
 
 
 def load(folder: Path, dtype: Any = torch.float32, **options: Any) -> tuple[Any, Family]:
@@ -77,9 +71,10 @@ def rounded(weight: Any) -> Any:
 def reference(folder: Path, dtype: Any) -> Any:
     """transformers' own model of ``folder`` with every weight rounded that should be in 4 bit."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    kept = kept_whole(model)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if p.ndim > 1 and not name.endswith((*ROUTERS, "embed_tokens.weight", "lm_head.weight")):
+            if p.ndim > 1 and name not in kept and not name.endswith(("embed_tokens.weight", "lm_head.weight")):
                 p.copy_(rounded(p))
     return model
 
@@ -111,13 +106,13 @@ def test_computes_what_weights_rounded_to_4_bit_compute(tmp_path: Path, ids: Any
 
 @pytest.mark.parametrize("model_type", list(CONFIGS))
 def test_only_experts_and_linear_layers_are_in_4_bit(tmp_path: Path, model_type: str) -> None:
-    original = dict(random_checkpoint(tmp_path, model_type).named_parameters())
+    whole = random_checkpoint(tmp_path, model_type)
+    original, routers = dict(whole.named_parameters()), kept_whole(whole)
     model, _ = load(tmp_path, torch.bfloat16)
     kept = {name: p for name, p in model.named_parameters() if p.dtype != torch.uint8}
     packed = {name.replace("parametrizations.", "").removesuffix(".original") for name, _ in model.named_parameters()}
     assert packed == original.keys()
-    routers = [name for name in original if name.endswith(ROUTERS)]
-    assert len(routers) >= 3
+    assert len(routers) >= len(BY_TYPE[model_type].specs)
     norms = [name for name, p in original.items() if p.ndim == 1]
     assert kept.keys() == {*routers, *norms, "model.embed_tokens.weight", "lm_head.weight"} & original.keys()
     for name, p in kept.items():
@@ -137,9 +132,9 @@ def test_a_checkpoint_with_fused_keys_loads_to_the_same_model(tmp_path: Path, id
     random_checkpoint(tmp_path / "split", model_type)
     random_checkpoint(tmp_path / "fused", model_type, fused=True)
     keys = [set(stored_tensors(tmp_path / name)) for name in ("split", "fused")]
-    assert (keys[0] == keys[1]) == (model_type == "jetmoe")
-    found = [logits(load(tmp_path / name)[0], ids) for name in ("split", "fused")]
-    assert torch.equal(*found)
+    per_expert = any(re.search(r"\.experts\.\d+\.", key) for key in keys[0])  # some are stored fused by everybody
+    assert (keys[0] != keys[1]) == per_expert
+    assert torch.equal(*(logits(load(tmp_path / name)[0], ids) for name in ("split", "fused")))
 
 
 def test_a_sharded_checkpoint(tmp_path: Path, ids: Any) -> None:
@@ -186,7 +181,7 @@ def test_slices_give_the_weights_that_the_whole_gives(monkeypatch: pytest.Monkey
 _ATTENTION = {"head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
 _LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
-OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+OTHERS: dict[str, tuple[Keys, dict[str, Any]]] = {
     "deepseek_v3": ("n_routed_experts", _HEADS | _LATENT | {"first_k_dense_replace": 1, "n_group": 2, "topk_group": 1}),
     "ernie4_5_moe": ("moe_num_experts", _HEADS),
     "glm4_moe": ("n_routed_experts", _ATTENTION | {"first_k_dense_replace": 1}),
@@ -199,19 +194,19 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
         _HEADS | _LATENT | {"ffn_hidden_size": 48, "num_layers": 2, "expert_ffn_hidden_size": 32, "head_dim": 8},
     ),  # experts without weights have room in one of the two
     "minimax": ("num_local_experts", _ATTENTION),
-    "qwen3_moe": ("num_experts", _ATTENTION),
+    "qwen3_moe": (("num_experts", "num_local_experts"), _ATTENTION),
 }
-"""Architectures beside those of the package: the key of E in their config, and what makes them tiny."""
+"""Architectures beside those of the package: the keys of E in their config, and what makes them tiny."""
 
 
-@pytest.mark.parametrize("model_type", list(OTHERS))
+@pytest.mark.parametrize("model_type", [name for name in OTHERS if name not in families()])
 def test_other_architectures_need_no_names(
     tmp_path: Path, ids: Any, monkeypatch: pytest.MonkeyPatch, model_type: str
 ) -> None:
-    key, settings = OTHERS[model_type]
+    keys, settings = OTHERS[model_type]
     sizes = {"hidden_size": 64, "intermediate_size": 48, "moe_intermediate_size": 32, "num_hidden_layers": 3}
     sizes |= {"vocab_size": 320, "num_experts_per_tok": 2, "max_position_embeddings": 128, "pad_token_id": 0}
-    config = transformers.AutoConfig.for_model(model_type, **(sizes | settings | {key: 8}))
+    config = transformers.AutoConfig.for_model(model_type, **(sizes | settings | {names_of(keys)[0]: 8}))
     torch.manual_seed(3)
     original = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     with torch.no_grad():
@@ -222,7 +217,7 @@ def test_other_architectures_need_no_names(
     original.save_pretrained(tmp_path)
     fused = [name for name, p in original.named_parameters() if p.ndim == 3 and "conv" not in name]
     layers = sorted({int(name.split(".")[2]) for name in fused})
-    family = Family(model_type, (model_type,), (), key, "", layers=lambda _: layers)
+    family = Family(model_type, (model_type,), (), keys, "", layers=lambda _: layers)
     monkeypatch.setitem(families(), model_type, family)
     model, _ = load(tmp_path)
     taken, full = expert_bytes(model, family)
@@ -264,13 +259,13 @@ class Count:
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
-@pytest.mark.parametrize("model_type", ["mixtral", "jetmoe"])
+@pytest.mark.parametrize("model_type", list(CONFIGS))
 def test_a_forward_dequantises_every_weight_once(
     tmp_path: Path, ids: Any, model_type: str, implementation: str
 ) -> None:
     random_checkpoint(tmp_path, model_type)
     model, family = load(tmp_path)
-    if model_type == "mixtral":  # JetMoE has one implementation, which takes expert after expert
+    if model._can_set_experts_implementation():  # others have one, which takes expert after expert
         model.set_experts_implementation(implementation)
     count = Count(model)
     for forwards in (1, 2):

@@ -19,7 +19,7 @@ from routing_reference import validate
 from mlx_moebench.cli import main
 from mlx_moebench.data.importers import formats, importer
 from mlx_moebench.pair.storage import read_report
-from mlx_moebench.routing import METRICS, RoutingStats
+from mlx_moebench.routing import METRICS, RoutingStats, Sums, compute
 
 TOKENS = 600
 
@@ -98,8 +98,12 @@ def test_what_counts_do_not_give_is_null_with_the_reason(files: tuple[Path, Path
     imports(*OLMOE, files[0], "--output", tmp_path / "out.json")
     report = read_report(tmp_path / "out.json")
     validate(report)
-    given = {"load_entropy", "load_entropy_bias", "eae", "top_share_token", "top_share_selection", "top_load_ratio"}
-    given |= {"max_violation", "gini", "cv", "n_eff", "n90", "dead_experts", "dead_experts_expected", "load_gap"}
+    counted = {"load_entropy", "load_entropy_bias", "eae", "top_share_token", "top_share_selection", "top_load_ratio"}
+    counted |= {"max_violation", "gini", "cv", "n_eff", "n90", "dead_experts", "dead_experts_expected", "load_gap"}
+    counts_alone = compute(Sums.from_counts([3.0, 2.0, 1.0, 0.0], 3.0, top_k=2))
+    given = {name for name, value in counts_alone.items() if np.isfinite(value)}
+    assert counted <= given
+    assert not {"mean_entropy", "top_share_top1", "margin_prob", "adjacent_overlap"} & given
     router = report["routers"][0]
     for name in METRICS:
         if name in given:

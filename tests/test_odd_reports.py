@@ -64,7 +64,7 @@ def run(*arguments: Any) -> Result:
         ({"schema_version": "9"}, "schema version 9"),
         ({"routers": []}, "holds no router"),
         ({"routers.1.selection_counts": [1, 2]}, "layer 1 has 8 experts, and counts of 2"),
-        ({"settings": {"tau": 0.4}}, "lacks 'collapse_on', 'ci'"),
+        ({"settings": {"tau": 0.4}}, "missing required field `collapse_on`"),
     ],
 )
 def test_a_report_that_cannot_be_shown_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:

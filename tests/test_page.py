@@ -182,7 +182,7 @@ def test_a_training_is_its_log_and_the_routing_before_and_after(tmp_path: Path) 
         (
             "old.json",
             '{"routers": [{"layer": 0}], "summary": {}, "data": {}, "model": {}, "settings": {}}',
-            "it lacks 'moe_layer'",
+            "damaged or from another version",
         ),
         ("u.json", '{"mean_loss": 1, "n_pairs": 2}', "it lacks 'model'"),
         ("profile.json", '{"models": [{}], "settings": {}}', "it lacks 'name'"),

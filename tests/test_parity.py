@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_rows import CONFIGS, ROWS
+from family_rows import BY_TYPE, CONFIGS, ROWS
 from mlx_lm.utils import load_model
 from transformers_models import random_transformers, torch
 
 from mlx_moebench import load
 from mlx_moebench.errors import ModelLoadError
+from mlx_moebench.families import families
 from mlx_moebench.instrument import capture
+from torch_fallback.caches import cache_argument, returned_cache
 
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn  # isort: skip
@@ -24,9 +26,6 @@ from mlx_lm.models.cache import make_prompt_cache  # isort: skip
 NEAR_TIE = 1e-6
 TOLERANCE = 1e-5
 PROMPT = 11  # tokens of a row that fill the cache in one forward; the rest follow one by one
-
-# transformers' own router modules of a block, in running order.
-ROUTERS = {"jetmoe": ("self_attention.experts.router", "mlp.router")}
 
 # What mlx-lm is known to compute differently, and why. The test below proves that it still does.
 EXPECTED_DIFFERENCES = {
@@ -46,15 +45,18 @@ def ids() -> np.ndarray:
 
 
 def watch_routers(model: Any, model_type: str) -> list[Routed]:
-    """The list to which every later forward of a transformers model adds each router, in running order."""
+    """The list to which every later forward of a transformers model adds each router, in running order.
+
+    Read here once more, without the code of `torch_fallback.capture`: a hook for every form of a router's output.
+    """
     routed: list[Routed] = []
 
-    def of_topk(_module: Any, _inputs: Any, output: Any) -> None:
+    def logits_weights_indices(_module: Any, _inputs: Any, output: Any) -> None:
         logits, weights, indices = output
         assert not np.allclose(logits.sum(-1), 1), "router_logits were already softmaxed"
         routed.append((logits.numpy(), indices.numpy(), weights.numpy()))
 
-    def of_jetmoe(module: Any, _inputs: Any, output: Any) -> None:
+    def sorted_by_expert(module: Any, _inputs: Any, output: Any) -> None:
         # Selections come sorted by expert: which selection each is, and how many every expert got.
         order, _rows, gates, counts, logits = output
         shape = (len(logits), module.top_k)
@@ -63,9 +65,10 @@ def watch_routers(model: Any, model_type: str) -> list[Routed]:
         weights.flat[order.numpy()] = gates.numpy()
         routed.append((logits.numpy(), indices, weights))
 
-    for layer in model.model.layers:
-        for path in ROUTERS.get(model_type, ("mlp.gate",)):
-            layer.get_submodule(path).register_forward_hook(of_jetmoe if model_type in ROUTERS else of_topk)
+    hooks = {hook.__name__: hook for hook in (logits_weights_indices, sorted_by_expert)}
+    for layer, _, router, *_ in BY_TYPE[model_type].specs:
+        form = families()[model_type].form(router)
+        model.model.layers[layer].get_submodule(form.torch_gate).register_forward_hook(hooks[form.torch_output])
     return routed
 
 
@@ -113,8 +116,7 @@ def assert_same_choice(ours: list[Routed], theirs: list[Routed]) -> None:
 @pytest.mark.usefixtures("cpu")
 @pytest.mark.parametrize(
     ("model_type", "config"),
-    [(row.model_type, {}) for row in ROWS]
-    + [("olmoe", {"norm_topk_prob": True}), ("jetmoe", {"num_experts_per_tok": 1})],
+    [(row.model_type, changed) for row in ROWS for changed in ({}, *row.variants)],
     ids=str,
 )
 def test_routing_and_logits(tmp_path: Path, ids: np.ndarray, model_type: str, config: dict[str, Any]) -> None:
@@ -139,8 +141,8 @@ def test_logits_with_a_cache(tmp_path: Path, ids: np.ndarray, model_type: str) -
     cache, expected, logits, past = make_prompt_cache(model), [], [], None
     for part in np.split(ids, range(PROMPT, ids.shape[1]), axis=1):
         with torch.no_grad():
-            output = theirs(torch.tensor(part), use_cache=True, past_key_values=past)
-        past = output.past_key_values
+            output = theirs(torch.tensor(part), use_cache=True, **{cache_argument(theirs): past})
+        past = returned_cache(output)
         expected.append(output.logits.numpy())
         logits.append(np.array(model(mx.array(part), cache=cache)))
     np.testing.assert_allclose(np.hstack(logits), np.hstack(expected), atol=TOLERANCE, rtol=0)
@@ -148,8 +150,9 @@ def test_logits_with_a_cache(tmp_path: Path, ids: np.ndarray, model_type: str) -
 
 
 @pytest.mark.usefixtures("cpu")
-def test_gradients_of_our_own_port(tmp_path: Path, ids: np.ndarray) -> None:
-    theirs = random_transformers(tmp_path, "jetmoe")
+@pytest.mark.parametrize("model_type", [name for name, family in families().items() if family.port])
+def test_gradients_of_our_own_port(tmp_path: Path, ids: np.ndarray, model_type: str) -> None:
+    theirs = random_transformers(tmp_path, model_type)
     (theirs(torch.tensor(ids), use_cache=False).logits ** 2).mean().backward()
     model, _ = load(tmp_path)
     _, gradients = nn.value_and_grad(model, lambda m: (m(mx.array(ids)) ** 2).mean())(model)
@@ -184,17 +187,13 @@ def test_expected_differences_are_still_there(tmp_path: Path, ids: np.ndarray, m
 
 @pytest.mark.usefixtures("cpu")
 @pytest.mark.parametrize(
-    ("model_type", "setting", "value"),
-    [
-        ("olmoe", "clip_qkv", 0.5),
-        ("olmoe", "hidden_act", "gelu"),
-        ("mixtral", "sliding_window", 8),
-        ("mixtral", "rope_parameters", {"rope_theta": 700.0, "rope_type": "linear", "factor": 2.0}),
-    ],
+    ("model_type", "setting", "value"), [(row.model_type, *item) for row in ROWS for item in row.refused.items()]
 )
 def test_what_mlx_lm_would_compute_otherwise_is_refused(
-    tmp_path: Path, model_type: str, setting: str, value: object
+    tmp_path: Path, model_type: str, setting: str, value: Any
 ) -> None:
+    if setting == "rope_scaling":  # as transformers 5 calls it
+        setting, value = "rope_parameters", value | {"rope_theta": 700.0}
     random_transformers(tmp_path, model_type, **{setting: value})
     with pytest.raises(ModelLoadError, match="numbers would be those of another model"):
         load(tmp_path)

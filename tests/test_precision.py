@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import build_tiny, save_checkpoint
-from family_rows import CONFIGS, ROWS, Row
+from family_rows import BY_TYPE, CONFIGS, ROWS, Row
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
@@ -30,6 +30,7 @@ import mlx.core as mx  # isort: skip
 import mlx.nn as nn  # isort: skip
 import mlx_lm  # isort: skip
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten  # isort: skip
+from mlx_lm.models.switch_layers import SwitchLinear  # isort: skip
 from mlx_lm.tuner.utils import linear_to_lora_layers  # isort: skip
 from mlx_lm.utils import load_adapters, load_model  # isort: skip
 from mlx_lm.utils import save as mlx_lm_save  # isort: skip
@@ -50,12 +51,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def gates(model: nn.Module) -> list[nn.Module]:
     """The modules that hold the routers' weights."""
-    forms = families()[model.model_type].routers
-    return [stored_weight(module_at(layer, form.gate)) for layer in model.layers for form in forms]
+    form = families()[model.model_type].form
+    return [stored_weight(module_at(model.layers[s.layer], form(s.router).gate)) for s in routers_of(model)]
 
 
 def expert_weights(model: nn.Module) -> list[nn.Module]:
-    blocks = [module_at(layer, form.experts) for layer in model.layers for form in families()[model.model_type].routers]
+    form = families()[model.model_type].form
+    blocks = [module_at(model.layers[s.layer], form(s.router).experts) for s in routers_of(model)]
     return [module for block in blocks for module in block.modules() if "weight" in module]
 
 
@@ -66,9 +68,8 @@ def counts(model: nn.Module) -> list[list[int]]:
     return [router["selection_counts"] for router in stats.report()["routers"]]
 
 
-def check(found: list[list[int]], row: Row) -> None:
-    per_layer = [top_k for _, _, top_k in row.routers]
-    assert [sum(c) for c in found] == [10 * top_k for top_k in per_layer] * 3
+def check(selections: list[list[int]], row: Row) -> None:
+    assert [sum(c) for c in selections] == [10 * top_k for *_, top_k in row.specs]
 
 
 # -- quantising on load --------------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def test_router_bits_can_be_chosen(folders: dict[str, Path], row: Row) -> None:
     low = load(folder, bits=4, router_bits=4)[0]
     assert {gate.bits for gate in gates(low)} == {4}
     (warning,) = attach(low).model["warnings"]
-    n = 3 * len(row.routers)
+    n = len(row.specs)
     assert warning.startswith(f"{n} of {n} routers have weights of 4 bit, which changes what they choose")
     check(counts(low), row)
     left = load(folder, bits=4, router_bits=16)[0]
@@ -223,12 +224,16 @@ def test_quantised_experts_may_compute_in_bfloat16(tiny_checkpoint: Path) -> Non
 
 # -- adapters ------------------------------------------------------------------------------------------------------
 
-KEYS = {
-    "olmoe": ["mlp.gate", "self_attn.q_proj", "mlp.switch_mlp.up_proj"],
-    "mixtral": ["block_sparse_moe.gate", "self_attn.v_proj"],
-    "qwen2_moe": ["mlp.gate", "mlp.shared_expert.up_proj"],
-    "jetmoe": ["mlp.router", "self_attention.router", "mlp.experts.output_linear"],
-}
+
+def adapter_keys(model_type: str, *, experts: bool = True) -> list[str]:
+    """What an adapter changes in a block: every gate, the first and last linear layer beside them, and an expert's."""
+    block = build_tiny(model_type=model_type).layers[BY_TYPE[model_type].layers[-1]]
+    keys = {form.gate for form in families()[model_type].routers}
+    linear, switched = (
+        sorted(name for name, module in block.named_modules() if isinstance(module, kind) and name not in keys)
+        for kind in (nn.Linear, SwitchLinear)
+    )
+    return sorted({*keys, linear[0], linear[-1], *switched[: 1 if experts else 0]})
 
 
 def write_adapter(folder: Path, model_type: str = "olmoe", kind: str = "lora", **config: Any) -> Path:
@@ -238,7 +243,7 @@ def write_adapter(folder: Path, model_type: str = "olmoe", kind: str = "lora", *
     config = {
         "fine_tune_type": kind,
         "num_layers": 3,
-        "lora_parameters": {"rank": 4, "scale": 6.0, "dropout": 0.5, "keys": KEYS[model_type]},
+        "lora_parameters": {"rank": 4, "scale": 6.0, "dropout": 0.5, "keys": adapter_keys(model_type)},
     } | config
     model.freeze()
     if kind == "full":
@@ -380,7 +385,7 @@ def of_fewer_layers(adapter: Path) -> None:
 
 
 def of_another_rank(adapter: Path) -> None:
-    set_config(adapter, lora_parameters={"rank": 8, "scale": 6.0, "dropout": 0.5, "keys": KEYS["olmoe"]})
+    set_config(adapter, lora_parameters={"rank": 8, "scale": 6.0, "dropout": 0.5, "keys": adapter_keys("olmoe")})
 
 
 def of_another_model(adapter: Path) -> None:
@@ -443,7 +448,7 @@ def test_different_precision_is_never_merged(folders: dict[str, Path], tmp_path:
         return analyze(load_checkpoint(folders["olmoe"], **precision), text)
 
     parts = [measure(), measure(bits=4), measure(bits=8), measure(bits=4, router_bits=4), measure(adapter_path=adapter)]
-    set_config(adapter, lora_parameters={"rank": 4, "scale": 5.0, "dropout": 0.5, "keys": KEYS["olmoe"]})
+    set_config(adapter, lora_parameters={"rank": 4, "scale": 5.0, "dropout": 0.5, "keys": adapter_keys("olmoe")})
     parts.append(measure(adapter_path=adapter))  # the same weights, multiplied otherwise
     for i, a in enumerate(parts):
         for b in parts[i + 1 :]:

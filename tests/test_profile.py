@@ -16,7 +16,7 @@ from referencing import Registry, Resource
 from routing_reference import SCHEMA, make_stats
 
 from mlx_moebench import analyze, profile
-from mlx_moebench.analysis.profile import domain_names, model_names, planned_pairs
+from mlx_moebench.analysis.profile import domain_names, model_names, planned
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
 from mlx_moebench.measure.on_mlx import MLX
@@ -250,14 +250,14 @@ def test_names() -> None:
 
 
 def test_no_two_pairs_at_one_place(tmp_path: Path) -> None:
-    planned = planned_pairs(["..", None], ["文件.txt", "数学.txt", "a b"], tmp_path)
-    places = {path.relative_to(tmp_path) for path in planned.values() if path}
+    pairs = planned(["..", None], ["文件.txt", "数学.txt", "a b"], tmp_path).pairs
+    places = {path.relative_to(tmp_path) for path in pairs.values() if path}
     names = ("文件", "数学", "a-b")
     assert places == {Path(model, f"{name}.json") for model in ("-", "moebench-nano") for name in names}
     for one, other in (("a b.txt", "a-b=code"), ("A=math", "a=code")):
         with pytest.raises(MoebenchError, match="would both be written to"):
-            planned_pairs([None], [one, other], tmp_path)
-        assert len(planned_pairs([None], [one, other], None)) == 2
+            planned([None], [one, other], tmp_path)
+        assert len(planned([None], [one, other], None).pairs) == 2
 
 
 def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

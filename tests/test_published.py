@@ -23,12 +23,12 @@ from published import (
     read_published,
     weights_gb,
 )
-from routing_reference import make_stats
+from routing_reference import ENVIRONMENT, make_stats
 
 from mlx_moebench.analysis.overlap import selection_overlap
 from mlx_moebench.errors import DataError, TraceError
+from mlx_moebench.options import COLLAPSE_SHARES
 from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
-from mlx_moebench.routing.stats import SHARES
 
 ROOT = Path(__file__).parents[1]
 PLAN = Plan(resamples=100)
@@ -55,9 +55,9 @@ def share(value: float) -> dict[str, float]:
 
 
 def test_82_percent_of_olmoe_is_no_share_of_selections_and_19_of_jetmoe_none_of_tokens() -> None:
-    assert possible_names(SHARES, share(0.82), 64, 8) == ["top_share_token", "top_share_top1"]
-    assert possible_names(SHARES, share(0.19), 8, 2) == ["top_share_selection", "top_share_top1"]
-    assert possible_names(SHARES, share(0.16), 60, 4) == list(SHARES)
+    assert possible_names(COLLAPSE_SHARES, share(0.82), 64, 8) == ["top_share_token", "top_share_top1"]
+    assert possible_names(COLLAPSE_SHARES, share(0.19), 8, 2) == ["top_share_selection", "top_share_top1"]
+    assert possible_names(COLLAPSE_SHARES, share(0.16), 60, 4) == list(COLLAPSE_SHARES)
     assert possible("top_share_selection", share(0.82), 64, 8) == "it is at most 0.125 with top-8 of 64"
     assert possible("top_share_token", share(0.19), 8, 2) == "it is at least 0.25 with top-2 of 8"
     assert possible("top_share_selection", share(0.129), 64, 8) is None  # 12.5%, rounded up
@@ -100,7 +100,7 @@ def test_a_measured_figure_is_reproduced_and_another_differs() -> None:
 def test_the_share_that_decides_collapse_is_the_one_held_against() -> None:
     stats = make_stats(range(40), tau=0.30)
     entries = {e["quantity"]: e for e in held_against(row(collapsed_fraction=1.0), stats, PLAN)}
-    for name in SHARES:
+    for name in COLLAPSE_SHARES:
         above = [stats.values(number)[name] > 0.30 for number in range(len(stats.specs))]
         assert entries[name]["value"] == np.mean(above)
     assert stats.collapse_on == "top_share_token"  # the caller's statistics are left as they were
@@ -166,7 +166,9 @@ def test_cells() -> None:
 
 
 def test_update_leaderboard_writes_the_page(tmp_path: Path) -> None:
-    make_stats(range(12), environment={"command": "mlx-moebench analyze"}).save(tmp_path / "routing_stats_x.json", PLAN)
+    make_stats(range(12), environment=ENVIRONMENT | {"command": "mlx-moebench analyze"}).save(
+        tmp_path / "routing_stats_x.json", PLAN
+    )
     run("update_leaderboard.py", "--results", tmp_path)
     text = (tmp_path / "ROUTING_PROFILE_TABLE.md").read_text()
     assert "1. `mlx-moebench analyze`" in text

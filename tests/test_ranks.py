@@ -9,7 +9,8 @@ import pytest
 from rank_simulation import CASES, coverage
 from scipy.stats import spearmanr
 
-from mlx_moebench.routing.intervals.bootstrap import Plan, ratio_intervals
+from mlx_moebench.options import Plan
+from mlx_moebench.routing.intervals.bootstrap import ratio_intervals
 from mlx_moebench.routing.intervals.ranks import calibration, rank_correlations, spearman
 
 PLAN = Plan(resamples=400)

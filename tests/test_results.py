@@ -138,7 +138,7 @@ def test_reports_are_computed_again_from_their_sums(pair: Path) -> None:
     kept = json.loads(pair.read_text())
     again: Any = RoutingStats.load(pair).report(plan_of(kept))
     assert kept.pop("sums_sha256")
-    assert json.loads(json.dumps(again)).keys() == kept.keys()
+    assert kept.keys() <= again.keys()  # what a later version adds is not in a kept report
     for key in ("model", "data", "settings"):
         assert again[key] == kept[key]
     for of_again, of_kept in zip(again["routers"], kept["routers"], strict=True):
@@ -147,10 +147,10 @@ def test_reports_are_computed_again_from_their_sums(pair: Path) -> None:
 
 
 def assert_close(a: Any, b: Any, where: str) -> None:
-    """Equal JSON values, floats to rounding."""
+    """The values that ``b`` has, equal in ``a``, floats to rounding."""
     if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
+        assert b.keys() <= a.keys(), where
+        for key in b:
             assert_close(a[key], b[key], f"{where}/{key}")
     elif isinstance(a, list):
         assert len(a) == len(b), where

@@ -122,7 +122,7 @@ def test_mistakes(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(MoebenchError, match="bca or percentile"):
         routing_uncertainty(checkpoint, "math", plan=Plan("layer"))
     with pytest.raises(MoebenchError, match="written by analyze"):
-        routing_uncertainty(checkpoint, "math", trace=tmp_path / "t")
+        routing_uncertainty(checkpoint, "math", output=tmp_path / "x.json", trace=tmp_path / "t")
     broken = load_checkpoint(None)
     norm = broken.model.model.norm
     norm.weight = norm.weight * float("nan")  # the routers are well, the output is not
@@ -131,7 +131,7 @@ def test_mistakes(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["uncertainty", "--max-samples", "12", "--max-length", "24", "--resamples", "200", "--quiet"]
+    arguments = ["loss", "--max-samples", "12", "--max-length", "24", "--resamples", "200", "--quiet"]
     main([*arguments, "--output", str(tmp_path / "u.json"), "--plot", str(tmp_path / "u.svg")])
     shown = capsys.readouterr().out
     assert "rho, entropy" in shown
@@ -145,15 +145,15 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         del found["environment"]
     assert again == report
     with pytest.raises(SystemExit) as stop:
-        main(["uncertainty", "--plot", str(tmp_path / "u.jpg")])
+        main(["loss", "--plot", str(tmp_path / "u.jpg")])
     assert stop.value.code == 1
     assert ".png, .svg or .pdf" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main(["uncertainty", "--output", str(tmp_path)])
+        main(["loss", "--output", str(tmp_path)])
     assert "it is a folder" in capsys.readouterr().err
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(SystemExit):
-        main(["uncertainty", "--output", str(tmp_path / "other.json")])
+        main(["loss", "--output", str(tmp_path / "other.json")])
     assert "exists and holds no report of uncertainty" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["uncertainty", "--ci", "layer"])  # the help offers nothing that is then refused

@@ -15,6 +15,7 @@ import pytest
 from routing_reference import SCHEMA, assert_same, make_stats, random_routing, validate
 
 from mlx_moebench.errors import MoebenchError, RoutingError, StatsError
+from mlx_moebench.pair.format import FILES, FOLDER, schema_text
 from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats, tally
 
 PLAN = Plan(resamples=200)
@@ -161,7 +162,7 @@ def test_schema_is_a_schema_and_describes_every_field() -> None:
                 walk(value, path)
 
     walk(SCHEMA, "")
-    described = SCHEMA["$defs"]["router"]["properties"]
+    described = SCHEMA["$defs"]["Router"]["properties"]
     assert set(METRICS) <= set(described)
     assert all("description" in described[name] for name in METRICS)
 
@@ -349,3 +350,24 @@ print(intervals([sums], np.zeros(12), routing.Plan(resamples=100)).routers[0]["t
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "0.5"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_schemas_are_made_from_the_classes(name: str) -> None:
+    text = (FOLDER / f"{name}.schema.json").read_text(encoding="utf-8")
+    assert text == schema_text(name), "run python scripts/make_schemas.py"
+
+
+def test_the_band_of_every_expert_is_in_the_report() -> None:
+    stats = make_stats(range(12))
+    report = stats.report(PLAN)
+    for number, router in enumerate(report["routers"]):
+        band, total = router["token_share"], stats.totals(number)
+        shares = total.counts / total.n_tokens
+        assert all(low <= share <= high for low, share, high in zip(band["low"], shares, band["high"], strict=True))
+        busiest = router["ci"]["top_share_token"]
+        assert max(band["high"]) == pytest.approx(min(busiest["high"], 1))
+        assert min(band["low"]) >= 0
+    few = make_stats(range(3)).report(PLAN)["routers"][0]["token_share"]
+    assert few["low"] is few["high"] is None
+    assert "too few" in few["reason"]

@@ -217,3 +217,10 @@ def test_facts_that_no_measurement_writes_are_refused(tmp_path: Path, change: di
     save_file(load_file(path), path, {key: json.dumps(json.loads(facts) | change)})
     with pytest.raises(StatsError, match="damaged"):
         RoutingStats.load(path)
+
+
+def test_statistics_made_by_hand_are_read_again(tmp_path: Path) -> None:
+    """Nobody has to know the provenance of numbers to save and read them."""
+    stats = make_stats(range(12), model={"id": "mine"}, environment={})
+    stats.save(tmp_path / "x", PLAN)
+    assert read_report(tmp_path / "x")["model"]["id"] == "mine"

@@ -63,7 +63,7 @@ def test_mlx_torch_and_numpy_agree_on_every_family(row: Any, tmp_path: Path) -> 
     assert [(pair.a, pair.b) for pair in pairs] == [("mlx", "torch"), ("mlx", "numpy")]
     assert stats.n_tokens > 200
     for pair in pairs:
-        assert len(pair.routers) == 3 * len(row.routers)
+        assert len(pair.routers) == len(row.specs)
         for router in pair.routers:
             assert router.moved <= router.other == router.ties <= MOST_TIES * router.n_tokens, router.choices
             assert max(router.differences.values()) <= TOLERANCE
@@ -393,14 +393,12 @@ def test_facts_are_those_of_mlx(nano: Any) -> None:
 
 
 @pytest.mark.usefixtures("cpu")
-@pytest.mark.parametrize("model_type", ["olmoe", "mixtral", "qwen2_moe", "jetmoe"])
+@pytest.mark.parametrize("model_type", list(CONFIGS))
 def test_adapters_of_mlx_lm_are_merged(tmp_path: Path, model_type: str) -> None:
     pytest.importorskip("mlx.core", reason="MLX is not installed")
-    from test_precision import KEYS, write_adapter
+    from test_precision import adapter_keys, write_adapter
 
-    linear = [key for key in KEYS[model_type] if "switch" not in key and "experts" not in key]
-    if model_type == "jetmoe":
-        linear = ["self_attention.kv_proj"]
+    linear = adapter_keys(model_type, experts=False)
     parameters = {"rank": 4, "scale": 6.0, "dropout": 0.0, "keys": linear}
     random_transformers(tmp_path / "model", model_type)
     write_adapter(tmp_path / "adapter", model_type, lora_parameters=parameters)

@@ -37,12 +37,13 @@ class Adapted(torch.nn.Module):
         return self.base_model(ids)
 
 
-@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")  # the name that older versions know
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_blocks_that_gradient_checkpointing_runs_again_do_not_count(tmp_path: Path, reentrant: bool, ids: Any) -> None:
     model = random_transformers(tmp_path, "mixtral")
     model.train()
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    newer = hasattr(model, "activation_checkpointing_enable")  # which deprecates the other name
+    enable = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
     with torch_fallback.attach(model) as stats:
         for _ in range(2):
             model(ids, labels=ids, use_cache=False).loss.backward()

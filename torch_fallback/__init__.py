@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mlx_moebench.errors import MissingExtraError
+from mlx_moebench.errors import MissingExtraError, missing_package, renamed
 
 if TYPE_CHECKING:
     from .live import attach
@@ -21,7 +21,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return getattr(import_module(_HOME[name], __name__), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("torch", "transformers"):
+    except ImportError as error:
+        if (other := renamed(error)) is not None:
+            raise other from error
+        if missing_package(error) not in ("torch", "transformers"):
             raise
         raise MissingExtraError("The backend torch", "torch") from error

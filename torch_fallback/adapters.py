@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from safetensors.torch import load_file
 from mlx_moebench.checkpoints.adapters import WEIGHTS, Adapter
 from mlx_moebench.errors import ModelLoadError
 
-_RENAMED = (("block_sparse_moe.", "mlp."),)
-"""Parts of mlx-lm's names that transformers calls otherwise."""
+from .capture import locate
+
+_IN_BLOCK = re.compile(r"\blayers\.(\d+)\.(.+)")
 
 
 def merge_adapter(model: Any, adapter: Adapter, name: str) -> None:
@@ -27,6 +29,8 @@ def merge_adapter(model: Any, adapter: Adapter, name: str) -> None:
         )
     arrays = load_file(adapter.path / WEIGHTS)
     parameters = dict(model.named_parameters())
+    # Routers have other names here, which the family knows; whatever else has one weight has it under mlx-lm's name.
+    gates = {(router.spec.layer, router.form.gate): next(router.gate.parameters()) for router in locate(model)}
     changes = []
     for key in sorted(arrays):
         path, _, kind = key.rpartition(".")
@@ -34,10 +38,9 @@ def merge_adapter(model: Any, adapter: Adapter, name: str) -> None:
             continue
         if kind != "lora_a" or f"{path}.lora_b" not in arrays:
             raise ModelLoadError(f"{adapter.path / WEIGHTS} holds {key}, which is no half of a LoRA pair.")
-        theirs = path
-        for ours, other in _RENAMED:
-            theirs = theirs.replace(ours, other)
-        weight = parameters.get(f"{theirs}.weight")
+        place = _IN_BLOCK.search(path)
+        gate = gates.get((int(place[1]), place[2])) if place else None
+        weight = parameters.get(f"{path}.weight") if gate is None else gate
         a, b = arrays[key].float(), arrays[f"{path}.lora_b"].float()
         if weight is None or a.ndim != 2 or tuple(weight.shape) != (b.shape[-1], a.shape[0]):
             raise ModelLoadError(

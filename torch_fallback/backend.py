@@ -13,14 +13,16 @@ import torch
 
 from mlx_moebench.checkpoints import Checkpoint
 from mlx_moebench.data import Batch
-from mlx_moebench.measure.backends import Step
+from mlx_moebench.errors import needed
 from mlx_moebench.measure.facts import loaded_facts
+from mlx_moebench.options import Loading, Step
 from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
 from mlx_moebench.routing.stats import RoutingStats
 
 from . import ranks
-from .capture import config_of
+from .caches import cache_argument, returned_cache
+from .capture import config_of, transformers_model
 from .environment import chosen_device, environment
 from .live import TorchRoutingStats, model_facts
 from .loading import load_checkpoint
@@ -39,10 +41,8 @@ class Torch:
         self._device = chosen_device(name)
         return "cpu" if self._device.type == "cpu" else "gpu"
 
-    def load(
-        self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step
-    ) -> Checkpoint:
-        return load_checkpoint(model, device=self._device, trust_remote_code=trust_remote_code, step=step, **precision)
+    def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
+        return load_checkpoint(model, loading, device=self._device, step=step)
 
     def config(self, model: Any) -> dict[str, Any]:
         return config_of(model)
@@ -60,7 +60,7 @@ class Torch:
         model = checkpoint.model if logits else checkpoint.model.base_model
         with torch.inference_mode(), _evaluating(checkpoint.model):
             output = model(input_ids=_ids(checkpoint.model, batch.ids), use_cache=False)
-        return output.logits if logits else None
+        return _logits(output) if logits else None
 
     def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> npt.NDArray[Any]:
         """As mlx-lm does: every token that is made is run through the model, the last one and an end of text, too."""
@@ -68,13 +68,14 @@ class Torch:
         ends = _ends(model, checkpoint.tokenizer)
         ids = batch.ids[:1, : int(batch.mask[0].sum())]
         made: list[int] = []
+        name = cache_argument(transformers_model(model))
         described = stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]])
         with torch.inference_mode(), _evaluating(model), described:
             output = model(input_ids=_ids(model, ids), use_cache=True)
             while len(made) < max_tokens and not (made and made[-1] in ends):
-                made.append(int(output.logits[0, -1].argmax()))
+                made.append(int(_logits(output)[0, -1].argmax()))
                 step = _ids(model, np.array([made[-1:]]))
-                output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
+                output = model(input_ids=step, use_cache=True, **{name: returned_cache(output)})
         return np.concatenate([ids, np.array([made], dtype=ids.dtype)], axis=1)
 
     def ranks(self) -> tuple[int, int] | None:
@@ -105,10 +106,20 @@ def _ids(model: Any, ids: npt.NDArray[Any]) -> torch.Tensor:
     return torch.as_tensor(ids, dtype=torch.long, device="cpu" if device.type == "meta" else device)
 
 
+def _logits(output: Any) -> torch.Tensor:
+    found: torch.Tensor = needed(output, "logits", "transformers", "the model's predictions are read from")
+    return found
+
+
 def _ends(model: Any, tokenizer: Any) -> set[int]:
     """Ids that end a text: as in mlx-lm those of generation_config.json, else the config's, else the tokenizer's."""
-    configs = (getattr(model, "generation_config", None), model.config, tokenizer)
-    named = next((ends for c in configs if (ends := getattr(c, "eos_token_id", None)) is not None), None)
+    why = "says where a text ends"
+    generation = needed(transformers_model(model), "generation_config", "transformers", why)
+    named = None if generation is None else needed(generation, "eos_token_id", "transformers", why)
+    if named is None:
+        named = getattr(model.config, "eos_token_id", None)  # not every config has one
+    if named is None:
+        named = needed(tokenizer, "eos_token_id", "transformers", why)
     return set(named if isinstance(named, list) else [named]) - {None}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -10,12 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo import OptimizedModule
 from transformers import PreTrainedModel
 
-from mlx_moebench.errors import RoutingError, UnsupportedModelError
+from mlx_moebench.errors import RenamedError, RoutingError, UnsupportedModelError, needed
 from mlx_moebench.families import GUIDE, RouterForm, family_for
 from mlx_moebench.families.base import module_at
 from mlx_moebench.routing.record import RouterSpec
+
+from .caches import cache_among, parameters, unknown_cache
 
 Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]], None]
 """``sink(number, logits [T, E], indices [T, K], weights [T, K], shape)``: the router's number in running order, what
@@ -35,7 +37,9 @@ def _logits_weights_indices(gate: Any, output: Any) -> Said:
 
 
 def _sorted_by_expert(gate: Any, output: Any) -> Said:
-    """JetMoE's router returns its selections sorted by expert: which each is, its weight, and how many each got."""
+    """Routers that return selections sorted by expert: which each is, its weight, and how many each expert got."""
+    if not isinstance(output, tuple) or len(output) != 5:
+        raise RenamedError("transformers", f"five outputs of {type(gate).__name__}", "the hooks read")
     order, _, sorted_weights, counts, logits = output
     n_experts, top_k = logits.shape[-1], len(order) // len(logits)
     sizes = torch.as_tensor(counts, device=order.device)
@@ -78,12 +82,15 @@ def transformers_model(model: Any) -> Any:
             "DataParallel runs copies of a model at the same time, of which hooks cannot tell one forward from "
             "another; give the model inside (.module), and several GPUs by device_map='auto' or torchrun."
         )
-    if any("_orig_mod" in m._modules or getattr(m, "_compiled_call_impl", None) is not None for m in modules):
+    if any(isinstance(m, OptimizedModule) or needed(m, *_COMPILED) is not None for m in modules):
         raise UnsupportedModelError(
             "This model is compiled, and what torch.compile made before may run past hooks without a word; measure "
             "the model that is not compiled, or compile it after attach."
         )
     return found
+
+
+_COMPILED = ("_compiled_call_impl", "torch", "tells that a module is compiled")
 
 
 def config_of(model: Any) -> dict[str, Any]:
@@ -127,20 +134,26 @@ class Capture:
     """Hooks on every router of one model, until ``close``. See `Sink` for what it is told.
 
     Only forwards of the whole model are heard: gradient checkpointing runs blocks once more, on the way back.
-    cache: the KV cache that the running forward was given; None without one. padded: whether it was given an
-    attention mask that leaves positions out. repeated: whether a generation starts with rows that are equal, as beams.
+    cache: the KV cache that the running forward was given; None without one. unknown_cache: the name of an argument
+    that seems to be one, but of a kind that transformers does not have. padded: whether it was given an attention mask
+    that leaves positions out. repeated: whether a generation starts with rows that are equal, as beams.
     """
 
     def __init__(self, model: Any, sink: Sink) -> None:
         self.routers = locate(model)  # raises before anything is touched
         self.cache: Any = None
+        self.unknown_cache: str | None = None
         self.padded = self.repeated = False
         self._shape: tuple[int, ...] = ()
         self._running = False
         self._sink = sink
         layers = layers_of(model)
         inner = transformers_model(model).base_model
-        self._names = list(inspect.signature(type(inner).forward).parameters)[1:]
+        self._names = parameters(inner)
+        for name in ("input_ids", "attention_mask"):
+            if name not in self._names:
+                what = f"argument {name!r} of {type(inner).__name__}.forward"
+                raise RenamedError("transformers", what, "the hooks read")
         self._handles = [
             inner.register_forward_pre_hook(self._begin, with_kwargs=True),
             inner.register_forward_hook(self._end, always_call=True),
@@ -168,7 +181,7 @@ class Capture:
         self._running = True
         given = dict(zip(self._names, args, strict=False)) | dict(kwargs)
         # What the caller gave: the model makes a cache of its own for every forward.
-        self.cache = given.get("past_key_values")
+        self.cache, self.unknown_cache = cache_among(given), unknown_cache(given)
         mask, ids = given.get("attention_mask"), given.get("input_ids")
         self.padded = isinstance(mask, torch.Tensor) and mask.ndim == 2 and not bool(mask.all())
         self.repeated = False
@@ -179,7 +192,11 @@ class Capture:
         self._running = False
 
     def _layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        # By place, for its name is the layer's own: the first argument, however it was given.
+        hidden = args[0] if args else kwargs.get(parameters(layer)[0])
+        if not isinstance(hidden, torch.Tensor):
+            what = f"hidden states as the first argument of {type(layer).__name__}.forward"
+            raise RenamedError("transformers", what, "the hooks read")
         self._shape = tuple(hidden.shape[:-1])
 
     def _hook(self, number: int, form: RouterForm) -> Callable[[nn.Module, Any, Any], None]:

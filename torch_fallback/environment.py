@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mlx_moebench.environment import host_environment, package_version
-from mlx_moebench.errors import MoebenchError, did_you_mean
+from mlx_moebench.errors import MoebenchError, did_you_mean, needed
 
 from . import ranks
 
@@ -19,15 +19,22 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
     device = device or torch.device("cpu")
     blas = "MKL" if torch.backends.mkl.is_available() else "OpenBLAS or other"
     return host_environment() | {
-        "torch": package_version("torch"),
+        "torch": str(torch.__version__),  # it names the build, such as +cu130, which the package's metadata may not
         "transformers": package_version("transformers"),
         "device": "cpu" if device.type == "cpu" else "gpu",
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "blas": f"{blas}, of torch" if device.type == "cpu" else None,
         "threads": torch.get_num_threads(),
         # torch rounds float32 products to TF32 on NVIDIA GPUs only where it is told to.
-        "tf32": str(int(torch.backends.cuda.matmul.allow_tf32)) if device.type == "cuda" else None,
+        "tf32": str(int(_tf32())) if device.type == "cuda" else None,
     }
+
+
+def _tf32() -> bool:
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # since torch 2.9, where asking for allow_tf32 raises if this was set
+        return bool(matmul.fp32_precision == "tf32")
+    return bool(needed(matmul, "allow_tf32", "torch", "says how products are rounded"))
 
 
 def chosen_device(name: str = "auto") -> torch.device:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +18,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from mlx_moebench.errors import MissingExtraError, ModelLoadError
+from mlx_moebench.errors import MissingExtraError, ModelLoadError, needed
 from mlx_moebench.families import Family, family_for
 from mlx_moebench.families.base import count
+from mlx_moebench.options import Step, quiet_step
 
 from .weights import dtypes, layer_of, plan, stored_tensors
 
@@ -30,9 +31,6 @@ MOST = 0.30
 _BLOCK = 64  # weights that share a scale: bitsandbytes' default
 _SLICE = 1 << 20  # weights quantised at a time: on a CPU bitsandbytes needs some 20 bytes for each meanwhile
 _KIND = "nf4"
-
-Step = Callable[[str, int, int], None]
-"""Told what is going on, how much of it is done, and of how much."""
 
 
 class Weight(NamedTuple):
@@ -56,7 +54,7 @@ def load_in_4bit(
     device: torch.device,
     dtype: torch.dtype,
     trust_remote_code: bool = False,
-    step: Step = lambda what, done, total: None,
+    step: Step = quiet_step,
 ) -> nn.Module:
     """The causal language model of ``folder`` in eval mode on ``device``, with its experts and linear layers in 4 bit.
 
@@ -127,7 +125,7 @@ def expert_weights(model: nn.Module, family: Family) -> list[Weight]:
     That is, inside a block: fused parameters [E, ...] of three dimensions; those of two, [E x rows, columns], of a
     module that has "expert" in its path; and the linear layers of a list of E experts.
     """
-    n_experts = _n_experts(model, family)
+    n_experts = count(model.config.to_dict(), family.n_experts)
     listed = {
         id(module)
         for path, experts in model.named_modules()
@@ -144,7 +142,7 @@ def expert_weights(model: nn.Module, family: Family) -> list[Weight]:
     return found
 
 
-_NO_EXPERTS = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, parametrize.ParametrizationList)
+_NO_EXPERTS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, parametrize.ParametrizationList)
 
 
 def _fused(weights: list[Weight], n_experts: int) -> list[Weight]:
@@ -159,15 +157,22 @@ def _fused(weights: list[Weight], n_experts: int) -> list[Weight]:
 def _weights(path: str, module: nn.Module) -> Iterator[Weight]:
     """The parameters that ``module`` itself holds, quantised or not."""
     for name, parameter in module.named_parameters(recurse=False):
-        state = getattr(parameter, "quant_state", None)
+        state = _state(parameter, parameter)
         shape = tuple(parameter.shape if state is None else state.shape)
         yield Weight(module, path, name, shape, parameter.nbytes + _scale_bytes(state))
     if parametrize.is_parametrized(module):
         for name, parametrization in module.parametrizations.items():
-            state = getattr(parametrization[0], "quant_state", None)
             packed = parametrization.original
+            state = _state(parametrization[0], packed)
             shape = tuple(packed.shape if state is None else state.shape)
             yield Weight(module, path, name, shape, packed.nbytes + _scale_bytes(state))
+
+
+def _state(holder: Any, stored: torch.Tensor) -> Any:
+    """What bitsandbytes keeps of a weight that is packed; None for one that is not."""
+    if stored.dtype != torch.uint8:
+        return getattr(holder, "quant_state", None)
+    return needed(holder, "quant_state", "bitsandbytes", "knows the shape of a packed weight")
 
 
 def _scale_bytes(state: Any) -> int:
@@ -180,14 +185,6 @@ def _scale_bytes(state: Any) -> int:
 
 def _size(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
-
-
-def _n_experts(model: nn.Module, family: Family) -> int:
-    """E, also where transformers' config knows the family's key as another name for its own."""
-    for config in (model.config, model.config.get_text_config()):
-        if (found := getattr(config, family.n_experts, None)) is not None:
-            return int(found)
-    return count(model.config.to_dict(), family.n_experts)
 
 
 def _check_unquantised(config: dict[str, Any], folder: Path) -> None:
@@ -234,7 +231,7 @@ def _linear(model: nn.Module, family: Family) -> list[Weight]:
     Whatever gives a number for each expert is a router, also with others beside them (zero or copy experts), and what
     gives just one gates a shared expert: layers of 2 E outputs and fewer stay as they are.
     """
-    n_experts = _n_experts(model, family)
+    n_experts = count(model.config.to_dict(), family.n_experts)
     return [
         weight
         for path, module in model.named_modules()

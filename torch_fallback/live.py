@@ -79,6 +79,14 @@ class TorchRoutingStats(Recorder):
     def cache(self) -> Any:
         return self._capture.cache
 
+    def unrecorded(self) -> str | None:
+        if self._capture.cache is None and (name := self._capture.unknown_cache) is not None:
+            return (
+                f"The model was given a KV cache ({name}) that is none of transformers', and is not recorded: say what "
+                "runs, with stats.batch(prompt_lengths=...)."
+            )
+        return None
+
     def release(self) -> None:
         self._capture.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,14 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 
 from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Found, find, read_adapter, refused_code, shortened
-from mlx_moebench.checkpoints.folder import stored_bits
-from mlx_moebench.errors import MissingExtraError, ModelLoadError, did_you_mean
+from mlx_moebench.checkpoints.folder import fingerprint, stored_bits
+from mlx_moebench.errors import MissingExtraError, ModelLoadError, RenamedError, renamed
 from mlx_moebench.families import Family
-from mlx_moebench.measure.backends import Step
+from mlx_moebench.options import Loading, LoadingChoices, Step, quiet_step, with_choices
 
 from . import ranks
 from .adapters import merge_adapter
@@ -37,22 +38,19 @@ def load(model: str | Path | None = None, **options: Any) -> tuple[Any, Any]:
 
 def load_checkpoint(
     model: str | Path | None = None,
+    loading: Loading | None = None,
     *,
     device: str | torch.device = "cpu",
     device_map: str | Mapping[str, Any] | None = None,
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
     revision: str | None = None,
-    trust_remote_code: bool = False,
-    step: Step = lambda what, done, total: None,
-    **placing: Any,
+    step: Step = quiet_step,
+    **choices: Any,
 ) -> Checkpoint:
     """Load a sparse model: a folder, a hub id, or with None the small model that ships in the package.
 
+    loading: dtype, bits, router_bits, adapter_path and trust_remote_code in one; keywords win over it.
     device: where it computes, a torch device or its name, such as ``auto`` or ``cuda:1``. device_map: for transformers
-    instead, such as ``auto``, with ``placing`` (max_memory, offload_folder); None means ``device``, or ``auto`` where
+    instead, such as ``auto``, with max_memory and offload_folder; None means ``device``, or ``auto`` where
     the weights do not fit into that GPU's free memory.
     dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on the CPU and as stored elsewhere.
     bits: 4 packs every expert and linear layer as NF4 while it is read, layer by layer (see `fourbit`); routers,
@@ -64,19 +62,23 @@ def load_checkpoint(
     cannot have, UnsupportedModelError where it is dense or no family serves it, MoebenchError for a device that is not
     there, MissingExtraError without accelerate.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ModelLoadError(f"There is no dtype {dtype!r}.{did_you_mean(dtype, list(DTYPES))}")
+    names = LoadingChoices.__annotations__
+    placing = {name: value for name, value in choices.items() if name not in names}
     placing |= {} if device_map is None else {"device_map": device_map}
-    _check_bits(bits, router_bits, adapter_path, placing)
+    loading = with_choices(loading, {name: value for name, value in choices.items() if name in names})  # type: ignore[arg-type]
+    _check_bits(loading, placing)
+    bits, dtype, trust_remote_code = loading.bits, loading.dtype, loading.trust_remote_code
     device = chosen_device(device) if isinstance(device, str) else device
-    adapter = None if adapter_path is None else read_adapter(adapter_path)
+    adapter = None if loading.adapter_path is None else read_adapter(loading.adapter_path)
     found = find(model, revision, trust_remote_code, unquantised=bits is not None, check=_check)
     tokenizer = _tokenizer(found, trust_remote_code)
     stored = stored_bits(found.folder)
     wanted = DTYPES[dtype] if dtype else torch.float32 if device.type == "cpu" else None
     if bits == 4:
-        from .fourbit import load_in_4bit
-
+        try:
+            from .fourbit import load_in_4bit
+        except ImportError as error:  # it plans what to read with functions that transformers keeps for itself
+            raise renamed(error) or error from error
         wanted = wanted or torch.bfloat16
         with _quiet():
             network = load_in_4bit(
@@ -91,7 +93,7 @@ def load_checkpoint(
         placing = {"device_map": _map(found, device, wanted, stored)} | placing
         network = _whole(found, wanted, trust_remote_code, placing)
     network.eval()
-    fingerprint = _fingerprint(found, network)
+    printed = fingerprint(found.folder, _router_values(network))
     if adapter is not None:
         merge_adapter(network, adapter, found.name)
     return Checkpoint(
@@ -103,19 +105,20 @@ def load_checkpoint(
         revision=found.revision,
         dtype=str(network.get_input_embeddings().weight.dtype).removeprefix("torch."),
         weight_bits=bits or stored,
-        fingerprint=fingerprint,
+        fingerprint=printed,
         quantised_on_load=bits is not None,
         adapter=adapter.facts if adapter else None,
         backend="torch",
     )
 
 
-def _check_bits(bits: int | None, router_bits: int | None, adapter_path: Any, placing: Mapping[str, Any]) -> None:
+def _check_bits(loading: Loading, placing: Mapping[str, Any]) -> None:
+    bits, router_bits = loading.bits, loading.router_bits
     if bits not in (None, 4):
         raise ModelLoadError(f"On torch experts are quantised to 4 bit (NF4) or not at all, not to {bits}; use --4bit.")
     if router_bits not in (None, 16):
         raise ModelLoadError(f"On torch routers are never quantised; leave --router-bits {router_bits} out.")
-    if bits and adapter_path is not None:
+    if bits and loading.adapter_path is not None:
         raise ModelLoadError("On torch an adapter is merged into unquantised weights; leave --4bit or the adapter out.")
     if bits and placing:
         raise ModelLoadError(f"In 4 bit a model goes to one device; leave {' and '.join(placing)} out.")
@@ -146,7 +149,9 @@ def _whole(found: Found, dtype: torch.dtype | None, trust_remote_code: bool, pla
             raise refused_code(found.folder, "its model") from error
         raise ModelLoadError(f"{found.folder}: config.json and weights do not fit ({shortened(error)}).") from error
     for what, instead in _WITHOUT_A_WORD.items():
-        if keys := sorted(map(str, report.get(what) or ())):
+        if what not in report:
+            raise RenamedError("transformers", f"{what} among what from_pretrained says", "loading is checked by")
+        if keys := sorted(map(str, report[what] or ())):
             raise ModelLoadError(
                 f"{found.folder}: config.json and weights do not fit ({len(keys)} {what.replace('_', ' ')}, such as "
                 f"{keys[0]}), and transformers would {instead}; fetch the checkpoint again."
@@ -196,15 +201,11 @@ def _tokenizer(found: Found, trust_remote_code: bool) -> Any:
         raise ModelLoadError(f"{found.folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
 
 
-def _fingerprint(found: Found, network: Any) -> str:
-    """As `mlx_moebench.models` makes it: names and sizes of the files, and the values of the routers."""
-    digest = hashlib.sha256()
-    for file in sorted(found.folder.glob(WEIGHTS)):
-        digest.update(file.name.encode() + str(file.stat().st_size).encode())
+def _router_values(network: Any) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """What a router's one parameter is called in MLX, and its values."""
     for router in locate(network):
         (weight,) = _present(router.gate)
-        digest.update(b"weight" + weight.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+        yield "weight", weight.detach().float().cpu().numpy()
 
 
 def _present(gate: torch.nn.Module) -> list[torch.Tensor]:

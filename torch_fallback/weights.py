@@ -18,7 +18,8 @@ import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from mlx_moebench.errors import ModelLoadError
+from mlx_moebench.errors import ModelLoadError, needed
+from mlx_moebench.files import read_header
 
 _FILES = "model*.safetensors"
 _WHOLE = "model.safetensors"
@@ -116,21 +117,17 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def _header(file: Path) -> dict[str, Stored]:
-    """The tensors of one file. Format: 8 bytes of length, that much JSON, then the data."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        entries = json.loads(stream.read(length))
-    entries.pop("__metadata__", None)
-    found = {}
-    for key, entry in entries.items():
+    """The tensors of one file."""
+    header, stored = read_header(file), {}
+    for key, entry in header.tensors.items():
         if entry["dtype"] not in _DTYPES:
             raise ModelLoadError(
                 f"{file.name} holds {key!r} as {entry['dtype']}, which is no plain number format; give the "
                 "unquantised model."
             )
-        start = 8 + length + entry["data_offsets"][0]
-        found[key] = Stored(file, start, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
-    return found
+        start = header.start + entry["data_offsets"][0]
+        stored[key] = Stored(file, start, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
+    return stored
 
 
 def plan(model: torch.nn.Module, tensors: Mapping[str, Stored]) -> list[Part]:
@@ -187,10 +184,10 @@ def _parts(
 
 def _check_keys(model: torch.nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     """Raises ModelLoadError for keys that should and should not be there, by transformers' own exceptions."""
-    tied = {name for pair in model.all_tied_weights_keys.items() if set(pair) - set(missing) for name in pair}
+    tied = {name for pair in _own(model, "all_tied_weights_keys").items() if set(pair) - set(missing) for name in pair}
     # Older checkpoints store a buffer of every layer that models now compute once.
-    ignored = {r"rotary_emb\.inv_freq", *(model._keys_to_ignore_on_load_unexpected or ())}
-    optional = set(model._keys_to_ignore_on_load_missing or ())
+    ignored = {r"rotary_emb\.inv_freq", *(_own(model, "_keys_to_ignore_on_load_unexpected") or ())}
+    optional = set(_own(model, "_keys_to_ignore_on_load_missing") or ())
     lacking = [name for name in missing if name not in tied and not any(re.search(p, name) for p in optional)]
     surplus = [name for name in unexpected if not any(re.search(p, name) for p in ignored)]
     if lacking:
@@ -202,6 +199,11 @@ def _check_keys(model: torch.nn.Module, missing: Iterable[str], unexpected: Iter
             f"The checkpoint holds {_some(surplus)}, which a {model.config.model_type!r} model does not have: its "
             "config.json or the installed transformers is of another version."
         )
+
+
+def _own(model: torch.nn.Module, name: str) -> Any:
+    """What a model of transformers says of its own weights, under a name that is no promise to others."""
+    return needed(model, name, "transformers", "loading in 4 bit needs")
 
 
 def layer_of(name: str) -> int | None:
@@ -216,7 +218,7 @@ def _some(names: Iterable[str]) -> str:
 
 def dtypes(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The dtype of every parameter and buffer: the model's own, float32 where transformers insists on it."""
-    strict: dict[str, Any] = model._get_dtype_plan(dtype)
+    strict: dict[str, Any] = _own(model, "_get_dtype_plan")(dtype)
     return {
         name: next((kept for pattern, kept in strict.items() if re.search(pattern, name)), value.dtype)
         for name, value in model.state_dict().items()

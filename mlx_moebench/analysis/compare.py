@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import StatsError
-from ..measure.run import analyze
+from ..files import plain_name
+from ..measure.run import measure
+from ..options import Options, Step, quiet_step
 from ..routing.stats import RoutingStats
 
 EMBEDDED = "moebench-nano"
@@ -28,7 +27,7 @@ class Target:
         """For a file: the last parts of both names."""
         parts = [Path(self.model or EMBEDDED).name or "model"]
         parts += [self.adapter_path.name or "adapter"] if self.adapter_path else []
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts))
+        return plain_name("_".join(parts))
 
 
 def target(text: str, base: str | None = None) -> Target:
@@ -56,21 +55,25 @@ def measured(
     side: str,
     folder: Path | None,
     dataset: str,
-    step: Callable[[str, int, int], None] = lambda what, done, total: None,
-    **options: Any,
+    options: Options,
+    step: Step = quiet_step,
 ) -> RoutingStats | Path:
     """One side, measured: its statistics, or with a ``folder`` its stats pair there, gone on with if it was cut short.
 
-    options: as for `analyze`. The model is loaded for this alone, so that two never are in memory together.
+    The model is loaded for this alone, so that two never are in memory together.
     """
     output = None if folder is None else folder / f"{side.lower()}_{wanted.name}.json"
 
     def named(what: str, done: int, total: int) -> None:
         step(f"{side}: {what}", done, total)
 
-    options |= {"adapter_path": wanted.adapter_path, "output": output, "resume": output is not None, "step": named}
+    options = replace(
+        options,
+        loading=replace(options.loading, adapter_path=wanted.adapter_path),
+        saving=replace(options.saving, output=output, resume=output is not None),
+    )
     try:
-        stats = analyze(wanted.model, dataset, **options)
+        stats = measure(wanted.model, dataset, options, step=named).stats["prefill"]
     except StatsError as error:
         error.add_note("(For a new comparison, choose another --output-dir.)")
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +13,17 @@ from scipy.stats import rankdata
 
 from ..data import Batch
 from ..errors import DataError, MoebenchError, RoutingError
-from ..measure.backends import Step
 from ..measure.run import measure
+from ..options import Choices, Flag, Loading, Options, Plan, Reading, Step, quiet_step, takes
 from ..pair.report import data_section
-from ..routing.intervals.bootstrap import Plan, ratio_intervals
+from ..routing.intervals.bootstrap import ratio_intervals
 from ..routing.intervals.ranks import calibration, rank_correlations
 from ..routing.record import RouterSpec
 from ..routing.recorder import Recorder
 from ..routing.tokens import TOKEN_SCALARS, TokenBlock
 
 SCHEMA_VERSION = "1"
+BATCH_SIZE = 4
 CONTEXT = 24
 """Tokens shown before one that is given as an example."""
 
@@ -34,15 +35,15 @@ _KINDS = (
 )
 
 
+@takes(Loading, Reading, Flag)
 def routing_uncertainty(
     model: Any = None,
     dataset: str | Path = "math",
     *,
-    batch_size: int = 4,
     examples: int = 3,
-    plan: Plan | None = None,
-    step: Step = lambda what, done, total: None,
-    **options: Any,
+    tokenizer: Any = None,
+    step: Step = quiet_step,
+    **choices: Unpack[Choices],
 ) -> dict[str, Any]:
     """Compare, token by token, what each router says at a token with the loss of the token after it.
 
@@ -52,17 +53,32 @@ def routing_uncertainty(
     score. The largest array is the model's output, [batch_size, tokens, vocabulary]; memory grows by some bytes per
     token and router.
 
-    examples: tokens given of each of four kinds. options: as for `analyze`, those of a run without output. Returns the
-    report as JSON has it. Raises what `analyze` raises, `DataError` where no sequence has two tokens, and
-    `RoutingError` for logits that are not finite.
+    examples: tokens given of each of four kinds. The other keywords are those of `analyze` for a run without output;
+    batch_size is 4 by default, because the logits of a batch are held at once. Returns the report as JSON has it.
+    Raises what `analyze` raises, `DataError` where no sequence has two tokens, and `RoutingError` for logits that are
+    not finite.
     """
-    plan = plan or Plan()
+    options = Options.of({"batch_size": BATCH_SIZE, **choices})
+    return loss_report(model, dataset, options, examples=examples, tokenizer=tokenizer, step=step)
+
+
+def loss_report(
+    model: Any,
+    dataset: str | Path,
+    options: Options,
+    *,
+    examples: int = 3,
+    tokenizer: Any = None,
+    step: Step = quiet_step,
+) -> dict[str, Any]:
+    """`routing_uncertainty` with its options made."""
+    plan = options.plan
     if plan.method == "layer":
         raise MoebenchError("Layers have nothing to resample here: choose bca or percentile.")
-    if options.get("trace") is not None:
+    if options.saving.trace is not None:
         raise MoebenchError("A trace is written by analyze; leave it out here.")
     watch = _Losses()
-    stats = measure(model, dataset, batch_size, None, plan=plan, step=step, watch=watch, **options)["prefill"]
+    stats = measure(model, dataset, options, tokenizer=tokenizer, step=step, watch=watch).stats["prefill"]
     step("computing the intervals", 0, 0)
     pairs = watch.pairs()
     clusters = {row: number for number, (_, row) in enumerate(stats.clusters)}

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ..data.trace import Shard, Trace
 from ..errors import TraceError
-from ..routing.intervals.bootstrap import Interval, Plan, ratio_intervals
+from ..options import Plan
+from ..routing.intervals.bootstrap import Interval, ratio_intervals
 from ..routing.record import RouterSpec
 
 MEASURES = {

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data import Batch
 from ..errors import MoebenchError, RoutingError
-from ..measure.backends import HOMES, Backend, Step, backend_named
+from ..measure.backends import HOMES, Backend, backend_named
 from ..measure.run import measure
+from ..options import Choices, Options, Step, quiet_step
 from ..routing.record import Array, Routing
 from ..routing.recorder import Mask, Recorder
 from ..routing.stats import RoutingStats
@@ -97,16 +98,22 @@ def parity(
     dataset: str | Path = "math",
     backends: Sequence[str] = ("mlx", "torch", NUMPY),
     *,
-    batch_size: int = 8,
-    step: Step = lambda what, done, total: None,
-    **options: Any,
+    step: Step = quiet_step,
+    **choices: Unpack[Choices],
 ) -> tuple[list[Parity], RoutingStats]:
     """Every backend after the first against it, and the statistics of the first.
 
     backends: ``mlx``, ``torch``, either with a device (``mlx-gpu``, ``mlx-cpu``, ``torch-cuda``), and ``numpy``: what
-    the first of the others gave, reduced by NumPy in float64. model: a folder, a hub id or None. options: as for
-    `analyze`. Raises `MoebenchError` for names that are none, or fewer than two.
+    the first of the others gave, reduced by NumPy in float64. model: a folder, a hub id or None. The other keywords are
+    those of `analyze`. Raises `MoebenchError` for names that are none, or fewer than two.
     """
+    return measure_parity(model, dataset, backends, Options.of(choices), step)
+
+
+def measure_parity(
+    model: Any, dataset: str | Path, backends: Sequence[str], options: Options, step: Step = quiet_step
+) -> tuple[list[Parity], RoutingStats]:
+    """`parity` with its options made."""
     names = list(dict.fromkeys(name.strip() for name in backends))
     for name in names:
         _parsed(name)
@@ -114,7 +121,7 @@ def parity(
         raise MoebenchError("Parity needs two backends or more, such as --backends mlx,torch,numpy.")
     if names[0] == NUMPY:
         names = [*names[1:], NUMPY]  # it has no model of its own
-    found: list[tuple[str, RoutingStats, _Tokens]] = []
+    measured: list[tuple[str, RoutingStats, _Tokens]] = []
     for name in names:
         library, device = _parsed(names[0] if name == NUMPY else name)
         runner: Any = backend_named(library)
@@ -122,23 +129,15 @@ def parity(
             raise MoebenchError("Backends are compared token by token in one process; start it without torchrun.")
         tokens = _Tokens()
 
-        def told(what: str, done: int, total: int, name: str = name) -> None:
+        def named(what: str, done: int, total: int, name: str = name) -> None:
             step(f"{name}: {what}", done, total)
 
-        phases = measure(
-            model,
-            dataset,
-            batch_size,
-            None,
-            backend=OnNumPy(runner) if name == NUMPY else runner,
-            device=device,
-            watch=tokens,
-            step=told,
-            **options,
-        )
-        found.append((name, phases["prefill"], tokens))
-    first = found[0]
-    return [_compared(first, other) for other in found[1:]], first[1]
+        runner = OnNumPy(runner) if name == NUMPY else runner
+        one = replace(options, loading=replace(options.loading, device=device))
+        stats = measure(model, dataset, one, runner=runner, watch=tokens, step=named).stats["prefill"]
+        measured.append((name, stats, tokens))
+    first = measured[0]
+    return [_compared(first, other) for other in measured[1:]], first[1]
 
 
 class OnNumPy:

@@ -3,103 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from ..data import read_corpus
+from ..data import Corpus, read_corpus
 from ..data.importers import split_name
 from ..errors import DataError, MoebenchError
-from ..measure.backends import Backend, Step, backend_named
+from ..files import plain_name
+from ..measure.backends import Backend, backend_named
 from ..measure.keep import check_replaceable
-from ..measure.run import analyze
+from ..measure.run import measure
+from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, quiet_step, takes
 from ..pair.profile import Profile, rename
-from ..pair.storage import plain_name, read_report
-from ..routing.intervals.bootstrap import Plan
 from ..routing.stats import RoutingStats
 
 DOMAINS = ("math", "general", "code")
 """The bundled prompt sets, each its own domain."""
 
-_LOADING = ("dtype", "bits", "router_bits", "adapter_path")
 
-
+@takes(Loading, Reading, Flag, Saving, without=("shard", "trace", "trace_limit", "trace_predictions"))
 def profile(
     models: Sequence[str | Path | None] = (None,),
     domains: Sequence[str] = DOMAINS,
     *,
-    backend: str | Backend = "mlx",
-    output: str | Path | None = None,
-    resume: bool = False,
-    plan: Plan | None = None,
-    device: str = "auto",
-    step: Step = lambda what, done, total: None,
-    **options: Any,
+    step: Step = quiet_step,
+    **choices: Unpack[Choices],
 ) -> list[Profile]:
     """Measure every model on every domain, and compare the domains.
 
     models: folders or hub ids, as ``NAME=ID`` where their last parts are alike; None for the embedded model.
     domains: two or more data sets as `analyze` takes them, as ``NAME=DATASET`` for another name than theirs.
     output: folder for a stats pair each, MODEL/DOMAIN.json. resume: use the pairs that are there, finished or not, if
-    they are of the same options. backend, options: as for `analyze`.
+    they are of the same options. The other keywords are those of `analyze`.
 
     Raises what `analyze` raises, and `MoebenchError` for names that occur twice.
     """
-    plan = plan or Plan()
-    pairs = planned_pairs(models, domains, output)
-    if resume and output is None:
+    if choices.get("resume") and choices.get("output") is None:
         raise MoebenchError("Only a profile with an output can be resumed: name its folder.")
-    if not resume:
-        for pair in pairs.values():
+    options = Options.of(choices)
+    return measure_profile(planned(models, domains, options.saving.output), options, step)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a profile measures: models and domains by name, and where each stats pair is written (None: nowhere)."""
+
+    models: Mapping[str, str | None]
+    domains: Mapping[str, str]
+    pairs: Mapping[tuple[str, str], Path | None]
+
+
+def measure_profile(planned: Planned, options: Options, step: Step = quiet_step) -> list[Profile]:
+    """As `profile`, of what was planned before."""
+    if not options.saving.resume:
+        for pair in planned.pairs.values():
             if pair is not None:
                 check_replaceable(pair)
-    named_domains = domain_names(domains)
-    runner = backend_named(backend) if isinstance(backend, str) else backend
-    runner.select_device(device)
-    loading = {key: options.pop(key) for key in _LOADING if key in options}
-    trust_remote_code = options.pop("trust_remote_code", False)
-    found = []
-    for model_name, model in model_names(models).items():
-        step(f"loading {model_name}", 0, 0)
-        checkpoint = runner.load(model, trust_remote_code, loading, step)
-        _check_domains(named_domains, checkpoint.tokenizer, options)
-        parts = {}
-        for domain, dataset in named_domains.items():
-
-            def told(what: str, done: int, total: int, where: str = f"{model_name} on {domain}") -> None:
-                step(f"{where}: {what}", done, total)
-
-            pair = pairs[model_name, domain]
-            parts[domain] = analyze(
-                checkpoint,
-                dataset,
-                backend=runner,
-                device=device,
-                output=pair,
-                resume=resume,
-                plan=plan,
-                step=told,
-                **options,
-            )
-        step(f"comparing the domains of {model_name}", 0, 0)
-        place = runner.ranks()
-        first = place is None or place[0] == 0  # of several processes it alone writes, and the others must not read
-        kept = {domain: pairs[model_name, domain] if first else None for domain in parts}
-        reports = {d: parts[d].report(plan) if pair is None else read_report(pair) for d, pair in kept.items()}
-        for domain, part in parts.items():
-            rename(part, domain)
-        found.append(Profile(model_name, RoutingStats.merge(list(parts.values())), reports, plan))
-    return found
+    runner = backend_named(options.loading.backend)
+    runner.select_device(options.loading.device)
+    return [_profile_model(name, planned, options, runner, step) for name in planned.models]
 
 
-def _check_domains(domains: Mapping[str, str], tokenizer: Any, options: Mapping[str, Any]) -> None:
-    """Read every data set once, so that the last one is not found missing when all others are measured."""
-    reading = {key: options[key] for key in ("text_field", "max_samples") if key in options}
-    seen: dict[str, str] = {}
+def _profile_model(name: str, planned: Planned, options: Options, runner: Backend, step: Step) -> Profile:
+    step(f"loading {name}", 0, 0)
+    checkpoint = runner.load(planned.models[name], options.loading, step)
+    corpora = _corpora(planned.domains, checkpoint.tokenizer, options.reading)
+    # What is asked of the weights is done.
+    loaded = Loading(backend=options.loading.backend, device=options.loading.device)
+    parts: dict[str, RoutingStats] = {}
+    reports: dict[str, dict[str, Any]] = {}
+    for domain, corpus in corpora.items():
+
+        def named(what: str, done: int, total: int, where: str = f"{name} on {domain}") -> None:
+            step(f"{where}: {what}", done, total)
+
+        saving = replace(options.saving, output=planned.pairs[name, domain])
+        one = replace(options, loading=loaded, saving=saving)
+        measured = measure(checkpoint, corpus, one, runner=runner, step=named)
+        parts[domain] = measured.stats["prefill"]
+        reports[domain] = measured.reports.get("prefill") or parts[domain].report(options.plan)
+    step(f"comparing the domains of {name}", 0, 0)
+    for domain, part in parts.items():
+        rename(part, domain)
+    return Profile(name, RoutingStats.merge(list(parts.values())), reports, options.plan)
+
+
+def _corpora(domains: Mapping[str, str], tokenizer: Any, reading: Reading) -> dict[str, Corpus]:
+    """Every data set, read before the first is measured: the last one must not be found missing then."""
+    corpora: dict[str, Corpus] = {}
     for name, dataset in domains.items():
-        sha = read_corpus(dataset, tokenizer=tokenizer, **reading).sha256
-        if sha in seen:
-            raise DataError(f"{seen[sha]} and {name} are the same data: every domain needs its own.")
-        seen[sha] = name
+        corpus = read_corpus(
+            dataset, text_field=reading.text_field, max_samples=reading.max_samples, tokenizer=tokenizer
+        )
+        twin = next((other for other, known in corpora.items() if known.sha256 == corpus.sha256), None)
+        if twin is not None:
+            raise DataError(f"{twin} and {name} are the same data: every domain needs its own.")
+        corpora[name] = corpus
+    return corpora
 
 
 def model_names(models: Sequence[str | Path | None]) -> dict[str, str | None]:
@@ -130,23 +132,22 @@ def domain_names(domains: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def planned_pairs(
-    models: Sequence[str | Path | None], domains: Sequence[str], output: str | Path | None
-) -> dict[tuple[str, str], Path | None]:
-    """{(model, domain): where its stats pair is written}; None without an output.
+def planned(models: Sequence[str | Path | None], domains: Sequence[str], output: str | Path | None) -> Planned:
+    """Names and places of a profile's measurements; nothing is read.
 
     Raises `MoebenchError` for two that would be written to one place, on a file system that ignores case, too.
     """
+    named_models, named_domains = model_names(models), domain_names(domains)
     pairs: dict[tuple[str, str], Path | None] = {}
     taken: dict[str, str] = {}
-    for model in model_names(models):
-        for domain in domain_names(domains):
-            if output is None:
-                pairs[model, domain] = None
-                continue
-            pairs[model, domain] = pair = Path(output) / plain_name(model) / f"{plain_name(domain)}.json"
-            name = f"{model} on {domain}"
-            other = taken.setdefault(str(pair).casefold(), name)
-            if other != name:
-                raise MoebenchError(f"{other} and {name} would both be written to {pair}: tell them apart as NAME=...")
-    return pairs
+    for model, domain in product(named_models, named_domains):
+        pairs[model, domain] = pair = None if output is None else _place(Path(output), model, domain)
+        name = f"{model} on {domain}"
+        other = name if pair is None else taken.setdefault(str(pair).casefold(), name)
+        if other != name:
+            raise MoebenchError(f"{other} and {name} would both be written to {pair}: tell them apart as NAME=...")
+    return Planned(named_models, named_domains, pairs)
+
+
+def _place(folder: Path, model: str, domain: str) -> Path:
+    return folder / plain_name(model) / f"{plain_name(domain)}.json"

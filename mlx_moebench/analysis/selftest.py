@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,15 @@ from safetensors.numpy import save
 from ..environment import environment
 from ..errors import ModelLoadError, MoebenchError
 from ..families import family_for
+from ..files import write_aside
 from ..instrument import LiveRoutingStats, capture, config_of, routers_of
 from ..models import NANO, device_facts, load_checkpoint, select_device
-from ..pair.storage import write_aside
+from ..options import Step, quiet_step
 from ..routing.record import Routing
 from ..routing.stats import RoutingStats
 from ..routing.tally import Tally, tally
 
 import mlx.core as mx  # isort: skip  # after the package, which loads a fast BLAS first
-
-Step = Callable[[str, int, int], None]
 
 FILE = "selftest.safetensors"
 ARRAYS = ("ids", "lengths", "chosen", "mean_entropy")
@@ -77,7 +75,7 @@ class Check:
         return self.value <= self.limit
 
 
-def selftest(step: Step = lambda what, done, total: None) -> dict[str, Any]:
+def selftest(step: Step = quiet_step) -> dict[str, Any]:
     """Run every check on every MLX device; ``passed`` says whether all hold.
 
     Raises MoebenchError where the stored figures are missing, broken, or those of other weights.

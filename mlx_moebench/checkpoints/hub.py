@@ -19,8 +19,8 @@ from huggingface_hub.errors import HTTPError as HubTransportError  # type: ignor
 
 from ..errors import ModelLoadError
 
-# Newer versions tell a snapshot with files missing from one that is not there at all.
-_IncompleteSnapshotError: type[Exception] = getattr(errors, "IncompleteSnapshotError", LocalEntryNotFoundError)
+# Newer versions tell a snapshot with files missing from one that is not there at all; older ones raise nothing of it.
+_IncompleteSnapshotError: type[Exception] | tuple[()] = getattr(errors, "IncompleteSnapshotError", ())
 
 WEIGHTS = "model*.safetensors"
 _SETTINGS = ("*.json", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja")

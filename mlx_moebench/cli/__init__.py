@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import NO_MLX, MoebenchError, did_you_mean
+from ..errors import NO_MLX, MoebenchError, did_you_mean, missing_package, renamed
 
 
 class _Folder(click.Group):
@@ -23,6 +23,7 @@ class _Folder(click.Group):
         return sorted(name.removesuffix("_") for name in names)  # import_.py holds ``import``
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in (names := self.list_commands(ctx)):
             raise click.UsageError(f"No such command {cmd_name!r}.{did_you_mean(cmd_name, names)}", ctx)
         module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
@@ -30,8 +31,8 @@ class _Folder(click.Group):
         return command
 
 
-WITH_BACKEND = ("analyze", "compare", "demo", "profile")
-"""The subcommands that have --backend."""
+ALIASES = {"uncertainty": "loss"}
+"""Names that commands had; they go on working, and no list shows them."""
 
 EPILOG = """\b
 Examples:
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None, prog_name: str = "mlx-moebench", ba
 
     backend: what --backend is where it is left out.
     """
-    defaults = {name: {"backend": backend} for name in WITH_BACKEND}
+    defaults = {name: {"backend": backend} for name in group.list_commands(click.Context(group))}
     try:
         group.main(args=arguments, prog_name=prog_name, standalone_mode=False, default_map=defaults)
         if sys.stdout is not None:  # it may have been closed by the shell
@@ -83,17 +84,23 @@ def main(arguments: list[str] | None = None, prog_name: str = "mlx-moebench", ba
         # The reader of a pipe left, as `head` does; a second complaint at exit would only confuse.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("mlx", "mlx_lm"):
-            raise
-        _stop(NO_MLX, 1)
+    except ImportError as error:
+        if missing_package(error) in ("mlx", "mlx.core", "mlx_lm"):
+            _stop(NO_MLX, 1)
+        if (other := renamed(error)) is not None:
+            _stop(str(other), 1)
+        _unforeseen(error)
     except OSError as error:
         _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 74)
     except Exception as error:
-        if os.environ.get("MLX_MOEBENCH_DEBUG"):
-            raise
-        hint = "(unforeseen; set MLX_MOEBENCH_DEBUG=1 for the traceback)"
-        _stop(f"{type(error).__name__}: {_with_notes(error)} {hint}", 70)
+        _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> None:
+    if os.environ.get("MLX_MOEBENCH_DEBUG"):
+        raise error
+    hint = "(unforeseen; set MLX_MOEBENCH_DEBUG=1 for the traceback)"
+    _stop(f"{type(error).__name__}: {_with_notes(error)} {hint}", 70)
 
 
 def _with_notes(error: Exception) -> str:

@@ -1,80 +1,268 @@
-"""Options that several subcommands share."""
+"""Options that several subcommands share: each is spelt once, and means the same wherever it stands.
+
+A group of them reaches its command as the one object of `mlx_moebench.options` that they make.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-_BACKEND = click.option(
-    "--backend",
-    type=click.Choice(["mlx", "torch"]),
-    default="mlx",
-    show_default=True,
-    help="What runs the model: MLX, or transformers on torch (CUDA, Apple GPU, CPU).",
-)
+from ..options import BITS, COLLAPSE_SHARES, DTYPES, ROUTER_BITS, Flag, Loading, Plan, Reading
 
-_PRECISION = (
-    click.option(
-        "--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+
+LOADING: Mapping[str, Decorator] = {
+    "backend": click.option(
+        "--backend",
+        type=click.Choice(["mlx", "torch"]),
+        default="mlx",
+        show_default=True,
+        help="What runs the model: MLX, or transformers on torch (CUDA, Apple GPU, CPU).",
     ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
-        help="Cast the weights.  [default: as stored; float32 on a CPU]",
+    "device": click.option(
+        "--device",
+        type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where the model runs.",
     ),
-    click.option(
+    "dtype": click.option(
+        "--dtype", type=click.Choice(DTYPES), help="Cast the weights.  [default: as stored; float32 on a CPU]"
+    ),
+    "bits": click.option(
         "--bits",
-        type=click.Choice(["4", "8"]),
+        type=click.Choice(BITS),
         help="Quantise while loading; routers keep 8 bit (on torch 4 only, as NF4, routers 16).  [default: as stored]",
     ),
-    click.option("--4bit", "four_bit", is_flag=True, help="The same as --bits 4."),
-    click.option(
+    "four_bit": click.option("--4bit", "four_bit", is_flag=True, help="The same as --bits 4."),
+    "router_bits": click.option(
         "--router-bits",
-        type=click.Choice(["4", "8", "16"]),
+        type=click.Choice(ROUTER_BITS),
         help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
     ),
-    click.option(
+    "adapter_path": click.option(
         "--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora."
     ),
-)
-
-_MODEL = (
-    click.option(
-        "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
+    "trust_remote_code": click.option(
+        "--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."
     ),
-    *_PRECISION,
-    click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."),
-)
+}
+"""How a model is loaded: all of them stand in every command that loads one; `HOLES` has the exceptions."""
 
-_TEXTS = (
-    click.option("--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]"),
-    click.option("--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]"),
-    click.option(
+READING: Mapping[str, Decorator] = {
+    "text_field": click.option(
+        "--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]"
+    ),
+    "max_samples": click.option(
+        "--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]"
+    ),
+    "max_length": click.option(
         "--max-length",
         type=click.IntRange(min=2),
         default=256,
         show_default=True,
         help="Tokens kept of a document (of a window, for .txt).",
     ),
-)
+    "batch_size": click.option(
+        "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
+    ),
+}
+"""How a data set is read."""
 
-_DATA = (
-    click.option(
+PLAN: Mapping[str, Decorator] = {
+    "ci": click.option(
+        "--ci",
+        type=click.Choice(["bca", "percentile", "layer"]),
+        default="bca",
+        show_default=True,
+        help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
+    ),
+    "level": click.option(
+        "--level",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.95,
+        show_default=True,
+        help="Level of the intervals.",
+    ),
+    "resamples": click.option(
+        "--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Bootstrap resamples."
+    ),
+    "seed": click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seed of the bootstrap; the measurement has none.",
+    ),
+}
+"""How intervals are made."""
+
+FLAG: Mapping[str, Decorator] = {
+    "tau": click.option(
+        "--tau",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.40,
+        show_default=True,
+        help="A router is flagged as collapsed when its busiest expert's share exceeds this.",
+    ),
+    "collapse_on": click.option(
+        "--collapse-on",
+        type=click.Choice(COLLAPSE_SHARES),
+        default=COLLAPSE_SHARES[0],
+        show_default=True,
+        help="The share that --tau is compared with.",
+    ),
+}
+"""When a router is flagged as collapsed."""
+
+HOLES: Mapping[tuple[str, str], str] = {
+    ("compare", "--adapter-path"): "A or B may be an adapter's folder, and --model is what it goes on",
+    ("evaluate", "--backend"): "answers are scored with mlx-lm",
+    ("loss", "--backend"): "losses are taken from mlx-lm's logits",
+    ("train", "--backend"): "mlx-lm's trainer trains",
+    ("compare", "--resume"): "--output-dir keeps the pairs, and the same command goes on from them",
+    ("demo", "--resume"): "nothing is kept",
+    ("loss", "--resume"): "a run is short, and its tokens are kept nowhere",
+    ("demo", "--output"): "it is a page, not a file",
+    ("train", "--output"): "--adapter-path is the folder that everything goes to",
+    ("demo", "--json"): "it prints no numbers",
+    ("demo", "--level"): "one text has no intervals",
+    ("train", "--level"): "its stats pairs have intervals at 95%; merge FILE -o NEW --level makes others",
+    ("demo", "--seed"): "nothing is drawn at random",
+    ("plot", "--json"): "it makes a picture",
+    ("report", "--json"): "--format csv is for machines",
+    ("plot", "--level"): "a picture shows the intervals that its inputs hold",
+    ("plot", "--quiet"): "it says one line, what it wrote",
+    ("vocabulary", "--level"): "shares are held against a null, not given intervals",
+    ("doctor", "--output"): "it prints what it finds; --json > FILE keeps it",
+    ("doctor", "--level"): "its checks hold or fail, without intervals",
+    ("doctor", "--seed"): "nothing is drawn at random",
+    ("doctor", "--resume"): "it takes seconds",
+    ("models", "--output"): "it prints what is supported; --json > FILE keeps it",
+    ("models", "--level"): "it measures nothing",
+    ("models", "--seed"): "nothing is drawn at random",
+    ("models", "--resume"): "it measures nothing",
+    ("models", "--quiet"): "it answers at once, without progress",
+    ("import", "--resume"): "it reads files that are there, again if need be",
+    ("merge", "--resume"): "it reads files that are there, again if need be",
+    ("plot", "--resume"): "it reads files that are there, again if need be",
+    ("plot", "--seed"): "a picture shows the intervals that its inputs hold",
+    ("report", "--resume"): "it reads files that are there, again if need be",
+    ("vocabulary", "--resume"): "it reads files that are there, again if need be",
+}
+"""(command, option): why the option is not there. tests/test_commands.py holds every command to it."""
+
+
+def loading_options(*, without: Collection[str] = (), model: bool = True) -> Decorator:
+    """--model (unless the command spells its own) and `LOADING`; the command gets ``loading``, a `Loading`."""
+    named = click.option(
+        "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
+    )
+
+    def make(bits: int | None = None, four_bit: bool = False, **choices: Any) -> Loading:
+        if four_bit and bits not in (None, 4):
+            raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
+        return Loading(bits=4 if four_bit else bits, **choices)
+
+    grouped = _grouped("loading", make, LOADING, without)
+    return (lambda command: named(grouped(command))) if model else grouped
+
+
+def reading_options(*, dataset: bool = True, batch_size: tuple[int, str] | None = None) -> Decorator:
+    """--dataset (unless the command spells its own) and `READING`; the command gets ``reading``, a `Reading`.
+
+    batch_size: another default than 8, and its help.
+    """
+    named = click.option(
         "--dataset",
         default="math",
         show_default=True,
         help="math, general, code; a .jsonl, .txt or .csv file or a folder of them; or hub:ID[:CONFIG[:SPLIT]].",
-    ),
-    *_TEXTS,
-)
+    )
+    options = dict(READING)
+    if batch_size is not None:
+        options["batch_size"] = click.option(
+            "--batch-size", type=click.IntRange(min=1), default=batch_size[0], show_default=True, help=batch_size[1]
+        )
+    grouped = _grouped("reading", Reading, options)
+    return (lambda command: named(grouped(command))) if dataset else grouped
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+def flag_options(command: Command) -> Command:
+    """`FLAG`; the command gets ``flag``, a `Flag`."""
+    return _grouped("flag", Flag, FLAG)(command)
+
+
+def plan_options(of: str | None = None) -> Decorator:
+    """`PLAN`; the command gets ``plan``, a `Plan`. of: of what the intervals are, where layers cannot be resampled."""
+    options = dict(PLAN)
+    if of is not None:
+        options["ci"] = click.option(
+            "--ci",
+            type=click.Choice(["bca", "percentile"]),
+            default="bca",
+            show_default=True,
+            help=f"Interval of {of}.",
+        )
+    return _grouped("plan", lambda ci, **choices: Plan(method=ci, **choices), options)
+
+
+def output_option(text: str, **settings: Any) -> Decorator:
+    """-o/--output, the file or folder to write."""
+    return click.option("-o", "--output", help=text, **{"type": click.Path(path_type=Path)} | settings)
+
+
+def json_option(what: str) -> Decorator:
+    """--json."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
+
+
+quiet_option: Decorator = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+
+
+def resume_option(what: str) -> Decorator:
+    """--resume."""
+    return click.option("--resume", is_flag=True, help=f"Go on from {what}; the options must be those it began with.")
+
+
+def _grouped(
+    name: str, make: Callable[..., Any], options: Mapping[str, Decorator], without: Collection[str] = ()
+) -> Decorator:
+    """Options whose values reach the command as one object, ``make(**values)``, under ``name``."""
+    kept = {key: option for key, option in options.items() if key not in without}
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def grouped(**values: Any) -> Any:
+            made = make(**{key: values.pop(key) for key in kept})
+            return command(**{name: made}, **values)
+
+        whole: Command = grouped
+        for option in reversed(kept.values()):
+            whole = option(whole)
+        return whole
+
+    return decorate
+
+
+def typed(names: Collection[str]) -> list[str]:
+    """Those of ``names`` that the user typed, spelt as options."""
+    context = click.get_current_context()
+    return [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
 
 
 def command_line() -> str:
@@ -83,136 +271,27 @@ def command_line() -> str:
     return f"{program} {shlex.join(sys.argv[1:])}"
 
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
 def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str) -> int:
     """Click callback: bytes, written as ``500MB`` or ``2 GB`` in decimal units."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip(), re.IGNORECASE)
-    if not found:
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip(), re.IGNORECASE)
+    if not size:
         raise click.BadParameter(f"{value!r} is no size: write 500MB or 2GB.", context, parameter)
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(size[1]) * _UNITS[size[2].upper()])
 
 
-_METHOD = click.option(
-    "--ci",
-    type=click.Choice(["bca", "percentile", "layer"]),
-    default="bca",
-    show_default=True,
-    help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
-)
-
-
-def _method_over_sequences(of: str) -> Callable[..., Any]:
-    """--ci where layers cannot be resampled."""
-    return click.option(
-        "--ci", type=click.Choice(["bca", "percentile"]), default="bca", show_default=True, help=f"Interval of {of}."
-    )
-
-
-_LEVEL = click.option(
-    "--level",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Level of the intervals.",
-)
-_RESAMPLING = (
-    click.option(
-        "--resamples", type=click.IntRange(min=100), default=2000, show_default=True, help="Bootstrap resamples."
-    ),
-    click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Seed of the bootstrap; the measurement has none.",
-    ),
-)
-
-_FLAG = (
-    click.option(
-        "--tau",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.40,
-        show_default=True,
-        help="A router is flagged as collapsed when its busiest expert's share exceeds this.",
-    ),
-    click.option(
-        "--collapse-on",
-        type=click.Choice(["top_share_token", "top_share_selection", "top_share_top1"]),
-        default="top_share_token",
-        show_default=True,
-        help="The share that --tau is compared with.",
-    ),
-)
-
-
-def backend_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--backend: the library that runs a model."""
-    return _BACKEND(command)
-
-
-def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--device, --dtype, --bits, --4bit, --router-bits and --adapter-path: how a model is loaded."""
-    return _with(_PRECISION, command)
-
-
-def flag_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--tau and --collapse-on, which define the flag ``collapsed``."""
-    return _with(_FLAG, command)
-
-
-def interval_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--ci, --resamples and --seed, from which a `routing.Plan` is made."""
-    return _with((_METHOD, *_RESAMPLING), command)
-
-
-def difference_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The same and --level, for intervals of differences."""
-    return _with((_method_over_sequences("differences of means"), _LEVEL, *_RESAMPLING), command)
-
-
-def sequence_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--ci without layers, --resamples and --seed, for intervals that only sequences can give."""
-    return _with((_method_over_sequences("mean losses over sequences"), *_RESAMPLING), command)
-
-
-def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--model and how it is loaded: --device, --dtype, --bits, --4bit, --router-bits, --adapter-path, ..."""
-    return _with(_MODEL, command)
-
-
-def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--text-field, --max-samples and --max-length: how a data set is read."""
-    return _with(_TEXTS, command)
-
-
-def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--dataset and `text_options`."""
-    return _with(_DATA, command)
-
-
-def chosen_bits(bits: str | None, four_bit: bool) -> str | None:
-    """What --bits and --4bit say together."""
-    if four_bit and bits not in (None, "4"):
-        raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
-    return "4" if four_bit else bits
-
-
-def model_names(model: str | None, bits: str | None, router_bits: str | None, adapter_path: str | None) -> list[str]:
+def model_names(model: str | None, loading: Loading) -> list[str]:
     """The parts of a default file name that tell this model from others."""
     names = [Path(model or "moebench-nano").name or "data"]
-    names += [f"{bits}bit"] if bits else []
-    names += [f"router{router_bits}bit"] if router_bits else []
-    return [*names, Path(adapter_path).name or "adapter"] if adapter_path else names
+    names += [f"{loading.bits}bit"] if loading.bits else []
+    names += [f"router{loading.router_bits}bit"] if loading.router_bits else []
+    return [*names, Path(loading.adapter_path).name or "adapter"] if loading.adapter_path else names
 
 
 def file_name(kind: str, names: list[str]) -> Path:
     """KIND_NAME_NAME.json, with nothing in it that a shell or a file system minds."""
-    from ..pair.storage import plain_name
+    from ..files import plain_name
 
     return Path(plain_name("_".join([kind, *names])) + ".json")

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-Step = Callable[[str, int, int], None]
-"""step(what, done, total); total 0 means unknown."""
+from ..options import Step, quiet_step
+
+SECONDS = 30.0
+"""Between two lines of progress in a log, where there is no terminal to draw a bar on."""
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Step]:
-    """A `Step` that draws one bar, or that does nothing when ``quiet``."""
+    """A `Step` that draws one bar, or writes a line now and then to a log, or does nothing when ``quiet``."""
     if quiet:
-        yield lambda what, done, total: None
-        return
+        yield quiet_step
+    elif sys.stderr is None or not sys.stderr.isatty():
+        yield _logged()
+    else:
+        with _bar() as step:
+            yield step
+
+
+def _logged() -> Step:
+    spoke = time.monotonic()
+
+    def step(what: str, done: int, total: int) -> None:
+        nonlocal spoke
+        if time.monotonic() - spoke >= SECONDS and sys.stderr is not None:
+            spoke = time.monotonic()
+            sys.stderr.write(f"{what}{f': {done:,} of {total:,}' if total else ''}\n")
+            sys.stderr.flush()
+
+    return step
+
+
+@contextmanager
+def _bar() -> Iterator[Step]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 

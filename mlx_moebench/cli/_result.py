@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from ..routing.record import Phase
 
-def show(outputs: list[Path], as_json: bool, plot: Path | None = None) -> None:
-    """Print each pair's tables and the files written, or the reports as JSON: one, or an object with one per phase."""
-    from ..pair.storage import pair_paths, read_report
+
+def show(output: Path, reports: Mapping[Phase, dict[str, Any]], as_json: bool, plot: Path | None = None) -> None:
+    """Print the tables of each phase's report and the files written, or the reports as JSON: one, or one per phase.
+
+    ``output`` is the pair of the first phase; those of others lie beside it, and so do their pictures.
+    """
+    from ..pair.storage import decode_output, pair_paths, report_text
     from ..show.plots.load import plot_load
     from ..show.tables.routers import print_report
 
-    pairs = [pair_paths(output) for output in outputs]
-    reports = [read_report(report_path) for report_path, _ in pairs]
-    for warning in reports[0]["model"].get("warnings", ()):
+    for warning in next(iter(reports.values()))["model"].get("warnings", ()):
         click.echo(f"Warning: {warning}", err=True)
-    plots = [plot_of(plot, output, outputs[0]) for output in outputs] if plot else [None] * len(outputs)
-    for report, picture in zip(reports, plots, strict=True):
+    if as_json:
+        every = [report_text(report).rstrip() for report in reports.values()]
+        click.echo(every[0] if len(every) == 1 else json.dumps(reports, indent=1))
+    for number, (phase, report) in enumerate(reports.items()):
+        picture = plot and (plot if number == 0 else plot.with_name(f"{plot.stem}.{phase}{plot.suffix}"))
         if picture:
             plot_load(report, picture)
-    if as_json and len(reports) == 1:
-        click.echo(pairs[0][0].read_text(encoding="utf-8"), nl=False)
-    elif as_json:
-        click.echo(json.dumps({report["data"]["phase"]: report for report in reports}, indent=1))
-    else:
-        for (report_path, sums_path), report, picture in zip(pairs, reports, plots, strict=True):
+        if not as_json:
+            report_path, sums_path = pair_paths(output if number == 0 else decode_output(output))
             print_report(report)
             click.echo(f"Wrote {report_path} and {sums_path.name}" + (f"; {picture}" if picture else ""))
-
-
-def plot_of(plot: Path, output: Path, first: Path) -> Path:
-    """``plot`` for the first output; for the pair of another phase its name carries the phase."""
-    return plot if output == first else plot.with_name(f"{plot.stem}.decode{plot.suffix}")

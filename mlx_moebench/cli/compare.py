@@ -5,12 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from ._options import backend_option, command_line, data_options, difference_options
+from ._options import (
+    FLAG,
+    LOADING,
+    PLAN,
+    READING,
+    command_line,
+    flag_options,
+    json_option,
+    loading_options,
+    output_option,
+    plan_options,
+    quiet_option,
+    reading_options,
+    typed,
+)
+
+if TYPE_CHECKING:
+    from ..options import Flag, Loading, Options, Plan, Reading
+    from ..pair import Comparison
 
 EPILOG = """\b
 Examples:
@@ -25,22 +42,13 @@ Examples:
 
 KINDS = ("data", "reading", "phase", "routers", "experts", "top-k", "distribution", "collapse")
 
-MEASURING = (
-    ("base", "--model"),
-    *((name, "--" + name.replace("_", "-")) for name in ("dataset", "text_field", "max_samples", "max_length")),
-    *(
-        (name, "--" + name.replace("_", "-"))
-        for name in ("backend", "batch_size", "device", "dtype", "bits", "router_bits")
-    ),
-    ("trust_remote_code", "--trust-remote-code"),
-    ("output_dir", "--output-dir"),
-)
+MEASURING = ("base", "dataset", *READING, *LOADING, *FLAG, "output_dir")
 """Options that say how models are measured, and mean nothing where both sides are stats pairs."""
 
-_NOT_OF_PARITY = {
-    name: "--" + name.replace("_", "-")
-    for name in ("backend", "device", "bits", "router_bits", "allow", "output_dir", "ci", "level", "resamples", "seed")
-} | {"base": "--model", "metrics": "--metric", "csv": "--csv", "plot": "--plot"}
+NOT_OF_PARITY = (
+    *("backend", "device", "bits", "four_bit", "router_bits", "tau", "collapse_on", "allow", "output_dir"),
+    *(*PLAN, "base", "metrics", "csv", "plot"),
+)
 """Options that mean nothing with --backends."""
 
 
@@ -65,52 +73,33 @@ _NOT_OF_PARITY = {
     help="Metric to show layer by layer; may be repeated.  [default: mean_entropy, top_share_token, load_entropy]",
 )
 @click.option("--model", "base", help="What an adapter goes on.  [default: the other side's model]")
-@data_options
-@backend_option
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward.")
-@click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Cast the weights.  [default: as stored; float32 on a CPU]",
-)
-@click.option("--bits", type=click.Choice(["4", "8"]), help="Quantise both while loading.  [default: as stored]")
-@click.option("--router-bits", type=click.Choice(["4", "8", "16"]), help="Bits of the routers, as for analyze.")
-@click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
+@reading_options()
+@loading_options(model=False, without=("adapter_path",))
+@flag_options
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path, file_okay=False),
     help="Keep the stats pairs of measured models here; the same command goes on from them.  [default: not kept]",
 )
-@difference_options
-@click.option("--output", type=click.Path(path_type=Path), help="Write the comparison to this .json.")
+@plan_options("differences of means")
+@output_option("Write the comparison to this .json.")
 @click.option("--csv", type=click.Path(path_type=Path), help="Write every effect of every layer to this .csv.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Effects of --metric by layer, .png, .svg or .pdf.")
-@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON instead of tables.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@json_option("the comparison")
+@quiet_option
 def command(
     a: str,
     b: str | None,
     backends: str | None,
-    backend: str,
     allow: tuple[str, ...],
     metrics: tuple[str, ...],
     base: str | None,
     dataset: str,
-    text_field: str | None,
-    max_samples: int | None,
-    max_length: int,
-    batch_size: int,
-    device: str,
-    dtype: str | None,
-    bits: str | None,
-    router_bits: str | None,
-    trust_remote_code: bool,
+    reading: Reading,
+    loading: Loading,
+    flag: Flag,
     output_dir: Path | None,
-    ci: str,
-    level: float,
-    resamples: int,
-    seed: int,
+    plan: Plan,
     output: Path | None,
     csv: Path | None,
     plot: Path | None,
@@ -127,15 +116,14 @@ def command(
     With --backends there is one side, a model: it is measured on every backend, token by token, and the exit status is
     1 where they differ by more than rounding.
     """
+    from ..files import check_output
+    from ..options import Options, Saving
     from ..pair import compare
-    from ..pair.storage import check_output
-    from ..routing import Plan
     from ..routing.metrics import get_metric
     from ..show.plots import check_plot
-    from ..show.tables.comparison import DEFAULT, print_comparison
+    from ..show.tables.comparison import DEFAULT
     from ._progress import speaks
 
-    plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
     chosen = tuple(get_metric(name).name for name in dict.fromkeys(metrics)) or DEFAULT
     if output:
         check_output(output, ".json", "comparison", ("design", "direction", "overall"))
@@ -143,20 +131,7 @@ def command(
         check_output(csv, ".csv", "comparison", ("metric", "effect"))
     if plot:
         check_plot(plot)
-    options: dict[str, Any] = {
-        "text_field": text_field,
-        "max_samples": max_samples,
-        "max_length": max_length,
-        "batch_size": batch_size,
-        "backend": backend,
-        "device": device,
-        "dtype": dtype,
-        "bits": int(bits) if bits else None,
-        "router_bits": int(router_bits) if router_bits else None,
-        "trust_remote_code": trust_remote_code,
-        "plan": plan,
-        "command": command_line(),
-    }
+    options = Options(loading, reading, flag, Saving(command=command_line()), plan)
     if backends is not None:
         if b is not None:
             raise click.UsageError("--backends measures one model on each backend; leave B out.")
@@ -164,60 +139,46 @@ def command(
         return
     if b is None:
         raise click.UsageError("Missing argument 'B': a second stats pair or model, or --backends for one model alone.")
-    if all(_is_pair(Path(side)) for side in (a, b)):
+    sides: Sequence[Any] = (a, b)
+    if all(_is_pair(Path(side)) for side in sides):
         _refuse_measuring()
-        found = compare(a, b, allow=allow, plan=plan)
     else:
-        speaker = speaks(backend)
+        speaker = speaks(loading.backend)
         sides = _measured((a, b), base, output_dir, dataset, options, quiet or not speaker)
         if not speaker:
             return
-        found = compare(*sides, allow=allow, plan=plan)
-    report = found.to_dict() | {"command": options["command"]}
-    if plot:
-        from ..show.plots.comparison import plot_effects
-
-        plot_effects(report, plot, chosen)
-    _write(found, report, output, csv)
-    if as_json:
-        click.echo(json.dumps(report, indent=1, allow_nan=False))
-    else:
-        print_comparison(report, chosen)
-        written = [str(path) for path in (output, csv, plot) if path]
-        if written:
-            click.echo(f"Wrote {'; '.join(written)}")
+    _write(compare(*sides, allow=allow, plan=plan), chosen, (output, csv, plot), as_json)
 
 
 def _parity(
     model: str,
     backends: str,
     dataset: str,
-    options: dict[str, Any],
+    options: Options,
     output: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """One model on several backends; exits with 1 where they are not equal."""
     from ..analysis import target
-    from ..analysis.parity import MOST_TIES, TIE, TOLERANCE, parity
-    from ..pair.storage import write_aside
-    from ..routing import Plan
+    from ..analysis.parity import MOST_TIES, TIE, TOLERANCE, measure_parity
+    from ..files import write_aside
+    from ..options import Plan
     from ..show.tables.parity import print_parity
     from ._progress import progress
 
-    if given := [flag for name, flag in _NOT_OF_PARITY.items() if _given(name)]:
+    if needless := typed(NOT_OF_PARITY):
         raise click.UsageError(
             "--backends compares one unquantised model with itself, choice by choice, and names devices itself; leave "
-            f"out {', '.join(given)}."
+            f"out {', '.join(needless)}."
         )
-    options = {name: value for name, value in options.items() if name not in _NOT_OF_PARITY}
-    command = options["command"]
     with progress(quiet) as step:
-        pairs, stats = parity(target(model).model, dataset, backends.split(","), step=step, **options)
+        pairs, stats = measure_parity(target(model).model, dataset, backends.split(","), options, step)
     whole = stats.report(Plan(resamples=100))  # of which no interval is used
     facts = {key: whole[key] for key in ("model", "data", "environment")}
     limits = {"tolerance": TOLERANCE, "tie": TIE, "ties": MOST_TIES}
-    report = {**facts, "limits": limits, "pairs": [pair.to_dict() for pair in pairs], "command": command}
+    report = {**facts, "limits": limits, "pairs": [pair.to_dict() for pair in pairs]}
+    report["command"] = options.saving.command
     text = json.dumps(report, indent=1, allow_nan=False)
     if output:
         write_aside({output: (text + "\n").encode()})
@@ -231,11 +192,6 @@ def _parity(
         raise SystemExit(1)
 
 
-def _given(name: str) -> bool:
-    """Whether the user typed an option."""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
 def _is_pair(path: Path) -> bool:
     """Whether a side is meant as a stats pair: one of its files exists, or the name can be no model's."""
     from ..pair.storage import pair_paths
@@ -244,7 +200,7 @@ def _is_pair(path: Path) -> bool:
 
 
 def _measured(
-    sides: Sequence[str], base: str | None, folder: Path | None, dataset: str, options: dict[str, Any], quiet: bool
+    sides: Sequence[str], base: str | None, folder: Path | None, dataset: str, options: Options, quiet: bool
 ) -> list[Any]:
     """The statistics of each side, or where they are: a stats pair's own, or those of the model that it names."""
     from ..analysis import measured, target
@@ -254,26 +210,44 @@ def _measured(
     wanted = [None if _is_pair(Path(side)) else target(side, on) for side, on in zip(sides, bases, strict=True)]
     with progress(quiet) as step:
         return [
-            side if one is None else measured(one, label, folder, dataset, step, **options)
+            side if one is None else measured(one, label, folder, dataset, options, step)
             for label, side, one in zip("AB", sides, wanted, strict=True)
         ]
 
 
 def _refuse_measuring() -> None:
     """Options that would be ignored are a misunderstanding."""
-    given = [flag for name, flag in MEASURING if _given(name)]
-    if given:
-        verb = "says" if len(given) == 1 else "say"
-        raise click.UsageError(f"{', '.join(given)} {verb} how to measure a model, but both sides are stats pairs.")
+    if needless := typed(MEASURING):
+        verb = "says" if len(needless) == 1 else "say"
+        raise click.UsageError(f"{', '.join(needless)} {verb} how to measure a model, but both sides are stats pairs.")
 
 
-def _write(found: Any, report: dict[str, Any], output: Path | None, csv: Path | None) -> None:
-    from ..pair.storage import write_aside
+def _write(
+    comparison: Comparison,
+    metrics: tuple[str, ...],
+    places: tuple[Path | None, Path | None, Path | None],
+    as_json: bool,
+) -> None:
+    """Print a comparison, and write it where the options --output, --csv and --plot say."""
+    from ..files import write_aside
+    from ..show.plots.comparison import plot_effects
+    from ..show.tables.comparison import print_comparison
 
+    report = comparison.to_dict() | {"command": command_line()}
+    text = json.dumps(report, indent=1, allow_nan=False)
+    output, csv, plot = places
+    if plot:
+        plot_effects(report, plot, metrics)
     contents: dict[Path, bytes] = {}
     if output:
-        contents[output] = (json.dumps(report, indent=1, allow_nan=False) + "\n").encode()
+        contents[output] = (text + "\n").encode()
     if csv:
-        contents[csv] = found.to_dataframe().to_csv(index=False).encode()
+        contents[csv] = comparison.to_dataframe().to_csv(index=False).encode()
     if contents:
         write_aside(contents)
+    if as_json:
+        click.echo(text)
+        return
+    print_comparison(report, metrics)
+    if written := [str(path) for path in places if path]:
+        click.echo(f"Wrote {'; '.join(written)}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from ._options import backend_option, chosen_bits, precision_options
+from ._options import loading_options, quiet_option
+
+if TYPE_CHECKING:
+    from ..options import Loading
 
 EPILOG = """\b
 Examples:
@@ -25,9 +28,7 @@ Examples:
     multiple=True,
     help="Folder or hub id of an MoE checkpoint; may be repeated.  [default: the embedded moebench-nano]",
 )
-@backend_option
-@precision_options
-@click.option("--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python.")
+@loading_options(model=False)
 @click.option(
     "--max-tokens", type=click.IntRange(1, 8192), default=256, show_default=True, help="Tokens run of a text."
 )
@@ -37,21 +38,16 @@ Examples:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at; others can reach 0.0.0.0.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to serve at.  [default: the first free from 7860 on]")
 @click.option("--no-browser", is_flag=True, help="Do not open a browser.")
+@quiet_option
 def command(
     models: tuple[str, ...],
-    backend: str,
-    device: str,
-    dtype: str | None,
-    bits: str | None,
-    four_bit: bool,
-    router_bits: str | None,
-    adapter_path: str | None,
-    trust_remote_code: bool,
+    loading: Loading,
     max_tokens: int,
     live: bool | None,
     host: str,
     port: int | None,
     no_browser: bool,
+    quiet: bool,
 ) -> None:
     """Type text in a browser and see which experts every token chooses.
 
@@ -70,18 +66,11 @@ def command(
             err=True,
         )
     check_address(host, port)  # before minutes are spent on loading
-    backend_named(backend).select_device(device)
-    bits = chosen_bits(bits, four_bit)
-    precision: dict[str, Any] = {
-        "dtype": dtype,
-        "bits": int(bits) if bits else None,
-        "router_bits": int(router_bits) if router_bits else None,
-        "trust_remote_code": trust_remote_code,
-    }
-    served = Models(models or (None,), adapter_path, backend=backend, **precision)
-    with progress(quiet=False) as step:
+    backend_named(loading.backend).select_device(loading.device)
+    served = Models(models or (None,), loading)
+    with progress(quiet) as step:
         step("loading the model", 0, 0)
-        for adapted in (False, True) if adapter_path else (False,):
+        for adapted in (False, True) if loading.adapter_path else (False,):
             served.get(served.names[0], adapted)
     serve(
         served,

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from ._options import json_option, quiet_option
+
 EPILOG = """\b
 Examples:
   mlx-moebench doctor
@@ -21,8 +23,8 @@ Examples:
 @click.option(
     "--selftest", is_flag=True, help="Also run the embedded model on every MLX device and compare with stored figures."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@json_option("the findings")
+@quiet_option
 def command(selftest: bool, as_json: bool, quiet: bool) -> None:
     """Say which device, memory, MLX and BLAS are in use, and what is missing.
 

@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from ._options import chosen_bits, command_line, file_name, model_names, model_options
+from ._options import (
+    PLAN,
+    command_line,
+    file_name,
+    json_option,
+    loading_options,
+    model_names,
+    output_option,
+    quiet_option,
+    resume_option,
+    typed,
+)
+
+if TYPE_CHECKING:
+    from ..options import Loading
 
 EPILOG = """\b
 Examples:
@@ -22,7 +35,7 @@ Examples:
   mlx-moebench evaluate --model ./checkpoint --task arc_easy,piqa   by lm-evaluation-harness
 """
 
-MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "resume")
+MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "resume", "level")
 
 
 @click.command(epilog=EPILOG)
@@ -32,7 +45,7 @@ MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "re
     show_default=True,
     help="mmlu, or tasks of lm-evaluation-harness, comma-separated (extra `eval`).",
 )
-@model_options
+@loading_options(without=("backend",))
 @click.option(
     "--data", type=click.Path(), help="Folder of MMLU's CSV files with dev/ and val/ or test/.  [default: the hub]"
 )
@@ -78,24 +91,15 @@ MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "re
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap; of a task's shots."
 )
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="JSON report to write.  [default: evaluation_MODEL_TASK.json]"
-)
-@click.option(
-    "--resume", is_flag=True, help="Go on from the report at --output; the options must be those it was started with."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@PLAN["level"]
+@output_option("JSON report to write.  [default: evaluation_MODEL_TASK.json]")
+@resume_option("the report at --output")
+@json_option("the report")
+@quiet_option
 def command(
     task: str,
     model: str | None,
-    device: str,
-    dtype: str | None,
-    bits: str | None,
-    four_bit: bool,
-    router_bits: str | None,
-    adapter_path: str | None,
-    trust_remote_code: bool,
+    loading: Loading,
     data: str | None,
     subjects: str | None,
     preset: str | None,
@@ -107,6 +111,7 @@ def command(
     compare: str | None,
     include_path: str | None,
     seed: int,
+    level: float,
     output: Path | None,
     resume: bool,
     as_json: bool,
@@ -125,8 +130,7 @@ def command(
     from ._progress import progress
 
     _refuse(MMLU_ONLY if task != "mmlu" else ("include_path",), task)
-    bits = chosen_bits(bits, four_bit)
-    names = [*model_names(model, bits, router_bits, adapter_path), *task.split(",")]
+    names = [*model_names(model, loading), *task.split(",")]
     names += [preset] if preset else []
     names += ["vs", Path(compare).name or "adapter"] if compare else []
     output = output or file_name("evaluation", names)
@@ -134,12 +138,7 @@ def command(
     options: dict[str, Any] = {
         "limit": limit,
         "batch_size": batch_size,
-        "device": device,
-        "dtype": dtype,
-        "bits": int(bits) if bits else None,
-        "router_bits": int(router_bits) if router_bits else None,
-        "adapter_path": adapter_path,
-        "trust_remote_code": trust_remote_code,
+        "loading": loading,
         "seed": seed,
         "output": output,
         "command": command_line(),
@@ -158,6 +157,7 @@ def command(
                 max_length=max_length,
                 compare=compare,
                 resume=resume,
+                level=level,
                 step=step,
                 **options,
             )
@@ -176,10 +176,8 @@ def command(
         click.echo(f"Wrote {evaluation_path(output)}")
 
 
-def _refuse(options: tuple[str, ...], task: str) -> None:
+def _refuse(names: tuple[str, ...], task: str) -> None:
     """Raise a usage error for an option that has no meaning for the task."""
-    context = click.get_current_context()
-    for name in options:
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            belongs = "--task mmlu" if task != "mmlu" else "tasks of lm-evaluation-harness"
-            raise click.UsageError(f"--{name.replace('_', '-')} belongs to {belongs}; leave it out.")
+    if needless := typed(names):
+        belongs = "--task mmlu" if task != "mmlu" else "tasks of lm-evaluation-harness"
+        raise click.UsageError(f"{needless[0]} belongs to {belongs}; leave it out.")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import command_line, flag_options, interval_options
+from ._options import command_line, flag_options, json_option, output_option, plan_options, quiet_option
 
 if TYPE_CHECKING:
     from ..data.importers import Importer
+    from ..options import Flag, Plan
 
 EPILOG = """\b
 Examples:
@@ -81,9 +82,9 @@ class _Formats(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         from ..data.importers import importer
 
-        found = importer(cmd_name)
-        command: Any = _run(found)
-        asked = inspect.signature(found.read).parameters
+        reader = importer(cmd_name)
+        command: Any = _run(reader)
+        asked = inspect.signature(reader.read).parameters
         for name in reversed(OPTIONS):
             if name in asked:
                 keywords, text = OPTIONS[name]
@@ -91,10 +92,10 @@ class _Formats(click.Group):
                 command = click.option(f"--{name.replace('_', '-')}", **keywords)(command)
         if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in asked.values()):
             command = flag_options(command)  # the settings of statistics that the files do not bring
-        if found.sequences:
-            command = interval_options(command)
-        epilog = f"\b\nExamples:\n  mlx-moebench import {found.example}\n"
-        return click.command(cmd_name, help=found.summary, epilog=epilog)(command)
+        if reader.sequences:
+            command = plan_options()(command)
+        epilog = f"\b\nExamples:\n  mlx-moebench import {reader.example}\n"
+        return click.command(cmd_name, help=reader.summary, epilog=epilog)(command)
 
 
 def _default(parameter: inspect.Parameter) -> dict[str, Any]:
@@ -105,29 +106,35 @@ def _default(parameter: inspect.Parameter) -> dict[str, Any]:
     return {"default": text, "show_default": text is not None}
 
 
-def _run(found: Importer) -> Callable[..., None]:
+def _run(reader: Importer) -> Callable[..., None]:
     @click.argument("files", nargs=-1, required=True, metavar="[NAME=]FILE...")
-    @click.option(
-        "-o",
-        "--output",
-        required=True,
-        type=click.Path(path_type=Path),
-        help="Stats pair to write: OUT.json and OUT.safetensors.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
-    def run(files: tuple[str, ...], output: Path, as_json: bool, **options: Any) -> None:
+    @output_option("Stats pair to write: OUT.json and OUT.safetensors.", required=True)
+    @json_option("the report")
+    @quiet_option
+    def run(
+        files: tuple[str, ...],
+        output: Path,
+        as_json: bool,
+        quiet: bool,
+        plan: Plan | None = None,
+        flag: Flag | None = None,
+        **asked: Any,
+    ) -> None:
         from ..data.importers import named_files
-        from ..pair.storage import check_writable
-        from ..routing import Plan
+        from ..pair.storage import check_writable, save_pairs
+        from ._progress import progress
         from ._result import show
 
-        asked = {"ci": "method", "resamples": "resamples", "seed": "seed"}
-        plan = Plan(**{to: options.pop(name) for name, to in asked.items() if name in options})
         check_writable(output)
-        stats = found.read(named_files(files), **options)
-        stats.environment["command"] = command_line()
-        stats.save(output, plan)
-        show([output], as_json)
+        if flag is not None:  # the settings of statistics that the files do not bring
+            asked |= {"tau": flag.tau, "collapse_on": flag.collapse_on}
+        with progress(quiet) as step:
+            step("reading the files", 0, 0)
+            stats = reader.read(named_files(files), **asked)
+            stats.environment["command"] = command_line()
+            step("computing the intervals", 0, 0)
+            (report,) = save_pairs([(stats, output)], plan)
+        show(output, {stats.phase: report}, as_json)
 
     return run
 

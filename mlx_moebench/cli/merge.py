@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ._options import command_line, interval_options
+from ._options import command_line, json_option, output_option, plan_options, quiet_option
+
+if TYPE_CHECKING:
+    from ..options import Plan
 
 EPILOG = """\b
 Examples:
@@ -18,27 +22,22 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("stats", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Stats pair to write: OUT.json and OUT.safetensors.",
-)
-@interval_options
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
-def command(stats: tuple[Path, ...], output: Path, ci: str, resamples: int, seed: int, as_json: bool) -> None:
+@output_option("Stats pair to write: OUT.json and OUT.safetensors.", required=True)
+@plan_options()
+@json_option("the report")
+@quiet_option
+def command(stats: tuple[Path, ...], output: Path, plan: Plan, as_json: bool, quiet: bool) -> None:
     """Put stats pairs of one model together and compute the report of the whole again.
 
     A row that is in two of them is refused, for it would count twice. Shards that are missing or unfinished are
     named in the report. Of two or more data sets every router gets a verdict: collapsed, specialised or balanced.
     """
     from ..errors import StatsError
-    from ..pair.storage import check_writable, pair_paths
-    from ..routing import Plan, RoutingStats
+    from ..pair.storage import check_writable, pair_paths, save_pairs
+    from ..routing import RoutingStats
+    from ._progress import progress
     from ._result import show
 
-    plan = Plan(method=ci, resamples=resamples, seed=seed)  # type: ignore[arg-type]  # click checked the choice
     twice = next((path for path in stats if stats.count(path) > 1), None)
     if twice:
         raise StatsError(f"{twice} is given twice: its rows would count twice.")
@@ -46,7 +45,13 @@ def command(stats: tuple[Path, ...], output: Path, ci: str, resamples: int, seed
     if pair_paths(output.resolve()) in pairs:
         raise StatsError(f"{output} is one of the pairs to merge: choose another --output.")
     check_writable(output)
-    merged = RoutingStats.merge([RoutingStats.load(sums) for _, sums in pairs])
-    merged.environment["command"] = command_line()
-    merged.save(output, plan)
-    show([output], as_json)
+    with progress(quiet) as step:
+        parts = []
+        for number, (_, sums) in enumerate(pairs):
+            step("reading, pairs", number, len(pairs))
+            parts.append(RoutingStats.load(sums))
+        step("computing the intervals", 0, 0)
+        merged = RoutingStats.merge(parts)
+        merged.environment["command"] = command_line()
+        (report,) = save_pairs([(merged, output)], plan)
+    show(output, {merged.phase: report}, as_json)

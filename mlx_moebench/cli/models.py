@@ -6,6 +6,8 @@ import json
 
 import click
 
+from ._options import json_option
+
 EPILOG = """\b
 Examples:
   mlx-moebench models
@@ -14,7 +16,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+@json_option("the facts")
 def command(as_json: bool) -> None:
     """List the model families that can be measured: their routers, rules, limits, and what they are tested for."""
     from ..show.tables.models import print_supported, supported

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._options import difference_options
+from ._options import output_option, plan_options, quiet_option
 from .compare import KINDS
 
 if TYPE_CHECKING:
+    from ..options import Plan
     from ..routing.record import Phase
     from ..show.inputs import Inputs
 
@@ -38,12 +39,7 @@ MARK = "<!-- made by mlx-moebench report -->"
 
 @click.command(epilog=EPILOG)
 @click.argument("stats", nargs=-1, required=True, metavar="[NAME=]STATS...")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="File to write.  [default: report.html; other formats are printed]",
-)
+@output_option("File to write.  [default: report.html; other formats are printed]")
 @click.option(
     "--format",
     "form",
@@ -67,8 +63,8 @@ MARK = "<!-- made by mlx-moebench report -->"
     type=click.Choice(KINDS),
     help="Compare two runs although they differ in this, as compare does; may be repeated.",
 )
-@difference_options
-@click.option("--quiet", is_flag=True, help="Do not say what was written.")
+@plan_options("differences of means")
+@quiet_option
 def command(
     stats: tuple[str, ...],
     output: Path | None,
@@ -77,10 +73,7 @@ def command(
     trace: Path | None,
     trace_phase: Phase | None,
     allow: tuple[str, ...],
-    ci: str,
-    level: float,
-    resamples: int,
-    seed: int,
+    plan: Plan,
     quiet: bool,
 ) -> None:
     """Make one self-contained page: the answer in a sentence, then the figures, each with unit, n and definition.
@@ -89,9 +82,9 @@ def command(
     trainings, in any mixture. Pairs of one model on different data become domains; two other runs are compared. The
     page is one file that asks for nothing from the network.
     """
-    from ..pair.storage import write_aside
-    from ..routing import Plan
+    from ..files import write_aside
     from ..show.inputs import read_inputs
+    from ._progress import progress
 
     form = form or _form_of(output)
     if trace_phase and trace is None:
@@ -101,9 +94,10 @@ def command(
         raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
     if place is not None:
         _check(place, form)
-    plan = Plan(method=ci, resamples=resamples, seed=seed, level=level)  # type: ignore[arg-type]  # click checked it
-    with readable():
+    with readable(), progress(quiet) as step:
+        step("reading what was measured", 0, 0)
         inputs = read_inputs(stats, plan=plan, allow=allow)
+        step("making the page" if form == "html" else "writing it out", 0, 0)
         text = _page(inputs, title, trace, trace_phase) if form == "html" else _exported(inputs, form)
     if place is None:
         click.echo(text, nl=False)
@@ -112,8 +106,7 @@ def command(
         text = f"{text.rstrip()}\n\n{MARK}\n"
     written = text.encode()
     write_aside({place: written})
-    if not quiet:
-        click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
+    click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
 
 
 @contextmanager
@@ -160,7 +153,7 @@ def _exported(inputs: Inputs, form: str) -> str:
 def _check(place: Path, form: str) -> None:
     """Raise `StatsError` unless the file can be written and replaces nothing of another kind."""
     from ..errors import StatsError
-    from ..pair.storage import check_output, probe_folder
+    from ..files import check_output, probe_folder
     from ..show.export import COLUMNS
 
     if place.is_dir():

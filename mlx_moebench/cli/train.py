@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ._options import command_line
+from ._options import LOADING, command_line, json_option, quiet_option, resume_option
 
 EPILOG = """\b
 Examples:
@@ -53,15 +53,18 @@ floor.yaml holds the keys of mlx_lm.lora (iters, learning_rate, num_layers, lora
 @click.option("--mask-prompt", is_flag=True, default=None, help="Learn completions only.")
 @click.option("--test", is_flag=True, default=None, help="Cross-entropy on test.jsonl at the end.")
 @click.option("--resume-adapter-file", help="Start from these adapter weights.")
-@click.option("--bits", type=int, help="Quantise the frozen model while loading: 4 or 8; routers keep 8.")
+@LOADING["dtype"]
+@LOADING["bits"]
+@LOADING["four_bit"]
+@LOADING["router_bits"]
 @click.option("--seed", type=int, help="Of LoRA's start, dropout and the order of the data.  [default: 0]")
 @click.option("--routing-data", help="What routing is measured on before and after.  [default: the validation file]")
-@click.option("--trust-remote-code", is_flag=True, default=None, help="Allow a checkpoint to run its own Python.")
+@LOADING["trust_remote_code"]
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any YAML key, nested ones with dots.")
-@click.option("--device", type=click.Choice(["auto", "gpu", "cpu", "mps", "cuda"]), default="auto", show_default=True)
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the adapter's folder, if there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print the training report as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@LOADING["device"]
+@resume_option("the checkpoint in the adapter's folder, if there is one")
+@json_option("the training report")
+@quiet_option
 def command(
     config: Path | None,
     assignments: tuple[str, ...],
@@ -80,7 +83,12 @@ def command(
     from ._progress import progress
 
     settings = read_config(config) if config else {}
-    settings |= {key: value for key, value in options.items() if value is not None}
+    if options.pop("four_bit"):
+        if options["bits"] not in (None, 4):
+            raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {options['bits']}; give one of them.")
+        options["bits"] = 4
+    # A flag that is not given says nothing; the file may.
+    settings |= {key: value for key, value in options.items() if value is not None and value is not False}
     for assignment in assignments:
         _assign(settings, assignment)
     checked = training_config(settings)

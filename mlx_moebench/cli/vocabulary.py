@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ._options import json_option, output_option, quiet_option
+
 EPILOG = """\b
 Examples:
   mlx-moebench analyze --trace trace && mlx-moebench vocabulary trace
@@ -39,8 +41,9 @@ Examples:
     "--permutations", type=click.IntRange(min=1), default=200, show_default=True, help="Rotations for the null."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the rotations.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the report as JSON.  [default: not written]")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
+@output_option("Write the report as JSON.  [default: not written]")
+@json_option("the report")
+@quiet_option
 def command(
     trace: Path,
     of: str,
@@ -52,26 +55,30 @@ def command(
     seed: int,
     output: Path | None,
     as_json: bool,
+    quiet: bool,
 ) -> None:
     """Show which tokens each expert of a traced run takes, against what chance would give.
 
     Reads the folder that analyze --trace wrote; needs neither the model nor MLX.
     """
-    from ..pair.storage import check_output, write_aside
+    from ..files import check_output, write_aside
     from ..show.tables.vocabulary import print_vocabulary, vocabulary_report
+    from ._progress import progress
 
     if output:
         check_output(output, ".json", "report of vocabulary", ("n_tokens", "n_sequences", "routers"))
-    report = vocabulary_report(
-        trace,
-        of,  # type: ignore[arg-type]  # click checked the choice
-        layers=layers,
-        phase=phase,  # type: ignore[arg-type]
-        min_count=min_count,
-        permutations=permutations,
-        seed=seed,
-        top=top,
-    )
+    with progress(quiet) as step:
+        step("reading the trace, rotating it against itself", 0, 0)
+        report = vocabulary_report(
+            trace,
+            of,  # type: ignore[arg-type]  # click checked the choice
+            layers=layers,
+            phase=phase,  # type: ignore[arg-type]
+            min_count=min_count,
+            permutations=permutations,
+            seed=seed,
+            top=top,
+        )
     text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     if output:
         write_aside({output: text.encode()})

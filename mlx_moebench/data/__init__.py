@@ -4,7 +4,7 @@ Imports NumPy and the standard library only; a tokenizer is whatever object the 
 """
 
 from .corpus import Corpus, Document, bundled_names, read_corpus
-from .encode import Batch, Sequence, batches, bos_policy, encode, encode_text, in_shard, pad_id, parse_shard
+from .encode import Batch, Sequence, batches, bos_policy, encode, encode_text, in_shard, pad_id
 
 __all__ = [
     "Batch",
@@ -18,6 +18,5 @@ __all__ = [
     "encode_text",
     "in_shard",
     "pad_id",
-    "parse_shard",
     "read_corpus",
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean
+from ..options import Reading
 from .fields import choose_fields, template_sha256, text_of
 from .hub import HubTable
 from .rows import READERS, Row, file_sha256, read_rows
@@ -84,8 +85,7 @@ def read_corpus(
     Raises DataError for a data set that is not there, cannot be read, lacks the field or has no text, and
     MissingExtraError for a hub data set without the package ``datasets``.
     """
-    if max_samples is not None and max_samples < 1:
-        raise DataError(f"max_samples is {max_samples}; ask for at least 1 document, or leave it out for all.")
+    Reading(max_samples=max_samples)  # which knows what can be asked for
     rows: Iterable[Row]
     if isinstance(dataset, str) and dataset.startswith("hub:"):
         name, form = dataset.removeprefix("hub:"), "hub"

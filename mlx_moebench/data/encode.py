@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..options import Reading, parse_shard
 from .corpus import Corpus
 
 
@@ -54,8 +55,7 @@ def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
 
     Raises DataError when max_length < 1 or no document has a token.
     """
-    if max_length < 1:
-        raise DataError(f"max_length is {max_length}; allow at least 1 token a sequence.")
+    Reading(max_length=max_length)  # which knows what can be asked for
     sequences = []
     # transformers warns of texts longer than the model's window; they are cut to max_length here.
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
@@ -80,14 +80,6 @@ def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
     ids = tuple(int(token) for token in tokenizer.encode(text))
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-
-
-def parse_shard(shard: str) -> tuple[int, int]:
-    """(i, n) of ``i/n``, the i-th of n shards counted from 1; raises DataError when it is not of that form."""
-    i, slash, n = shard.partition("/")
-    if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise DataError(f"There is no shard {shard!r}: write i/n with i from 1 to n, such as 1/4 to 4/4.")
-    return int(i), int(n)
 
 
 def in_shard(sequences: list[Sequence], shard: str | None) -> list[Sequence]:
@@ -131,8 +123,7 @@ def batches(sequences: list[Sequence], batch_size: int, pad_id: int = 0) -> Iter
 
     Raises DataError when batch_size < 1.
     """
-    if batch_size < 1:
-        raise DataError(f"batch_size is {batch_size}; put at least 1 sequence into a batch.")
+    Reading(batch_size=batch_size)  # which knows what can be asked for
     ordered = sorted(sequences, key=lambda sequence: (-len(sequence.ids), sequence.row, sequence.window))
     return (_pad(ordered[start : start + batch_size], pad_id) for start in range(0, len(ordered), batch_size))
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import TraceError
-from ..pair.storage import check_writable, decode_output, pair_contents, spec_of_json, write_aside
-from ..routing.intervals.bootstrap import Plan
+from ..options import Plan
+from ..pair.storage import check_writable, decode_output, pair_paths, save_pairs, spec_of_json
 from ..routing.record import Phase, RouterSpec
 from ..routing.stats import RoutingStats
 from ..routing.sums import FIELDS, Sums
@@ -259,11 +259,8 @@ def import_trace(path: str | Path, output: str | Path, plan: Plan | None = None)
     }
     for target in outputs.values():
         check_writable(target)
-    contents: dict[Path, bytes] = {}
-    for phase, target in outputs.items():
-        contents |= pair_contents(read_trace(path, phase), target, plan)
-    write_aside(contents)
-    return [report for report in contents if report.suffix == ".json"]
+    save_pairs([(read_trace(path, phase), target) for phase, target in outputs.items()], plan)
+    return [pair_paths(target)[0] for target in outputs.values()]
 
 
 def _sums(spec: RouterSpec, shard: Shard, experts: npt.NDArray[np.int64]) -> Sums:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from ..errors import MissingExtraError, MoebenchError
+from ..errors import MissingExtraError, MoebenchError, renamed
 from ..show.tokens import SCRIPTS, STYLES, assets
 from .main_thread import MainThread
 from .policy import OnlyThisServer
@@ -22,6 +22,8 @@ try:
     import gradio as gr
     from starlette.middleware import Middleware
 except ImportError as error:
+    if (other := renamed(error)) is not None:
+        raise other from error
     raise MissingExtraError("The demo", "demo") from error
 
 EXAMPLE = "A router sends every token to a few experts.\nfor i in range(10):\n    print(i ** 2)\n"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 from ..checkpoints import Checkpoint
 from ..errors import MoebenchError, did_you_mean
 from ..measure.backends import backend_named
 from ..measure.text import RoutedText, route_text
+from ..options import Loading, LoadingChoices, quiet_step, with_choices
 from ..show.numbers import count
 from ..show.tables.routers import model_name
 from ..show.tokens import script_json, token_data_of
@@ -39,27 +39,24 @@ class Shown:
 class Models:
     """The models of a demo, each loaded when it is first asked for and then kept.
 
-    models: folders or hub ids; None is the embedded model. adapter_path: of the only model. backend: ``mlx`` or
-    ``torch``, on the device that it was told. precision: dtype, bits, router_bits.
-    Raises `MoebenchError` for an adapter and several models, or two models of one name.
+    models: folders or hub ids; None is the embedded model. choices: how they are loaded; an adapter goes on the only
+    model. Raises `MoebenchError` for an adapter and several models, or two models of one name.
     """
 
     def __init__(
         self,
         models: Sequence[str | None] = (None,),
-        adapter_path: str | Path | None = None,
-        *,
-        backend: str = "mlx",
-        trust_remote_code: bool = False,
-        **precision: Any,
+        loading: Loading | None = None,
+        **choices: Unpack[LoadingChoices],
     ) -> None:
-        if adapter_path is not None and len(models) > 1:
+        self._loading = with_choices(loading, choices)
+        if self._loading.adapter_path is not None and len(models) > 1:
             raise MoebenchError(f"An adapter goes on one model, not on {len(models)}: give one --model with it.")
         self._models = {model or "moebench-nano": model for model in models}
         if len(self._models) < len(models):
             raise MoebenchError("A model is named twice: give each --model once.")
-        self.adapter_path = adapter_path
-        self._backend, self._trust, self._precision = backend_named(backend), trust_remote_code, precision
+        self.adapter_path = self._loading.adapter_path
+        self._backend = backend_named(self._loading.backend)
         self._loaded: dict[tuple[str, bool], Checkpoint] = {}
 
     @property
@@ -77,10 +74,8 @@ class Models:
         if name not in self._models:
             raise MoebenchError(f"There is no model {name!r} here.{did_you_mean(name, self.names)}")
         if (name, adapted) not in self._loaded:
-            precision = {**self._precision, "adapter_path": self.adapter_path if adapted else None}
-            self._loaded[name, adapted] = self._backend.load(
-                self._models[name], self._trust, precision, lambda what, done, total: None
-            )
+            loading = self._loading if adapted else replace(self._loading, adapter_path=None)
+            self._loaded[name, adapted] = self._backend.load(self._models[name], loading, quiet_step)
         return self._loaded[name, adapted]
 
 

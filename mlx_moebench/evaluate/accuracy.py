@@ -19,7 +19,8 @@ import numpy.typing as npt
 from scipy.special import bdtr, ndtr, ndtri, stdtrit
 
 from ..errors import EvaluationError
-from ..routing.intervals.bootstrap import MIN_CLUSTERS, Interval, Plan
+from ..options import Plan
+from ..routing.intervals.bootstrap import MIN_CLUSTERS, Interval
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

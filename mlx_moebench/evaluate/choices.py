@@ -12,6 +12,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from ..data import encode_text
 from ..errors import EvaluationError
+from ..families.base import count
 from ..instrument import config_of
 from ..measure.facts import check_vocabulary
 from ..routing.record import Array
@@ -139,7 +140,7 @@ def _batches(
     model: nn.Module, rows: Sequence[Ids], shared: int, cache: list[Any] | None, batch_size: int
 ) -> Iterator[Sequence[Ids]]:
     """``rows``, longest first, in batches of bounded size and memory."""
-    vocabulary = int(getattr(model.args, "vocab_size", 0))
+    vocabulary = count(config_of(model), "vocab_size")
     per_token = sum(layer.nbytes / layer.keys.shape[2] for layer in cache) if cache else 0.0
     start = 0
     while start < len(rows):

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import EvaluationError
-from ..pair.storage import pair_paths, probe_folder, write_aside
+from ..files import probe_folder, write_aside
+from ..pair.storage import pair_paths
 
 SCHEMA_VERSION = "1"
 _PROGRESS = ("questions", "subjects", "results")

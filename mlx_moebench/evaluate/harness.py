@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx_lm
 from mlx_lm.sample_utils import make_sampler
@@ -14,9 +15,10 @@ from mlx_lm.sample_utils import make_sampler
 from ..data import encode_text
 from ..data.encode import pad_id
 from ..environment import environment, package_version
-from ..errors import EvaluationError, MissingExtraError, did_you_mean
+from ..errors import EvaluationError, MissingExtraError, RenamedError, did_you_mean, renamed
 from ..measure.on_mlx import checkpoint_facts
 from ..models import Checkpoint, load_checkpoint, select_device
+from ..options import Loading, LoadingChoices, Step, quiet_step, takes, with_choices
 from ..routing.intervals.bootstrap import MIN_CLUSTERS
 from .choices import Request, encode_choices, fitted, score
 from .evaluations import SCHEMA_VERSION, evaluation_path, write_evaluation
@@ -24,16 +26,17 @@ from .evaluations import SCHEMA_VERSION, evaluation_path, write_evaluation
 try:
     import lm_eval
     from lm_eval.api.model import LM
+    from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
+    if (other := renamed(error)) is not None:
+        raise other from error
     raise MissingExtraError("A task of lm-evaluation-harness", "eval") from error
 
 import yaml
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # the base of its two possible clients
-
-Step = Callable[[str, int, int], None]
 
 MAX_TOKENS = 256
 """Tokens generated where a task names no number."""
@@ -44,6 +47,7 @@ SHARES = ("acc", "acc_norm", "exact_match")
 Z = 1.96
 
 
+@takes(Loading, without=("backend",))
 def evaluate_tasks(
     model: str | Path | None = None,
     tasks: Sequence[str] = (),
@@ -52,20 +56,16 @@ def evaluate_tasks(
     shots: int | None = None,
     limit: int | None = None,
     batch_size: int = 8,
-    device: str = "auto",
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
-    trust_remote_code: bool = False,
     seed: int = 0,
     output: str | Path | None = None,
     command: str | None = None,
-    step: Step = lambda what, done, total: None,
+    loading: Loading | None = None,
+    step: Step = quiet_step,
+    **choices: Unpack[LoadingChoices],
 ) -> dict[str, Any]:
     """Run tasks of lm-evaluation-harness; returns the report, with {task: {metric: value, low, high}} as ``results``.
 
-    model, dtype, bits, router_bits, adapter_path: see `models.load_checkpoint`. tasks: names of tasks or groups.
+    model, loading (or its fields as keywords): see `models.load_checkpoint`. tasks: names of tasks or groups.
     include_path: folder with more task files. shots: worked examples; None leaves it to the task. limit: the first so
     many documents of each task. seed: of the choice of worked examples. Raises `MoebenchError` subclasses.
     """
@@ -74,16 +74,10 @@ def evaluate_tasks(
     names = [name.strip() for name in tasks if name.strip()]
     manager = _manager(include_path, names)
     check_tasks(names, manager)
-    select_device(device)
+    loading = with_choices(loading, choices)
+    select_device(loading.device)
     step("loading the model", 0, 0)
-    checkpoint = load_checkpoint(
-        model,
-        dtype=dtype,
-        bits=bits,
-        router_bits=router_bits,
-        adapter_path=adapter_path,
-        trust_remote_code=trust_remote_code,
-    )
+    checkpoint = load_checkpoint(model, loading)
     step("loading the data", 0, 0)
     loaded = _load_tasks(manager, names, shots, seed)
     found = lm_eval.evaluate(
@@ -148,27 +142,41 @@ def _load_tasks(manager: Any, names: list[str], shots: int | None, seed: int) ->
 def _task_facts(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         task: {
-            "version": found.get("versions", {}).get(task),
-            "shots": found.get("n-shot", {}).get(task),
-            "n": found.get("n-samples", {}).get(task, {}).get("effective"),
+            "version": _part(found, "versions").get(task),  # a group has none
+            "shots": _part(found, "n-shot").get(task),
+            "n": _documents(found, task),
         }
-        for task in found["results"]
+        for task in _part(found, "results")
     }
+
+
+def _part(found: dict[str, Any], key: str) -> Any:
+    if key not in found:
+        raise RenamedError("lm_eval", f"{key!r} in its results", "the report is made from")
+    return found[key]
+
+
+def _documents(found: dict[str, Any], task: str) -> int | None:
+    """How many documents were scored; None for a group."""
+    counts = _part(found, "n-samples").get(task)
+    return None if counts is None else int(_part(counts, "effective"))
 
 
 def _results(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """{task: {metric: value, stderr, low, high, method or reason}}; a metric's filter is named unless it is none."""
     results: dict[str, dict[str, Any]] = {}
-    for task, metrics in found["results"].items():
-        n = found.get("n-samples", {}).get(task, {}).get("effective")
+    for task, metrics in _part(found, "results").items():
+        n = _documents(found, task)
         results[task] = {}
         for key, value in metrics.items():
             name, comma, applied = key.partition(",")
             if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
                 continue
-            stderr = metrics.get(f"{name}_stderr,{applied}")
+            stderr = _part(metrics, f"{name}_stderr,{applied}")
             shown = name if applied == "none" else f"{name} ({applied})"
             results[task][shown] = _with_interval(float(value), stderr, n, (0.0, 1.0) if name in SHARES else None)
+        if n is not None and not results[task]:
+            raise RenamedError("lm_eval", f"'METRIC,FILTER' among the results of {task}", "scores are read from")
     return results
 
 
@@ -196,9 +204,7 @@ class HarnessModel(LM):
     Prompts are cut from the front to the model's number of positions. Nothing is sampled unless a task asks for it.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, batch_size: int = 8, step: Step = lambda what, done, total: None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, batch_size: int = 8, step: Step = quiet_step) -> None:
         super().__init__()
         self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
         self._positions: int | None = checkpoint.config.get("max_position_embeddings")
@@ -240,14 +246,11 @@ class HarnessModel(LM):
         texts = []
         for request in requests:
             context, options = request.args
-            until = options.get("until") or []
-            stops = [until] if isinstance(until, str) else list(until)
-            most = int(options.get("max_gen_toks", MAX_TOKENS))
+            stops, most, heat = _generation(options)
             ids = encode_text(self._tokenizer, context)
             if self._positions is not None:
                 most = min(most, self._positions - 1)
                 ids = ids[-(self._positions - most) :]
-            heat = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
             texts.append(self._generated(ids or (pad_id(self._tokenizer),), most, stops, heat))
             self._step("generating, prompts", len(texts), len(requests))
         return texts
@@ -263,6 +266,21 @@ class HarnessModel(LM):
                 text = text[: min(found)]
                 break
         return text
+
+
+def _generation(options: dict[str, Any]) -> tuple[list[str], int, float]:
+    """(stop texts, most tokens, temperature) that a task asks for, under any of the names that the harness takes."""
+    known = normalize_gen_kwargs(options, MAX_TOKENS)
+    sampled = bool(_part(known, "do_sample"))
+    unused = known.keys() - {"until", "max_gen_toks", "do_sample", "temperature"}
+    if unused and sampled:
+        warnings.warn(
+            f"The task sets {', '.join(sorted(unused))}, which is not used: only the temperature of sampling is.",
+            UserWarning,
+            stacklevel=2,
+        )
+    heat = float(known.get("temperature", 0.0)) if sampled else 0.0
+    return [stop for stop in _part(known, "until") if stop], int(_part(known, "max_gen_toks")), heat
 
 
 def _context_and_endings(request: Any) -> tuple[str, list[str]]:

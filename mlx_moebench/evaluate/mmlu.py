@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import numpy as np
@@ -17,16 +17,15 @@ from ..environment import environment
 from ..errors import EvaluationError, MoebenchError, did_you_mean
 from ..measure.on_mlx import checkpoint_facts
 from ..models import Checkpoint, load_checkpoint, select_device
-from ..routing.intervals.bootstrap import Plan
+from ..options import Loading, LoadingChoices, Plan, Step, quiet_step, takes, with_choices
 from .accuracy import compare_answers, summarise
 from .choices import Request, encode_choices, fitted, score
 from .evaluations import SCHEMA_VERSION, Kept
 
-Step = Callable[[str, int, int], None]
-
 PRESET_NOTE = "The published benchmark does not name its 12 subjects; these were chosen for this package."
 
 
+@takes(Loading, without=("backend",))
 def evaluate_mmlu(
     model: str | Path | None = None,
     data: str | Path | None = None,
@@ -38,28 +37,26 @@ def evaluate_mmlu(
     shots: int = MAX_SHOTS,
     max_length: int | None = None,
     batch_size: int = 8,
-    device: str = "auto",
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
     compare: str | Path | None = None,
-    trust_remote_code: bool = False,
     seed: int = 0,
+    level: float = 0.95,
     output: str | Path | None = None,
     resume: bool = False,
     command: str | None = None,
-    step: Step = lambda what, done, total: None,
+    loading: Loading | None = None,
+    step: Step = quiet_step,
+    **choices: Unpack[LoadingChoices],
 ) -> dict[str, Any]:
     """Let a model answer MMLU; returns the report, as docs/evaluate.md describes it.
 
-    model, dtype, bits, router_bits, adapter_path: see `models.load_checkpoint`. data, split, limit: see
+    model, loading (or its fields as keywords): see `models.load_checkpoint`. data, split, limit: see
     `data.mmlu.read_mmlu`. subjects: all 57 by default. preset: ``12x25``, instead of subjects and limit.
     shots: worked examples before each question, 0 to 5; they are dropped from the front where the prompt with its
     answer has more tokens than max_length, by default the model's number of positions. A question that does not fit
     alone is cut from the front.
     compare: folder of an adapter; the same model with it, instead of adapter_path, answers the same questions.
-    seed: of the bootstrap. output: JSON report, saved after every subject. resume: go on from it, if there is one.
+    seed, level: of the bootstrap. output: JSON report, saved after every subject. resume: go on from it, if there is
+    one.
 
     Raises `MoebenchError` subclasses with one sentence that says what to do.
     """
@@ -72,22 +69,16 @@ def evaluate_mmlu(
     mmlu = read_mmlu(data, subjects=SUBJECTS if subjects is None else subjects, split=split, limit=limit, shots=shots)
     if compare is not None:
         read_adapter(compare)
-    select_device(device)
+    loading = with_choices(loading, choices)
+    select_device(loading.device)
 
     def load(adapter: str | Path | None) -> Checkpoint:
         step("loading the model", 0, 0)
-        return load_checkpoint(
-            model,
-            dtype=dtype,
-            bits=bits,
-            router_bits=router_bits,
-            adapter_path=adapter,
-            trust_remote_code=trust_remote_code,
-        )
+        return load_checkpoint(model, loading, adapter_path=adapter)
 
-    checkpoint = load(adapter_path)
+    checkpoint = load(loading.adapter_path)
     length = _length(checkpoint, max_length)
-    plan = Plan(seed=seed)
+    plan = Plan(seed=seed, level=level)
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "task": "mmlu",

@@ -37,10 +37,10 @@ def families() -> dict[str, Family]:
     return by_model_type(importlib.import_module(f"{__name__}.{name}").FAMILY for name in names)
 
 
-def by_model_type(found: Iterable[Family]) -> dict[str, Family]:
+def by_model_type(every: Iterable[Family]) -> dict[str, Family]:
     """Index families by ``model_type``; ValueError where two claim the same one."""
     index: dict[str, Family] = {}
-    for family in found:
+    for family in every:
         for model_type in family.model_types:
             if model_type in index:
                 raise ValueError(f"model_type {model_type!r} is claimed by {index[model_type].name} and {family.name}")

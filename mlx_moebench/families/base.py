@@ -14,6 +14,9 @@ from ..routing.record import Array, Distribution, RouterSpec
 Config = Mapping[str, Any]
 """The settings of a ``config.json``, or of a loaded model's arguments."""
 
+Keys = str | tuple[str, ...]
+"""The key of a setting in a config, or its keys by different writers, tried in order."""
+
 
 @dataclass(frozen=True)
 class RouterForm:
@@ -43,13 +46,20 @@ def all_layers(config: Config) -> Sequence[int]:
     return range(int(setting(config, "num_hidden_layers")))
 
 
+def every_nth_layer(config: Config) -> Sequence[int]:
+    """Every ``decoder_sparse_step``-th block, the first after step - 1 dense ones, without ``mlp_only_layers``."""
+    step, dense = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers") or ()
+    return [layer for layer in all_layers(config) if (layer + 1) % step == 0 and layer not in dense]
+
+
 @dataclass(frozen=True)
 class Family:
     """Models that route alike.
 
     model_types: the ``model_type`` values of config.json that this family serves.
     routers: the routers of one sparse block, in the order in which they run.
-    n_experts, top_k: the config keys that hold E and K.
+    n_experts, top_k: the config keys that hold E and K. Where writers differ, all of them in a tuple, the one that
+        MLX's model reads first.
     layers: the absolute indices of the blocks that have routers, from the config.
     built_in: settings that the MLX model does not read, and the value it has built in. Another value would be
         computed as this one without a word, so such a checkpoint is refused.
@@ -59,8 +69,8 @@ class Family:
     name: str
     model_types: tuple[str, ...]
     routers: tuple[RouterForm, ...]
-    n_experts: str
-    top_k: str
+    n_experts: Keys
+    top_k: Keys
     layers: Callable[[Config], Sequence[int]] = all_layers
     built_in: Mapping[str, Any] = field(default_factory=dict)
     port: bool = False
@@ -84,8 +94,9 @@ class Family:
         n_experts, top_k = count(config, self.n_experts), count(config, self.top_k)
         if top_k > n_experts:
             raise ModelLoadError(
-                f"The config of this {config.get('model_type')!r} model chooses {self.top_k} = {top_k} of "
-                f"{self.n_experts} = {n_experts} experts; no token can choose more experts than there are."
+                f"The config of this {config.get('model_type')!r} model chooses {_entry(config, self.top_k)[0]} = "
+                f"{top_k} of {_entry(config, self.n_experts)[0]} = {n_experts} experts; no token can choose more "
+                "experts than there are."
             )
         return tuple(
             RouterSpec(layer, moe_layer, form.router, n_experts, top_k, form.distribution)
@@ -93,22 +104,42 @@ class Family:
             for form in self.routers
         )
 
+    def renamed(self, config: Config) -> dict[str, Any]:
+        """E and K under the keys that MLX's model reads, where the config has them under others."""
+        settings = {}
+        for first, *others in map(names_of, (self.n_experts, self.top_k)):
+            key = next((key for key in (first, *others) if config.get(key) is not None), first)
+            if key != first:
+                settings[first] = config[key]
+        return settings
+
     def form(self, router: str) -> RouterForm:
         """The form named ``router``; KeyError where the family has no such router."""
         return {form.router: form for form in self.routers}[router]
 
 
-def setting(config: Config, key: str) -> Any:
-    """``config[key]``, or the one inside ``text_config`` of a multimodal model.
+def names_of(keys: Keys) -> tuple[str, ...]:
+    """``keys`` as a tuple, also where there is only one."""
+    return (keys,) if isinstance(keys, str) else keys
 
-    Raises ModelLoadError where neither has it.
+
+def setting(config: Config, keys: Keys) -> Any:
+    """``config[key]`` of the first key that has a value, or the one inside ``text_config`` of a multimodal model.
+
+    Raises ModelLoadError where neither has any of them.
     """
-    for scope in (config, config.get("text_config") or {}):
-        if scope.get(key) is not None:
-            return scope[key]
+    return _entry(config, keys)[1]
+
+
+def _entry(config: Config, keys: Keys) -> tuple[str, Any]:
+    """The key that `setting` finds, and its value."""
+    for key in names_of(keys):
+        for scope in (config, config.get("text_config") or {}):
+            if scope.get(key) is not None:
+                return key, scope[key]
     raise ModelLoadError(
-        f"The config of this {config.get('model_type')!r} model lacks {key!r}; add it to config.json or fetch the "
-        "checkpoint again."
+        f"The config of this {config.get('model_type')!r} model lacks {' or '.join(map(repr, names_of(keys)))}; add it "
+        "to config.json or fetch the checkpoint again."
     )
 
 
@@ -126,9 +157,9 @@ def stored_weight(gate: Any) -> Any:
     return gate
 
 
-def count(config: Config, key: str) -> int:
-    """``setting(config, key)``, which must be a whole number of 1 or more; raises ModelLoadError otherwise."""
-    value = setting(config, key)
+def count(config: Config, keys: Keys) -> int:
+    """``setting(config, keys)``, which must be a whole number of 1 or more; raises ModelLoadError otherwise."""
+    key, value = _entry(config, keys)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelLoadError(
             f"The config of this {config.get('model_type')!r} model has {key} = {value!r}; it must be 1 or more."

@@ -7,16 +7,7 @@ a checkpoint in which ``decoder_sparse_step`` or ``mlp_only_layers`` leave some 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from .base import Config, Family, RouterForm, all_layers, probabilities_of_chosen
-
-
-def sparse_layers(config: Config) -> Sequence[int]:
-    """Every ``decoder_sparse_step``-th block, the first after step - 1 dense ones, without ``mlp_only_layers``."""
-    step, dense = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers") or ()
-    return [layer for layer in all_layers(config) if (layer + 1) % step == 0 and layer not in dense]
-
+from .base import Family, RouterForm, every_nth_layer, probabilities_of_chosen
 
 FAMILY = Family(
     name="qwen2_moe",
@@ -24,6 +15,6 @@ FAMILY = Family(
     routers=(RouterForm("mlp", "mlp.gate", "mlp.switch_mlp", "softmax", probabilities_of_chosen),),
     n_experts="num_experts",
     top_k="num_experts_per_tok",
-    layers=sparse_layers,
+    layers=every_nth_layer,
     built_in={"hidden_act": "silu", "norm_topk_prob": False, "rope_scaling": None, "use_sliding_window": False},
 )

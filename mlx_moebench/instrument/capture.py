@@ -20,7 +20,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import RoutingError, UnsupportedModelError
+from ..errors import RoutingError, UnsupportedModelError, needed
 from ..families import GUIDE, Config, RouterForm, family_for
 from ..families.base import module_at, stored_weight
 from ..routing.record import Array, RouterSpec, Routing
@@ -71,6 +71,10 @@ class Capture:
         """The KV cache that the layer of router ``number`` was called with, while it runs; None without one."""
         return self._routers[number].layer.cache
 
+    def unknown_cache(self, number: int) -> str | None:
+        """The name of what that layer got, while it runs, that seems to be a cache and is none of mlx-lm's."""
+        return self._routers[number].layer.unknown_cache
+
     def close(self) -> None:
         """Take the taps off and let go of the model. Taps that a later capture put in their place stay.
 
@@ -94,7 +98,7 @@ class Capture:
 def capture(model: nn.Module, sink: Sink) -> Capture:
     """Tap every router of ``model``: ``sink(number, logits, indices, shape)`` per router and forward, in running order.
 
-    logits: [..., R] exactly as the gate returned them (OLMoE flattens a batch to [B * S, R]), with a LoRA adapter
+    logits: [..., R] exactly as the gate returned them (some blocks flatten a batch to [B * S, R]), with a LoRA adapter
         on the gate already added. indices: [..., K] as the experts received them. Neither is evaluated.
     shape: (B, S) of the hidden states in the router's layer.
     A capture replaces an earlier one of the same model. An exception in the sink ends the forward.
@@ -174,6 +178,13 @@ def is_traced(*arrays: Array) -> bool:
     return True
 
 
+def bits_of(layer: nn.Module) -> int:
+    """Bits per weight of a layer; integers are several weights packed, of which the layer knows how many bits."""
+    if mx.issubdtype(layer.weight.dtype, mx.floating):
+        return int(layer.weight.dtype.size * 8)
+    return int(needed(layer, "bits", "mlx", "says how a weight is packed"))
+
+
 def _locate(model: nn.Module, config: Mapping[str, Any]) -> list[_Located]:
     family = family_for(config)
     located = []
@@ -192,8 +203,7 @@ def _locate(model: nn.Module, config: Mapping[str, Any]) -> list[_Located]:
                 f"Layer {spec.layer}: '{form.gate}' should score {spec.n_experts} experts but has {found}; check that "
                 f"config.json belongs to these weights, or {GUIDE}."
             )
-        bits = getattr(weight, "bits", weight.weight.dtype.size * 8)
-        located.append(_Located(replace(spec, router_bits=bits), form, gate, experts))
+        located.append(_Located(replace(spec, router_bits=bits_of(weight)), form, gate, experts))
     return located
 
 

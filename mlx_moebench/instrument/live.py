@@ -12,6 +12,7 @@ import mlx.nn as nn
 from ..environment import environment
 from ..routing.record import Array, Routing, router_warnings
 from ..routing.recorder import Mask, Recorder, TokenSink
+from .caches import is_batched
 from .capture import Capture, config_of, is_traced, routers_of
 
 
@@ -46,6 +47,18 @@ class LiveRoutingStats(Recorder):
 
     def cache(self) -> Any:
         return self._capture.cache(0)
+
+    def unrecorded(self) -> str | None:
+        if self.cache() is None and (name := self._capture.unknown_cache(0)) is not None:
+            return (
+                f"The model was given a KV cache ({name}) that is none of mlx-lm's, and is not recorded: say what "
+                "runs, with stats.batch(prompt_lengths=...)."
+            )
+        if is_batched(self.cache()):
+            return (
+                "Batched generation pads and reorders its rows and is not recorded: use mlx_moebench.stream_generate."
+            )
+        return None
 
     def release(self) -> None:
         self._capture.close()

@@ -16,6 +16,7 @@ import mlx.nn as nn
 
 from ..errors import RoutingError
 from ..routing.record import Array
+from .caches import cache_among, unknown_cache
 
 Sink = Callable[[int, Array, Array, tuple[int, ...]], None]
 """``sink(number, logits, indices, shape)``: the router's number in running order, what its gate returned, what its
@@ -30,10 +31,12 @@ class LayerTap:
     """What a layer was called with, while it runs.
 
     shape: the leading shape of its hidden states, which gates often see flattened. cache: its KV cache, if any.
+    unknown_cache: the name of an argument that seems to be one, but is none of mlx-lm's.
     """
 
     shape: tuple[int, ...] | None = None
     cache: Any = None
+    unknown_cache: str | None = None
 
 
 @dataclass
@@ -100,11 +103,12 @@ def _layer_class(base: Any) -> Any:
     def __call__(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         tap = getattr(self, _TAP)
         tap.shape = tuple(x.shape[:-1])
-        tap.cache = next((a for a in (*args, *kwargs.values()) if hasattr(a, "update_and_fetch")), None)
+        given = {f"argument {place}": value for place, value in enumerate(args, 2)} | kwargs
+        tap.cache, tap.unknown_cache = cache_among(given), unknown_cache(given)
         try:
             return base.__call__(self, x, *args, **kwargs)
         finally:
-            tap.shape = tap.cache = None
+            tap.shape = tap.cache = tap.unknown_cache = None
 
     return _recording(base, {"__call__": __call__})
 

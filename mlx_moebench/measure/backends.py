@@ -11,13 +11,11 @@ import numpy.typing as npt
 
 from ..checkpoints import Checkpoint, Given
 from ..data import Batch
-from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean
+from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean, missing_package, renamed
+from ..options import Loading, Step
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
-
-Step = Callable[[str, int, int], None]
-"""step(what, done, total) is told of progress; total 0 means unknown."""
 
 HOMES = {"mlx": "mlx_moebench.measure.on_mlx", "torch": "torch_fallback.backend"}
 """Each backend's name, and the module with its ``BACKEND``."""
@@ -37,8 +35,8 @@ class Backend(Protocol):
     def select_device(self, name: str) -> str:
         """Run on ``name`` (auto, gpu, cpu, mps, cuda) from now on; returns gpu or cpu."""
 
-    def load(self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step) -> Any:
-        """A checkpoint; precision: dtype, bits, router_bits, adapter_path."""
+    def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
+        """A checkpoint, on the device that was selected."""
 
     def config(self, model: Any) -> Mapping[str, Any]:
         """The settings of a model object, with its model_type."""
@@ -71,9 +69,11 @@ def backend_named(name: str) -> Backend:
         raise MoebenchError(f"There is no backend {name!r}.{did_you_mean(name, list(HOMES))}")
     try:
         found: Backend = import_module(HOMES[name]).BACKEND
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        if missing in ("mlx", "mlx_lm"):
+    except ImportError as error:
+        if (other := renamed(error)) is not None:
+            raise other from error
+        missing = missing_package(error)
+        if missing in ("mlx", "mlx.core", "mlx_lm"):
             raise MoebenchError(NO_MLX) from error
         if missing not in ("torch", "transformers", "accelerate"):
             raise

@@ -13,8 +13,9 @@ from typing import Any
 
 from ..data import Batch
 from ..errors import MoebenchError, RoutingError, StatsError
-from ..pair.storage import decode_output, load_pair, pair_contents, pair_paths, write_aside
-from ..routing.intervals.bootstrap import Plan
+from ..files import write_aside
+from ..options import Plan
+from ..pair.storage import decode_output, load_pair, pair_contents, pair_paths
 from ..routing.stats import RoutingStats
 from .trace import TraceWriter
 
@@ -85,6 +86,8 @@ class Keeper:
         self._done = Done()
         self._saved: Done | None = None
         self._due = 0.0
+        self.reports: list[dict[str, Any]] = []
+        """Those that were saved last, one for each phase."""
 
     @property
     def sequences(self) -> int:
@@ -176,9 +179,13 @@ class Keeper:
                 next(iter(stats.sources.values()))["truncated_sequences"] = done.truncated
         if self._output is not None:
             contents = {} if self._trace is None else self._trace.contents(self._stats)
-            contents |= pair_contents(self._stats, self._output, plan)
-            if self._decode is not None:
-                contents |= pair_contents(self._decode, decode_output(self._output), plan)
+            pairs = [(self._stats, self._output)]
+            pairs += [] if self._decode is None else [(self._decode, decode_output(self._output))]
+            self.reports = []
+            for stats, path in pairs:
+                files, report = pair_contents(stats, path, plan)
+                contents |= files
+                self.reports.append(report)
             write_aside(contents)  # together: a kill finds both phases before this batch, or both after it
             if self._trace is not None:
                 self._trace.tidy()

@@ -14,10 +14,10 @@ from ..data import Batch
 from ..environment import environment
 from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
 from ..models import load_checkpoint, select_device
+from ..options import Loading, Step
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
-from .backends import Step
 from .facts import loaded_facts
 
 
@@ -35,10 +35,8 @@ class MLX:
     def select_device(self, name: str) -> str:
         return select_device(name)
 
-    def load(
-        self, model: str | Path | None, trust_remote_code: bool, precision: Mapping[str, Any], step: Step
-    ) -> Checkpoint:
-        return load_checkpoint(model, **precision, trust_remote_code=trust_remote_code)
+    def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
+        return load_checkpoint(model, loading)
 
     def config(self, model: Any) -> dict[str, Any]:
         return config_of(model)

@@ -2,57 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from ..data import Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, parse_shard, read_corpus
+from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, read_corpus
 from ..errors import DataError, MoebenchError
-from ..pair.storage import decode_output, pair_contents, pair_paths, write_aside
-from ..routing.intervals.bootstrap import Plan
+from ..options import (
+    Choices,
+    Flag,
+    Loading,
+    Options,
+    Reading,
+    Saving,
+    Step,
+    Tell,
+    quiet_step,
+    quiet_tell,
+    takes,
+)
+from ..pair.storage import decode_output, pair_paths, save_pairs
 from ..routing.record import Phase
-from ..routing.stats import RoutingStats, check_flag
-from .backends import Backend, Step, backend_named, given
+from ..routing.recorder import Recorder
+from ..routing.stats import RoutingStats
+from .backends import Backend, backend_named, given
 from .facts import check_vocabulary
 from .keep import Keeper, check_replaceable
-from .trace import LIMIT, TraceRequest, TraceWriter, budget, check_trace_folder
+from .trace import TraceWriter, budget, check_trace_folder
 from .watch import Watch
 
 PHASES: tuple[tuple[Phase, ...], ...] = (("prefill",), ("prefill", "decode"))
 """The phases of a run without generation, and with it."""
 
-Tell = Callable[[str], None]
-"""tell(line) is told what a user should know before the measurement starts."""
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run measured: the statistics of each phase, and their reports where they were saved (by the one process
+    that saves them)."""
+
+    stats: dict[Phase, RoutingStats]
+    reports: dict[Phase, dict[str, Any]]
 
 
+@takes(Loading, Reading, Flag, Saving)
 def analyze(
     model: Any = None,
     dataset: str | Path = "math",
     *,
-    backend: str | Backend = "mlx",
     tokenizer: Any = None,
-    text_field: str | None = None,
-    max_samples: int | None = None,
-    max_length: int = 256,
-    batch_size: int = 8,
-    device: str = "auto",
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
-    tau: float = 0.40,
-    collapse_on: str = "top_share_token",
-    trust_remote_code: bool = False,
-    shard: str | None = None,
-    output: str | Path | None = None,
-    resume: bool = False,
-    trace: str | Path | None = None,
-    trace_limit: int = LIMIT,
-    trace_predictions: bool = False,
-    plan: Plan | None = None,
-    command: str | None = None,
-    step: Step = lambda what, done, total: None,
-    tell: Tell = lambda line: None,
+    step: Step = quiet_step,
+    tell: Tell = quiet_tell,
+    **choices: Unpack[Choices],
 ) -> RoutingStats:
     """Measure how ``model`` routes ``dataset``, every sequence as one prompt (phase prefill).
 
@@ -74,128 +75,178 @@ def analyze(
 
     Raises `MoebenchError` subclasses with one sentence that says what to do.
     """
-    options = {key: value for key, value in locals().items() if key not in ("model", "dataset", "batch_size")}
-    return measure(model, dataset, batch_size, None, **options)["prefill"]
+    return measure(model, dataset, Options.of(choices), tokenizer=tokenizer, step=step, tell=tell).stats["prefill"]
 
 
+@takes(Loading, Reading, Flag, Saving, without=("batch_size",))
 def analyze_generation(
-    model: Any = None, dataset: str | Path = "math", *, max_tokens: int, **options: Any
+    model: Any = None,
+    dataset: str | Path = "math",
+    *,
+    max_tokens: int,
+    tokenizer: Any = None,
+    step: Step = quiet_step,
+    tell: Tell = quiet_tell,
+    **choices: Unpack[Choices],
 ) -> dict[Phase, RoutingStats]:
     """Measure prompts and what the model makes of them apart: {"prefill": statistics, "decode": statistics}.
 
     Every sequence is a prompt, run alone and continued greedily for at most ``max_tokens`` tokens, fewer where the
-    model ends its text. options: as for `analyze`, without batch_size; the decode pair lies at `decode_output`.
-    Raises what `analyze` raises.
+    model ends its text. The other arguments are those of `analyze`, without batch_size; the decode pair lies at
+    `decode_output`. Raises what `analyze` raises.
     """
-    if max_tokens < 1:
-        raise MoebenchError(f"Generate at least 1 token, not {max_tokens}.")
-    if "batch_size" in options:
+    if "batch_size" in choices:
         raise MoebenchError("Prompts are continued one at a time; leave out batch_size.")
-    return measure(model, dataset, 1, max_tokens, **options)
+    options = Options.of(choices)
+    return measure(model, dataset, options, generate=max_tokens, tokenizer=tokenizer, step=step, tell=tell).stats
 
 
 def measure(
     model: Any,
-    dataset: str | Path,
-    batch_size: int,
-    generate: int | None,
+    dataset: str | Path | Corpus,
+    options: Options,
     *,
-    backend: str | Backend = "mlx",
+    runner: Backend | None = None,
     tokenizer: Any = None,
-    text_field: str | None = None,
-    max_samples: int | None = None,
-    max_length: int = 256,
-    device: str = "auto",
-    tau: float = 0.40,
-    collapse_on: str = "top_share_token",
-    trust_remote_code: bool = False,
-    shard: str | None = None,
-    output: str | Path | None = None,
-    resume: bool = False,
-    trace: str | Path | None = None,
-    trace_limit: int = LIMIT,
-    trace_predictions: bool = False,
-    plan: Plan | None = None,
-    command: str | None = None,
-    step: Step = lambda what, done, total: None,
-    tell: Tell = lambda line: None,
+    generate: int | None = None,
+    step: Step = quiet_step,
+    tell: Tell = quiet_tell,
     watch: Watch | None = None,
-    **precision: Any,
-) -> dict[Phase, RoutingStats]:
-    """The statistics of each phase, kept at ``output`` while they grow; ``watch`` sees tokens where no trace does.
+) -> Measured:
+    """Run every sequence of ``dataset``; see `analyze`.
 
-    Where several processes share the work, each keeps its own at `rank_output` and the first one the whole at
-    ``output``.
+    runner: the backend, where it is not the one that ``options`` names. generate: tokens to continue each prompt for,
+    one prompt at a time. watch: sees tokens where no trace does. Where several processes share the work, each keeps its
+    own at `rank_output` and the first one the whole at the output.
     """
-    runner = backend_named(backend) if isinstance(backend, str) else backend
-    check_flag(tau, collapse_on)
-    whole, place = output, runner.ranks()
+    runner = runner or backend_named(options.loading.backend)
+    if generate is not None:
+        _check_generation(generate, options.saving)
+        options = replace(options, reading=replace(options.reading, batch_size=1))
+    whole, place = options.saving.output, runner.ranks()
     if place is not None:
-        shard, output, trace = _of_rank(place, shard, output, trace, resume)
-    if resume and output is None:
-        raise MoebenchError("Only a run with an output can be resumed: name the stats pair.")
-    if shard is not None:
-        parse_shard(shard)
-    request = _trace_request(trace, trace_limit, trace_predictions, output, resume, generate)
-    runner.select_device(device)
+        options = _of_rank(place, options)
+    if options.saving.trace is not None:
+        check_trace_folder(Path(options.saving.trace), options.saving.resume)
+    work = _prepare(runner, model, dataset, options, tokenizer, generate, step)
+    measured = _run(runner, work, options, generate, step, tell, watch)
+    if place is None:
+        return measured
+    step("waiting for the other processes", 0, 0)
+    stats = runner.gather(measured.stats)
+    if whole is None or place[0] != 0:
+        return Measured(stats, {})
+    paths: dict[Phase, Path] = {"prefill": Path(whole), "decode": decode_output(whole)}
+    reports = save_pairs([(one, paths[phase]) for phase, one in stats.items()], options.plan)
+    return Measured(stats, dict(zip(stats, reports, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be run, and the facts that a report says of it."""
+
+    checkpoint: Any
+    sequences: list[Sequence]
+    batches: Iterator[Batch]
+    sources: dict[str, dict[str, Any]]
+
+
+def _prepare(
+    runner: Backend,
+    model: Any,
+    dataset: str | Path | Corpus,
+    options: Options,
+    tokenizer: Any,
+    generate: int | None,
+    step: Step,
+) -> _Work:
+    reading = options.reading
+    runner.select_device(options.loading.device)
     step("loading the model", 0, 0)
-    checkpoint = _checkpoint(runner, model, tokenizer, precision, trust_remote_code, step)
+    checkpoint = _checkpoint(runner, model, tokenizer, options.loading, step)
     step("reading the text", 0, 0)
-    corpus = read_corpus(dataset, text_field=text_field, max_samples=max_samples, tokenizer=checkpoint.tokenizer)
-    every = encode(corpus, checkpoint.tokenizer, max_length)
-    sequences = in_shard(every, shard)
+    if not isinstance(dataset, Corpus):
+        dataset = read_corpus(
+            dataset,
+            text_field=reading.text_field,
+            max_samples=reading.max_samples,
+            tokenizer=checkpoint.tokenizer,
+        )
+    every = encode(dataset, checkpoint.tokenizer, reading.max_length)
+    sequences = in_shard(every, reading.shard)
     _check_fit(runner.config(checkpoint.model), sequences, generate or 0)
-    planned = batches(sequences, batch_size, pad_id(checkpoint.tokenizer))
-    facts = _data_facts(corpus, every, checkpoint.tokenizer, max_length)
-    facts |= {"max_samples": max_samples, "parts": [_part(sequences, shard, batch_size)]}
+    facts = _data_facts(dataset, every, checkpoint.tokenizer, reading) | {"parts": [_part(sequences, reading)]}
     if generate:
         facts["generation"] = {"max_tokens": generate, "sampling": "greedy"}
-    writer = None if request is None else TraceWriter(request, PHASES[bool(generate)])
+    planned = batches(sequences, reading.batch_size, pad_id(checkpoint.tokenizer))
+    return _Work(checkpoint, sequences, planned, {dataset.sha256: facts})
+
+
+def _run(
+    runner: Backend,
+    work: _Work,
+    options: Options,
+    generate: int | None,
+    step: Step,
+    tell: Tell,
+    watch: Watch | None,
+) -> Measured:
+    checkpoint, saving = work.checkpoint, options.saving
+    writer = None if saving.trace is None else TraceWriter(saving, PHASES[bool(generate)])
     watch = writer or watch
     if watch is not None:
         watch.begin(checkpoint.tokenizer)
+    command = {} if saving.command is None else {"command": saving.command}
     stats = runner.recorder(
         checkpoint.model,
         tokens=None if watch is None else watch.record,
-        tau=tau,
-        collapse_on=collapse_on,
+        tau=options.flag.tau,
+        collapse_on=options.flag.collapse_on,
         model=runner.facts(checkpoint),
-        sources={corpus.sha256: facts},
-        environment=runner.environment() | ({} if command is None else {"command": command}),
+        sources=work.sources,
+        environment=runner.environment() | command,
     )
     decode = stats.phase_stats("decode") if generate else None
-    if request is not None:
-        tell(budget(stats, request, sum(len(s.ids) for s in sequences), len(sequences), generate or 0))
-    keeper = Keeper(stats, None if output is None else Path(output), plan, decode, writer)
+    if saving.trace is not None:
+        tokens = sum(len(s.ids) for s in work.sequences)
+        tell(budget(stats, saving, tokens, len(work.sequences), generate or 0))
+    keeper = Keeper(stats, None if saving.output is None else Path(saving.output), options.plan, decode, writer)
     with stats:
-        if resume:
-            planned = keeper.resume(planned)
+        planned = keeper.resume(work.batches) if saving.resume else work.batches
         with keeper:
             for batch in planned:
-                step("generating, sequences" if generate else "measuring, sequences", keeper.sequences, len(sequences))
-                ids, logits = batch.ids, None
-                if generate:
-                    ids = runner.generate(checkpoint, stats, batch, generate)
-                else:
-                    with stats.batch(mask=batch.mask, ids=batch.rows):
-                        logits = runner.forward(checkpoint, batch, watch is not None and watch.logits)
-                if watch is not None:
-                    stats.phase_stats("prefill")  # evaluates what waits, so that it has seen every token
-                    watch.count(batch, ids, stats, logits)
+                doing = "generating, sequences" if generate else "measuring, sequences"
+                step(doing, keeper.sequences, len(work.sequences))
+                _run_batch(runner, checkpoint, stats, batch, generate, watch)
                 keeper.count(batch)
             step("computing the intervals", 0, 0)
             keeper.finish()
     # Merged alone they are plain statistics, without the model, which live ones hold on to.
-    found: dict[Phase, RoutingStats] = {"prefill": RoutingStats.merge([stats])}
+    phases: dict[Phase, RoutingStats] = {"prefill": RoutingStats.merge([stats])}
     if decode is not None:
-        found["decode"] = RoutingStats.merge([decode])
-    if place is not None:
-        step("waiting for the other processes", 0, 0)
-        found = runner.gather(found)
-        if whole is not None and place[0] == 0:
-            paths = {"prefill": Path(whole), "decode": decode_output(whole)}
-            write_aside({k: v for phase, s in found.items() for k, v in pair_contents(s, paths[phase], plan).items()})
-    return found
+        phases["decode"] = RoutingStats.merge([decode])
+    return Measured(phases, dict(zip(phases, keeper.reports, strict=False)))
+
+
+def _run_batch(
+    runner: Backend, checkpoint: Any, stats: Recorder, batch: Batch, generate: int | None, watch: Watch | None
+) -> None:
+    ids, logits = batch.ids, None
+    if generate:
+        ids = runner.generate(checkpoint, stats, batch, generate)
+    else:
+        with stats.batch(mask=batch.mask, ids=batch.rows):
+            logits = runner.forward(checkpoint, batch, watch is not None and watch.logits)
+    if watch is not None:
+        stats.phase_stats("prefill")  # evaluates what waits, so that it has seen every token
+        watch.count(batch, ids, stats, logits)
+
+
+def _check_generation(max_tokens: int, saving: Saving) -> None:
+    if max_tokens < 1:
+        raise MoebenchError(f"Generate at least 1 token, not {max_tokens}.")
+    if saving.trace_predictions:
+        raise MoebenchError("Generated tokens are the model's predictions already: leave out the trace's predictions.")
 
 
 def rank_output(output: str | Path, rank: int, size: int) -> Path:
@@ -204,17 +255,21 @@ def rank_output(output: str | Path, rank: int, size: int) -> Path:
     return stem.with_name(f"{stem.name}.rank-{rank + 1}-of-{size}.json")
 
 
-def _of_rank(
-    place: tuple[int, int], shard: str | None, output: str | Path | None, trace: str | Path | None, resume: bool
-) -> tuple[str, Path | None, Path | None]:
-    """(shard, output, trace) of one of several processes."""
+def _of_rank(place: tuple[int, int], options: Options) -> Options:
+    """The options of one of several processes: a shard, a pair and a trace of its own."""
     rank, size = place
-    if shard is not None:
-        raise MoebenchError(f"Each of {size} processes measures a shard of its own; leave out --shard {shard}.")
-    own = None if output is None else rank_output(output, rank, size)
-    if own is not None and not resume:
-        check_replaceable(own)
-    return f"{rank + 1}/{size}", own, None if trace is None else Path(trace) / f"rank-{rank + 1}-of-{size}"
+    reading, saving = options.reading, options.saving
+    if reading.shard is not None:
+        raise MoebenchError(f"Each of {size} processes measures a shard of its own; leave out --shard {reading.shard}.")
+    output = None if saving.output is None else rank_output(saving.output, rank, size)
+    if output is not None and not saving.resume:
+        check_replaceable(output)
+    trace = None if saving.trace is None else Path(saving.trace) / f"rank-{rank + 1}-of-{size}"
+    return replace(
+        options,
+        reading=replace(reading, shard=f"{rank + 1}/{size}"),
+        saving=replace(saving, output=output, trace=trace),
+    )
 
 
 def _check_fit(config: Mapping[str, Any], sequences: list[Sequence], generate: int) -> None:
@@ -231,60 +286,39 @@ def _check_fit(config: Mapping[str, Any], sequences: list[Sequence], generate: i
         )
 
 
-def _trace_request(
-    trace: str | Path | None,
-    limit: int,
-    predictions: bool,
-    output: str | Path | None,
-    resume: bool,
-    generate: int | None,
-) -> TraceRequest | None:
-    if trace is None:
-        if predictions:
-            raise MoebenchError("Predictions are kept in a trace: name its folder, with --trace.")
-        return None
-    if output is None:
-        raise MoebenchError("A trace is saved in step with a stats pair: name an output.")
-    if predictions and generate:
-        raise MoebenchError("Generated tokens are the model's predictions already: leave out the trace's predictions.")
-    check_trace_folder(Path(trace), resume)
-    return TraceRequest(Path(trace), limit, predictions)
-
-
-def _checkpoint(
-    runner: Backend, model: Any, tokenizer: Any, precision: dict[str, Any], trust_remote_code: bool, step: Step
-) -> Any:
+def _checkpoint(runner: Backend, model: Any, tokenizer: Any, loading: Loading, step: Step) -> Any:
     if model is None or isinstance(model, str | Path):
         if tokenizer is not None:
             raise MoebenchError("A tokenizer goes with a model object; a folder or hub id brings its own.")
-        return runner.load(model, trust_remote_code, precision, step)
-    if asked := [name for name, value in precision.items() if value is not None]:
-        raise MoebenchError(f"This model is loaded already; give {' and '.join(asked)} when loading it.")
+        return runner.load(model, loading, step)
+    if loading.asked:
+        raise MoebenchError(f"This model is loaded already; give {' and '.join(loading.asked)} when loading it.")
     return given(model, tokenizer, runner.name)
 
 
-def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, max_length: int) -> dict[str, Any]:
+def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, reading: Reading) -> dict[str, Any]:
     return {
         "name": corpus.name,
         "format": corpus.format,
         "field": corpus.field,
         "template": corpus.template,
-        "max_length": max_length,
+        "max_length": reading.max_length,
         "documents": len({s.row for s in sequences}),
         "truncated_sequences": 0,
         "padding": "right, masked",
         "bos": bos_policy(sequences, tokenizer),
+        "max_samples": reading.max_samples,
     }
 
 
-def _part(sequences: list[Sequence], shard: str | None, batch_size: int) -> dict[str, Any]:
+def _part(sequences: list[Sequence], reading: Reading) -> dict[str, Any]:
     """What this run has to measure, of which nothing is done; see `routing.parts`."""
     return {
-        "shard": shard,
+        "shard": reading.shard,
         "documents": len({s.row for s in sequences}),
         "sequences": len(sequences),
         "sequences_done": 0,
-        "batch_size": batch_size,
-        "batches": -(-len(sequences) // batch_size),
+        "batch_size": reading.batch_size,
+        "batches": -(-len(sequences) // reading.batch_size),
         "batches_done": 0,
     }

@@ -36,7 +36,8 @@ from ..data.trace import (
     trace_bytes,
 )
 from ..errors import RoutingError, TraceError
-from ..pair.storage import probe_folder, write_aside
+from ..files import probe_folder, write_aside
+from ..options import Saving
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
@@ -46,19 +47,7 @@ from ..routing.tokens import TokenBlock, ranked
 SHARD_BYTES = 64_000_000
 """Most bytes of the arrays of a shard, unless one batch alone has more."""
 
-LIMIT = 2_000_000_000
-"""Bytes that a trace may take unless the user allows more."""
-
 _OURS = re.compile(r"(prefill|decode)-\d{5}-[0-9a-f]{8}\.safetensors|\.(prefill|decode)-.*\.tmp")
-
-
-@dataclass(frozen=True)
-class TraceRequest:
-    """folder: where the trace goes. limit: bytes it may take. predictions: keep the model's own next token as well."""
-
-    folder: Path
-    limit: int = LIMIT
-    predictions: bool = False
 
 
 @dataclass
@@ -80,8 +69,10 @@ class TraceWriter:
     The facts in trace.json are those of the ``stats`` given to `contents`.
     """
 
-    def __init__(self, request: TraceRequest, phases: Sequence[Phase]) -> None:
-        self._folder, self.logits = request.folder, request.predictions
+    def __init__(self, saving: Saving, phases: Sequence[Phase]) -> None:
+        if saving.trace is None:
+            raise TraceError("No folder for the trace is named.")
+        self._folder, self.logits = Path(saving.trace), saving.trace_predictions
         self._phases = {phase: _Phase() for phase in phases}
         self._texts: dict[int, str] = {}
         self._tokenizer: Any = None
@@ -245,22 +236,22 @@ def check_trace_folder(folder: Path, resume: bool) -> None:
         )
 
 
-def budget(stats: RoutingStats, request: TraceRequest, tokens: int, sequences: int, generate: int) -> str:
+def budget(stats: RoutingStats, saving: Saving, tokens: int, sequences: int, generate: int) -> str:
     """One line that says what the trace will take; raises `TraceError` when that is more than the limit.
 
     tokens, sequences: to be measured. generate: tokens made after each sequence, at most; 0 without.
     """
-    size = trace_bytes(stats.specs, tokens, sequences, request.predictions)
+    size = trace_bytes(stats.specs, tokens, sequences, saving.trace_predictions)
     if generate:
         size += trace_bytes(stats.specs, generate * sequences, sequences)
     ks = sorted({spec.top_k for spec in stats.specs})
     more = f" + at most {generate * sequences:,} generated" if generate else ""
     what = f"{tokens:,} tokens{more} x {len(stats.specs)} routers x {' or '.join(map(str, ks))}: "
     what += f"{'at most ' if generate else ''}{format_bytes(size)}"
-    if size > request.limit:
+    if size > saving.trace_limit:
         raise TraceError(
-            f"The trace would take more than the limit of {format_bytes(request.limit)} ({what}): raise --trace-limit, "
-            "or take fewer or shorter documents."
+            f"The trace would take more than the limit of {format_bytes(saving.trace_limit)} ({what}): raise "
+            "--trace-limit, or take fewer or shorter documents."
         )
     return f"trace: {what}"
 

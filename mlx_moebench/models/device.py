@@ -37,5 +37,6 @@ def device_facts() -> dict[str, Any]:
     if not mx.is_available(mx.Device(mx.gpu)):
         return {"device": "cpu"}
     info = mx.device_info(mx.Device(mx.gpu))
-    memory = info.get("max_recommended_working_set_size", info.get("memory_size", 0))
-    return {"device": "gpu", "gpu": info.get("device_name"), "gpu_memory_gb": round(int(memory) / 2**30, 1)}
+    known = [info[key] for key in ("max_recommended_working_set_size", "memory_size") if key in info]
+    memory = round(int(known[0]) / 2**30, 1) if known else None
+    return {"device": "gpu", "gpu": info.get("device_name"), "gpu_memory_gb": memory}

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
-from ..checkpoints import WEIGHTS, Adapter, Checkpoint, check_unquantised, find, read_adapter, refused_code, shortened
-from ..errors import ModelLoadError, did_you_mean
+from ..checkpoints import Adapter, Checkpoint, check_unquantised, find, read_adapter, refused_code, shortened
+from ..checkpoints.folder import fingerprint
+from ..errors import ModelLoadError
 from ..families import Family, families
 from ..families.base import module_at, stored_weight
-from .precision import check_bits, quantise
+from ..instrument.capture import bits_of
+from ..options import Loading, LoadingChoices, takes, with_choices
+from .precision import quantise
 
 PORTS = {name: import_module(f".{name}", __package__) for name, family in families().items() if family.port}
 """Model types that mlx-lm lacks, and the file here that builds each; all others are mlx-lm's."""
@@ -31,41 +34,27 @@ PORTS = {name: import_module(f".{name}", __package__) for name, family in famili
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
+@takes(Loading, without=("backend", "device"))
 def load(
-    model: str | Path | None = None,
-    *,
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
+    model: str | Path | None = None, *, revision: str | None = None, **choices: Unpack[LoadingChoices]
 ) -> tuple[nn.Module, TokenizerWrapper]:
     """``load_checkpoint`` for those who want the model and the tokenizer only."""
-    checkpoint = load_checkpoint(
-        model,
-        dtype=dtype,
-        bits=bits,
-        router_bits=router_bits,
-        adapter_path=adapter_path,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    checkpoint = load_checkpoint(model, revision=revision, **choices)
     return checkpoint.model, checkpoint.tokenizer
 
 
+@takes(Loading, without=("backend", "device"))
 def load_checkpoint(
     model: str | Path | None = None,
+    loading: Loading | None = None,
     *,
-    dtype: str | None = None,
-    bits: int | None = None,
-    router_bits: int | None = None,
-    adapter_path: str | Path | None = None,
     revision: str | None = None,
-    trust_remote_code: bool = False,
+    **choices: Unpack[LoadingChoices],
 ) -> Checkpoint:
     """Load a sparse model: a folder, a hub id, or with None the small model that ships in the package.
 
+    loading: all of the following but ``revision`` in one; keywords win over it. The device is the one that MLX computes
+        on (`models.select_device`).
     dtype: ``float32``, ``bfloat16`` or ``float16`` for the floating parameters; packed quantised weights stay as
         they are. None means float32 on the CPU, where MLX runs unquantised experts in float32 only, and as stored
         elsewhere.
@@ -80,18 +69,17 @@ def load_checkpoint(
     Raises ModelLoadError where the checkpoint or the adapter is missing, incomplete or broken, where they do not fit,
     or where bits are asked for that it cannot have; UnsupportedModelError where it is dense or no family serves it.
     """
-    if dtype is not None and dtype not in _DTYPES:
-        raise ModelLoadError(f"There is no dtype {dtype!r}.{did_you_mean(dtype, list(_DTYPES))}")
-    check_bits(bits, router_bits)
+    loading = with_choices(loading, choices)
+    bits, router_bits, trust_remote_code = loading.bits, loading.router_bits, loading.trust_remote_code
     unquantised = bits is not None or router_bits is not None
-    adapter = None if adapter_path is None else read_adapter(adapter_path)
+    adapter = None if loading.adapter_path is None else read_adapter(loading.adapter_path)
     found = find(model, revision, trust_remote_code, unquantised=unquantised, check=_check)
     folder, name, family = found.folder, found.name, found.family
-    network, config = _build(folder, found.config, trust_remote_code)
+    network, config = _build(folder, family, found.config, trust_remote_code)
     if unquantised:
         check_unquantised(config, name)  # again, because some formats say so in another file than config.json
     tokenizer = _tokenizer(folder, config, trust_remote_code)
-    fingerprint = _fingerprint(folder, network, family, config)
+    printed = fingerprint(folder, _router_values(network, family, config))
     if adapter is not None:
         _apply_adapter(network, adapter, name)
     quantisation = quantise(network, _routers(network, family, config), bits, router_bits)
@@ -105,7 +93,7 @@ def load_checkpoint(
             "leave --bits out."
         )
     weight_bits = _stored_bits(experts)
-    dtype = _checked_dtype(dtype, expert_modules)
+    dtype = _checked_dtype(loading.dtype, expert_modules)
     if dtype is not None:
         network.set_dtype(_DTYPES[dtype])
     _read_weights(network)
@@ -118,7 +106,7 @@ def load_checkpoint(
         revision=found.revision,
         dtype=_floating_dtype(network),
         weight_bits=weight_bits,
-        fingerprint=fingerprint,
+        fingerprint=printed,
         quantised_on_load=quantisation is not None,
         adapter=adapter.facts if adapter else None,
     )
@@ -126,7 +114,7 @@ def load_checkpoint(
 
 def _check(family: Family, config: dict[str, Any]) -> None:
     """Refuse what the MLX model would compute otherwise."""
-    family.check({**config, **_mlx_settings(config)})
+    family.check({**config, **_mlx_settings(family, config)})
 
 
 def _checked_dtype(dtype: str | None, expert_modules: list[nn.Module]) -> str | None:
@@ -160,36 +148,37 @@ def _read_weights(model: nn.Module) -> None:
     mx.clear_cache()
 
 
-def _fingerprint(folder: Path, model: nn.Module, family: Family, config: dict[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob(WEIGHTS)):
-        digest.update(file.name.encode() + str(file.stat().st_size).encode())
+def _router_values(
+    model: nn.Module, family: Family, config: dict[str, Any]
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     for router in _routers(model, family, config):
         for name, array in sorted(tree_flatten(router.parameters())):
-            digest.update(name.encode() + np.array(array.astype(mx.float32)).tobytes())
-    return digest.hexdigest()
+            yield name, np.array(array.astype(mx.float32))
 
 
-def _mlx_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings under the names mlx-lm reads.
+def _mlx_settings(family: Family, config: dict[str, Any]) -> dict[str, Any]:
+    """What the config has under other names than mlx-lm reads: E, K and the rotary settings.
 
-    transformers 5 writes them inside rope_parameters, where most of mlx-lm does not look and silently takes a default.
+    transformers 5 writes the latter inside rope_parameters, where most of mlx-lm does not look and silently takes a
+    default.
     """
     rope = config.get("rope_parameters") or {}
-    found = {}
+    settings = family.renamed(config)
     if "rope_theta" in rope and config.get("rope_theta") is None:
-        found["rope_theta"] = rope["rope_theta"]
+        settings["rope_theta"] = rope["rope_theta"]
     if rope.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
-        found["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
-    return found
+        settings["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return settings
 
 
-def _build(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _build(
+    folder: Path, family: Family, config: dict[str, Any], trust_remote_code: bool
+) -> tuple[nn.Module, dict[str, Any]]:
     """The model with its weights mapped but not read, and its config."""
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if port := PORTS.get(config["model_type"]):
         options["get_model_classes"] = lambda config: (port.Model, port.ModelArgs)
-    options["model_config"] = _mlx_settings(config)
+    options["model_config"] = _mlx_settings(family, config)
     try:
         with _without_wildcards(folder) as path:
             model, config = load_model(path, lazy=True, **options)
@@ -238,7 +227,7 @@ def _expert_modules(model: nn.Module, family: Family, config: dict[str, Any]) ->
 def _stored_bits(layers: list[nn.Module]) -> float | int:
     """Bits per stored weight, the mean over all weights of ``layers``."""
     stored = [layer.weight.nbytes * 8 for layer in layers]
-    bits = [getattr(layer, "bits", layer.weight.dtype.size * 8) for layer in layers]
+    bits = [bits_of(layer) for layer in layers]
     mean = sum(stored) / sum(size / b for size, b in zip(stored, bits, strict=True))
     return int(mean) if mean == int(mean) else round(mean, 3)
 

@@ -7,23 +7,12 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ..errors import ModelLoadError
+from ..errors import needed
+from ..options import UNQUANTISED
 from ..routing.record import PRECISE_ROUTER_BITS
-
-BITS = (4, 8)
-ROUTER_BITS = (4, 8, 16)
-UNQUANTISED = 16
-"""The ``router_bits`` that leave routers as they are."""
 
 _GROUP_SIZES = (64, 32)
 """In the order in which they are tried; MLX's own default first."""
-
-
-def check_bits(bits: int | None, router_bits: int | None) -> None:
-    """Raises ModelLoadError for bits that cannot be asked for."""
-    for name, value, allowed in (("bits", bits, BITS), ("router_bits", router_bits, ROUTER_BITS)):
-        if value is not None and value not in allowed:
-            raise ModelLoadError(f"{name} = {value!r} is not offered; choose {' or '.join(map(str, allowed))}.")
 
 
 def quantise(
@@ -56,5 +45,6 @@ def quantise(
 
     if bits is None and router_bits == UNQUANTISED:
         return None
+    needed(nn.Linear, "to_quantized", "mlx", "makes a layer's weights smaller")
     nn.quantize(model, class_predicate=kind)
     return {**default, **{path: chosen for path, chosen in found.items() if chosen != default}} if found else None

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MoebenchError, StatsError
+from ..files import write_aside
+from ..options import Plan
 from ..routing.comparison.comparability import Matching, Side, check_comparable, match, notes
 from ..routing.comparison.differences import ROUNDING, Differences, Effect, LoadChange, differences, point_differences
 from ..routing.comparison.resampling import LOADS
-from ..routing.intervals.bootstrap import Plan
 from ..routing.metrics import METRICS
 from ..routing.record import RouterSpec
 from ..routing.stats import RoutingStats
 from .sides import side_of
-from .storage import write_aside
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import StatsError
+from ..options import Plan
 from ..routing.comparison.differences import benjamini_hochberg
 from ..routing.domains.information import PERMUTATIONS
 from ..routing.domains.statistics import DomainStatistics, Estimate, domain_statistics
 from ..routing.domains.verdict import MAX_P, verdict
-from ..routing.intervals.bootstrap import Plan
 from ..routing.record import RouterSpec
 from ..routing.stats import RoutingStats
 from .report import count_verdicts, data_section

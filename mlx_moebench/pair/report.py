@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..options import Plan
 from ..routing.domains.statistics import domain_statistics
 from ..routing.domains.verdict import Verdict, count_words, verdict
-from ..routing.intervals.bootstrap import Interval, Intervals, Plan, collapsed_fraction, intervals
+from ..routing.intervals.bootstrap import Interval, Intervals, collapsed_fraction, intervals
 from ..routing.metrics import METRICS
 from ..routing.parts import completeness
 from ..routing.sums import Sums
@@ -16,7 +20,8 @@ from ..routing.sums import Sums
 if TYPE_CHECKING:
     from ..routing.stats import RoutingStats
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+"""Since 2 a router has the band of every expert, ``token_share``."""
 
 
 def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any]:
@@ -33,8 +38,9 @@ def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any
     for kind, numbers in members.items():
         values = [stats.values(i) for i in numbers]
         found = intervals([stats.sums(i) for i in numbers], stats.strata, plan)
-        for number, value, ci in zip(numbers, values, found.routers, strict=True):
+        for number, value, ci, margins in zip(numbers, values, found.routers, found.margins, strict=True):
             routers[number] = _router(stats, number, value, ci)
+            routers[number]["token_share"] = _token_share(stats.totals(number), ci["top_share_token"], margins)
         summaries[kind] = _summary(stats, numbers, values, found, plan)
     verdicts = verdicts_of(stats, plan)
     for router, found_verdict in zip(routers, verdicts, strict=False):
@@ -117,6 +123,16 @@ def _router(stats: RoutingStats, number: int, values: dict[str, float], ci: dict
     if reason:
         entry["collapsed_reason"] = reason
     return entry
+
+
+def _token_share(total: Sums, busiest: Interval, margins: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """The simultaneous band of every expert's share of tokens, inside [0, 1], or the reason there is none."""
+    below, above = margins.get("top_share_token", (math.nan, math.nan))
+    if not math.isfinite(below):
+        return {"low": None, "high": None, "reason": busiest.reason or "the band is over experts, not over layers"}
+    shares = total.counts / total.n_tokens
+    ends = [np.clip(end, 0, 1).tolist() for end in (shares - below, shares + above)]
+    return {"low": ends[0], "high": ends[1], "method": "simultaneous band over experts"}
 
 
 def _summary(

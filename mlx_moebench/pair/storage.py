@@ -1,18 +1,14 @@
 """Stats pairs on disk: STEM.json, the report, and STEM.safetensors, the sums from which it can be made again.
 
-The only module of this package that touches files. Both are written aside, then renamed, sums first: a full disk
+Both are written aside, then renamed, sums first: a full disk
 leaves the old pair, a kill old or new files, never half of one, and the sums alone are enough to go on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import re
-import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -21,13 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MoebenchError, StatsError
-from ..routing.intervals.bootstrap import Plan
+from ..files import header_of, metadata_of, probe_folder, write_aside
+from ..options import Plan
 from ..routing.parts import completeness
 from ..routing.record import Phase, RouterSpec
 from ..routing.stats import RoutingStats, recorded
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
-from .report import SCHEMA_VERSION
+from .format import checked
+
+SUMS_VERSION = "1"
+"""Of the layout of the sums; that of the report is `report.SCHEMA_VERSION`."""
+
+READABLE = ("1", "2")
+"""Versions of the report; see `report.SCHEMA_VERSION`."""
 
 FORMAT = "mlx_moebench.routing_stats"
 """The key in the file's metadata under which everything but the arrays stands, as JSON."""
@@ -39,11 +42,6 @@ def pair_paths(path: Path) -> tuple[Path, Path]:
     if not stem.name or stem.name == "..":
         raise StatsError(f"Cannot write statistics to {str(path)!r}: name a file, such as out.json.")
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".safetensors")
-
-
-def plain_name(name: str) -> str:
-    """``name`` for a file or folder: letters of any script, nothing that shells mind, never out of its folder."""
-    return re.sub(r"[^\w.-]+", "-", name).lstrip(".") or "-"
 
 
 def decode_output(output: str | Path) -> Path:
@@ -62,7 +60,7 @@ def check_writable(path: Path) -> None:
         if place.is_dir():
             raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
     probe_folder(report_path)
-    if sums_path.exists() and FORMAT not in _metadata(_head(sums_path)):
+    if sums_path.exists() and FORMAT not in metadata_of(sums_path):
         raise StatsError(f"{sums_path} exists and holds no routing statistics: choose another --output.")
     if report_path.exists():
         try:
@@ -71,57 +69,32 @@ def check_writable(path: Path) -> None:
             raise StatsError(f"{report_path} exists and is no routing report: choose another --output.") from error
 
 
-def check_output(path: Path, suffix: str, kind: str, names: Collection[str]) -> None:
-    """Raise `StatsError` unless ``path`` ends in ``suffix`` and can be written, before anything is computed.
-
-    kind: what is to be written, in words. names: keys of such a .json, or columns of such a .csv. A file that is
-    already there must have them all, so that none of another kind is replaced.
-    """
-    if path.is_dir():
-        raise StatsError(f"Cannot write {path}: it is a folder; name a file in it.")
-    if path.suffix.lower() != suffix:
-        raise StatsError(f"This output ends in {suffix}, got {path.name!r}.")
-    probe_folder(path)
-    if path.exists() and not set(names) <= _names(path):
-        raise StatsError(f"{path} exists and holds no {kind}: choose another name, or remove it.")
-
-
-def _names(path: Path) -> set[str]:
-    """The keys of a JSON object, or the columns of a CSV file; empty for anything else."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".csv":
-            return set(text.partition("\n")[0].split(","))
-        there = json.loads(text)
-    except (OSError, ValueError):
-        return set()
-    return set(there) if isinstance(there, dict) else set()
-
-
-def probe_folder(path: Path) -> None:
-    """Raise `StatsError` unless a file can be made beside ``path``, or its folder made where a folder exists above."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    probe = folder / f".{path.name}.{os.getpid()}.probe"
-    try:
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
-
-
 def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tuple[Path, Path]:
     """Write both halves of the pair; raises `StatsError` and keeps the old files when the disk refuses."""
-    write_aside(pair_contents(stats, path, plan))
+    save_pairs([(stats, path)], plan)
     return pair_paths(path)
 
 
-def pair_contents(stats: RoutingStats, path: Path, plan: Plan | None = None) -> dict[Path, bytes]:
-    """What the files of a pair hold, sums first: for pairs that are to be written together by `write_aside`."""
+def save_pairs(pairs: Iterable[tuple[RoutingStats, Path]], plan: Plan | None = None) -> list[dict[str, Any]]:
+    """Write several pairs together, as `save_pair` writes one; returns their reports."""
+    made = [pair_contents(stats, path, plan) for stats, path in pairs]
+    write_aside({path: blob for files, _ in made for path, blob in files.items()})
+    return [report for _, report in made]
+
+
+def pair_contents(
+    stats: RoutingStats, path: Path, plan: Plan | None = None
+) -> tuple[dict[Path, bytes], dict[str, Any]]:
+    """(what the files of a pair hold, sums first; the report): for `write_aside` of several files together."""
     report_path, sums_path = pair_paths(path)
     blob = sums_blob(stats)
     report = stats.report(plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
-    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    return {sums_path: blob, report_path: text.encode()}
+    return {sums_path: blob, report_path: report_text(report).encode()}, report
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """The JSON half of a pair."""
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"
 
 
 def sums_blob(stats: RoutingStats) -> bytes:
@@ -142,7 +115,7 @@ def sums_blob(stats: RoutingStats) -> bytes:
         if number + 1 < len(stats.specs):
             tensors[f"{spec.name}.transition"] = stats.transition_counts(number)
     facts = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SUMS_VERSION,
         "specs": [asdict(spec) for spec in stats.specs],
         "scalars": list(SCALARS),
         "sha256": shas,
@@ -180,7 +153,7 @@ def stats_of_blob(blob: bytes, name: str) -> RoutingStats:
     from safetensors.numpy import load
 
     try:
-        tensors, metadata = load(blob), _metadata(blob)
+        tensors, metadata = load(blob), header_of(blob).metadata
         if FORMAT in metadata:
             return restore(tensors, json.loads(metadata[FORMAT]))
     except (SafetensorError, MoebenchError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -200,9 +173,17 @@ def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
         raise StatsError(f"Cannot read {report_path}: {error.strerror or error}.") from error
     except ValueError as error:
         raise StatsError(f"{report_path} is not JSON: {error}.") from error
-    kinds = {"routers": list, "summary": dict, "data": dict, "model": dict}
-    if not isinstance(report, dict) or not all(isinstance(report.get(k), kind) for k, kind in kinds.items()):
+    if not isinstance(report, dict) or not {"routers", "summary", "data", "model"} <= report.keys():
         raise StatsError(f"{report_path} is JSON, but not a routing report.")
+    if (version := report.get("schema_version", READABLE[0])) not in READABLE:
+        raise StatsError(
+            f"{report_path} has schema version {version}, and this version of mlx_moebench reads "
+            f"{' and '.join(READABLE)}: measure again, or use the version that wrote it."
+        )
+    try:
+        checked("routing_stats", report)
+    except ValueError as error:
+        raise StatsError(f"{report_path} is damaged or from another version ({error}).") from error
     if sums_path.exists():
         if verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
             raise StatsError(
@@ -222,8 +203,8 @@ def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
 
 def restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> RoutingStats:
     """`RoutingStats` from the arrays and facts of a file, refusing what no measurement can have written."""
-    if facts["schema_version"] != SCHEMA_VERSION:
-        raise StatsError(f"schema version {facts['schema_version']}, this is {SCHEMA_VERSION}")
+    if facts["schema_version"] != SUMS_VERSION:
+        raise StatsError(f"schema version {facts['schema_version']}, this is {SUMS_VERSION}")
     specs = [spec_of_json(fields) for fields in facts["specs"]]
     kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
     _expect(bool(specs) and facts["phase"] in get_args(Phase), "no routers, or a phase that does not exist")
@@ -274,44 +255,3 @@ def spec_of_json(fields: dict[str, Any]) -> RouterSpec:
     """JSON has no tuples: lists become them again."""
     typed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     return RouterSpec(**typed)
-
-
-def _metadata(blob: bytes) -> dict[str, str]:
-    """The metadata in the header of a safetensors file; empty where there is none."""
-    if len(blob) < 8:
-        return {}
-    (length,) = struct.unpack("<Q", blob[:8])
-    try:
-        header = json.loads(blob[8 : 8 + length])
-    except ValueError:
-        return {}
-    found: dict[str, str] = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    return found
-
-
-def _head(path: Path) -> bytes:
-    """A safetensors file up to the end of its header."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        return start + file.read(min(length, 1 << 27))
-
-
-def write_aside(contents: Mapping[Path, bytes]) -> None:
-    """Write every file under a temporary name, and only when all are written rename them in order.
-
-    Raises `StatsError` when the disk refuses; an error or Ctrl-C leaves no temporary file.
-    """
-    asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
-    try:
-        for path, aside in asides.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(contents[path])
-        for path, aside in asides.items():
-            aside.replace(path)
-    except OSError as error:
-        raise StatsError(f"Cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        for aside in asides.values():
-            with contextlib.suppress(OSError):  # its folder may be what could not be made
-                aside.unlink(missing_ok=True)

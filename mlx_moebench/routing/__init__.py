@@ -1,9 +1,10 @@
 """What routers said, in numbers: records, tallies, statistics, metrics and intervals. Needs neither MLX nor torch."""
 
+from ..options import Plan
 from .domains.information import DomainInformation, domain_information, domain_information_null
 from .domains.statistics import DomainStatistics, domain_statistics
 from .domains.verdict import Verdict, verdict
-from .intervals.bootstrap import Interval, Plan
+from .intervals.bootstrap import Interval
 from .metrics import METRICS, compute, get_metric
 from .record import RouterSpec, Routing
 from .stats import RoutingStats

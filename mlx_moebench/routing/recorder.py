@@ -130,6 +130,10 @@ class Recorder(RoutingStats):
         """The KV cache that the running forward was called with; None without one."""
         return None
 
+    def unrecorded(self) -> str | None:
+        """Why the running forward, which nobody described, cannot be counted; None where it can."""
+        return None
+
     def release(self) -> None:
         """Let go of the model."""
 
@@ -236,12 +240,8 @@ class Recorder(RoutingStats):
         if len(shape) != 2:
             raise RoutingError(f"A forward pass should see hidden states [B, S, D], but the first block saw {shape}.")
         rows, length = shape
-        if self._announced is None and hasattr(self.cache(), "left_padding"):
-            warnings.warn(
-                "Batched generation pads and reorders its rows and is not recorded: use mlx_moebench.stream_generate.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if self._announced is None and (why := self.unrecorded()) is not None:
+            warnings.warn(why, RuntimeWarning, stacklevel=2)
             return _Forward(Span([], None, None), {})
         span, unknown = self._span(rows)
         if not span.clusters:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MoebenchError, RoutingError, StatsError
+from ..errors import RoutingError, StatsError
+from ..options import Flag
 from .metrics import coactivation, coactivation_lift, compute, get_metric, transition
 from .parts import join
 from .record import Phase, RouterSpec
@@ -20,14 +21,10 @@ from .tally import SCALARS, Tally
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .intervals.bootstrap import Plan
+    from ..options import Plan
 
 Cluster = tuple[str, int]
 """(sha256 of the data set, row in it): the sequence that tokens belong to and that is resampled."""
-
-SHARES = ("top_share_token", "top_share_selection", "top_share_top1")
-"""What `collapsed` may be decided on."""
-
 
 FEWEST = 8
 """Tokens of a tally from which it is no accident that all their logits are shares."""
@@ -38,7 +35,7 @@ class RoutingStats:
 
     Merging is associative and free of order; every metric and interval is recomputed from the sums.
 
-    specs: the routers, in the order they run. tau in (0, 1) and collapse_on (one of `SHARES`) define `collapsed`.
+    specs: the routers, in the order they run. tau in (0, 1) and collapse_on (see `options.Flag`) define `collapsed`.
     model, environment: provenance. sources: {sha256: facts about that data set}.
     """
 
@@ -53,7 +50,7 @@ class RoutingStats:
         sources: Mapping[str, Mapping[str, Any]] | None = None,
         environment: Mapping[str, Any] | None = None,
     ) -> None:
-        check_flag(tau, collapse_on)
+        Flag(tau, collapse_on)  # refuses what is none
         self.specs = tuple(specs)
         self.phase: Phase = phase
         self.tau = tau
@@ -329,14 +326,6 @@ class _Accumulator:
 def recorded(top1_counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """First choices as they are kept: integers, 0 for all experts of a sequence where none was recorded (NaN)."""
     return np.asarray(np.nan_to_num(top1_counts), dtype=np.int64)
-
-
-def check_flag(tau: float, collapse_on: str) -> None:
-    """Raise `MoebenchError` unless tau lies in (0, 1) and collapse_on is a share that exists."""
-    if not 0 < tau < 1:
-        raise MoebenchError(f"tau is a share of tokens and lies between 0 and 1, got {tau}.")
-    if collapse_on not in SHARES:
-        raise MoebenchError(f"Cannot decide collapse on {collapse_on!r}: choose {', '.join(SHARES)}.")
 
 
 def _check_counts(spec: RouterSpec, counts: npt.NDArray[Any], n_tokens: npt.NDArray[Any]) -> None:

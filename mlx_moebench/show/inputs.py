@@ -10,11 +10,11 @@ from typing import Any
 
 from ..data.importers import split_name
 from ..errors import MoebenchError, StatsError
+from ..files import plain_name
+from ..options import Plan
 from ..pair.comparison import compare
 from ..pair.profile import domain_report, profile_settings, rename
-from ..pair.report import SCHEMA_VERSION
-from ..pair.storage import pair_paths, plain_name, read_report
-from ..routing.intervals.bootstrap import Plan
+from ..pair.storage import pair_paths, read_report
 from ..routing.stats import RoutingStats
 from .tables.routers import model_name
 
@@ -292,11 +292,6 @@ def _read_pair(path: Path, label: str | None) -> _Pair:
     if not report_path.exists() and not sums_path.exists():
         raise StatsError(f"There is no {path}: give {TAKEN}.")
     report = read_report(report_path)
-    if (version := report.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
-        raise StatsError(
-            f"{report_path} has schema version {version}, and this version of mlx_moebench reads {SCHEMA_VERSION}: "
-            "measure again, or use the version that wrote it."
-        )
     if not report["routers"]:
         raise StatsError(f"{report_path} holds no router, so that there is nothing to report of it.")
     for router in report["routers"]:

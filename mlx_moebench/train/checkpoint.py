@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from ..checkpoints import check_complete, shortened
 from ..checkpoints.adapters import CONFIG, WEIGHTS
 from ..errors import ModelLoadError, TrainingError
-from ..pair.storage import write_aside
+from ..files import write_aside
 from .objective import STATE
 
 FILE = "checkpoint.safetensors"

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from mlx_lm.tuner.trainer import iterate_batches
 from ..checkpoints import shortened
 from ..data import bundled_names, read_corpus
 from ..data.rows import Row, read_rows
-from ..errors import DataError, MissingExtraError, TrainingError
-from ..pair.storage import write_aside
+from ..errors import DataError, MissingExtraError, RenamedError, TrainingError, missing_package
+from ..files import write_aside
+from ..options import Step
 from .config import TrainingConfig
 
 SPLITS = ("train", "valid", "test")
@@ -107,7 +108,7 @@ def in_order(dataset: Tokens, batch_size: int, max_seq_length: int, **options: A
     return iter(iterate_batches(dataset, batch_size, max_seq_length, **options))
 
 
-def load_tokens(config: TrainingConfig, tokenizer: Any, step: Callable[[str, int, int], None]) -> dict[str, Tokens]:
+def load_tokens(config: TrainingConfig, tokenizer: Any, step: Step) -> dict[str, Tokens]:
     """{"train", "valid", "test": `Tokens`}; a split that is not there is empty.
 
     Raises DataError where the folder or a line cannot be read, or where a sequence has nothing to learn.
@@ -120,6 +121,8 @@ def load_tokens(config: TrainingConfig, tokenizer: Any, step: Callable[[str, int
                 step(f"tokenising {name}", row, len(split))
             where = places[row] if places else f"{config['data']}, {name} row {row}"
             ids, offset = _tokenised(split, row, where)
+            if config["mask_prompt"] and ids and not offset:
+                raise RenamedError("mlx_lm", "mask_prompt among the settings of create_dataset", "--mask-prompt needs")
             _check_learnable(ids, offset, config["max_seq_length"], where)
             sequences.append((ids, offset))
         found[name] = Tokens(sequences, config["max_seq_length"])
@@ -146,6 +149,8 @@ def _splits(config: TrainingConfig, tokenizer: Any) -> list[tuple[Any, list[str]
         with silent():
             return [(split, []) for split in load_dataset(settings, tokenizer)]
     except ModuleNotFoundError as error:
+        if missing_package(error) != "datasets":
+            raise
         raise MissingExtraError(f"The data set {data}", "data") from error
     except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
         name = data if not config.values.get("hf_dataset") else "in hf_dataset"

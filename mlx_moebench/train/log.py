@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingError
-from ..pair.storage import write_aside
+from ..files import write_aside
 from ..routing.record import RouterSpec
 from .objective import PER_ROUTER
 from .settings import RoutingLoss

@@ -11,9 +11,10 @@ import mlx.core as mx
 from ..data.rows import read_rows
 from ..environment import environment
 from ..errors import DataError, StatsError
+from ..files import write_aside
 from ..measure import analyze
 from ..models import Checkpoint
-from ..pair.storage import pair_paths, read_report, write_aside
+from ..pair.storage import pair_paths, read_report
 from .config import TrainingConfig
 from .data import text_field
 from .log import TrainingLog, finite, summarise

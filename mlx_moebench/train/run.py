@@ -14,13 +14,15 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.tuner.callbacks import TrainingCallback
 from mlx_lm.tuner.trainer import TrainingArgs, train
 
 from ..checkpoints import shortened
 from ..checkpoints.adapters import WEIGHTS
-from ..errors import TrainingError
+from ..errors import RenamedError, TrainingError, needed
 from ..instrument import config_of, routers_of
 from ..models import load_checkpoint, read_adapter, select_device
+from ..options import Step, quiet_step
 from ..routing.record import RouterSpec
 from . import checkpoint as kept
 from .config import TrainingConfig
@@ -30,7 +32,7 @@ from .log import TrainingLog
 from .lora import add_lora, lora_keys, unfreeze
 from .objective import Objective
 from .outcome import AFTER, BEFORE, has_report, measure_routing, training_report
-from .watch import Finished, Run, Step, Watcher
+from .watch import Finished, Run, Watcher
 
 _FREE_TO_CHANGE = (
     "adapter_path", "iters", "steps_per_report", "steps_per_eval", "val_batches", "save_every", "test", "test_batches",
@@ -45,7 +47,7 @@ def train_adapter(
     resume: bool = False,
     device: str = "auto",
     command: str | None = None,
-    step: Step = lambda what, done, total: None,
+    step: Step = quiet_step,
 ) -> dict[str, Any]:
     """Train as ``config`` says and return the training report, which also lies in the adapter's folder.
 
@@ -55,6 +57,7 @@ def train_adapter(
 
     Raises MoebenchError subclasses; what was saved before stays.
     """
+    needed(TrainingCallback, "on_train_loss_report", "mlx_lm", "is called after every step")
     select_device(device)
     group = mx.distributed.init()
     folder = Path(config["adapter_path"])
@@ -223,6 +226,9 @@ def _train(run: Run, start: int) -> TrainingLog:
                         loss=objective,
                         iterate_batches=TrainingOrder(config["seed"], start),
                         training_callback=watcher,
+                    )
+                    raise RenamedError(
+                        "mlx_lm", "report of the last step to its training_callback", "saves the adapter"
                     )
         except RuntimeError as error:
             if run.group.size() == 1:

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from mlx_lm.tuner.trainer import default_loss, evaluate
 
 from ..errors import TrainingError
 from ..models import Checkpoint
+from ..options import Step
 from ..routing.record import RouterSpec
 from . import checkpoint as kept
 from .config import TrainingConfig
 from .data import Tokens, in_order, silent
 from .log import PATIENCE, TrainingLog, log_entry, never_fired
 from .objective import Objective
-
-Step = Callable[[str, int, int], None]
 
 
 @dataclass

@@ -41,7 +41,7 @@ def test_dotted_lines_carry_their_name(open_page: Any, nano: str) -> None:
     page = open_page(nano, viewport=WIDE)
     drawn(page, "layers")
     assert page.locator("#layers .line-name").all_text_contents() == ["ln E"]
-    page.locator("#layers").get_by_label("Quantity", exact=True).select_option(label="Busiest expert, share of tokens")
+    page.locator("#layers").get_by_label("Quantity", exact=True).select_option(label="Busiest expert, of tokens")
     assert page.locator("#layers .line-name").all_text_contents() == ["K/E"]
     drawn(page, "domains")
     assert page.locator("#domains .line-name").all_text_contents() == ["95% of permutations"]

@@ -159,7 +159,7 @@ def test_points_of_a_chart_tell_value_and_interval(open_page: Any, nano: str) ->
     lines = tip(page).splitlines()
     assert lines[0].endswith("layer 1")
     assert "code" in lines[0]
-    assert lines[1].startswith("Entropy of a token's routing: 2.")
+    assert lines[1].startswith("Mean entropy of a token's routing: 2.")
     assert lines[1].endswith("] nats")
 
 

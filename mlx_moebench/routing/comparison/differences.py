@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..intervals.bootstrap import Interval, Plan, basic, resampled_interval, widening
+from ...options import Plan
+from ..intervals.bootstrap import Interval, basic, resampled_interval, widening
 from ..metrics.registry import METRICS, Metric, get_metric
 from ..sums import Floats, Sums
 from .maxima import Maxima, MeanOfMaxima, peak

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..intervals.bootstrap import CELLS, MIN_CLUSTERS, Plan, resample_weights
+from ...options import Plan
+from ..intervals.bootstrap import CELLS, MIN_CLUSTERS, resample_weights
 from ..metrics.registry import Metric
 from ..sums import Floats, Sums, entropy
 from .maxima import Maxima, extremes, maxima

@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import MoebenchError
-from ..intervals.bootstrap import CELLS, MIN_CLUSTERS, Interval, Plan, basic, widening
+from ...options import Plan
+from ..intervals.bootstrap import CELLS, MIN_CLUSTERS, Interval, basic, widening
 from ..sums import Floats, Sums, entropy, weighted_sums
 from .information import PERMUTATIONS, DomainInformation, domain_information_point, domain_load, informations
 

@@ -32,17 +32,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
 
-from ...errors import MoebenchError
+from ...options import Plan
 from ..metrics.registry import METRICS, Metric, get_metric
 from ..sums import Floats, Sums
 
-Method = Literal["bca", "percentile", "layer"]
 MIN_CLUSTERS = 10
 CELLS = 1 << 17  # resamples x experts worked on at a time: about 1 MB an array, so it stays in cache
 
@@ -67,36 +66,18 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to resample: method for means, B resamples, seed, level in (0, 1)."""
-
-    method: Method = "bca"
-    resamples: int = 2000
-    seed: int = 0
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.method not in ("bca", "percentile", "layer"):
-            raise MoebenchError(f"Unknown interval method {self.method!r}: choose bca, percentile or layer.")
-        if not 0 < self.level < 1:
-            raise MoebenchError(f"The level of an interval lies between 0 and 1, got {self.level}.")
-        if self.seed < 0:
-            raise MoebenchError(f"A seed is 0 or more, got {self.seed}.")
-        if self.resamples < 100:
-            raise MoebenchError(f"{self.resamples} resamples are too few for an interval: use 100 or more.")
-
-
-@dataclass(frozen=True)
 class Intervals:
     """routers: one {metric: Interval} each. mean: the metric averaged over the routers. peak: the largest over them.
 
-    peak_margin: {metric: (u, v)}, the half-widths of each simultaneous band over all routers' experts.
+    peak_margin: {metric: (u, v)}, the half-widths of each simultaneous band over all routers' experts. margins: those
+    of the bands over the experts of each router; empty where there are none.
     """
 
     routers: list[dict[str, Interval]]
     mean: dict[str, Interval]
     peak: dict[str, Interval]
     peak_margin: dict[str, tuple[float, float]]
+    margins: list[dict[str, tuple[float, float]]]
 
 
 def resample_weights(strata: npt.ArrayLike, resamples: int, seed: int | Sequence[int]) -> Floats:
@@ -127,7 +108,7 @@ def intervals(
         reason = f"{n} {are} too few for an interval: {MIN_CLUSTERS} or more are needed"
         none = {m.name: Interval(reason=reason) for m in metrics}
         peaks = {m.name: none[m.name] for m in metrics if m.interval == "maximum"}
-        return Intervals([none for _ in routers], none, peaks, {})
+        return Intervals([none for _ in routers], none, peaks, {}, [{} for _ in routers])
     if plan.method == "layer":
         return _layer_intervals(routers, metrics, plan)
     weights = resample_weights(labels, plan.resamples, plan.seed)
@@ -157,7 +138,8 @@ def intervals(
                 boot = np.mean([r.boot[m.name] for r in have], axis=0)
                 jack = np.mean([r.jack[m.name] for r in have], axis=0)
                 mean[m.name] = _clip(resampled_interval(m, point, boot, jack, widest, plan), m, e, routers[0].top_k)
-    return Intervals(per_router, mean, peak, margin)
+    bands = [{m.name: r.band(m, plan)[1] for m in metrics if m.interval == "maximum"} for r in resampled]
+    return Intervals(per_router, mean, peak, margin, bands)
 
 
 class _Resampled:
@@ -196,8 +178,12 @@ class _Resampled:
         if not math.isfinite(point):
             return Interval(reason="the metric is null here")
         if m.interval == "maximum":
-            return _band(point, self.above[m.name], self.below[m.name], self.widen, plan)[0]
+            return self.band(m, plan)[0]
         return resampled_interval(m, point, self.boot[m.name], self.jack[m.name], self.widen, plan)
+
+    def band(self, m: Metric, plan: Plan) -> tuple[Interval, tuple[float, float]]:
+        """The band over this router's experts, and its half-widths; see `_band`."""
+        return _band(float(self.point[m.name]), self.above[m.name], self.below[m.name], self.widen, plan)
 
 
 def resampled_interval(m: Metric, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan) -> Interval:
@@ -284,7 +270,7 @@ def _layer_intervals(routers: Sequence[Sums], metrics: Sequence[Metric], plan: P
         if m.interval in ("mean", "plugin", "distance") and np.isfinite(values).all():
             low, high = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
             mean[m.name] = Interval(float(low), float(high), label)
-    return Intervals([single for _ in routers], mean, peaks, {})
+    return Intervals([single for _ in routers], mean, peaks, {}, [{} for _ in routers])
 
 
 def collapsed_fraction(

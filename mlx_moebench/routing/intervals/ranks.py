@@ -21,8 +21,9 @@ import numpy.typing as npt
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from ...options import Plan
 from ..sums import Floats
-from .bootstrap import MIN_CLUSTERS, Interval, Plan, ratio_intervals, resample_weights, widening
+from .bootstrap import MIN_CLUSTERS, Interval, ratio_intervals, resample_weights, widening
 
 BINS = 10
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...routing.intervals.bootstrap import Plan, intervals
+from ...options import Plan
+from ...routing.intervals.bootstrap import intervals
 from ...routing.stats import RoutingStats
 from ...routing.sums import Floats
 from ..inputs import Run

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from unicodedata import bidirectional
 
 from ...errors import StatsError
-from ...pair.storage import probe_folder, write_aside
+from ...files import probe_folder, write_aside
 from ..figures.base import unit_of_text
 from ..numbers import count, percent
 from ..tables.routers import model_name

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ...environment import package_version
 from ...families import GUIDE, Family, families
+from ...families.base import names_of
 
 TESTED = {
     "outputs bit-identical with the tap": "test_instrument.test_taps_change_no_output_and_no_parameter",
@@ -106,7 +107,7 @@ def _facts(family: Family) -> dict[str, Any]:
             for form in family.routers
         ],
         "sparse_layers": _first_line(family.layers),
-        "settings": {"n_experts": family.n_experts, "top_k": family.top_k},
+        "settings": {"n_experts": names_of(family.n_experts), "top_k": names_of(family.top_k)},
         "built_in": dict(family.built_in),
     }
 

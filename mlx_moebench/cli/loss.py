@@ -1,0 +1,87 @@
+"""``mlx-moebench loss``: does a router's uncertainty about a token predict the model's loss on the next one?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ._options import (
+    command_line,
+    json_option,
+    loading_options,
+    output_option,
+    plan_options,
+    quiet_option,
+    reading_options,
+)
+
+if TYPE_CHECKING:
+    from ..options import Loading, Plan, Reading
+
+EPILOG = """\b
+Examples:
+  mlx-moebench loss                                  the model in the package, on maths
+  mlx-moebench loss --dataset code --plot loss.png   with the loss by tenths of uncertainty
+  mlx-moebench loss --model allenai/OLMoE-1B-7B-0924 --max-samples 40 --output out.json
+  mlx-moebench loss --json | jq '.summary.mlp.entropy'
+"""
+
+
+@click.command(epilog=EPILOG)
+@loading_options(without=("backend",))
+@reading_options(batch_size=(4, "Sequences per forward pass, whose logits over the whole vocabulary are held at once."))
+@click.option(
+    "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Tokens to show of each of four kinds."
+)
+@plan_options("mean losses over sequences")
+@output_option("Write the report as JSON.  [default: not written]")
+@click.option("--plot", type=click.Path(path_type=Path), help="Mean loss by tenths of uncertainty, .png, .svg or .pdf.")
+@json_option("the report")
+@quiet_option
+def command(
+    model: str | None,
+    dataset: str,
+    loading: Loading,
+    reading: Reading,
+    examples: int,
+    plan: Plan,
+    output: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare each router's uncertainty at a token with the model's loss on the next one.
+
+    Two scores of uncertainty, the entropy of the routing distribution and the selection margin; for each, the rank
+    correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
+    """
+    from ..analysis.loss import loss_report
+    from ..files import check_output, write_aside
+    from ..options import Options, Saving
+    from ..show.plots import check_plot
+    from ..show.plots.uncertainty import plot_uncertainty
+    from ..show.tables.loss import print_uncertainty
+    from ._progress import progress
+
+    if output:
+        check_output(output, ".json", "report of uncertainty", ("n_pairs", "mean_loss"))
+    if plot:
+        check_plot(plot)
+    with progress(quiet) as step:
+        options = Options(loading, reading, saving=Saving(command=command_line()), plan=plan)
+        report = loss_report(model, dataset, options, examples=examples, step=step)
+    text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    if output:
+        write_aside({output: text.encode()})
+    if plot:
+        plot_uncertainty(report, plot)
+    if as_json:
+        click.echo(text, nl=False)
+        return
+    print_uncertainty(report)
+    for path in (output, plot):
+        if path:
+            click.echo(f"Wrote {path}")

@@ -1,0 +1,74 @@
+"""What the JSON files of this package are made of: numbers and intervals, and how a class says what it holds.
+
+The classes are msgspec's: it checks a file in milliseconds, names the place of a fault, and makes the JSON schema from
+the annotations. It is one small package that needs no other.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+Number = float | None
+"""null: undefined."""
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+
+_NULL = {"type": "null"}
+
+
+def says(text: str) -> Meta:
+    """What a field holds, for the schema."""
+    return Meta(description=text)
+
+
+def when_null(field: str, reason: str) -> dict[str, Any]:
+    """The rule of a schema that ``reason`` stands where ``field`` is null."""
+    return {"if": {"properties": {field: _NULL}}, "then": {"required": [reason]}}
+
+
+class Interval(msgspec.Struct, kw_only=True):
+    """Interval of one number, in its unit, or the reason there is none."""
+
+    RULES: ClassVar[dict[str, Any]] = {
+        "if": {"properties": {"low": _NULL}},
+        "then": {"properties": {"high": _NULL}, "required": ["reason"]},
+        "else": {"properties": {"high": {"type": "number"}}, "required": ["method"]},
+    }
+    """What the schema says beside the fields."""
+
+    low: Annotated[Number, says("Lower end.")]
+    high: Annotated[Number, says("Upper end.")]
+    method: Annotated[str | UnsetType, says("How it was made.")] = UNSET
+    bias: Annotated[
+        float | UnsetType,
+        says("Mean of the resampled values minus the value, in its unit: the bootstrap estimate of bias."),
+    ] = UNSET
+    reason: Annotated[str | UnsetType, says("Why low and high are null.")] = UNSET
+
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval has two ends or none")
+        if self.low is None and self.reason is UNSET:
+            raise ValueError("an interval that is null has a reason")
+        if self.low is not None and self.method is UNSET:
+            raise ValueError("an interval says its method")
+
+
+class SummaryEntry(Interval, kw_only=True):
+    """A value with its interval."""
+
+    value: Annotated[Number, says("In the unit of the metric.")]
+    level: Annotated[Share, says("Coverage the interval aims at.")]
+    over: Annotated[Count | UnsetType, says("Routers it was counted over.")] = UNSET
+
+
+class Estimate(Interval, kw_only=True):
+    """A value with its interval, in its unit."""
+
+    value: Annotated[Number, says("The value.")]
