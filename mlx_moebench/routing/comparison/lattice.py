@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 
-from ..intervals.bootstrap import Interval, Plan
+from ...options import Plan
+from ..intervals.bootstrap import Interval
 from ..intervals.corrected import METHOD, Drawn, corrected
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import MoebenchError
-from ..intervals.bootstrap import Interval, Plan
+from ...options import Plan
+from ..intervals.bootstrap import Interval
 from ..intervals.corrected import METHOD, Corrected, Drawn, corrected, error_parts, transformed
 from ..intervals.effective import Clusters, clusters, effective_clusters
 from ..intervals.halves import Halves, Ratios, random_halves, ratios_of

@@ -122,9 +122,9 @@ def contrast(e: DomainEstimates, odds: float, multiple: float) -> tuple[float, I
 
     With s the share of an expert in a domain, x its mean share in the others, and g(x) that of ``odds`` times the odds
     of x, excess = max over domains and experts of s - g(x): above 0 if and only if some expert's odds in one domain are
-    over ``odds`` times its odds in the rest. An expert counts where it has ``multiple`` of its even share, and where the
-    others leave as much of their tokens to other experts: odds near 0 and near infinity say nothing. The pairs are those
-    whose own band is above 0; without intervals, those whose value is.
+    over ``odds`` times its odds in the rest. An expert counts where it has ``multiple`` of its even share, and where
+    the others leave as much of their tokens to other experts: odds near 0 and near infinity say nothing. The pairs are
+    those whose band is above 0; without intervals, those whose value is.
     """
     d = len(e.domains)
     rest = (e.shares.sum(axis=0) - e.shares) / (d - 1)
