@@ -36,8 +36,12 @@ from mlx_moebench.routing.domains.findings import (
     findings,
 )
 from mlx_moebench.routing.domains.shares import contrast, dominance, idleness
+from mlx_moebench.routing.intervals.bands import Estimates, maximum, share_bands
 from mlx_moebench.routing.intervals.bootstrap import Interval
+from mlx_moebench.routing.intervals.halves import random_halves, ratios
+from mlx_moebench.routing.intervals.routers import RouterMetrics
 from mlx_moebench.routing.sums import entropy
+from mlx_moebench.routing.tally import SCALARS
 
 
 def estimate(
@@ -339,3 +343,39 @@ def test_a_range_of_sequences_is_given_or_none() -> None:
     for low, high in ranges:
         assert 120 < low <= high <= 20 * 120
     assert np.median([high / low for low, high in ranges]) < 20
+
+
+def odd_sums(rng: np.random.Generator) -> tuple[Sums, np.ndarray]:
+    """Few experts or one, all of them chosen, texts without tokens, texts that are alike, domains of one text."""
+    experts = int(rng.choice([1, 2, 3, 8, 16]))
+    top_k, domains = int(rng.integers(1, experts + 1)), int(rng.integers(2, 5))
+    sizes = rng.choice([1, 2, 3, 9, 10, 11, 13, 30], domains)
+    tokens = rng.integers(rng.integers(2), int(rng.choice([2, 5, 50])), sizes.sum())
+    shares = np.tile(rng.dirichlet(np.full(experts, rng.choice([0.05, 1, 50]))), (len(tokens), 1))
+    if rng.random() < 0.7:
+        shares = rng.dirichlet(np.full(experts, rng.choice([0.05, 1, 50])), len(tokens))
+    counts = np.zeros((len(tokens), experts))
+    for row, n in enumerate(tokens):
+        for _ in range(n):
+            score = np.log(shares[row] + 1e-9) + rng.gumbel(size=experts) * (rng.random() < 0.9)
+            counts[row, np.argsort(-score)[:top_k]] += 1
+    scalars = rng.random((len(tokens), len(SCALARS))) * tokens[:, None]
+    sums = Sums(experts, top_k, "softmax", tokens, counts, counts / top_k, shares * tokens[:, None], scalars)
+    return sums, np.repeat([f"d{d}" for d in range(domains)], sizes)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_odd_routers_raise_and_warn_of_nothing(seed: int) -> None:
+    sums, labels = odd_sums(np.random.default_rng(seed))
+    one = estimates_of(sums, labels, seed, 160)
+    for tied in (0.0, 0.1, 1.0):
+        json.dumps(findings(one, tied).to_dict(), allow_nan=False)
+    shown = [*RouterMetrics(sums, random_halves(labels, 160, seed)).metrics().values(), one.used, one.information]
+    for c in [*shown, *one.divergence.values()]:
+        low, high = c.interval.low, c.interval.high
+        assert (low is None and c.interval.reason) or low <= c.value <= high  # type: ignore[operator]
+    every = Estimates.of(ratios(sums.counts, sums.n_tokens, random_halves(labels, 160, seed)))
+    low, high = share_bands(every)
+    assert ((low <= every.value) & (every.value <= high)).all() or np.isnan(every.value).all()
+    largest = maximum(every)
+    assert largest.interval.reason or largest.interval.low <= largest.value <= largest.interval.high  # type: ignore[operator]

@@ -153,4 +153,6 @@ def transformed(one: Corrected, function: Callable[[float], float]) -> Corrected
     plugin, value = function(one.plugin), function(one.value)
     if low is None or high is None:
         return Corrected(value, one.interval, plugin)
+    if not math.isfinite(value):
+        return Corrected(value, Interval(reason="the metric is null here"), plugin)
     return Corrected(value, Interval(function(low), function(high), METHOD, bias=plugin - value), plugin)
