@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from typing import Any
 
 from .blas import blas_in_use
+from .types import Json
 
 
 def package_version(package: str) -> str | None:
@@ -18,7 +18,7 @@ def package_version(package: str) -> str | None:
         return None
 
 
-def host_environment() -> dict[str, Any]:
+def host_environment() -> Json:
     """Versions and platform where no model runs: nothing of MLX, BLAS and threads bears on the numbers."""
     return {
         "mlx_moebench": package_version("mlx-moebench"),
@@ -32,7 +32,7 @@ def host_environment() -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """Versions, platform, device, BLAS and threads; needs MLX."""
     import mlx.core as mx
 

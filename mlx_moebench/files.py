@@ -8,9 +8,10 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .errors import StatsError
+from .types import Json
 
 MAX_HEADER = 100_000_000
 """Bytes of the longest header that the safetensors format allows."""
@@ -22,7 +23,7 @@ HEADER_BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 class Header(NamedTuple):
     """The header of a safetensors file: 8 bytes of length, that much JSON, then the data, which starts at ``start``."""
 
-    tensors: dict[str, dict[str, Any]]
+    tensors: dict[str, Json]
     metadata: dict[str, str]
     start: int
 

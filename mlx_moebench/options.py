@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, TypeVar
 
 from .errors import DataError, ModelLoadError, MoebenchError, did_you_mean
+from .types import Json
 
 Step = Callable[[str, int, int], None]
 """step(what, done, total) is told of progress; total 0 means unknown."""
@@ -190,7 +191,7 @@ class Options:
     @classmethod
     def of(cls, choices: Choices) -> Self:
         """From the keywords of a call; each goes where a part has a field of its name. ``plan`` is one of them."""
-        left: dict[str, Any] = dict(choices)
+        left: Json = dict(choices)
         plan = left.pop("plan", None) or Plan()
         parts = {
             name: part(**{key: left.pop(key) for key in _names(part) & left.keys()}) for name, part in _PARTS.items()
@@ -231,7 +232,7 @@ class Choices(LoadingChoices, total=False):
     plan: Plan | None
 
 
-_PARTS: dict[str, Any] = {"loading": Loading, "reading": Reading, "flag": Flag, "saving": Saving}
+_PARTS: Json = {"loading": Loading, "reading": Reading, "flag": Flag, "saving": Saving}
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from published import ENTROPIES, WORDS, in_words, possible_names
+from published import ENTROPIES, QUANTITIES, in_words, possible_names
 
-from mlx_moebench.options import Plan
+from mlx_moebench.options import COLLAPSE_SHARES, Plan
 from mlx_moebench.pair.storage import load_pair, pair_paths, read_report
 from mlx_moebench.routing.stats import RoutingStats
 from mlx_moebench.show.markdown import Cells
-from mlx_moebench.show.tables.routers import model_name
+from mlx_moebench.show.names import model_name
 
-SHARES = ("peak_top_share_token", "peak_top_share_selection", "peak_top_share_top1")
+PEAKS = tuple(f"peak_{share}" for share in COLLAPSE_SHARES)
 COLUMNS = (
     *("model", "domain", "texts", "tokens", "collapsed, fraction of routers", "mean entropy, nats"),
     *("busiest, of tokens", "busiest, of selections", "busiest, of first choices", "n_eff, experts"),
@@ -56,7 +56,7 @@ def leaderboard(reports: Iterable[Mapping[str, Any]]) -> str:
 def _row(report: Mapping[str, Any], kind: str, summary: Mapping[str, Any], run: int, cells: Cells) -> list[str]:
     model, data = report["model"], report["data"]
     backend = "counts" if model.get("backend") == "counts" else f"{model.get('backend')}, {model.get('dtype')}"
-    shown = model_name(dict(model)) + (f", {kind} routers" if kind else "")
+    shown = model_name(model) + (f", {kind} routers" if kind else "")
     return [
         shown.replace("|", r"\|"),
         f"{data['name']}, {data['phase']}",
@@ -64,7 +64,7 @@ def _row(report: Mapping[str, Any], kind: str, summary: Mapping[str, Any], run: 
         f"{data['n_tokens']:,}",
         cells.cell(summary["collapsed_fraction"], 2),
         cells.cell(summary["mean_entropy"], 3),
-        *(cells.cell(summary[name], 3) for name in SHARES),
+        *(cells.cell(summary[name], 3) for name in PEAKS),
         cells.cell(summary["n_eff"], 2),
         f"`{data['sha256'][:8]}`",
         backend,
@@ -78,10 +78,9 @@ def published_table(published: Mapping[str, Any]) -> str:
     lines = [_line([*columns, "the entropy can be", "the share can be"]), _line(["---"] * 7)]
     for row in published["rows"]:
         figures, form = row["figures"], (row["n_experts"], row["top_k"])
-        shares = tuple(name.removeprefix("peak_") for name in SHARES)
         can = [
-            "; ".join(WORDS[name] for name in possible_names(names, figures[figure], *form)) or "none of these"
-            for names, figure in ((ENTROPIES, "mean_entropy"), (shares, "peak_share"))
+            "; ".join(QUANTITIES[name] for name in possible_names(names, figures[figure], *form)) or "none of these"
+            for names, figure in ((ENTROPIES, "mean_entropy"), (COLLAPSE_SHARES, "peak_share"))
         ]
         printed = [figures[name]["printed"] for name in ("collapsed_fraction", "mean_entropy", "peak_share")]
         lines.append(_line([row["model"], f"{row['top_k']} of {row['n_experts']}", *printed, *can]))

@@ -21,33 +21,29 @@ from typing import Any
 import jinja2
 
 from mlx_moebench.errors import DataError
+from mlx_moebench.show.numbers import decimals, signed, with_interval
 
 
-def with_interval(entry: Mapping[str, Any], digits: int = 3, scale: float = 1.0) -> str:
+def estimate(entry: Mapping[str, Any], digits: int = 3, scale: float = 1.0) -> str:
     """``value [low, high]`` of {value, low, high} (or ``effect``, ``rho``); the reason where there is none."""
     value = next(entry[key] for key in ("value", "effect", "rho") if key in entry)
     if value is None:
         return f"null ({entry.get('reason', 'undefined')})"
-    sign = "+" if "effect" in entry else ""
+    write = signed if "effect" in entry else decimals
     if entry.get("low") is None:
-        return f"{number(value * scale, digits, sign)} (no interval: {entry.get('reason', 'none was made')})"
-    low, high = (number(entry[key] * scale, digits, sign) for key in ("low", "high"))
-    return f"{number(value * scale, digits, sign)} [{low}, {high}]"
+        return f"{write(value * scale, digits)} (no interval: {entry.get('reason', 'none was made')})"
+    ends = {end: entry[end] * scale for end in ("low", "high")}
+    return with_interval(value * scale, ends, digits, write)
 
 
 def percent(entry: Mapping[str, Any], digits: int = 1) -> str:
-    """`with_interval` of a share, in percent; the unit stands behind."""
-    return f"{with_interval(entry, digits, 100)}%"
-
-
-def number(value: float, digits: int = 3, sign: str = "") -> str:
-    """With so many decimals, thousands apart, and no minus before a zero."""
-    return f"{round(value, digits) + 0.0:{sign},.{digits}f}"
+    """`estimate` of a share, in percent; the unit stands behind."""
+    return f"{estimate(entry, digits, 100)}%"
 
 
 def listed(values: list[float], digits: int = 3) -> str:
     """``1.2, 3.4``."""
-    return ", ".join(number(value, digits) for value in values)
+    return ", ".join(decimals(value, digits) for value in values)
 
 
 def p_value(p: float, digits: int = 3) -> str:
@@ -66,9 +62,9 @@ _WRAP: dict[str, Any] = {"width": WIDTH, "break_long_words": False, "break_on_hy
 _BLOCK = re.compile(r"[|#<]|- |\d+\. ")
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "ci": with_interval,
+    "ci": estimate,
     "percent": percent,
-    "num": number,
+    "num": decimals,
     "listed": listed,
     "p": p_value,
     "median": lambda values: median(list(values)),

@@ -19,7 +19,7 @@ from mlx_moebench.routing.stats import RoutingStats
 ENTROPIES = ("mean_entropy", "load_entropy", "marginal_entropy", "topk_entropy")
 """What a published "mean entropy" may be the mean over layers of."""
 
-WORDS = {
+QUANTITIES = {
     "top_share_token": "of tokens",
     "top_share_selection": "of selections",
     "top_share_top1": "of first choices",
@@ -162,7 +162,7 @@ def in_words(entries: Sequence[Mapping[str, Any]]) -> str:
     def named(verdict: str) -> str:
         several = len({e["router"] for e in entries}) > 1
         chosen = (e for e in entries if e["verdict"] == verdict)
-        return "; ".join(WORDS[e["quantity"]] + (f", {e['router']} routers" if several else "") for e in chosen)
+        return "; ".join(QUANTITIES[e["quantity"]] + (f", {e['router']} routers" if several else "") for e in chosen)
 
     first = next(e["figure"] for e in entries)
     parts = []
@@ -176,7 +176,7 @@ def in_words(entries: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f"not decided, no interval: {named('no interval')}")
     if named("cannot be this"):
         what = "cannot have been decided on the share" if first == "collapsed_fraction" else "cannot be"
-        ruled_out = dict.fromkeys(WORDS[e["quantity"]] for e in entries if e["verdict"] == "cannot be this")
+        ruled_out = dict.fromkeys(QUANTITIES[e["quantity"]] for e in entries if e["verdict"] == "cannot be this")
         parts.append(f"{what} {', '.join(ruled_out)}")
     return ". ".join(part[0].upper() + part[1:] for part in parts)
 

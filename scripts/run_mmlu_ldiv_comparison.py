@@ -20,6 +20,7 @@ from typing import Any
 from run_rescue import SETTINGS, interval
 
 from mlx_moebench.evaluate import compare_answers, evaluate_mmlu, read_evaluation
+from mlx_moebench.show.numbers import decimals, signed, with_interval
 from mlx_moebench.train import read_config, train_adapter, training_config
 
 ARMS = {"control": 0.0, "ldiv": 0.3}
@@ -94,8 +95,8 @@ def print_table(results: dict[str, Any]) -> None:
 
 
 def _percent(entry: dict[str, Any], sign: str = "") -> str:
-    text = f"{100 * entry['value']:{sign}.2f}"
-    return text if entry.get("low") is None else f"{text} [{100 * entry['low']:.2f}, {100 * entry['high']:.2f}]"
+    interval = {end: 100 * entry[end] for end in ("low", "high") if entry.get(end) is not None}
+    return with_interval(100 * entry["value"], interval, 2, signed if sign else decimals, ends=decimals)
 
 
 def main() -> None:

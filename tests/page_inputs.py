@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,31 @@ HEBREW = "\u2067עברית\u202e abc"
 QUICK = Plan(resamples=100)
 
 ADAPTER = {"name": "floor", "sha256": "0" * 64, "fine_tune_type": "lora", "scale": 20.0}
+
+
+def drawings(data: dict[str, Any], section: str) -> list[dict[str, Any]]:
+    """The charts and heatmaps of a section of `page_data`, in its order."""
+    (parts,) = (one["parts"] for one in data["sections"] if one["id"] == section)
+    figures = [figure for part in parts for figure in part.get("pair", [part]) if "drawings" in figure]
+    return [drawing for figure in figures for drawing in figure["drawings"].values()]
+
+
+def decoded(heat: dict[str, Any], measure: str, what: str = "cells") -> np.ndarray[Any, Any]:
+    """What the page's scripts read of a measure of a heatmap, or of its ``low`` or ``high``: [rows, columns], or of a
+    square what stands above the diagonal; all rows are as long as each other."""
+    entry = heat["measures"][measure]
+    array = heat["arrays"][entry[what]]
+    numbers = np.frombuffer(base64.b64decode(array["data"]), dtype=f"<{array['type']}") / array["over"]
+    if what != "cells":
+        return numbers.reshape(-1, array["lengths"])
+    over, across = (
+        np.array(heat["facts"][by] if isinstance(by, str) else by) for by in (entry["over"], entry["across"])
+    )
+    if heat["x"] == heat["y"]:
+        i, j = np.triu_indices(array["lengths"], 1)
+        return entry["times"] * numbers / (over[i] if len(over) else 1) / (across[j] if len(across) else 1)
+    rows = numbers.reshape(-1, array["lengths"])
+    return entry["times"] * rows / (over[:, None] if len(over) else 1)
 
 
 def hostile_pairs(folder: Path) -> list[str]:

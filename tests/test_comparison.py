@@ -20,7 +20,7 @@ from mlx_moebench.measure import analyze
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair import Comparison, compare
 from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats
-from mlx_moebench.routing.comparison.comparability import KINDS
+from mlx_moebench.routing.comparison.comparability import OBSTACLES
 from mlx_moebench.routing.comparison.differences import ROUNDING
 
 SCHEMA = json.loads(files("mlx_moebench.routing").joinpath("schema/comparison.schema.json").read_text("utf-8"))
@@ -141,7 +141,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("kind", "change", "words"), REFUSED)
 def test_what_is_not_comparable_is_refused_and_can_be_allowed(kind: str, change: dict[str, Any], words: str) -> None:
     with pytest.raises(StatsError) as refused:
-        compare(plain(), plain(**change), allow=[other for other in KINDS if other != kind])
+        compare(plain(), plain(**change), allow=[other for other in OBSTACLES if other != kind])
     assert words in str(refused.value)
     assert str(refused.value).endswith(f"To compare them all the same: --allow {kind}.")
     found = compare(plain(), plain(**change), allow=[kind], plan=PLAN)
@@ -156,7 +156,7 @@ def test_all_reasons_are_named_at_once() -> None:
 
 
 def test_kinds() -> None:
-    assert tuple(KINDS) == CLI_KINDS
+    assert tuple(OBSTACLES) == CLI_KINDS
     with pytest.raises(StatsError, match=r"nothing of the kind 'dta' to allow. Did you mean 'data'\?"):
         compare(plain(), plain(), allow=["dta"])
 

@@ -17,7 +17,7 @@ pytest.importorskip("mlx.core", reason="needs MLX to route texts")
 
 from mlx_moebench.cli import main
 from mlx_moebench.demo.main_thread import MainThread
-from mlx_moebench.demo.routed import KINDS, Models, show
+from mlx_moebench.demo.routed import MODES, Models, show
 from mlx_moebench.demo.table import COLUMNS
 from mlx_moebench.errors import DataError, MoebenchError
 from mlx_moebench.measure import analyze
@@ -41,7 +41,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_text(checkpoint: Checkpoint) -> None:
     models = Models()
-    assert models.kinds == list(KINDS[:2])
+    assert models.modes == list(MODES[:2])
     shown = show(models, "moebench-nano", "one text", (HOSTILE, ""), 32)
     assert "one sequence" in shown.message
     assert HOSTILE not in shown.heatmap + shown.table + shown.tokens
@@ -67,7 +67,7 @@ def test_heatmap_and_table_are_those_of_analyze(checkpoint: Checkpoint, tmp_path
     for layer, cells_of_row in rows:
         values = measured.values(int(layer))
         found = [float(cell) for cell in re.findall(r"<td>(.*?)</td>", cells_of_row)]
-        assert found == [pytest.approx(values[metric], abs=5.1e-4) for metric, _, _ in COLUMNS]
+        assert found == [pytest.approx(values[metric], abs=5.1e-4) for metric in COLUMNS]
 
 
 @pytest.mark.usefixtures("cpu")
@@ -97,7 +97,7 @@ def test_two_texts_and_what_differs() -> None:
 
 def test_before_and_after_an_adapter(adapter: Path) -> None:
     models = Models(adapter_path=adapter)
-    assert models.kinds == list(KINDS)
+    assert models.modes == list(MODES)
     shown = show(models, "moebench-nano", "before and after the adapter", ("Every token counts.", ""), 32)
     data = json.loads(shown.tokens)
     assert [s["against"] for s in data["sequences"]] == [None, 0]

@@ -110,7 +110,7 @@ def test_routers_share_the_permutations_whatever_the_block(monkeypatch: pytest.M
     one, labels = example(seed=1)
     other, _ = example(seed=2)
     together = informations([one.counts, other.counts], labels, 50, seed=3)
-    monkeypatch.setattr("mlx_moebench.routing.domains.information.CELLS", 400)
+    monkeypatch.setattr("mlx_moebench.routing.domains.information.LABEL_CELLS", 400)
     assert together == [domain_information_null(s.counts, labels, 50, seed=3) for s in (one, other)]
 
 
@@ -179,7 +179,7 @@ def widening(tokens: np.ndarray, strata: int) -> float:
 def test_resamples_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     sums, labels = example()
     whole = statistics(sums, labels, Plan(resamples=200))
-    monkeypatch.setattr("mlx_moebench.routing.domains.statistics.CELLS", 64)
+    monkeypatch.setattr("mlx_moebench.routing.intervals.bootstrap.BLOCK_CELLS", 64)
     parts = statistics(sums, labels, Plan(resamples=200))
     assert parts.band == pytest.approx(whole.band, rel=1e-12)
     assert parts.mi.interval.low == pytest.approx(whole.mi.interval.low, rel=1e-9)

@@ -226,5 +226,5 @@ def test_trainings_are_told(results: Inputs) -> None:
         **{f"routing_{when}": {key: json.loads(json.dumps(summary)) for key in keys} for when in ("before", "after")},
     }
     page = to_markdown(Inputs(trainings=(Training("t", report, ()),)))
-    assert "| Experts in effective use | 1.5 [1.0, 2.0] | 1.5 [1.0, 2.0] |" in page
+    assert "| Effective number of experts, experts | 1.5 [1.0, 2.0] | 1.5 [1.0, 2.0] |" in page
     assert "| Validation CE, nats per token | 3.0000 | null |" in page

@@ -88,7 +88,7 @@ def test_imports_without_mlx_torch_and_transformers() -> None:
 def test_torch_fallback_is_thin() -> None:
     """It needs nothing of this package that needs MLX."""
     allowed = {"checkpoints", "cli", "data", "environment", "errors", "families", "files", "measure", "options"}
-    allowed |= {"pair", "routing"}
+    allowed |= {"pair", "routing", "types"}
     for path in (PACKAGE.parent / "torch_fallback").glob("*.py"):
         text = path.read_text()
         assert set(re.findall(r"from mlx_moebench\.(\w+)", text)) <= allowed, path

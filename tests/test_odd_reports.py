@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from page_inputs import NANO, QUICK, RESULTS, training_folder
+from page_inputs import NANO, QUICK, RESULTS, drawings, training_folder
 from routing_reference import make_stats
 
 from mlx_moebench.cli import group
@@ -149,9 +149,9 @@ def test_a_training_that_diverged_keeps_the_steps_before(tmp_path: Path) -> None
     (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     inputs = read_inputs([folder])
     assert "from 4.900 (first tenth) to null nats" in answer(inputs).sentences[0]
-    found = page_data(inputs)["trainings"][0]["routers"]
-    assert found["token_entropy"]["values"][19:21] == [[1.8, 1.8, 1.8], [None, None, None]]
-    assert found["load_entropy"]["values"][20] == [1.5, 1.0, 2.0]
+    entropies = drawings(page_data(inputs), "training")[2]["lines"]
+    assert entropies[0]["values"][19:21] == [[1.8, 1.8, 1.8], [None, None, None, None]]
+    assert entropies[2]["values"][20] == [1.5, 1.0, 2.0]
 
 
 def test_what_a_comparison_allowed_is_said_as_such() -> None:

@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from page_inputs import HEBREW, HOSTILE, NANO, QUICK, RESULTS, hostile_pairs, training_folder, uneven_stats
+from page_inputs import (
+    HEBREW,
+    HOSTILE,
+    NANO,
+    QUICK,
+    RESULTS,
+    decoded,
+    drawings,
+    hostile_pairs,
+    training_folder,
+    uneven_stats,
+)
 from routing_reference import MODEL, make_stats
 
 from mlx_moebench.cli import group
@@ -28,13 +39,14 @@ from mlx_moebench.show.figures import (
     difference_series,
     domain_series,
     layer_series,
+    load_heat,
     load_series,
     training_series,
     uncertainty_series,
 )
-from mlx_moebench.show.figures.answer import signed
-from mlx_moebench.show.figures.base import Estimate, isolated
 from mlx_moebench.show.inputs import Inputs, Run, read_inputs
+from mlx_moebench.show.names import isolated
+from mlx_moebench.show.numbers import difference
 from mlx_moebench.show.page import build_page
 from mlx_moebench.show.page.data import page_data
 
@@ -119,8 +131,10 @@ def test_a_report_without_its_sums_has_values_and_the_reason_for_no_intervals(tm
     (tmp_path / "a.safetensors").unlink()
     found = read_inputs([place], plan=QUICK)
     series = load_series(found.runs[0])
-    assert np.isnan(series.routers[0].below)
-    assert "missing" in str(series.routers[0].reason)
+    band = series.routers[0].band
+    assert band is not None
+    assert np.isnan(band.low).all()
+    assert "missing" in str(band.reason)
     assert coactivation_series(found.runs[0], 0).pairs is None
     assert any("no intervals" in caution for caution in answer(found).cautions)
     assert "no interval: a.safetensors with the sums is missing</span>" in build_page(found)
@@ -209,13 +223,13 @@ def test_a_folder_of_something_else_and_nothing_at_all_are_refused(tmp_path: Pat
 
 def test_the_band_of_the_busiest_expert_is_the_interval_of_the_report(nano: Inputs) -> None:
     for domain in (None, "math"):
-        series = load_series(nano.runs[0], domain)
+        series = load_series(nano.runs[0].view(domain))
         report = nano.runs[0].report if domain is None else nano.runs[0].domains[domain]
         for router, entry in zip(series.routers, report["routers"], strict=True):
             busiest = int(np.argmax(router.counts))
             assert router.shares[busiest] == entry["top_share_token"]
-            low, high = (ends[busiest] for ends in router.bands)
-            assert (low, high) == pytest.approx(
+            assert router.band is not None
+            assert (router.band.low[busiest], router.band.high[busiest]) == pytest.approx(
                 (entry["ci"]["top_share_token"]["low"], entry["ci"]["top_share_token"]["high"]), abs=1e-12
             )
 
@@ -227,9 +241,10 @@ def test_loads_are_even_at_one_and_shares_sum_to_k(nano: Inputs) -> None:
 
 
 def test_one_sequence_has_no_band_and_says_why() -> None:
-    router = load_series(run_of(make_stats(range(1)))).routers[0]
-    assert np.isnan(router.above)
-    assert "too few" in str(router.reason)
+    band = load_series(run_of(make_stats(range(1)))).routers[0].band
+    assert band is not None
+    assert np.isnan(band.high).all()
+    assert "too few" in str(band.reason)
 
 
 def test_coactivation_is_that_of_the_statistics(nano: Inputs) -> None:
@@ -252,7 +267,7 @@ def test_coactivation_of_one_expert_a_token_is_empty_and_says_so() -> None:
 
 def test_dead_experts_are_named_and_expected() -> None:
     stats = make_stats(range(1), length=2, specs=(RouterSpec(0, 0, "mlp", 8, 2),))
-    series = dead_series(run_of(stats))
+    series = dead_series(run_of(stats).report)
     counts = stats.totals(0).counts
     assert series.experts[0] == tuple(np.flatnonzero(counts == 0))
     assert series.dead[0] == len(series.experts[0]) > 0
@@ -364,8 +379,9 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert not [tag for tag, _ in page.elements if tag == "img"]
     assert len([tag for tag, _ in page.elements if tag == "script"]) == 2
     assert HOSTILE in "".join(page.text)
-    assert page.data()["runs"][0]["name"] == HOSTILE
-    assert {view["data"] for view in page.data()["runs"][0]["views"][1:]} == {HOSTILE, HEBREW}
+    views = drawings(page.data(), "load")
+    assert [view["title"].partition(": ")[2] for view in views] == ["all domains", HOSTILE, isolated(HEBREW)]
+    assert {page.data()["shared"][view["row_cells"]][0][0] for view in views[1:]} == {HOSTILE, HEBREW}
     raw = build_page(found)
     assert "<img" not in raw
     assert "\u2028" not in raw
@@ -379,35 +395,68 @@ def test_the_page_reads_without_scripts(nano: Inputs) -> None:
     assert "mlx-moebench report x" in text
 
 
-def test_counts_bands_and_pairs_reach_the_page(nano: Inputs) -> None:
+def test_counts_shares_bands_and_pairs_reach_the_page(nano: Inputs) -> None:
     (run,) = nano.runs
     assert run.stats is not None
-    (found,) = _Page(build_page(nano)).data()["runs"]
-    view = found["views"][0]
-    series = load_series(run)
-    for number, router in enumerate(series.routers):
-        assert view["counts"][number] == router.counts.tolist()
-        assert view["below"][number] == pytest.approx(router.below, rel=1e-4)
-        entry = found["coactivation"]["routers"][number]
-        pairs = np.frombuffer(base64.b64decode(entry["pairs"]), dtype=f"<u{entry['bytes']}")
-        np.testing.assert_array_equal(pairs, run.stats.pairs(number)[np.triu_indices(16, 1)])
-    assert view["metrics"]["mean_entropy"][0][0] == pytest.approx(run.report["routers"][0]["mean_entropy"], rel=1e-4)
+    data = _Page(build_page(nano)).data()
+    heat, pairs = drawings(data, "load")[0], drawings(data, "coactivation")
+    upper = np.triu_indices(16, 1)
+    for number, router in enumerate(load_series(run).routers):
+        assert router.band is not None
+        np.testing.assert_array_equal(decoded(heat, "selections")[number], router.counts)
+        np.testing.assert_array_equal(decoded(heat, "share")[number], router.shares)
+        np.testing.assert_allclose(decoded(heat, "ratio")[number], router.ratios, rtol=1e-14)
+        for end in ("low", "high"):
+            np.testing.assert_allclose(decoded(heat, "share", end)[number], getattr(router.band, end), atol=5.1e-6)
+        series = coactivation_series(run, number)
+        np.testing.assert_array_equal(decoded(pairs[number], "pairs"), run.stats.pairs(number)[upper])
+        np.testing.assert_allclose(decoded(pairs[number], "lift"), series.lift[upper], rtol=1e-14)
+        np.testing.assert_array_equal(decoded(pairs[number], "share"), series.shares[upper])
+    (entropy, _, _) = drawings(data, "layers")[0]["lines"][0]["values"][0]
+    assert entropy == pytest.approx(run.report["routers"][0]["mean_entropy"], rel=1e-4)
+
+
+def test_the_page_draws_what_is_described(nano: Inputs) -> None:
+    run, profile = nano.runs[0], domain_series("nano", next(iter(nano.profiles.values())))
+    for measure in load_heat(load_series(run), 2.0).measures.values():
+        assert all(np.isfinite(row).all() for row in measure.values)
+    ratios = load_heat(load_series(run), 2.0).measures["ratio"].values
+    np.testing.assert_allclose(ratios, [r.ratios for r in load_series(run).routers], rtol=1e-14)
+    heat = drawings(_Page(build_page(nano)).data(), "domains")[-1]
+    last = profile.routers[-1]
+    np.testing.assert_allclose(decoded(heat, "share"), last.shares, rtol=1e-6)
+    np.testing.assert_allclose(decoded(heat, "ratio"), last.ratios, rtol=1e-6)
+    for end, expected in zip(("low", "high"), last.bands, strict=True):
+        np.testing.assert_allclose(decoded(heat, "share", end), expected, atol=5.1e-6)
+
+
+def test_bands_that_the_report_holds_are_not_made_again(nano: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = json.loads(json.dumps(nano.runs[0].report))
+    for router in report["routers"]:
+        router["token_share"] = {"low": [0.25] * router["n_experts"], "high": [0.5] * router["n_experts"]}
+    report["routers"][0]["token_share"] = {"low": None, "high": None, "reason": "too few sequences"}
+    monkeypatch.setattr("mlx_moebench.show.figures.load.intervals", None)
+    none, *bands = [router.band for router in load_series(Run("a run", report, nano.runs[0].stats, {})).routers]
+    assert none is not None
+    assert (np.isnan(none.low).all(), none.reason) == (True, "too few sequences")
+    assert all(band is not None and set(band.low) == {0.25} and set(band.high) == {0.5} for band in bands)
 
 
 def test_an_undefined_number_is_null_with_its_reason(tmp_path: Path) -> None:
     data = page_data(read_inputs([saved(tmp_path, "a.json", rows=range(3))], plan=QUICK))
-    value, low, high, reason = data["runs"][0]["views"][0]["metrics"]["mean_entropy"][0]
+    value, low, high, reason = drawings(data, "layers")[0]["lines"][0]["values"][0]
     assert value > 0
     assert (low, high) == (None, None)
     assert "too few" in data["reasons"][reason]
 
 
 def test_a_large_report_leaves_out_pairs_and_says_so(monkeypatch: pytest.MonkeyPatch, nano: Inputs) -> None:
-    monkeypatch.setattr("mlx_moebench.show.page.data.MAX_PAIRS", 1000)
-    found = page_data(nano)["runs"][0]["coactivation"]
-    assert [number for number, entry in enumerate(found["routers"]) if "pairs" in entry] == [0, 2, 3, 5]
-    assert "2 routers of 6" in found["left_out"]
-    assert "left out" in found["routers"][1]["reason"]
+    monkeypatch.setattr("mlx_moebench.show.page.contents.MAX_PAIRS", 1000)
+    data = page_data(nano)
+    routers = drawings(data, "coactivation")
+    assert [number for number, one in enumerate(routers) if one["kind"] == "heat"] == [0, 2, 3, 5]
+    assert "2 routers of 6" in data["shared"][routers[0]["caption"][-1]]
+    assert "left out" in routers[1]["reason"]
 
 
 def test_48_routers_of_128_experts_on_5_domains_stay_under_8_mb(tmp_path: Path) -> None:
@@ -432,8 +481,10 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
         plan=QUICK,
     )
     data = _Page(build_page(found)).data()
-    assert [len(data[key]) for key in ("runs", "domains", "differences", "uncertainty", "trainings")] == [5, 1, 2, 1, 1]
-    assert data["runs"][2]["routers"][0]["label"] == "0 attention"
+    assert [section["id"] for section in data["sections"]] == [
+        *("load", "layers", "domains", "differences", "differences1", "coactivation", "dead", "uncertainty", "training")
+    ]
+    assert data["shared"][drawings(data, "load")[2]["rows"]][0] == "0 attention"
 
 
 def test_a_token_view_is_a_section_with_its_own_assets(nano: Inputs) -> None:
@@ -516,4 +567,5 @@ def test_a_trace_that_is_none_is_refused_before_anything_is_written(tmp_path: Pa
     ],
 )
 def test_signed_numbers_do_not_round_to_nothing(numbers: tuple[float, float, float], expected: str) -> None:
-    assert signed(Estimate(*numbers)) == expected
+    value, low, high = numbers
+    assert difference(value, {"low": low, "high": high}) == expected

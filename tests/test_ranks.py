@@ -91,7 +91,7 @@ def test_nulls_have_reasons() -> None:
         }
     few = sequence < 5
     (found,), _ = rank_correlations(x[few, None], y[few], sequence[few], np.zeros(5), PLAN)
-    assert found.interval.reason == "5 sequences are too few for an interval: 10 are needed"
+    assert found.interval.reason == "5 sequences are too few for an interval: 10 or more are needed"
     assert calibration(gone, y, sequence, np.zeros(30), PLAN) == []
 
 
@@ -131,7 +131,7 @@ def test_ratio_intervals() -> None:
     found = ratio_intervals(values, np.stack([tokens, absent], axis=1), np.zeros(30), PLAN)
     point = (tokens * mean).sum() / tokens.sum()
     assert found[0].low < point < found[0].high  # type: ignore[operator]
-    assert found[1].reason == "9 sequences are too few for an interval: 10 are needed"
+    assert found[1].reason == "9 sequences are too few for an interval: 10 or more are needed"
     percentile = ratio_intervals(
         values, np.stack([tokens, absent], axis=1), np.zeros(30), Plan("percentile", resamples=400)
     )

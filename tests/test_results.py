@@ -224,7 +224,7 @@ def test_numbers_show_their_interval_or_why_there_is_none(tmp_path: Path) -> Non
     nothing = {"value": None, "low": None, "reason": "K = 1"}
     assert page(tmp_path, "{{ read('x.json').of | ci }}", of=nothing) == "null (K = 1)\n"
     effect = {"effect": -0.0001, "low": -1.0, "high": 0.5}
-    assert page(tmp_path, "{{ read('x.json').of | ci(2) }}", of=effect) == "+0.00 [-1.00, +0.50]\n"
+    assert page(tmp_path, "{{ read('x.json').of | ci(2) }}", of=effect) == "0.00 [-1.00, +0.50]\n"
     assert page(tmp_path, "{{ 0.0004 | p }} {{ 0.04 | p }} {{ 12300 | num(0) }}") == "< 0.001 0.040 12,300\n"
 
 

@@ -11,13 +11,13 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX to make traces")
 
+from mlx_moebench.analysis.vocabulary import vocabulary_report
 from mlx_moebench.cli import main
 from mlx_moebench.data.trace import Trace
 from mlx_moebench.errors import MoebenchError, TraceError
 from mlx_moebench.measure import analyze
 from mlx_moebench.routing import Plan
 from mlx_moebench.routing.vocabulary import vocabulary_specialisation
-from mlx_moebench.show.tables.vocabulary import vocabulary_report
 
 
 @pytest.fixture(scope="module")

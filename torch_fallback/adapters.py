@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from mlx_moebench.checkpoints.adapters import WEIGHTS, Adapter
 from mlx_moebench.errors import ModelLoadError
+from mlx_moebench.types import Network
 
 from .capture import locate
 
 _IN_BLOCK = re.compile(r"\blayers\.(\d+)\.(.+)")
 
 
-def merge_adapter(model: Any, adapter: Adapter, name: str) -> None:
+def merge_adapter(model: Network, adapter: Adapter, name: str) -> None:
     """Add scale * (A B)^T to each weight that ``adapter`` has A [in, r] and B [r, out] for.
 
     mlx-lm multiplies x A B, with the scale of its config (not alpha / r). Raises ModelLoadError where the adapter is no
@@ -27,21 +29,17 @@ def merge_adapter(model: Any, adapter: Adapter, name: str) -> None:
             f"{adapter.path} is of the type {adapter.fine_tune_type}, and torch merges LoRA only: fuse it into a "
             "checkpoint with mlx_lm.fuse."
         )
-    arrays = load_file(adapter.path / WEIGHTS)
+    file = adapter.path / WEIGHTS
+    arrays = load_file(file)
     parameters = dict(model.named_parameters())
     # Routers have other names here, which the family knows; whatever else has one weight has it under mlx-lm's name.
     gates = {(router.spec.layer, router.form.gate): next(router.gate.parameters()) for router in locate(model)}
     changes = []
-    for key in sorted(arrays):
-        path, _, kind = key.rpartition(".")
-        if kind == "lora_b" and f"{path}.lora_a" in arrays:
-            continue
-        if kind != "lora_a" or f"{path}.lora_b" not in arrays:
-            raise ModelLoadError(f"{adapter.path / WEIGHTS} holds {key}, which is no half of a LoRA pair.")
+    for path in _paths(arrays, file):
         place = _IN_BLOCK.search(path)
         gate = gates.get((int(place[1]), place[2])) if place else None
         weight = parameters.get(f"{path}.weight") if gate is None else gate
-        a, b = arrays[key].float(), arrays[f"{path}.lora_b"].float()
+        a, b = arrays[f"{path}.lora_a"].float(), arrays[f"{path}.lora_b"].float()
         if weight is None or a.ndim != 2 or tuple(weight.shape) != (b.shape[-1], a.shape[0]):
             raise ModelLoadError(
                 f"{adapter.path} does not fit {name}: it changes {path}, and transformers has no weight of that form "
@@ -52,3 +50,13 @@ def merge_adapter(model: Any, adapter: Adapter, name: str) -> None:
         for weight, a, b in changes:
             change = float(adapter.scale or 0.0) * (a @ b).T
             weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
+
+
+def _paths(arrays: Mapping[str, torch.Tensor], file: Path) -> list[str]:
+    """The weights that have a LoRA pair; raises ModelLoadError for half of one, or anything else."""
+    pairs = {key.rpartition(".")[0] for key in arrays}
+    for key in sorted(arrays):
+        path, _, kind = key.rpartition(".")
+        if kind not in ("lora_a", "lora_b") or not {f"{path}.lora_a", f"{path}.lora_b"} <= arrays.keys():
+            raise ModelLoadError(f"{file} holds {key}, which is no half of a LoRA pair.")
+    return sorted(pairs)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from mlx_moebench.checkpoints import Checkpoint
+from mlx_moebench.checkpoints import Checkpoint, Given
 from mlx_moebench.data import Batch
 from mlx_moebench.errors import needed
 from mlx_moebench.measure.facts import loaded_facts
@@ -19,6 +17,7 @@ from mlx_moebench.options import Loading, Step
 from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
 from mlx_moebench.routing.stats import RoutingStats
+from mlx_moebench.types import HostArray, Json, Network, Tokenizer
 
 from . import ranks
 from .caches import cache_argument, returned_cache
@@ -44,17 +43,17 @@ class Torch:
     def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
         return load_checkpoint(model, loading, device=self._device, step=step)
 
-    def config(self, model: Any) -> dict[str, Any]:
+    def config(self, model: Network) -> Json:
         return config_of(model)
 
-    def facts(self, checkpoint: Any) -> dict[str, Any]:
+    def facts(self, checkpoint: Checkpoint | Given) -> Json:
         loaded = loaded_facts(checkpoint) if isinstance(checkpoint, Checkpoint) else {}
         return model_facts(checkpoint.model) | loaded
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> Json:
         return environment(self._device)
 
-    def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
+    def forward(self, checkpoint: Checkpoint | Given, batch: Batch, logits: bool) -> Array | None:
         """Without the output head unless its logits are read. Padding is on the right, where causal attention
         keeps it from every token that counts."""
         model = checkpoint.model if logits else checkpoint.model.base_model
@@ -62,7 +61,7 @@ class Torch:
             output = model(input_ids=_ids(checkpoint.model, batch.ids), use_cache=False)
         return _logits(output) if logits else None
 
-    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> npt.NDArray[Any]:
+    def generate(self, checkpoint: Checkpoint | Given, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
         """As mlx-lm does: every token that is made is run through the model, the last one and an end of text, too."""
         model = checkpoint.model
         ends = _ends(model, checkpoint.tokenizer)
@@ -84,12 +83,12 @@ class Torch:
             ranks.group()
         return place
 
-    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
-        return ranks.gather(found)
+    def gather(self, statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+        return ranks.gather(statistics)
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluating(model: Network) -> Iterator[None]:
     """Without dropout and router noise, which a model that is being trained has; afterwards as before."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -100,18 +99,18 @@ def _evaluating(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def _ids(model: Any, ids: npt.NDArray[Any]) -> torch.Tensor:
+def _ids(model: Network, ids: HostArray) -> torch.Tensor:
     """On the embedding's device; where that waits on the CPU or on disk, accelerate moves them on."""
     device = model.get_input_embeddings().weight.device
     return torch.as_tensor(ids, dtype=torch.long, device="cpu" if device.type == "meta" else device)
 
 
-def _logits(output: Any) -> torch.Tensor:
-    found: torch.Tensor = needed(output, "logits", "transformers", "the model's predictions are read from")
-    return found
+def _logits(output: object) -> torch.Tensor:
+    logits: torch.Tensor = needed(output, "logits", "transformers", "the model's predictions are read from")
+    return logits
 
 
-def _ends(model: Any, tokenizer: Any) -> set[int]:
+def _ends(model: Network, tokenizer: Tokenizer) -> set[int]:
     """Ids that end a text: as in mlx-lm those of generation_config.json, else the config's, else the tokenizer's."""
     why = "says where a text ends"
     generation = needed(transformers_model(model), "generation_config", "transformers", why)

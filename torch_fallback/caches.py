@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -32,12 +31,12 @@ def cache_argument(model: nn.Module) -> str:
     return name
 
 
-def cache_among(values: Mapping[str, Any]) -> Cache | None:
+def cache_among(values: Mapping[str, object]) -> Cache | None:
     """The KV cache among arguments or outputs, by whatever name; None without one."""
     return next((value for value in values.values() if isinstance(value, Cache)), None)
 
 
-def returned_cache(output: Any) -> Cache:
+def returned_cache(output: object) -> Cache:
     """The KV cache in the output of a forward with ``use_cache=True``; raises RenamedError where there is none."""
     cache = cache_among(output) if isinstance(output, Mapping) else None
     if cache is None:
@@ -45,14 +44,14 @@ def returned_cache(output: Any) -> Cache:
     return cache
 
 
-def unknown_cache(values: Mapping[str, Any]) -> str | None:
+def unknown_cache(values: Mapping[str, object]) -> str | None:
     """The name of an argument that seems to be a KV cache of another kind: a model's own, or tuples as long ago."""
     return next((name for name, value in values.items() if _resembles_cache(name, value)), None)
 
 
-def _resembles_cache(name: str, value: Any) -> bool:
+def _resembles_cache(name: str, value: object) -> bool:
     if value is None or isinstance(value, bool | int | float | str | torch.Tensor | Cache):
         return False
-    layers = isinstance(value, tuple | list) and len(value) > 0
-    tuples = layers and all(isinstance(layer, tuple | list) for layer in value)
+    layers = value if isinstance(value, tuple | list) else ()
+    tuples = len(layers) > 0 and all(isinstance(layer, tuple | list) for layer in layers)
     return tuples or hasattr(value, "get_seq_length") or re.search("cache|past", name) is not None

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from mlx_moebench.errors import RenamedError, RoutingError, UnsupportedModelError, needed
 from mlx_moebench.families import GUIDE, RouterForm, family_for
 from mlx_moebench.families.base import module_at
 from mlx_moebench.routing.record import RouterSpec
+from mlx_moebench.types import Json, Network
 
 from .caches import cache_among, parameters, unknown_cache
 
@@ -23,10 +23,11 @@ Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]]
 """``sink(number, logits [T, E], indices [T, K], weights [T, K], shape)``: the router's number in running order, what
 it gave, and the leading shape (B, S), of T positions, of the hidden states that its layer got."""
 
-Said = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+RouterOutput = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""(logits [T, E], indices [T, K], weights [T, K])."""
 
 
-def _logits_weights_indices(gate: Any, output: Any) -> Said:
+def _logits_weights_indices(gate: nn.Module, output: object) -> RouterOutput:
     """Routers that return (logits, weights, indices), flattened over tokens."""
     if not isinstance(output, tuple) or len(output) != 3:
         raise UnsupportedModelError(
@@ -36,7 +37,7 @@ def _logits_weights_indices(gate: Any, output: Any) -> Said:
     return logits, indices, weights
 
 
-def _sorted_by_expert(gate: Any, output: Any) -> Said:
+def _sorted_by_expert(gate: nn.Module, output: object) -> RouterOutput:
     """Routers that return selections sorted by expert: which each is, its weight, and how many each expert got."""
     if not isinstance(output, tuple) or len(output) != 5:
         raise RenamedError("transformers", f"five outputs of {type(gate).__name__}", "the hooks read")
@@ -49,7 +50,7 @@ def _sorted_by_expert(gate: Any, output: Any) -> Said:
     return logits, indices.view(-1, top_k), weights.view(-1, top_k)
 
 
-READINGS: dict[str, Callable[[Any, Any], Said]] = {
+READINGS: dict[str, Callable[[nn.Module, object], RouterOutput]] = {
     "logits_weights_indices": _logits_weights_indices,
     "sorted_by_expert": _sorted_by_expert,
 }
@@ -65,14 +66,14 @@ class Located:
     gate: nn.Module
 
 
-def transformers_model(model: Any) -> Any:
+def transformers_model(model: Network) -> PreTrainedModel:
     """The model of transformers: ``model``, or the one inside a wrapper, such as the one that PEFT puts around it.
 
     Raises UnsupportedModelError where there is none, or where hooks would not hear how it is run.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    found = next((module for module in modules if isinstance(module, PreTrainedModel)), None)
-    if found is None:
+    inner = next((module for module in modules if isinstance(module, PreTrainedModel)), None)
+    if inner is None:
         raise UnsupportedModelError(
             f"{type(model).__name__} is not a model of transformers; load it with torch_fallback.load or transformers, "
             "and give the model itself."
@@ -87,35 +88,35 @@ def transformers_model(model: Any) -> Any:
             "This model is compiled, and what torch.compile made before may run past hooks without a word; measure "
             "the model that is not compiled, or compile it after attach."
         )
-    return found
+    return inner
 
 
 _COMPILED = ("_compiled_call_impl", "torch", "tells that a module is compiled")
 
 
-def config_of(model: Any) -> dict[str, Any]:
+def config_of(model: Network) -> Json:
     """The settings of a transformers model; raises UnsupportedModelError for anything else."""
-    config: dict[str, Any] = transformers_model(model).config.to_dict()
+    config: Json = transformers_model(model).config.to_dict()
     return config
 
 
-def layers_of(model: Any) -> Any:
+def layers_of(model: Network) -> nn.ModuleList:
     """The blocks of a causal language model, in the order in which they run."""
-    found = transformers_model(model)
-    layers = getattr(found.base_model, "layers", None)
+    inner = transformers_model(model)
+    layers = getattr(inner.base_model, "layers", None)
     if layers is None:
-        raise UnsupportedModelError(f"{type(found).__name__} has no list of layers; {GUIDE}.")
+        raise UnsupportedModelError(f"{type(inner).__name__} has no list of layers; {GUIDE}.")
     return layers
 
 
-def locate(model: Any) -> list[Located]:
+def locate(model: Network) -> list[Located]:
     """The routers of ``model`` in running order.
 
     Raises UnsupportedModelError where no family serves it or a router that the family declares is missing.
     """
     config, layers = config_of(model), layers_of(model)
     family = family_for(config)
-    found = []
+    routers = []
     for spec in family.specs(config):
         form = family.form(spec.router)
         gate = module_at(layers[spec.layer], form.torch_gate) if spec.layer < len(layers) else None
@@ -126,8 +127,8 @@ def locate(model: Any) -> list[Located]:
                 f"Layer {spec.layer}: {form.torch_gate!r} should score {spec.n_experts} experts in transformers' "
                 f"{type(model).__name__}, but there is {what}; {GUIDE}."
             )
-        found.append(Located(replace(spec, router_bits=weight.element_size() * 8), form, gate))
-    return found
+        routers.append(Located(replace(spec, router_bits=weight.element_size() * 8), form, gate))
+    return routers
 
 
 class Capture:
@@ -139,9 +140,9 @@ class Capture:
     that leaves positions out. repeated: whether a generation starts with rows that are equal, as beams.
     """
 
-    def __init__(self, model: Any, sink: Sink) -> None:
+    def __init__(self, model: Network, sink: Sink) -> None:
         self.routers = locate(model)  # raises before anything is touched
-        self.cache: Any = None
+        self.cache: Cache | None = None
         self.unknown_cache: str | None = None
         self.padded = self.repeated = False
         self._shape: tuple[int, ...] = ()
@@ -177,21 +178,21 @@ class Capture:
     ) -> None:
         self.close()
 
-    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _begin(self, model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         self._running = True
-        given = dict(zip(self._names, args, strict=False)) | dict(kwargs)
+        arguments = dict(zip(self._names, args, strict=False)) | dict(kwargs)
         # What the caller gave: the model makes a cache of its own for every forward.
-        self.cache, self.unknown_cache = cache_among(given), unknown_cache(given)
-        mask, ids = given.get("attention_mask"), given.get("input_ids")
+        self.cache, self.unknown_cache = cache_among(arguments), unknown_cache(arguments)
+        mask, ids = arguments.get("attention_mask"), arguments.get("input_ids")
         self.padded = isinstance(mask, torch.Tensor) and mask.ndim == 2 and not bool(mask.all())
         self.repeated = False
         if self.cache is not None and isinstance(ids, torch.Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
             self.repeated = bool((ids[1:] == ids[:-1]).all(dim=-1).any())
 
-    def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _end(self, model: nn.Module, args: tuple[object, ...], output: object) -> None:
         self._running = False
 
-    def _layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _layer(self, layer: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         # By place, for its name is the layer's own: the first argument, however it was given.
         hidden = args[0] if args else kwargs.get(parameters(layer)[0])
         if not isinstance(hidden, torch.Tensor):
@@ -199,10 +200,10 @@ class Capture:
             raise RenamedError("transformers", what, "the hooks read")
         self._shape = tuple(hidden.shape[:-1])
 
-    def _hook(self, number: int, form: RouterForm) -> Callable[[nn.Module, Any, Any], None]:
+    def _hook(self, number: int, form: RouterForm) -> Callable[[nn.Module, object, object], None]:
         read = READINGS[form.torch_output]
 
-        def hook(gate: nn.Module, args: Any, output: Any) -> None:
+        def hook(gate: nn.Module, args: object, output: object) -> None:
             if self._running:
                 self._sink(number, *read(gate, output), self._shape)
 

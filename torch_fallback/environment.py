@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from mlx_moebench.environment import host_environment, package_version
 from mlx_moebench.errors import MoebenchError, did_you_mean, needed
+from mlx_moebench.types import Json
 
 from . import ranks
 
 DEVICES = ("auto", "gpu", "cpu", "mps", "cuda")
 
 
-def environment(device: torch.device | None = None) -> dict[str, Any]:
+def environment(device: torch.device | None = None) -> Json:
     """Versions, platform, device and threads. device: where the model runs; the CPU by default."""
     device = device or torch.device("cpu")
     blas = "MKL" if torch.backends.mkl.is_available() else "OpenBLAS or other"
@@ -42,18 +41,22 @@ def chosen_device(name: str = "auto") -> torch.device:
 
     ``cuda:1`` is the second GPU. Raises MoebenchError for an unknown name, or where the GPU asked for is not there.
     """
-    library, colon, number = name.partition(":")
-    if library not in DEVICES or (colon and not (library == "cuda" and number.isdecimal())):
-        raise MoebenchError(f"There is no device {name!r}.{did_you_mean(name, list(DEVICES))}")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    missing = {"cuda": not cuda, "mps": not mps, "gpu": not (cuda or mps)}.get(library, False)
-    if missing or (colon and int(number) >= torch.cuda.device_count()):
-        kind = {"cuda": name if cuda else "CUDA device", "mps": "Apple GPU", "gpu": "GPU"}[library]
-        raise MoebenchError(f"torch sees no {kind} here; use --device cpu, or --device auto to take what there is.")
-    if colon:
+    _check_there(name, cuda, mps)
+    if ":" in name:
         return torch.device(name)
     if name == "cpu" or not (cuda or mps):
         return torch.device("cpu")
     if cuda and name != "mps":
         return torch.device("cuda", ranks.local_rank() % torch.cuda.device_count())
     return torch.device("mps")
+
+
+def _check_there(name: str, cuda: bool, mps: bool) -> None:
+    library, colon, number = name.partition(":")
+    if library not in DEVICES or (colon and not (library == "cuda" and number.isdecimal())):
+        raise MoebenchError(f"There is no device {name!r}.{did_you_mean(name, list(DEVICES))}")
+    missing = {"cuda": not cuda, "mps": not mps, "gpu": not (cuda or mps)}.get(library, False)
+    if missing or (colon and int(number) >= torch.cuda.device_count()):
+        kind = {"cuda": name if cuda else "CUDA device", "mps": "Apple GPU", "gpu": "GPU"}[library]
+        raise MoebenchError(f"torch sees no {kind} here; use --device cpu, or --device auto to take what there is.")

@@ -22,11 +22,15 @@ from mlx_moebench.errors import MissingExtraError, ModelLoadError, needed
 from mlx_moebench.families import Family, family_for
 from mlx_moebench.families.base import count
 from mlx_moebench.options import Step, quiet_step
+from mlx_moebench.types import Json
 
 from .weights import dtypes, layer_of, plan, stored_tensors
 
 MOST = 0.30
 """The largest share of their bytes in bfloat16 that experts in 4 bit may take: 4.5 bits of 16 are 0.28."""
+
+State = Any
+"""What bitsandbytes keeps of a packed weight: its ``QuantState``, which has no types."""
 
 _BLOCK = 64  # weights that share a scale: bitsandbytes' default
 _SLICE = 1 << 20  # weights quantised at a time: on a CPU bitsandbytes needs some 20 bytes for each meanwhile
@@ -49,7 +53,7 @@ class Weight(NamedTuple):
 
 def load_in_4bit(
     folder: Path,
-    config: dict[str, Any],
+    config: Json,
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -95,27 +99,27 @@ def load_in_4bit(
 
 def expert_bytes(model: nn.Module, family: Family) -> tuple[int, int]:
     """Bytes that the weights of the routed experts take in memory, scales included, and would take in bfloat16."""
-    found = expert_weights(model, family)
-    return sum(weight.nbytes for weight in found), sum(2 * _size(weight.shape) for weight in found)
+    experts = expert_weights(model, family)
+    return sum(weight.nbytes for weight in experts), sum(2 * _size(weight.shape) for weight in experts)
 
 
 def check_experts(model: nn.Module, family: Family) -> None:
     """Raises ModelLoadError where the routed experts are not in 4 bit: all of them, measured in bytes."""
-    found = expert_weights(model, family)
+    experts = expert_weights(model, family)
     layers = set(family.layers(model.config.to_dict()))
-    missing = layers - {layer_of(weight.path) for weight in found}
-    if missing or not found:
+    missing = layers - {layer_of(weight.path) for weight in experts}
+    if missing or not experts:
         raise ModelLoadError(
             f"Expert weights were found in {len(layers - missing)} of the {len(layers)} sparse layers of this "
             f"{family.name} model, so it cannot be said that the others are in 4 bit; leave --4bit out."
         )
     taken, full = expert_bytes(model, family)
-    whole = [weight for weight in found if weight.nbytes >= _size(weight.shape)]  # 8 bits and more each
+    whole = [weight for weight in experts if weight.nbytes >= _size(weight.shape)]  # 8 bits and more each
     if whole or taken > MOST * full:
         raise ModelLoadError(
             f"The experts of this {family.name} model are not in 4 bit: they take {taken:,} bytes, "
             f"{taken / full:.2f} of the {full:,} in bfloat16, where at most {MOST:.2f} was to be expected, and "
-            f"{len(whole)} of their {len(found)} weights were not reduced; leave --4bit out."
+            f"{len(whole)} of their {len(experts)} weights were not reduced; leave --4bit out."
         )
 
 
@@ -126,20 +130,25 @@ def expert_weights(model: nn.Module, family: Family) -> list[Weight]:
     module that has "expert" in its path; and the linear layers of a list of E experts.
     """
     n_experts = count(model.config.to_dict(), family.n_experts)
-    listed = {
+    listed = _in_lists(model, n_experts)
+    weights: list[Weight] = []
+    for path, module in model.named_modules():
+        if layer_of(path) is not None and not isinstance(module, _NO_EXPERTS):
+            weights += _fused(list(_weights(path, module)), n_experts)
+        elif id(module) in listed:
+            weights += [weight for weight in _weights(path, module) if weight.name == "weight"]
+    return weights
+
+
+def _in_lists(model: nn.Module, n_experts: int) -> set[int]:
+    """The linear layers, by their id, of the lists of E experts inside blocks."""
+    return {
         id(module)
         for path, experts in model.named_modules()
         if isinstance(experts, nn.ModuleList) and len(experts) == n_experts and layer_of(path) is not None
         for module in experts.modules()
         if isinstance(module, nn.Linear)
     }
-    found: list[Weight] = []
-    for path, module in model.named_modules():
-        if layer_of(path) is not None and not isinstance(module, _NO_EXPERTS):
-            found += _fused(list(_weights(path, module)), n_experts)
-        elif id(module) in listed:
-            found += [weight for weight in _weights(path, module) if weight.name == "weight"]
-    return found
 
 
 _NO_EXPERTS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, parametrize.ParametrizationList)
@@ -168,14 +177,14 @@ def _weights(path: str, module: nn.Module) -> Iterator[Weight]:
             yield Weight(module, path, name, shape, packed.nbytes + _scale_bytes(state))
 
 
-def _state(holder: Any, stored: torch.Tensor) -> Any:
-    """What bitsandbytes keeps of a weight that is packed; None for one that is not."""
+def _state(holder: object, stored: torch.Tensor) -> State | None:
+    """None for a weight that is not packed."""
     if stored.dtype != torch.uint8:
         return getattr(holder, "quant_state", None)
     return needed(holder, "quant_state", "bitsandbytes", "knows the shape of a packed weight")
 
 
-def _scale_bytes(state: Any) -> int:
+def _scale_bytes(state: State | None) -> int:
     """Bytes of all that stands beside the packed weights: scales, their table, and the scales' own."""
     if state is None:
         return 0
@@ -187,7 +196,7 @@ def _size(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
-def _check_unquantised(config: dict[str, Any], folder: Path) -> None:
+def _check_unquantised(config: Json, folder: Path) -> None:
     stored = config.get("quantization_config") or config.get("quantization")
     if stored:
         kind = stored.get("quant_method") if isinstance(stored, dict) else None
@@ -242,7 +251,7 @@ def _linear(model: nn.Module, family: Family) -> list[Weight]:
     ]
 
 
-def _quantise(value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, Any]:
+def _quantise(value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, State]:
     """(packed, state) of a weight, as bitsandbytes makes them of the whole, but a slice at a time."""
     from bitsandbytes.functional import QuantState, quantize_4bit
 
@@ -306,11 +315,11 @@ def _cache_in_blocks(model: nn.Module, experts: Iterable[Weight]) -> None:
 def _cache_while_running(block: nn.Module) -> None:
     running = []
 
-    def enter(*_: Any) -> None:
+    def enter(*_: object) -> None:
         running.append(parametrize.cached())
         running[-1].__enter__()
 
-    def leave(*_: Any) -> None:
+    def leave(*_: object) -> None:
         if running:
             running.pop().__exit__(None, None, None)
 

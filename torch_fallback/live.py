@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from mlx_moebench.routing.record import Array, Routing, router_warnings
-from mlx_moebench.routing.recorder import Mask, Recorder, TokenSink
+from mlx_moebench.routing.record import Array, Mask, Routing, router_warnings
+from mlx_moebench.routing.recorder import Recorder, TokenSink
+from mlx_moebench.types import Facts, HostArray, Json, Network
 
 from .capture import Capture, check_rule, config_of, locate
 from .environment import environment
@@ -22,10 +22,10 @@ class TorchRoutingStats(Recorder):
 
     def __init__(
         self,
-        model: Any,
+        model: Network,
         /,
         *,
-        sources: Mapping[str, Mapping[str, Any]] | None = None,
+        sources: Mapping[str, Facts] | None = None,
         tokens: TokenSink | None = None,
         **settings: Any,
     ) -> None:
@@ -70,13 +70,13 @@ class TorchRoutingStats(Recorder):
         counts = torch.as_tensor(mask, device=z.device)
         return Routing(z, chosen, form.weights(z, chosen, self._config), counts, form.distribution)
 
-    def host(self, array: Array) -> npt.NDArray[Any]:
+    def host(self, array: Array) -> HostArray:
         return array.cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
 
     def near(self, array: Array, other: Array) -> Array:
         return array.to(other.device)
 
-    def cache(self) -> Any:
+    def cache(self) -> object:
         return self._capture.cache
 
     def unrecorded(self) -> str | None:
@@ -91,7 +91,7 @@ class TorchRoutingStats(Recorder):
         self._capture.close()
 
 
-def attach(model: Any, tau: float = 0.40, collapse_on: str = "top_share_token") -> TorchRoutingStats:
+def attach(model: Network, tau: float = 0.40, collapse_on: str = "top_share_token") -> TorchRoutingStats:
     """Hook every router of a transformers model and return statistics that fill as it runs.
 
     Outputs stay the same. Forwards of the whole model count, also inside a wrapper such as PEFT's; blocks that run
@@ -109,7 +109,7 @@ def attach(model: Any, tau: float = 0.40, collapse_on: str = "top_share_token") 
     )
 
 
-def model_facts(model: Any) -> dict[str, Any]:
+def model_facts(model: Network) -> Json:
     """What a report says of a model of which only the object is known."""
     specs = [router.spec for router in locate(model)]
     model_type = config_of(model)["model_type"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Found, find, read_adapter, refused_code, shortened
+from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Located, find, read_adapter, refused_code, shortened
 from mlx_moebench.checkpoints.folder import fingerprint, stored_bits
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, RenamedError, renamed
 from mlx_moebench.families import Family
 from mlx_moebench.options import Loading, LoadingChoices, Step, quiet_step, with_choices
+from mlx_moebench.types import Facts, Json, Network, Tokenizer
 
 from . import ranks
 from .adapters import merge_adapter
@@ -26,11 +27,13 @@ from .capture import locate
 from .environment import chosen_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DeviceMap = str | dict[str, torch.device]
+
 SPARE = 0.9
 """The share of a GPU's free memory that weights may take; a model that needs more is spread out."""
 
 
-def load(model: str | Path | None = None, **options: Any) -> tuple[Any, Any]:
+def load(model: str | Path | None = None, **options: Any) -> tuple[Network, Tokenizer]:
     """`load_checkpoint` for those who want the model and the tokenizer only."""
     checkpoint = load_checkpoint(model, **options)
     return checkpoint.model, checkpoint.tokenizer
@@ -41,7 +44,7 @@ def load_checkpoint(
     loading: Loading | None = None,
     *,
     device: str | torch.device = "cpu",
-    device_map: str | Mapping[str, Any] | None = None,
+    device_map: str | Facts | None = None,
     revision: str | None = None,
     step: Step = quiet_step,
     **choices: Any,
@@ -62,47 +65,31 @@ def load_checkpoint(
     cannot have, UnsupportedModelError where it is dense or no family serves it, MoebenchError for a device that is not
     there, MissingExtraError without accelerate.
     """
-    names = LoadingChoices.__annotations__
-    placing = {name: value for name, value in choices.items() if name not in names}
+    loading, placing = _choices(loading, choices)
     placing |= {} if device_map is None else {"device_map": device_map}
-    loading = with_choices(loading, {name: value for name, value in choices.items() if name in names})  # type: ignore[arg-type]
     _check_bits(loading, placing)
-    bits, dtype, trust_remote_code = loading.bits, loading.dtype, loading.trust_remote_code
-    device = chosen_device(device) if isinstance(device, str) else device
+    device, bits = chosen_device(device) if isinstance(device, str) else device, loading.bits
     adapter = None if loading.adapter_path is None else read_adapter(loading.adapter_path)
-    found = find(model, revision, trust_remote_code, unquantised=bits is not None, check=_check)
-    tokenizer = _tokenizer(found, trust_remote_code)
-    stored = stored_bits(found.folder)
-    wanted = DTYPES[dtype] if dtype else torch.float32 if device.type == "cpu" else None
-    if bits == 4:
-        try:
-            from .fourbit import load_in_4bit
-        except ImportError as error:  # it plans what to read with functions that transformers keeps for itself
-            raise renamed(error) or error from error
-        wanted = wanted or torch.bfloat16
-        with _quiet():
-            network = load_in_4bit(
-                found.folder,
-                found.config,
-                device=device,
-                dtype=wanted,
-                trust_remote_code=trust_remote_code,
-                step=step,
-            )
+    located = find(model, revision, loading.trust_remote_code, unquantised=bits is not None, check=_check)
+    tokenizer = _tokenizer(located, loading.trust_remote_code)
+    stored = stored_bits(located.folder)
+    dtype = DTYPES[loading.dtype] if loading.dtype else torch.float32 if device.type == "cpu" else None
+    if bits is not None:
+        network = _in_4bit(located, device, dtype or torch.bfloat16, loading.trust_remote_code, step)
     else:
-        placing = {"device_map": _map(found, device, wanted, stored)} | placing
-        network = _whole(found, wanted, trust_remote_code, placing)
+        placing = {"device_map": _map(located, device, dtype, stored)} | placing
+        network = _whole(located, dtype, loading.trust_remote_code, placing)
     network.eval()
-    printed = fingerprint(found.folder, _router_values(network))
+    printed = fingerprint(located.folder, _router_values(network))
     if adapter is not None:
-        merge_adapter(network, adapter, found.name)
+        merge_adapter(network, adapter, located.name)
     return Checkpoint(
         model=network,
         tokenizer=tokenizer,
-        config=found.config,
-        name=found.name,
-        path=found.folder,
-        revision=found.revision,
+        config=located.config,
+        name=located.name,
+        path=located.folder,
+        revision=located.revision,
         dtype=str(network.get_input_embeddings().weight.dtype).removeprefix("torch."),
         weight_bits=bits or stored,
         fingerprint=printed,
@@ -112,7 +99,15 @@ def load_checkpoint(
     )
 
 
-def _check_bits(loading: Loading, placing: Mapping[str, Any]) -> None:
+def _choices(loading: Loading | None, choices: Json) -> tuple[Loading, Json]:
+    """What the keywords of a call say of `Loading`, and the others, which say where transformers puts the weights."""
+    names = LoadingChoices.__annotations__.keys()
+    placing = {name: value for name, value in choices.items() if name not in names}
+    chosen: LoadingChoices = {name: choices[name] for name in names & choices.keys()}  # type: ignore[assignment]
+    return with_choices(loading, chosen), placing
+
+
+def _check_bits(loading: Loading, placing: Facts) -> None:
     bits, router_bits = loading.bits, loading.router_bits
     if bits not in (None, 4):
         raise ModelLoadError(f"On torch experts are quantised to 4 bit (NF4) or not at all, not to {bits}; use --4bit.")
@@ -124,7 +119,7 @@ def _check_bits(loading: Loading, placing: Mapping[str, Any]) -> None:
         raise ModelLoadError(f"In 4 bit a model goes to one device; leave {' and '.join(placing)} out.")
 
 
-def _check(family: Family, config: dict[str, Any]) -> None:
+def _check(family: Family, config: Json) -> None:
     if config.get("quantization") is not None:
         raise ModelLoadError(
             "This checkpoint was quantised by MLX, which transformers does not read; use --backend mlx, or give the "
@@ -132,7 +127,25 @@ def _check(family: Family, config: dict[str, Any]) -> None:
         )
 
 
-def _whole(found: Found, dtype: torch.dtype | None, trust_remote_code: bool, placing: dict[str, Any]) -> Any:
+def _in_4bit(
+    located: Located, device: torch.device, dtype: torch.dtype, trust_remote_code: bool, step: Step
+) -> Network:
+    try:
+        from .fourbit import load_in_4bit
+    except ImportError as error:  # it plans what to read with functions that transformers keeps for itself
+        raise renamed(error) or error from error
+    with _quiet():
+        return load_in_4bit(
+            located.folder,
+            located.config,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            step=step,
+        )
+
+
+def _whole(located: Located, dtype: torch.dtype | None, trust_remote_code: bool, placing: Json) -> Network:
     """transformers' own loading, with a word where it would go on without one."""
     if importlib.util.find_spec("accelerate") is None:  # transformers would ask for it in words of its own
         raise MissingExtraError("Loading models on torch", "torch")
@@ -141,19 +154,19 @@ def _whole(found: Found, dtype: torch.dtype | None, trust_remote_code: bool, pla
     options |= {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}
     try:
         with _quiet():
-            network, report = transformers.AutoModelForCausalLM.from_pretrained(found.folder, **options, **placing)
+            network, report = transformers.AutoModelForCausalLM.from_pretrained(located.folder, **options, **placing)
     except ImportError as error:
-        raise ModelLoadError(f"{found.folder}: {shortened(error)}.") from error
+        raise ModelLoadError(f"{located.folder}: {shortened(error)}.") from error
     except (ValueError, TypeError, RuntimeError, KeyError, OSError) as error:
         if "trust_remote_code" in str(error):
-            raise refused_code(found.folder, "its model") from error
-        raise ModelLoadError(f"{found.folder}: config.json and weights do not fit ({shortened(error)}).") from error
+            raise refused_code(located.folder, "its model") from error
+        raise ModelLoadError(f"{located.folder}: config.json and weights do not fit ({shortened(error)}).") from error
     for what, instead in _WITHOUT_A_WORD.items():
         if what not in report:
             raise RenamedError("transformers", f"{what} among what from_pretrained says", "loading is checked by")
         if keys := sorted(map(str, report[what] or ())):
             raise ModelLoadError(
-                f"{found.folder}: config.json and weights do not fit ({len(keys)} {what.replace('_', ' ')}, such as "
+                f"{located.folder}: config.json and weights do not fit ({len(keys)} {what.replace('_', ' ')}, such as "
                 f"{keys[0]}), and transformers would {instead}; fetch the checkpoint again."
             )
     return network
@@ -168,14 +181,14 @@ _WITHOUT_A_WORD = {
 """What transformers does about differences between a checkpoint and its config.json."""
 
 
-def _map(found: Found, device: torch.device, dtype: torch.dtype | None, stored: float) -> Any:
+def _map(located: Located, device: torch.device, dtype: torch.dtype | None, stored: float) -> DeviceMap:
     """The device, or ``auto`` where the weights are larger than what the GPU has free.
 
     Raises ModelLoadError there under torchrun, where every process would spread its own over the same GPUs.
     """
     if device.type != "cuda":
         return {"": device}
-    size = sum(file.stat().st_size for file in found.folder.glob(WEIGHTS))
+    size = sum(file.stat().st_size for file in located.folder.glob(WEIGHTS))
     if dtype is not None:
         size = int(size * dtype.itemsize * 8 / stored)
     free, _ = torch.cuda.mem_get_info(device)
@@ -183,25 +196,26 @@ def _map(found: Found, device: torch.device, dtype: torch.dtype | None, stored: 
         return {"": device}
     if ranks.of_this_process() is not None:
         raise ModelLoadError(
-            f"{found.name} needs {size / 1e9:.1f} GB and {device} has {free / 1e9:.1f} GB free: without torchrun one "
+            f"{located.name} needs {size / 1e9:.1f} GB and {device} has {free / 1e9:.1f} GB free: without torchrun one "
             "process spreads it over all GPUs; or use --4bit."
         )
     return "auto"
 
 
-def _tokenizer(found: Found, trust_remote_code: bool) -> Any:
+def _tokenizer(located: Located, trust_remote_code: bool) -> Tokenizer:
     try:
         with _quiet():
-            return transformers.AutoTokenizer.from_pretrained(
-                found.folder, trust_remote_code=trust_remote_code, local_files_only=True
+            tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
+                located.folder, trust_remote_code=trust_remote_code, local_files_only=True
             )
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
         if "trust_remote_code" in str(error):
-            raise refused_code(found.folder, "its tokenizer") from error
-        raise ModelLoadError(f"{found.folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
+            raise refused_code(located.folder, "its tokenizer") from error
+        raise ModelLoadError(f"{located.folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
+    return tokenizer
 
 
-def _router_values(network: Any) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _router_values(network: Network) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """What a router's one parameter is called in MLX, and its values."""
     for router in locate(network):
         (weight,) = _present(router.gate)
@@ -214,11 +228,11 @@ def _present(gate: torch.nn.Module) -> list[torch.Tensor]:
         return list(gate.parameters())
     from accelerate.utils import align_module_device
 
-    found = []
+    weights = []
     for module in gate.modules():
         with align_module_device(module, torch.device("cpu")):
-            found += [weight.detach().clone() for weight in module.parameters(recurse=False)]
-    return found
+            weights += [weight.detach().clone() for weight in module.parameters(recurse=False)]
+    return weights
 
 
 @contextmanager

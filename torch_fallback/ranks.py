@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,7 +35,7 @@ def local_rank() -> int:
 
 
 @cache
-def group() -> Any:
+def group() -> dist.ProcessGroup:
     """What the ranks talk through, made once a process: gloo, since what travels is small and NCCL needs a GPU a rank.
 
     Raises MoebenchError where they do not find each other; ask before hours of measuring.
@@ -53,9 +52,9 @@ def group() -> Any:
         ) from error
 
 
-def gather(found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+def gather(statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
     """The statistics of all ranks together, on every rank. They travel as stats pairs do, never pickled."""
-    return {phase: RoutingStats.merge(_exchanged(stats)) for phase, stats in found.items()}
+    return {phase: RoutingStats.merge(_exchanged(stats)) for phase, stats in statistics.items()}
 
 
 def _exchanged(stats: RoutingStats) -> list[RoutingStats]:

@@ -20,6 +20,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 
 from mlx_moebench.errors import ModelLoadError, needed
 from mlx_moebench.files import read_header
+from mlx_moebench.types import Json
 
 _FILES = "model*.safetensors"
 _WHOLE = "model.safetensors"
@@ -87,8 +88,8 @@ class Part:
         converter = deepcopy(self.converter)  # it collects tensors inside
         for pattern, key in self.sources:
             converter.add_tensor(self.name, key, pattern, partial(read, key))
-        found = converter.convert(self.name, model=model, config=model.config)
-        return {name: value[0] if isinstance(value, list) else value for name, value in found.items()}
+        made = converter.convert(self.name, model=model, config=model.config)
+        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
@@ -104,16 +105,16 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
             files = sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
         else:
             files = sorted(folder.glob(_FILES))
-        found = {key: stored for file in files for key, stored in _header(file).items()}
+        tensors = {key: stored for file in files for key, stored in _header(file).items()}
     except FileNotFoundError as error:
         raise ModelLoadError(f"{folder} lacks {Path(error.filename).name}; fetch the checkpoint again.") from error
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise ModelLoadError(f"{folder}: a header or the index of the weights is broken; fetch it again.") from error
-    if not found:
+    if not tensors:
         raise ModelLoadError(
             f"{folder} holds no {_FILES}, and only safetensors are read; convert it with transformers."
         )
-    return found
+    return tensors
 
 
 def _header(file: Path) -> dict[str, Stored]:
@@ -166,7 +167,7 @@ def _parts(
     transforms = get_model_conversion_mapping(model)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    converter_of = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     parts: dict[str, Part] = {}
     unexpected = []
     prefix = model.base_model_prefix
@@ -177,7 +178,7 @@ def _parts(
         if name not in wanted:
             unexpected.append(name)
             continue
-        part = parts.setdefault(name, Part(name, None if pattern is None else by_pattern[pattern]))
+        part = parts.setdefault(name, Part(name, None if pattern is None else converter_of[pattern]))
         part.sources.append((pattern or key, key))
     return sorted(parts.values(), key=lambda part: dot_natural_key(part.name)), unexpected
 
@@ -186,10 +187,9 @@ def _check_keys(model: torch.nn.Module, missing: Iterable[str], unexpected: Iter
     """Raises ModelLoadError for keys that should and should not be there, by transformers' own exceptions."""
     tied = {name for pair in _own(model, "all_tied_weights_keys").items() if set(pair) - set(missing) for name in pair}
     # Older checkpoints store a buffer of every layer that models now compute once.
-    ignored = {r"rotary_emb\.inv_freq", *(_own(model, "_keys_to_ignore_on_load_unexpected") or ())}
-    optional = set(_own(model, "_keys_to_ignore_on_load_missing") or ())
-    lacking = [name for name in missing if name not in tied and not any(re.search(p, name) for p in optional)]
-    surplus = [name for name in unexpected if not any(re.search(p, name) for p in ignored)]
+    ignored = [r"rotary_emb\.inv_freq", *(_own(model, "_keys_to_ignore_on_load_unexpected") or ())]
+    lacking = _unmatched(set(missing) - tied, _own(model, "_keys_to_ignore_on_load_missing") or ())
+    surplus = _unmatched(unexpected, ignored)
     if lacking:
         raise ModelLoadError(
             f"The checkpoint lacks {_some(lacking)} of a {model.config.model_type!r} model; fetch it again."
@@ -199,6 +199,11 @@ def _check_keys(model: torch.nn.Module, missing: Iterable[str], unexpected: Iter
             f"The checkpoint holds {_some(surplus)}, which a {model.config.model_type!r} model does not have: its "
             "config.json or the installed transformers is of another version."
         )
+
+
+def _unmatched(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    patterns = list(patterns)
+    return [name for name in names if not any(re.search(pattern, name) for pattern in patterns)]
 
 
 def _own(model: torch.nn.Module, name: str) -> Any:
@@ -218,7 +223,7 @@ def _some(names: Iterable[str]) -> str:
 
 def dtypes(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The dtype of every parameter and buffer: the model's own, float32 where transformers insists on it."""
-    strict: dict[str, Any] = _own(model, "_get_dtype_plan")(dtype)
+    strict: Json = _own(model, "_get_dtype_plan")(dtype)
     return {
         name: next((kept for pattern, kept in strict.items() if re.search(pattern, name)), value.dtype)
         for name, value in model.state_dict().items()

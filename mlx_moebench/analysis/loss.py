@@ -21,6 +21,7 @@ from ..routing.intervals.ranks import calibration, rank_correlations
 from ..routing.record import RouterSpec
 from ..routing.recorder import Recorder
 from ..routing.tokens import TOKEN_SCALARS, TokenBlock
+from ..types import HostArray, Json
 
 SCHEMA_VERSION = "1"
 BATCH_SIZE = 4
@@ -44,7 +45,7 @@ def routing_uncertainty(
     tokenizer: Any = None,
     step: Step = quiet_step,
     **choices: Unpack[Choices],
-) -> dict[str, Any]:
+) -> Json:
     """Compare, token by token, what each router says at a token with the loss of the token after it.
 
     The pair of position t is (entropy and selection margin of the routers at t, -ln of the probability that the model
@@ -70,7 +71,7 @@ def loss_report(
     examples: int = 3,
     tokenizer: Any = None,
     step: Step = quiet_step,
-) -> dict[str, Any]:
+) -> Json:
     """`routing_uncertainty` with its options made."""
     plan = options.plan
     if plan.method == "layer":
@@ -113,7 +114,7 @@ class _Pairs:
     row: npt.NDArray[np.int64]
     position: npt.NDArray[np.int64]
     place: npt.NDArray[np.int64]
-    ids: list[npt.NDArray[Any]]
+    ids: list[HostArray]
 
 
 @dataclass
@@ -124,10 +125,10 @@ class _Losses:
 
     tokenizer: Any = None
     blocks: dict[int, TokenBlock] = field(default_factory=dict)
-    scores: dict[str, list[npt.NDArray[Any]]] = field(default_factory=lambda: {name: [] for name in TOKEN_SCALARS})
-    loss: list[npt.NDArray[Any]] = field(default_factory=list)
+    scores: dict[str, list[HostArray]] = field(default_factory=lambda: {name: [] for name in TOKEN_SCALARS})
+    loss: list[HostArray] = field(default_factory=list)
     row: list[int] = field(default_factory=list)
-    ids: list[npt.NDArray[Any]] = field(default_factory=list)
+    ids: list[HostArray] = field(default_factory=list)
 
     def begin(self, tokenizer: Any) -> None:
         """The tokenizer gives the text of the examples."""
@@ -137,7 +138,7 @@ class _Losses:
         """One forward is one batch here, so each router says something once."""
         self.blocks[block.number] = block
 
-    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: Recorder, logits: Any) -> None:
+    def count(self, batch: Batch, ids: HostArray, stats: Recorder, logits: Any) -> None:
         """Join the routers and the losses of a batch."""
         blocks, self.blocks = [self.blocks[number] for number in sorted(self.blocks)], {}
         for number, row in enumerate(batch.rows):
@@ -170,7 +171,7 @@ class _Losses:
         return str(self.tokenizer.decode(ids))
 
 
-def _next_token_loss(logits: Any, targets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def _next_token_loss(logits: Any, targets: HostArray) -> npt.NDArray[np.float32]:
     """-ln p of each target [S] under logits [S, V], in float32, nats."""
     import mlx.core as mx
 
@@ -189,7 +190,7 @@ def _next_token_loss(logits: Any, targets: npt.NDArray[Any]) -> npt.NDArray[np.f
 
 def _one_column(
     values: npt.NDArray[np.float64], sequence: npt.NDArray[np.int64], n: int
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+) -> tuple[HostArray, HostArray]:
     sums = np.bincount(sequence, weights=values, minlength=n)
     return sums[:, None], np.bincount(sequence, minlength=n)[:, None]
 
@@ -198,15 +199,15 @@ def _correlations(
     specs: tuple[RouterSpec, ...],
     pairs: _Pairs,
     sequence: npt.NDArray[np.int64],
-    strata: npt.NDArray[Any],
+    strata: HostArray,
     plan: Plan,
-) -> dict[str, Any]:
+) -> Json:
     """``routers``, each with rho and calibration for both scores, and their means by kind of router in ``summary``."""
-    routers: list[dict[str, Any]] = [
+    routers: list[Json] = [
         {key: getattr(spec, key) for key in ("layer", "moe_layer", "router", "n_experts", "top_k", "distribution")}
         for spec in specs
     ]
-    summary: dict[str, Any] = {}
+    summary: Json = {}
     for kind in dict.fromkeys(spec.router for spec in specs):
         numbers = [number for number, spec in enumerate(specs) if spec.router == kind]
         summary[kind] = {}
@@ -221,7 +222,7 @@ def _correlations(
 
 def _examples(
     pairs: _Pairs, sequence: npt.NDArray[np.int64], text: Callable[[list[int]], str], each: int
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Tokens far out in both directions at once, no two of one sequence and kind.
 
     A token's uncertainty is here the mean over routers of the share of tokens with a lower entropy.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from ..errors import TraceError
 from ..options import Plan
 from ..routing.intervals.bootstrap import Interval, ratio_intervals
 from ..routing.record import RouterSpec
+from ..types import Json
 
 MEASURES = {
     "routing_overlap": "share of a token's K experts that both runs chose",
@@ -22,7 +22,7 @@ MEASURES = {
 """What is measured of each router, each in [0, 1]; chance of `routing_overlap` under even routing is K/E."""
 
 
-def selection_overlap(a: str | Path, b: str | Path, plan: Plan | None = None) -> dict[str, Any]:
+def selection_overlap(a: str | Path, b: str | Path, plan: Plan | None = None) -> Json:
     """`MEASURES` of every router between two traces (phase prefill), with intervals over sequences.
 
     Formulas, for the sets A_t and B_t of K experts of token t: mean |A_t n B_t| / K; mean [A_t = B_t]; mean [first of
@@ -80,7 +80,7 @@ def _sums(
     return np.stack([np.bincount(cluster, column, minlength=clusters) for column in columns], axis=1)
 
 
-def _entries(table: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64], plan: Plan) -> dict[str, Any]:
+def _entries(table: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64], plan: Plan) -> Json:
     under = np.repeat(tokens[:, None], table.shape[1], axis=1)
     found: list[Interval] = ratio_intervals(table, under, np.zeros(len(tokens)), plan)
     values = table.sum(axis=0) / tokens.sum()

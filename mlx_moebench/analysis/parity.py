@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from ..data import Batch
 from ..errors import MoebenchError, RoutingError
 from ..measure.backends import HOMES, Backend, backend_named
 from ..measure.run import measure
 from ..options import Choices, Options, Step, quiet_step
-from ..routing.record import Array, Routing
-from ..routing.recorder import Mask, Recorder
+from ..routing.record import Array, Mask, Routing
+from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
 from ..routing.tokens import TokenBlock
+from ..types import HostArray, Json
 
 TOLERANCE = 1e-5
 """Largest difference of a mean (nats, probability) or of a marginal probability that counts as rounding."""
@@ -87,7 +87,7 @@ class Parity:
     def equal(self) -> bool:
         return all(router.equal for router in self.routers)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """For JSON: the fields, and whether each router is equal."""
         routers = [asdict(router) | {"equal": router.equal} for router in self.routers]
         return {"a": self.a, "b": self.b, "equal": self.equal, "routers": routers}
@@ -150,7 +150,7 @@ class OnNumPy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def facts(self, checkpoint: Any) -> dict[str, Any]:
+    def facts(self, checkpoint: Any) -> Json:
         """With the backend numpy."""
         return self._inner.facts(checkpoint) | {"backend": NUMPY}
 
@@ -165,7 +165,7 @@ def _in_numpy(base: Any) -> Any:
         def evaluate(self, arrays: Sequence[Array]) -> bool:
             return True
 
-        def host(self, array: Array) -> npt.NDArray[Any]:
+        def host(self, array: Array) -> HostArray:
             return np.asarray(array)
 
         def near(self, array: Array, other: Array) -> Array:
@@ -179,11 +179,11 @@ class _Tokens:
     """A `Watch` that keeps what every token chose, in the order of the batches, which is the same on every backend."""
 
     logits: bool = False
-    ids: list[npt.NDArray[Any]] = field(default_factory=list)
-    rows: list[npt.NDArray[Any]] = field(default_factory=list)
-    positions: list[npt.NDArray[Any]] = field(default_factory=list)
-    experts: dict[int, list[npt.NDArray[Any]]] = field(default_factory=dict)
-    margins: dict[int, list[npt.NDArray[Any]]] = field(default_factory=dict)
+    ids: list[HostArray] = field(default_factory=list)
+    rows: list[HostArray] = field(default_factory=list)
+    positions: list[HostArray] = field(default_factory=list)
+    experts: dict[int, list[HostArray]] = field(default_factory=dict)
+    margins: dict[int, list[HostArray]] = field(default_factory=dict)
 
     def begin(self, tokenizer: Any) -> None:
         """Texts are not needed."""
@@ -193,7 +193,7 @@ class _Tokens:
         self.experts.setdefault(block.number, []).append(chosen.astype(np.int32))
         self.margins.setdefault(block.number, []).append(block.scalars["selection_margin"][block.mask])
 
-    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: Recorder, logits: Any) -> None:
+    def count(self, batch: Batch, ids: HostArray, stats: Recorder, logits: Any) -> None:
         rows, columns = np.nonzero(batch.mask)
         self.ids.append(ids[batch.mask])
         self.rows.append(np.asarray(batch.rows)[rows])

@@ -18,6 +18,7 @@ from ..measure.run import measure
 from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, quiet_step, takes
 from ..pair.profile import Profile, rename
 from ..routing.stats import RoutingStats
+from ..types import Json
 
 DOMAINS = ("math", "general", "code")
 """The bundled prompt sets, each its own domain."""
@@ -73,7 +74,7 @@ def _profile_model(name: str, planned: Planned, options: Options, runner: Backen
     # What is asked of the weights is done.
     loaded = Loading(backend=options.loading.backend, device=options.loading.device)
     parts: dict[str, RoutingStats] = {}
-    reports: dict[str, dict[str, Any]] = {}
+    reports: dict[str, Json] = {}
     for domain, corpus in corpora.items():
 
         def named(what: str, done: int, total: int, where: str = f"{name} on {domain}") -> None:

@@ -25,6 +25,7 @@ from ..options import Step, quiet_step
 from ..routing.record import Routing
 from ..routing.stats import RoutingStats
 from ..routing.tally import Tally, tally
+from ..types import HostArray, Json
 
 import mlx.core as mx  # isort: skip  # after the package, which loads a fast BLAS first
 
@@ -75,7 +76,7 @@ class Check:
         return self.value <= self.limit
 
 
-def selftest(step: Step = quiet_step) -> dict[str, Any]:
+def selftest(step: Step = quiet_step) -> Json:
     """Run every check on every MLX device; ``passed`` says whether all hold.
 
     Raises MoebenchError where the stored figures are missing, broken, or those of other weights.
@@ -100,11 +101,11 @@ def selftest(step: Step = quiet_step) -> dict[str, Any]:
     }
 
 
-def check_device(device: str, figures: Figures) -> dict[str, Any]:
+def check_device(device: str, figures: Figures) -> Json:
     """Every check on one device, with its seconds; an error of MLX fails the device and is quoted."""
     start = time.perf_counter()
     name = device_facts().get("gpu") if device == "gpu" else platform.processor() or platform.machine()
-    result: dict[str, Any] = {"device": device, "name": name, "error": None, "checks": [], "routers": []}
+    result: Json = {"device": device, "name": name, "error": None, "checks": [], "routers": []}
     try:
         select_device(device)
         model = load_checkpoint(dtype="float32").model
@@ -116,7 +117,7 @@ def check_device(device: str, figures: Figures) -> dict[str, Any]:
     return result | {"seconds": time.perf_counter() - start}
 
 
-def check_model(model: Any, figures: Figures) -> tuple[list[Check], list[dict[str, Any]]]:
+def check_model(model: Any, figures: Figures) -> tuple[list[Check], list[Json]]:
     """Every check of ``model`` on the default device, and where it departs from the figures, router by router."""
     ids = mx.array(figures.ids.astype(np.int32))
     plain, again = (_on_host(model(ids)) for _ in range(2))
@@ -144,7 +145,7 @@ def check_model(model: Any, figures: Figures) -> tuple[list[Check], list[dict[st
     ], routers
 
 
-def measured(model: Any, figures: Figures) -> tuple[npt.NDArray[Any], RoutingStats]:
+def measured(model: Any, figures: Figures) -> tuple[HostArray, RoutingStats]:
     """The logits of a forward that is being measured, as ``analyze`` measures, and its statistics."""
     stats = LiveRoutingStats(model)
     with stats, stats.batch(mask=figures.mask):
@@ -234,7 +235,7 @@ def _against_numpy(model: Any, routings: list[Routing]) -> list[Check]:
     ]
 
 
-def _fields(a: Tally, b: Tally, names: tuple[str, ...]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+def _fields(a: Tally, b: Tally, names: tuple[str, ...]) -> list[tuple[HostArray, HostArray]]:
     return [(np.asarray(getattr(a, name)), np.asarray(getattr(b, name))) for name in names]
 
 
@@ -254,5 +255,5 @@ def _count(name: str, wrong: npt.NDArray[np.bool_], words: str) -> Check:
     return Check(name, n, 0, f"{n:,} of {wrong.size:,} {words}")
 
 
-def _on_host(array: Any) -> npt.NDArray[Any]:
+def _on_host(array: Any) -> HostArray:
     return np.array(array)

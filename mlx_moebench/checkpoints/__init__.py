@@ -4,7 +4,7 @@ from .adapters import Adapter, read_adapter
 from .folder import check_complete, read_json, shortened
 from .hub import WEIGHTS, commit_of
 from .loaded import Checkpoint, Given
-from .located import NANO, NANO_NAME, Found, check_unquantised, find, refused_code
+from .located import NANO, NANO_NAME, Located, check_unquantised, find, refused_code
 
 __all__ = [
     "NANO",
@@ -12,8 +12,8 @@ __all__ = [
     "WEIGHTS",
     "Adapter",
     "Checkpoint",
-    "Found",
     "Given",
+    "Located",
     "check_complete",
     "check_unquantised",
     "commit_of",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import ModelLoadError
+from ..types import Json
 from .folder import check_complete, read_json
 
 CONFIG = "adapter_config.json"
@@ -30,7 +30,7 @@ class Adapter:
     scale: float | None
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Json:
         """What a report says of it; two adapters with equal facts change a model alike."""
         return {
             "name": self.path.name,
@@ -53,8 +53,8 @@ def read_adapter(path: str | Path) -> Adapter:
     weights = folder / WEIGHTS
     if not weights.is_file():
         peft = " (adapter_model.safetensors is PEFT's form, which mlx-lm does not read)"
-        found = peft if (folder / "adapter_model.safetensors").is_file() else ""
-        raise ModelLoadError(f"{folder} has no {WEIGHTS}{found}; give the folder that mlx_lm.lora wrote.")
+        hint = peft if (folder / "adapter_model.safetensors").is_file() else ""
+        raise ModelLoadError(f"{folder} has no {WEIGHTS}{hint}; give the folder that mlx_lm.lora wrote.")
     if not check_complete(weights):
         raise ModelLoadError(f"{weights} holds no tensors; give the folder that mlx_lm.lora wrote.")
     with weights.open("rb") as stream:
@@ -74,7 +74,7 @@ def _existing(path: str | Path) -> Path:
     return folder.resolve()
 
 
-def _checked(folder: Path, config: Any) -> tuple[str, float | None]:
+def _checked(folder: Path, config: object) -> tuple[str, float | None]:
     """(fine_tune_type, scale) of a config from which mlx-lm can build the adapter's layers."""
     file = folder / CONFIG
     if not isinstance(config, dict):
@@ -85,11 +85,11 @@ def _checked(folder: Path, config: Any) -> tuple[str, float | None]:
     if kind == "full":
         return kind, None
     parameters = config.get("lora_parameters")
-    given = {"num_layers": config.get("num_layers"), **(parameters if isinstance(parameters, dict) else {})}
+    settings = {"num_layers": config.get("num_layers"), **(parameters if isinstance(parameters, dict) else {})}
     for key in ("num_layers", *_PARAMETERS):
-        value = given.get(key)
+        value = settings.get(key)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise ModelLoadError(
                 f"{file} has {key} = {value!r}, where mlx-lm needs a number; give the folder that mlx_lm.lora wrote."
             )
-    return kind, float(given["scale"])
+    return kind, float(settings["scale"])

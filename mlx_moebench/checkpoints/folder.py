@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import ModelLoadError
 from ..files import HEADER_BROKEN, MAX_HEADER, read_header
+from ..types import Json
 from .hub import WEIGHTS
 
 INDEX = "model.safetensors.index.json"
@@ -21,7 +22,7 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "*.tiktoken", "vocab.json", "vocab.txt")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> Json:
     """``config.json`` of ``folder``. Raises ModelLoadError where it is missing, no JSON, or names no model_type."""
     path = folder / "config.json"
     if not path.is_file():
@@ -53,9 +54,9 @@ def check_weights(folder: Path) -> list[Path]:
             )
     if not files:
         pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
-        found = f"only pickled weights ({_some(pickled)})" if pickled else f"no {WEIGHTS}"
+        holdings = f"only pickled weights ({_some(pickled)})" if pickled else f"no {WEIGHTS}"
         raise ModelLoadError(
-            f"{folder} holds {found}, and only safetensors are read; convert it with transformers: "
+            f"{folder} holds {holdings}, and only safetensors are read; convert it with transformers: "
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER)."
         )
     for file in files:
@@ -76,7 +77,7 @@ def check_complete(file: Path) -> int:
     return len(tensors_of(file))
 
 
-def tensors_of(file: Path) -> dict[str, dict[str, Any]]:
+def tensors_of(file: Path) -> dict[str, Json]:
     """{name: {dtype, shape, data_offsets}} of a safetensors file, proven complete; ModelLoadError otherwise."""
     size = file.stat().st_size
     with file.open("rb") as stream:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from ..types import Json, Network, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class Checkpoint:
     every backend. backend: ``mlx`` or ``torch``.
     """
 
-    model: Any
-    tokenizer: Any
-    config: dict[str, Any]
+    model: Network
+    tokenizer: Tokenizer
+    config: Json
     name: str
     path: Path
     revision: str | None
@@ -31,7 +32,7 @@ class Checkpoint:
     weight_bits: float | int
     fingerprint: str
     quantised_on_load: bool = False
-    adapter: dict[str, Any] | None = None
+    adapter: Json | None = None
     backend: str = "mlx"
 
 
@@ -39,5 +40,5 @@ class Checkpoint:
 class Given:
     """A model and tokenizer that the caller loaded."""
 
-    model: Any
-    tokenizer: Any
+    model: Network
+    tokenizer: Tokenizer

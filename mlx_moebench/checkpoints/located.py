@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import ModelLoadError
 from ..families import Family, family_for
+from ..types import Json
 from .folder import check_tokenizer, check_weights, read_config
 from .hub import commit_of, fetch, local_folder
 
@@ -19,7 +19,7 @@ NANO_NAME = "moebench-nano"
 
 
 @dataclass(frozen=True)
-class Found:
+class Located:
     """A checkpoint that passed every check that needs no weights.
 
     name: the hub id, the folder's name, or ``moebench-nano``. revision: the commit, where the folder is a snapshot
@@ -28,7 +28,7 @@ class Found:
 
     folder: Path
     name: str
-    config: dict[str, Any]
+    config: Json
     family: Family
     revision: str | None
 
@@ -39,8 +39,8 @@ def find(
     trust_remote_code: bool,
     *,
     unquantised: bool,
-    check: Callable[[Family, dict[str, Any]], None] = lambda family, config: None,
-) -> Found:
+    check: Callable[[Family, Json], None] = lambda family, config: None,
+) -> Located:
     """The checkpoint that ``model`` names: a folder, a hub id, or None for the embedded model.
 
     unquantised: whether it must be. check: what a backend refuses, from the family and config.json.
@@ -68,10 +68,10 @@ def find(
         raise refused_code(folder, config["model_file"])
     if unquantised:
         check_unquantised(config, name)
-    return Found(folder, name, config, family, commit_of(folder) or revision)
+    return Located(folder, name, config, family, commit_of(folder) or revision)
 
 
-def check_unquantised(config: dict[str, Any], name: str) -> None:
+def check_unquantised(config: Json, name: str) -> None:
     """Raises ModelLoadError where ``config`` says that the weights of ``name`` are quantised already."""
     stored = config.get("quantization") or config.get("quantization_config")
     if not stored:

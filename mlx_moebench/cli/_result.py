@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from ..types import Json
 
 if TYPE_CHECKING:
     from ..routing.record import Phase
 
 
-def show(output: Path, reports: Mapping[Phase, dict[str, Any]], as_json: bool, plot: Path | None = None) -> None:
+def show(output: Path, reports: Mapping[Phase, Json], as_json: bool, plot: Path | None = None) -> None:
     """Print the tables of each phase's report and the files written, or the reports as JSON: one, or one per phase.
 
     ``output`` is the pair of the first phase; those of others lie beside it, and so do their pictures.

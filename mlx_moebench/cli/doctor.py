@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
 
 import click
 
+from ..types import Json
 from ._options import json_option, quiet_option
 
 EPILOG = """\b
@@ -44,7 +44,7 @@ def command(selftest: bool, as_json: bool, quiet: bool) -> None:
     sys.exit(0 if findings["ready"] and findings.get("selftest", {}).get("passed", True) else 1)
 
 
-def _selftest(quiet: bool) -> dict[str, Any]:
+def _selftest(quiet: bool) -> Json:
     from ._progress import progress
 
     # By default MLX rounds float32 products to TF32 on an M5 or an NVIDIA GPU. It asks once, at the first product.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from ..types import Json
 from ._options import (
     PLAN,
     command_line,
@@ -135,7 +136,7 @@ def command(
     names += ["vs", Path(compare).name or "adapter"] if compare else []
     output = output or file_name("evaluation", names)
     check_output(output, resume)
-    options: dict[str, Any] = {
+    options: Json = {
         "limit": limit,
         "batch_size": batch_size,
         "loading": loading,

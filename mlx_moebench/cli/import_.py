@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..types import Json
 from ._options import command_line, flag_options, json_option, output_option, plan_options, quiet_option
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _prompt_tokens(context: click.Context, parameter: click.Parameter, value: st
     return tuple(map(int, parts))
 
 
-OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+OPTIONS: dict[str, tuple[Json, str]] = {
     "experts": ({"type": click.IntRange(min=1)}, "Experts of a router, E; never taken from the largest id."),
     "top_k": ({"type": click.IntRange(min=1)}, "Experts that a token uses, K."),
     "layers": (
@@ -98,7 +99,7 @@ class _Formats(click.Group):
         return click.command(cmd_name, help=reader.summary, epilog=epilog)(command)
 
 
-def _default(parameter: inspect.Parameter) -> dict[str, Any]:
+def _default(parameter: inspect.Parameter) -> Json:
     default = parameter.default
     if default is inspect.Parameter.empty:
         return {"required": True}

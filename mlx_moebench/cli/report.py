@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from ..types import Json
 from ._options import output_option, plan_options, quiet_option
 from .compare import KINDS
 
@@ -136,7 +137,7 @@ def _form_of(output: Path | None) -> str:
 def _page(inputs: Inputs, title: str | None, trace: Path | None, phase: Phase | None) -> str:
     from ..show.page import build_page
 
-    tokens: dict[str, Any] | None = None
+    tokens: Json | None = None
     if trace is not None:
         from ..show.tokens import token_data
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..types import Json
 from ._options import LOADING, command_line, json_option, quiet_option, resume_option
 
 EPILOG = """\b
@@ -108,7 +109,7 @@ def command(
         _show(report, Path(checked["adapter_path"]), as_json)
 
 
-def _assign(settings: dict[str, Any], assignment: str) -> None:
+def _assign(settings: Json, assignment: str) -> None:
     """Set ``a.b=value`` in nested settings; the value is read as YAML."""
     from ..errors import TrainingError
     from ..train import parse_value
@@ -131,7 +132,7 @@ def _show_warning(message: Warning | str, *others: Any, **more: Any) -> None:
     click.echo(f"Warning: {message}", err=True)
 
 
-def _show(report: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _show(report: Json, folder: Path, as_json: bool) -> None:
     from ..show.plots.training import plot_training
     from ..show.tables.training import print_training
     from ..train import LOG, read_log

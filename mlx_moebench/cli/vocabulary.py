@@ -61,8 +61,9 @@ def command(
 
     Reads the folder that analyze --trace wrote; needs neither the model nor MLX.
     """
+    from ..analysis.vocabulary import vocabulary_report
     from ..files import check_output, write_aside
-    from ..show.tables.vocabulary import print_vocabulary, vocabulary_report
+    from ..show.tables.vocabulary import print_vocabulary
     from ._progress import progress
 
     if output:

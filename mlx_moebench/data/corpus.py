@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError, did_you_mean
 from ..options import Reading
+from ..types import Tokenizer
 from .fields import choose_fields, template_sha256, text_of
 from .hub import HubTable
 from .rows import READERS, Row, file_sha256, read_rows
@@ -69,7 +69,7 @@ def read_corpus(
     *,
     text_field: str | None = None,
     max_samples: int | None = None,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Corpus:
     """Read a data set.
 
@@ -113,7 +113,7 @@ def read_corpus(
 
 
 def _documents(
-    rows: Iterable[Row], text_field: str | None, max_samples: int | None, tokenizer: Any
+    rows: Iterable[Row], text_field: str | None, max_samples: int | None, tokenizer: Tokenizer | None
 ) -> tuple[list[Document], set[str]]:
     """The first documents with text, and the names of the fields they came from."""
     documents: list[Document] = []
@@ -135,10 +135,10 @@ def _form(path: Path, dataset: str) -> str:
         # An empty string would otherwise mean the working directory.
         if dataset and path.is_dir():
             return "folder"
-        found = path.is_file()
+        is_file = path.is_file()
     except OSError as error:
         raise DataError(f"{dataset} cannot be read: {error.strerror}; check the path and its permissions.") from error
-    if not found:
+    if not is_file:
         raise DataError(
             f"{dataset!r} is no bundled data set and no file or folder; "
             f"give a name, a path or hub:ID.{did_you_mean(dataset, bundled_names())}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..options import Reading, parse_shard
+from ..types import Tokenizer
 from .corpus import Corpus
 
 
@@ -45,7 +45,7 @@ class Batch:
     truncated: int
 
 
-def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
+def encode(corpus: Corpus, tokenizer: Tokenizer, max_length: int) -> list[Sequence]:
     """Tokenise every document, at most ``max_length`` tokens a sequence, in the order of the corpus.
 
     The tokenizer's own policy decides on special tokens, and they count towards the length; chat documents get none,
@@ -74,7 +74,7 @@ def encode(corpus: Corpus, tokenizer: Any, max_length: int) -> list[Sequence]:
     return sequences
 
 
-def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
+def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """Token ids with the special tokens that the tokenizer's own policy puts in front, but no end-of-text token."""
     # transformers warns of texts longer than the model's window; they are cut, or rows are bounded, by the caller.
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
@@ -97,7 +97,7 @@ def in_shard(sequences: list[Sequence], shard: str | None) -> list[Sequence]:
     return chosen
 
 
-def bos_policy(sequences: list[Sequence], tokenizer: Any) -> str:
+def bos_policy(sequences: list[Sequence], tokenizer: Tokenizer) -> str:
     """Whether texts begin with the beginning-of-sequence token: ``none``, ``mixed``, or ``first, id 1, counted``.
 
     Read off the ids, since the tokenizer or a chat template may have put it there.
@@ -109,7 +109,7 @@ def bos_policy(sequences: list[Sequence], tokenizer: Any) -> str:
     return "none" if begins == {False} else "mixed"
 
 
-def pad_id(tokenizer: Any) -> int:
+def pad_id(tokenizer: Tokenizer) -> int:
     """Token id to fill padding with: the tokenizer's pad token, else its EOS token, else 0. Padding never counts."""
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(int(token) for token in ids if token is not None)

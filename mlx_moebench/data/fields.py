@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from textwrap import shorten
-from typing import Any
 
 from ..errors import DataError, did_you_mean
+from ..types import Tokenizer
 from .rows import Row
 
 CANDIDATES: tuple[tuple[str, ...], ...] = (
@@ -47,7 +47,7 @@ def choose_fields(where: str, keys: Iterable[str], text_field: str | None) -> tu
     return fields
 
 
-def text_of(row: Row, fields: tuple[str, ...], tokenizer: Any) -> tuple[str, bool]:
+def text_of(row: Row, fields: tuple[str, ...], tokenizer: Tokenizer | None) -> tuple[str, bool]:
     """(text of one row, whether it is chat rendered with the tokenizer's template); blank text means no document.
 
     Raises DataError when a field is missing, holds neither text nor chat messages, or is not valid Unicode.
@@ -78,7 +78,7 @@ def text_of(row: Row, fields: tuple[str, ...], tokenizer: Any) -> tuple[str, boo
     return text, chat
 
 
-def template_sha256(tokenizer: Any) -> str | None:
+def template_sha256(tokenizer: Tokenizer | None) -> str | None:
     """sha256 of the chat template's text (of its JSON where there are several named ones); None where there is no
     text, as when mlx-lm renders the chat in code."""
     template = getattr(tokenizer, "chat_template", None)
@@ -88,11 +88,16 @@ def template_sha256(tokenizer: Any) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _kind(value: Any) -> str:
+def renders_chat(tokenizer: Tokenizer) -> bool:
+    """Whether it has a chat template; mlx-lm's wrapper may render in code, and then has no text of one."""
+    return bool(getattr(tokenizer, "has_chat_template", False) or getattr(tokenizer, "chat_template", None))
+
+
+def _kind(value: object) -> str:
     return "null" if value is None else f"a value of type {type(value).__name__}"
 
 
-def _render_chat(where: str, field: str, messages: list[Any], tokenizer: Any) -> str:
+def _render_chat(where: str, field: str, messages: list[dict[str, str]], tokenizer: Tokenizer | None) -> str:
     from jinja2 import TemplateError
 
     for message in messages:
@@ -103,16 +108,14 @@ def _render_chat(where: str, field: str, messages: list[Any], tokenizer: Any) ->
             )
     if not messages:
         return ""
-    # mlx-lm's wrapper may render in code and then has no template text.
-    if not (getattr(tokenizer, "has_chat_template", False) or getattr(tokenizer, "chat_template", None)):
+    if tokenizer is None or not renders_chat(tokenizer):
         raise DataError(
             f"{where}: field {field!r} holds chat messages, which need a tokenizer with a chat template; "
             "take one that has it or choose a field of text with --text-field."
         )
     try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+        return tokenizer.apply_chat_template(messages, tokenize=False)
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{where}: the tokenizer's chat template refuses these messages ({error}); correct their roles and order."
         ) from error
-    return text

@@ -9,9 +9,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from ..errors import DataError, MissingExtraError, did_you_mean
+from ..types import Json
 from .hub import load_split
 from .rows import file_sha256, text_lines
 
@@ -228,12 +229,12 @@ class _Hub:
         return tuple(questions), digest.hexdigest()
 
 
-def table_questions(table: Iterable[dict[str, Any]], where: str) -> dict[str, list[Question]]:
+def table_questions(table: Iterable[Json], where: str) -> dict[str, list[Question]]:
     """{subject: questions} of rows with ``question``, ``subject``, ``choices`` (four) and ``answer`` (0 to 3).
 
     Raises DataError that names the row where a field is missing or holds something else.
     """
-    found: dict[str, list[Question]] = {}
+    questions: dict[str, list[Question]] = {}
     for number, values in enumerate(table):
         place = f"{where}, row {number + 1}"
         if missing := [key for key in ("question", "subject", "choices", "answer") if key not in values]:
@@ -242,9 +243,9 @@ def table_questions(table: Iterable[dict[str, Any]], where: str) -> dict[str, li
         if len(choices) != 4:
             raise DataError(f"{place} has {len(choices)} choices; MMLU's questions have 4.")
         letter = LETTERS[answer] if isinstance(answer, int) and 0 <= answer < 4 else str(answer)
-        same = found.setdefault(values["subject"], [])
+        same = questions.setdefault(values["subject"], [])
         same.append(_question(place, values["subject"], len(same), values["question"], choices, letter))
-    return found
+    return questions
 
 
 def _question(where: str, subject: str, row: int, question: str, choices: list[str], letter: str) -> Question:

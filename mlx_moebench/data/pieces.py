@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from ..types import Tokenizer
 
 BROKEN = "\ufffd"
 """What a tokenizer decodes bytes to that are no whole character."""
@@ -15,7 +16,7 @@ BEFORE = 4
 """Tokens decoded before one, so that a tokenizer sees it is not the first and keeps the space in front."""
 
 
-def piece_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list[int]]:
+def piece_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[list[str], list[int]]:
     """(text of each token, positions of those that are a later piece of a character) of a sequence of token ids.
 
     The first of the tokens that share a character has it as its text, and so have the later ones. Joined without the
@@ -39,7 +40,7 @@ def piece_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list[int
     return texts, continued
 
 
-def _segment(tokenizer: Any, ids: list[int], start: int, end: int) -> str:
+def _segment(tokenizer: Tokenizer, ids: list[int], start: int, end: int) -> str:
     """The text that ``ids[start:end]`` add to what stands before them."""
     first = max(0, start - BEFORE)
     before, whole = str(tokenizer.decode(ids[first:start])) if start else "", str(tokenizer.decode(ids[first:end]))
@@ -47,6 +48,6 @@ def _segment(tokenizer: Any, ids: list[int], start: int, end: int) -> str:
     return whole[len(before) :] if whole.startswith(before) else str(tokenizer.decode(ids[start:end]))
 
 
-def _shared(tokenizer: Any, ids: list[int], start: int, end: int) -> bool:
+def _shared(tokenizer: Tokenizer, ids: list[int], start: int, end: int) -> bool:
     """Whether each of the tokens is broken when it stands alone."""
     return all(BROKEN in str(tokenizer.decode([token])) for token in ids[start:end])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError
+from ..types import Facts
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Row:
 
     source: str
     place: str
-    values: Mapping[str, Any]
+    values: Facts
     windowed: bool = False
 
     @property

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from ..routing.stats import RoutingStats
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
 from ..routing.tokens import TOKEN_SCALARS
+from ..types import HostArray, Json
 
 FORMAT = "mlx_moebench.trace"
 VERSION = 1
@@ -32,7 +33,7 @@ TEXTS = "tokens.json"
 _FACTS = {"model", "data", "environment", "tau", "collapse_on"}
 _ENTRY = {"file", "sha256", "n_tokens", "n_sequences"}
 
-Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+Layout = dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]
 """Arrays by name: dtype, and shape behind the first axis."""
 
 
@@ -76,7 +77,7 @@ def trace_bytes(specs: Sequence[RouterSpec], tokens: int, sequences: int, predic
 class Shard:
     """A stretch of whole sequences of one phase. arrays: by the names of `token_layout` and `sequence_layout`."""
 
-    arrays: dict[str, npt.NDArray[Any]]
+    arrays: dict[str, HostArray]
 
     @property
     def n_sequences(self) -> int:
@@ -136,14 +137,14 @@ class Trace:
         for entry in self.entries(phase):
             yield self.read(entry)
 
-    def entries(self, phase: Phase) -> list[dict[str, Any]]:
+    def entries(self, phase: Phase) -> list[Json]:
         """What the manifest says of the shards of one phase; raises `TraceError` for one that was not traced."""
         if phase not in self.phases:
             raise TraceError(f"The trace in {self.folder} has no phase {phase!r}, only {', '.join(self.phases)}.")
-        entries: list[dict[str, Any]] = self.manifest["phases"][phase]["shards"]
+        entries: list[Json] = self.manifest["phases"][phase]["shards"]
         return entries
 
-    def read(self, entry: dict[str, Any]) -> Shard:
+    def read(self, entry: Json) -> Shard:
         """One shard; raises `TraceError` when it is missing, not the one that was written, or not of these routers."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
@@ -183,7 +184,7 @@ class Trace:
             raise TraceError(f"Cannot read {path}, the text of the tokens ({error}): make the trace again.") from error
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Json:
     """What trace.json says; raises `TraceError` when there is none, or none that this version reads."""
     path = folder / MANIFEST
     try:
@@ -226,7 +227,7 @@ def read_trace(path: str | Path, phase: Phase = "prefill") -> RoutingStats:
     )
     for shard in trace.shards(phase):
         clusters = [(sha, int(row)) for row in shard.arrays["sequence.row"]]
-        before: npt.NDArray[Any] | None = None
+        before: HostArray | None = None
         for number, spec in enumerate(trace.specs):
             experts = shard.arrays[f"{spec.name}.experts"].astype(np.int64)
             if experts.max(initial=0) >= spec.n_experts:

@@ -12,9 +12,10 @@ from typing import Any
 
 from ..errors import MissingExtraError, MoebenchError, renamed
 from ..show.tokens import SCRIPTS, STYLES, assets
+from ..types import Json
 from .main_thread import MainThread
 from .policy import OnlyThisServer
-from .routed import KINDS, Kind, Models, Shown, show
+from .routed import MODES, Mode, Models, Shown, show
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read where gradio is imported
 
@@ -54,7 +55,7 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
         gr.Markdown("# How a text is routed\nType a text and see which experts its tokens choose, layer by layer.")
         with gr.Row():
             model = gr.Dropdown(models.names, value=models.names[0], label="Model", interactive=True, scale=1)
-            kind = gr.Radio(models.kinds, value=KINDS[0], label="Show", scale=2)
+            mode = gr.Radio(models.modes, value=MODES[0], label="Show", scale=2)
         with gr.Row():
             first = gr.Textbox(EXAMPLE, label="Text", lines=5, max_lines=12, max_length=LONGEST, elem_id="text-a")
             second = gr.Textbox(
@@ -73,20 +74,20 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
         heatmap = gr.HTML(elem_id="heatmap", apply_default_css=False)
         gr.Markdown("## Routers")
         table = gr.HTML(elem_id="routers", apply_default_css=False)
-        run = _run(models, main, max_tokens, [model, kind, first, second], [message, tokens, heatmap, table])
-        kind.change(_boxes, kind, [first, second], api_visibility="private", queue=False).then(**run)
+        run = _run(models, main, max_tokens, [model, mode, first, second], [message, tokens, heatmap, table])
+        mode.change(_boxes, mode, [first, second], api_visibility="private", queue=False).then(**run)
         gr.on([app.load, button.click, model.change], **run)
         if live:  # by change, since Gradio's input event misses what is pasted
             gr.on([first.change, second.change], **run)
     return app
 
 
-def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], outputs: list[Any]) -> dict[str, Any]:
+def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], outputs: list[Any]) -> Json:
     """How Gradio is to run the texts: one after the other, and of a quick series of changes the last."""
 
-    def routed(name: str, kind: Kind, a: str, b: str) -> tuple[str, str, str, str]:
+    def routed(name: str, mode: Mode, a: str, b: str) -> tuple[str, str, str, str]:
         try:
-            shown = main.call(lambda: show(models, name, kind, (a, b), max_tokens))
+            shown = main.call(lambda: show(models, name, mode, (a, b), max_tokens))
         except MoebenchError as error:
             shown = Shown(str(error), "", "", "")
         message = f'<p class="message" role="status">{html.escape(shown.message)}</p>'
@@ -104,8 +105,8 @@ def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], o
     }
 
 
-def _boxes(kind: Kind) -> tuple[Any, Any]:
-    two = kind == "two texts"
+def _boxes(mode: Mode) -> tuple[Any, Any]:
+    two = mode == "two texts"
     return gr.update(label="Text A" if two else "Text"), gr.update(visible=two)
 
 

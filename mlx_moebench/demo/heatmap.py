@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,8 @@ import numpy.typing as npt
 from ..measure.text import RoutedText
 from ..routing.record import RouterSpec
 from ..routing.stats import RoutingStats
+from ..show.figures import RouterId, RouterLoad
+from ..types import HostArray
 
 BLUE, WHITE, ORANGE = (33, 102, 172), (247, 247, 247), (179, 88, 6)
 MIDDLE = 1.0
@@ -53,9 +54,10 @@ def heatmaps_html(sides: Sequence[RoutedText]) -> str:
 def load_of(stats: RoutingStats) -> Floats:
     """E f_i of each router, [routers, largest E]; NaN where a router has fewer experts."""
     load = np.full((len(stats.specs), max(spec.n_experts for spec in stats.specs)), np.nan)
-    for number, row in enumerate(load):
-        counts = stats.totals(number).counts
-        row[: len(counts)] = len(counts) * counts / counts.sum()
+    for number, (row, spec) in enumerate(zip(load, stats.specs, strict=True)):
+        router = RouterId(spec.layer, spec.moe_layer, spec.router, spec.n_experts, spec.top_k)
+        totals = stats.totals(number)
+        row[: spec.n_experts] = RouterLoad(router, int(totals.n_tokens), totals.counts).ratios
     return load
 
 
@@ -65,7 +67,7 @@ def _figure(
     specs: Sequence[RouterSpec],
     values: Floats,
     scale: tuple[float, float, float],
-    counts: Sequence[npt.NDArray[Any]] | None = None,
+    counts: Sequence[HostArray] | None = None,
 ) -> str:
     rows, experts = values.shape
     width = float(np.clip(640 / experts, 7, 24))
@@ -76,11 +78,11 @@ def _figure(
         parts.append(f'<text x="{MARGIN - 6}" y="{y + 14}" text-anchor="end">{_row(spec, specs)}</text>')
         for expert in range(spec.n_experts):
             value = float(values[number, expert])
-            said = f"{_row(spec, specs)}, expert {expert}: {value:{sign}.2f}"
+            words = f"{_row(spec, specs)}, expert {expert}: {value:{sign}.2f}"
             if counts is not None:
-                said += f" x even, {counts[number][expert]:,.0f} of {counts[number].sum():,.0f} selections"
+                words += f" x even, {counts[number][expert]:,.0f} of {counts[number].sum():,.0f} selections"
             place = f'x="{MARGIN + width * expert:.1f}" y="{y}" width="{width - 1:.1f}" height="{HEIGHT - 1}"'
-            parts.append(f'<rect {place} fill="{_colour(value, scale)}"><title>{said}</title></rect>')
+            parts.append(f'<rect {place} fill="{_colour(value, scale)}"><title>{words}</title></rect>')
     parts.append(f'<text x="{MARGIN - 6}" y="{HEIGHT * rows + 13}" text-anchor="end">expert</text>')
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200) if step * width >= 22)
     for expert in range(0, experts, step):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Unpack, get_args
+from typing import Literal, Unpack, get_args
 
 from ..checkpoints import Checkpoint
 from ..errors import MoebenchError, did_you_mean
 from ..measure.backends import backend_named
 from ..measure.text import RoutedText, route_text
 from ..options import Loading, LoadingChoices, quiet_step, with_choices
+from ..show.names import model_name
 from ..show.numbers import count
-from ..show.tables.routers import model_name
 from ..show.tokens import script_json, token_data_of
+from ..types import Json
 from .heatmap import heatmaps_html
 from .table import table_html
 
-Kind = Literal["one text", "two texts", "before and after the adapter"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Mode = Literal["one text", "two texts", "before and after the adapter"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 WHY_NO_INTERVAL = (
     "No intervals: what is resampled are sequences, and a text is one sequence. For numbers with intervals, measure a "
@@ -65,9 +66,9 @@ class Models:
         return list(self._models)
 
     @property
-    def kinds(self) -> list[Kind]:
+    def modes(self) -> list[Mode]:
         """What can be shown."""
-        return list(KINDS if self.adapter_path is not None else KINDS[:2])
+        return list(MODES if self.adapter_path is not None else MODES[:2])
 
     def get(self, name: str, adapted: bool = False) -> Checkpoint:
         """The model of that name, without the adapter or with it; raises what loading raises."""
@@ -79,17 +80,17 @@ class Models:
         return self._loaded[name, adapted]
 
 
-def show(models: Models, name: str, kind: Kind, texts: Sequence[str], max_tokens: int) -> Shown:
-    """Run the texts that ``kind`` needs, the first or both, and make what the page shows of them.
+def show(models: Models, name: str, mode: Mode, texts: Sequence[str], max_tokens: int) -> Shown:
+    """Run the texts that ``mode`` needs, the first or both, and make what the page shows of them.
 
     Raises `MoebenchError` subclasses with one sentence.
     """
-    if kind == "two texts":
+    if mode == "two texts":
         sides = [
             _run(models.get(name), text, side, max_tokens)
             for text, side in zip(texts, ("text A", "text B"), strict=True)
         ]
-    elif kind == "one text":
+    elif mode == "one text":
         sides = [_run(models.get(name), texts[0], "the text", max_tokens)]
     elif models.adapter_path is not None:
         sides = [
@@ -104,7 +105,7 @@ def show(models: Models, name: str, kind: Kind, texts: Sequence[str], max_tokens
         stats[0].specs,
         [side.tokens for side in sides],
         model=stats[0].model,
-        name="typed text" if kind != KINDS[2] else f"typed text, before and after {_adapter(stats[1].model)}",
+        name="typed text" if mode != MODES[2] else f"typed text, before and after {_adapter(stats[1].model)}",
         max_tokens=len(sides) * max_tokens,
         max_bytes=len(sides) * 4_000_000,
     )
@@ -120,7 +121,7 @@ def _run(checkpoint: Checkpoint, text: str, name: str, max_tokens: int) -> Route
         raise
 
 
-def _adapter(model: dict[str, Any]) -> str:
+def _adapter(model: Json) -> str:
     return str((model.get("adapter") or {}).get("name", "the adapter"))
 
 

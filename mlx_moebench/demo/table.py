@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..measure.text import RoutedText
 from ..routing.domains.information import jensen_shannon
-from ..routing.tokens import Choices
+from ..routing.metrics import get_metric
+from ..routing.tokens import changed_choices
+from ..show.names import label_and_unit
+from ..show.numbers import decimals, signed
 
-COLUMNS = (
-    ("mean_entropy", "entropy", "nats, mean over tokens"),
-    ("top_share_token", "busiest expert", "share of tokens"),
-    ("eae", "load entropy / ln E", "ratio"),
-    ("margin_prob", "margin of the first choice", "probability"),
-    ("dead_experts", "experts not chosen", "count"),
-)
-"""Metric, name and unit of what the table has of each router."""
+COLUMNS = ("mean_entropy", "top_share_token", "eae", "margin_prob", "dead_experts")
+"""The metrics that the table has of each router."""
 
 
 def table_html(sides: Sequence[RoutedText]) -> str:
@@ -29,7 +25,8 @@ def table_html(sides: Sequence[RoutedText]) -> str:
     below = [*names, "difference"] if two else []
     heads = ['<th scope="col" rowspan="2">layer</th>' if two else '<th scope="col">layer</th>']
     heads += [_head(name, unit, 'scope="col" rowspan="2"') for name, unit in _changes(sides, 0)]
-    heads += [_head(name, unit, 'scope="colgroup" colspan="3"' if two else 'scope="col"') for _, name, unit in COLUMNS]
+    attributes = 'scope="colgroup" colspan="3"' if two else 'scope="col"'
+    heads += [_head(*label_and_unit(metric), attributes) for metric in COLUMNS]
     second = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in below) * len(COLUMNS)
     rows = "".join(_row(sides, number) for number in range(len(sides[0].stats.specs)))
     return (
@@ -47,12 +44,13 @@ def _row(sides: Sequence[RoutedText], number: int) -> str:
     specs = sides[0].stats.specs
     kinds = {spec.router for spec in specs}
     values = [side.stats.values(number) for side in sides]
-    cells = [_figure("", value) for value in _changes(sides, number).values()]
-    for metric, _, _ in COLUMNS:
-        own = [value[metric] for value in values]
-        cells += [_figure(metric, value) for value in own]
-        if len(own) == 2:
-            cells.append(_figure(metric, own[1] - own[0], "+"))
+    cells = [decimals(value) for value in _changes(sides, number).values()]
+    for metric in COLUMNS:
+        digits = 0 if get_metric(metric).integer else 3
+        of_sides = [value[metric] for value in values]
+        cells += [decimals(value, digits) for value in of_sides]
+        if len(of_sides) == 2:
+            cells.append(signed(of_sides[1] - of_sides[0], digits))
     layer = f"{specs[number].layer}" + (f", {specs[number].router}" if len(kinds) > 1 else "")
     return f'<tr><th scope="row">{layer}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
@@ -62,21 +60,10 @@ def _changes(sides: Sequence[RoutedText], number: int) -> dict[tuple[str, str], 
     if len(sides) < 2:
         return {}
     counts = np.stack([side.stats.totals(number).counts for side in sides])
-    found = {("loads apart", "nats, Jensen-Shannon"): float(jensen_shannon(counts)[0, 1])}
+    changes = {("loads apart", "nats, Jensen-Shannon"): float(jensen_shannon(counts)[0, 1])}
     if sides[1].tokens.against == 0:
-        before, after = (side.tokens.choices[number] for side in sides)
-        kept, changed = _kept(before, after)
-        found |= {("experts kept", "share of selections"): kept, ("first choice changed", "share of tokens"): changed}
-    return found
-
-
-def _kept(before: Choices, after: Choices) -> tuple[float, float]:
-    """Mean |A n B| / K over tokens, and the share of tokens whose top-1 differs."""
-    same = before.experts[:, :, None] == after.experts[:, None, :]
-    return float(same.any(axis=2).mean()), float((before.experts[:, 0] != after.experts[:, 0]).mean())
-
-
-def _figure(metric: str, value: float, sign: str = "") -> str:
-    if not math.isfinite(value):
-        return "null"
-    return f"{value:{sign}.0f}" if metric == "dead_experts" else f"{value:{sign}.3f}"
+        before, after = (side.tokens.choices[number].experts for side in sides)
+        kept = 1 - float(changed_choices(after, before).mean()) / before.shape[1]
+        first = float(changed_choices(after[:, :1], before[:, :1]).mean())
+        changes |= {("experts kept", "share of selections"): kept, ("first choice changed", "share of tokens"): first}
+    return changes

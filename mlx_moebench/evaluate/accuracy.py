@@ -11,7 +11,7 @@ questions of S subjects.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from scipy.special import bdtr, ndtr, ndtri, stdtrit
 from ..errors import EvaluationError
 from ..options import Plan
 from ..routing.intervals.bootstrap import MIN_CLUSTERS, Interval
+from ..types import Facts, Json
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -84,7 +85,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * float(bdtr(min(first_only, second_only), discordant, 0.5)))
 
 
-def smallest_detectable(first_only: Counts, second_only: Counts, n: Counts, level: float = 0.95) -> dict[str, Any]:
+def smallest_detectable(first_only: Counts, second_only: Counts, n: Counts, level: float = 0.95) -> Json:
     """Difference in accuracy that such questions show with 80% power, and the questions that show one point.
 
     (z_level + z_power) x the standard error of the paired difference, from the variance inside each subject. Without a
@@ -96,7 +97,7 @@ def smallest_detectable(first_only: Counts, second_only: Counts, n: Counts, leve
     z2 = float(ndtri((1 + level) / 2) + ndtri(POWER)) ** 2
     total, subjects = int(n.sum()), len(n)
     variance = _pair_variance(first_only, second_only, n)
-    found: dict[str, Any] = {"power": POWER, "level": round(1 - level, 6), "questions_for_one_point": {}}
+    found: Json = {"power": POWER, "level": round(1 - level, 6), "questions_for_one_point": {}}
     for name, weight in (("macro", np.full(subjects, 1 / subjects)), ("micro", n / total)):
         effective = 1 / float(np.sum(weight**2 / n))
         if not np.any(first_only + second_only):
@@ -112,7 +113,7 @@ def smallest_detectable(first_only: Counts, second_only: Counts, n: Counts, leve
     return found
 
 
-def summarise(questions: Sequence[Mapping[str, Any]], plan: Plan | None = None) -> dict[str, Any]:
+def summarise(questions: Sequence[Facts], plan: Plan | None = None) -> Json:
     """``subjects``, one entry each, and ``results`` over all: accuracies with intervals, chance, ties, shots used.
 
     questions: as a report lists them; at least one.
@@ -121,7 +122,7 @@ def summarise(questions: Sequence[Mapping[str, Any]], plan: Plan | None = None) 
     names, right, n = _by_subject([(str(q["subject"]), bool(q["correct"])) for q in questions])
     found = accuracy(right, n, plan)
     shots = [q["shots"] for q in questions]
-    results: dict[str, Any] = {
+    results: Json = {
         f"{name}_accuracy": {"value": value, "level": plan.level, **ci.to_dict()} for name, (value, ci) in found.items()
     }
     results |= {
@@ -140,7 +141,7 @@ def summarise(questions: Sequence[Mapping[str, Any]], plan: Plan | None = None) 
     return {"subjects": subjects, "results": results}
 
 
-def compare_answers(first: Mapping[str, Any], second: Mapping[str, Any], plan: Plan | None = None) -> dict[str, Any]:
+def compare_answers(first: Facts, second: Facts, plan: Plan | None = None) -> Json:
     """The second model against the first on the same questions: difference, exact test, what could have been seen.
 
     first, second: reports of `evaluate_mmlu`, or what `read_evaluation` gives. Positive differences mean that the
@@ -228,7 +229,7 @@ def _against_chance(ci: Interval) -> str:
     return f"The interval of macro accuracy contains {CHANCE}: indistinguishable from guessing."
 
 
-def _check_pair(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+def _check_pair(first: Facts, second: Facts) -> None:
     for which, report in (("first", first), ("second", second)):
         if "questions" not in report or "data" not in report:
             raise EvaluationError(f"The {which} is no report of evaluate --task mmlu; give two of them.")
@@ -247,9 +248,9 @@ def _check_pair(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
             )
 
 
-def _place(question: Mapping[str, Any]) -> tuple[str, int]:
+def _place(question: Facts) -> tuple[str, int]:
     return question["subject"], question["row"]
 
 
-def _pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+def _pairs(first: Facts, second: Facts) -> list[tuple[Any, Any]]:
     return list(zip(first["questions"], second["questions"], strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import EvaluationError
 from ..files import probe_folder, write_aside
 from ..pair.storage import pair_paths
+from ..types import Json
 
 SCHEMA_VERSION = "1"
 _PROGRESS = ("questions", "subjects", "results")
@@ -21,7 +22,7 @@ def evaluation_path(output: str | Path) -> Path:
     return pair_paths(Path(output))[0]
 
 
-def read_evaluation(path: str | Path) -> dict[str, Any]:
+def read_evaluation(path: str | Path) -> Json:
     """The report at ``path``; raises EvaluationError where there is none."""
     where = evaluation_path(path)
     try:
@@ -57,7 +58,7 @@ def check_output(output: str | Path, resume: bool = False) -> None:
         )
 
 
-def write_evaluation(report: dict[str, Any], path: Path) -> None:
+def write_evaluation(report: Json, path: Path) -> None:
     """Write the report aside and rename it; raises StatsError where the disk refuses."""
     write_aside({path: (json.dumps(report, indent=1, allow_nan=False) + "\n").encode()})
 
@@ -69,11 +70,11 @@ class Kept:
     A context manager: an error says where the subjects answered before it are.
     """
 
-    def __init__(self, report: dict[str, Any], output: str | Path | None, resume: bool) -> None:
+    def __init__(self, report: Json, output: str | Path | None, resume: bool) -> None:
         self.report = report
         self._path = None if output is None else evaluation_path(output)
         self._saved = False
-        self.before: dict[str, Any] = {}
+        self.before: Json = {}
         if resume and self._path is not None and self._path.exists():
             self.before = read_evaluation(self._path)
             _check_same(report, self.before, self._path)
@@ -87,7 +88,7 @@ class Kept:
             write_evaluation(self.report, self._path)
             self._saved = True
 
-    def check_compared(self, model: dict[str, Any]) -> None:
+    def check_compared(self, model: Json) -> None:
         """Raise EvaluationError if the second model is not the one that the report to go on from compared."""
         compared = self.before.get("compared")
         if compared and self._path is not None:
@@ -111,7 +112,7 @@ class Kept:
         error.add_note(f"The answers on the {subjects} before are in {self._path}.")
 
 
-def _check_same(run: dict[str, Any], before: dict[str, Any], path: Path) -> None:
+def _check_same(run: Json, before: Json, path: Path) -> None:
     """Raise EvaluationError with the first difference between a run that starts and the report it goes on from."""
     for what, x, y in _compared(run, before):
         if x != y:
@@ -122,7 +123,7 @@ def _check_same(run: dict[str, Any], before: dict[str, Any], path: Path) -> None
             )
 
 
-def _compared(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _compared(run: Json, before: Json) -> Iterator[tuple[str, Any, Any]]:
     """(what, there, here) of all that decides the answers."""
     yield "task", before.get("task"), run.get("task")
     for section in ("settings", "model", "data"):

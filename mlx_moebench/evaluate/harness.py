@@ -20,6 +20,7 @@ from ..measure.on_mlx import checkpoint_facts
 from ..models import Checkpoint, load_checkpoint, select_device
 from ..options import Loading, LoadingChoices, Step, quiet_step, takes, with_choices
 from ..routing.intervals.bootstrap import MIN_CLUSTERS
+from ..types import Json
 from .choices import Request, encode_choices, fitted, score
 from .evaluations import SCHEMA_VERSION, evaluation_path, write_evaluation
 
@@ -62,7 +63,7 @@ def evaluate_tasks(
     loading: Loading | None = None,
     step: Step = quiet_step,
     **choices: Unpack[LoadingChoices],
-) -> dict[str, Any]:
+) -> Json:
     """Run tasks of lm-evaluation-harness; returns the report, with {task: {metric: value, low, high}} as ``results``.
 
     model, loading (or its fields as keywords): see `models.load_checkpoint`. tasks: names of tasks or groups.
@@ -139,7 +140,7 @@ def _load_tasks(manager: Any, names: list[str], shots: int | None, seed: int) ->
     return loaded
 
 
-def _task_facts(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _task_facts(found: Json) -> dict[str, Json]:
     return {
         task: {
             "version": _part(found, "versions").get(task),  # a group has none
@@ -150,21 +151,21 @@ def _task_facts(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _part(found: dict[str, Any], key: str) -> Any:
+def _part(found: Json, key: str) -> Any:
     if key not in found:
         raise RenamedError("lm_eval", f"{key!r} in its results", "the report is made from")
     return found[key]
 
 
-def _documents(found: dict[str, Any], task: str) -> int | None:
+def _documents(found: Json, task: str) -> int | None:
     """How many documents were scored; None for a group."""
     counts = _part(found, "n-samples").get(task)
     return None if counts is None else int(_part(counts, "effective"))
 
 
-def _results(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _results(found: Json) -> dict[str, Json]:
     """{task: {metric: value, stderr, low, high, method or reason}}; a metric's filter is named unless it is none."""
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Json] = {}
     for task, metrics in _part(found, "results").items():
         n = _documents(found, task)
         results[task] = {}
@@ -180,9 +181,9 @@ def _results(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return results
 
 
-def _with_interval(value: float, stderr: Any, n: int | None, ends: tuple[float, float] | None) -> dict[str, Any]:
+def _with_interval(value: float, stderr: Any, n: int | None, ends: tuple[float, float] | None) -> Json:
     known = isinstance(stderr, int | float) and math.isfinite(stderr)
-    entry: dict[str, Any] = {"value": value if math.isfinite(value) else None, "stderr": stderr if known else None}
+    entry: Json = {"value": value if math.isfinite(value) else None, "stderr": stderr if known else None}
     reason = None
     if not known or entry["value"] is None:
         reason = "the harness gives no standard error for this metric"
@@ -268,7 +269,7 @@ class HarnessModel(LM):
         return text
 
 
-def _generation(options: dict[str, Any]) -> tuple[list[str], int, float]:
+def _generation(options: Json) -> tuple[list[str], int, float]:
     """(stop texts, most tokens, temperature) that a task asks for, under any of the names that the harness takes."""
     known = normalize_gen_kwargs(options, MAX_TOKENS)
     sampled = bool(_part(known, "do_sample"))

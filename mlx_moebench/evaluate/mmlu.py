@@ -18,6 +18,7 @@ from ..errors import EvaluationError, MoebenchError, did_you_mean
 from ..measure.on_mlx import checkpoint_facts
 from ..models import Checkpoint, load_checkpoint, select_device
 from ..options import Loading, LoadingChoices, Plan, Step, quiet_step, takes, with_choices
+from ..types import Json
 from .accuracy import compare_answers, summarise
 from .choices import Request, encode_choices, fitted, score
 from .evaluations import SCHEMA_VERSION, Kept
@@ -46,7 +47,7 @@ def evaluate_mmlu(
     loading: Loading | None = None,
     step: Step = quiet_step,
     **choices: Unpack[LoadingChoices],
-) -> dict[str, Any]:
+) -> Json:
     """Let a model answer MMLU; returns the report, as docs/evaluate.md describes it.
 
     model, loading (or its fields as keywords): see `models.load_checkpoint`. data, split, limit: see
@@ -79,7 +80,7 @@ def evaluate_mmlu(
     checkpoint = load(loading.adapter_path)
     length = _length(checkpoint, max_length)
     plan = Plan(seed=seed, level=level)
-    report: dict[str, Any] = {
+    report: Json = {
         "schema_version": SCHEMA_VERSION,
         "task": "mmlu",
         "complete": False,
@@ -131,7 +132,7 @@ def _length(checkpoint: Checkpoint, max_length: int | None) -> int | None:
     return positions if max_length is None else max_length
 
 
-def _data_facts(mmlu: Mmlu, preset: str | None, limit: int | None) -> dict[str, Any]:
+def _data_facts(mmlu: Mmlu, preset: str | None, limit: int | None) -> Json:
     return {
         "name": mmlu.name,
         "format": mmlu.format,
@@ -166,17 +167,17 @@ def _answer(
     mmlu: Mmlu,
     length: int | None,
     batch_size: int,
-    section: dict[str, Any],
-    before: dict[str, Any],
+    section: Json,
+    before: Json,
     plan: Plan,
     save: Callable[[], None],
     told: _Told,
 ) -> None:
     """Put the answers of one model and their summary into ``section``, subject by subject; ``before`` has some."""
-    known: dict[str, list[dict[str, Any]]] = {}
+    known: dict[str, list[Json]] = {}
     for answer in before.get("questions", ()):
         known.setdefault(answer["subject"], []).append(answer)
-    answers: list[dict[str, Any]] = []
+    answers: list[Json] = []
     for subject, questions in mmlu.questions.items():
         found = known.get(subject)
         if found is None:
@@ -195,7 +196,7 @@ def answer_questions(
     length: int | None = None,
     batch_size: int = 8,
     step: Callable[[int], None] = lambda done: None,
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """The answers of a model to questions of one subject, in order, as a report lists them.
 
     Each: subject, row, shots (as many as fit into ``length`` tokens), truncated, tokens (of the context),
@@ -235,7 +236,7 @@ def _posed(
     return used, cut, requests
 
 
-def _answered(question: Question, shots: int, truncated: bool, tokens: int, logs: list[float]) -> dict[str, Any]:
+def _answered(question: Question, shots: int, truncated: bool, tokens: int, logs: list[float]) -> Json:
     best = int(np.argmax(logs))
     odds = np.exp(np.array(logs) - logs[best])
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,10 @@ from array_api_compat import array_namespace
 
 from ..errors import ModelLoadError
 from ..routing.record import Array, Distribution, RouterSpec
+from ..routing.tally import log_softmax
+from ..types import Facts, Json
 
-Config = Mapping[str, Any]
+Config = Facts
 """The settings of a ``config.json``, or of a loaded model's arguments."""
 
 Keys = str | tuple[str, ...]
@@ -72,7 +74,7 @@ class Family:
     n_experts: Keys
     top_k: Keys
     layers: Callable[[Config], Sequence[int]] = all_layers
-    built_in: Mapping[str, Any] = field(default_factory=dict)
+    built_in: Facts = field(default_factory=dict)
     port: bool = False
 
     def check(self, config: Config) -> None:
@@ -104,7 +106,7 @@ class Family:
             for form in self.routers
         )
 
-    def renamed(self, config: Config) -> dict[str, Any]:
+    def renamed(self, config: Config) -> Json:
         """E and K under the keys that MLX's model reads, where the config has them under others."""
         settings = {}
         for first, *others in map(names_of, (self.n_experts, self.top_k)):
@@ -169,9 +171,7 @@ def count(config: Config, keys: Keys) -> int:
 
 def softmax(logits: Array) -> Array:
     """Softmax over the last axis, in the array's own namespace and dtype."""
-    xp = array_namespace(logits)
-    e = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
-    return e / xp.sum(e, axis=-1, keepdims=True)
+    return log_softmax(logits)[1]
 
 
 def probabilities_of_chosen(logits: Array, indices: Array, config: Config) -> Array:

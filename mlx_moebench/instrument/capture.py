@@ -12,10 +12,8 @@ Inside a function transformation the model's results do not change, but what can
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -24,6 +22,7 @@ from ..errors import RoutingError, UnsupportedModelError, needed
 from ..families import GUIDE, Config, RouterForm, family_for
 from ..families.base import module_at, stored_weight
 from ..routing.record import Array, RouterSpec, Routing
+from ..types import Facts, Json
 from .tap import LayerTap, RouterTap, Sink, tap_experts, tap_gate, tap_layer, tap_of, untap
 
 
@@ -67,7 +66,7 @@ class Capture:
         """
         return routing_from(self._forms[number], self._config, logits, indices, mask)
 
-    def cache(self, number: int) -> Any:
+    def cache(self, number: int) -> object:
         """The KV cache that the layer of router ``number`` was called with, while it runs; None without one."""
         return self._routers[number].layer.cache
 
@@ -129,7 +128,7 @@ def routers_of(model: nn.Module) -> list[RouterSpec]:
     return [router.spec for router in _locate(model, config_of(model))]
 
 
-def config_of(model: nn.Module) -> dict[str, Any]:
+def config_of(model: nn.Module) -> Json:
     """The settings of an mlx-lm model: its arguments and ``model_type``."""
     args = getattr(model, "args", None)
     if args is None or not hasattr(model, "layers"):
@@ -185,7 +184,7 @@ def bits_of(layer: nn.Module) -> int:
     return int(needed(layer, "bits", "mlx", "says how a weight is packed"))
 
 
-def _locate(model: nn.Module, config: Mapping[str, Any]) -> list[_Located]:
+def _locate(model: nn.Module, config: Facts) -> list[_Located]:
     family = family_for(config)
     located = []
     for spec in family.specs(config):
@@ -198,9 +197,9 @@ def _locate(model: nn.Module, config: Mapping[str, Any]) -> list[_Located]:
         gate, experts = (_router_part(model, spec.layer, path, family.name) for path in (form.gate, form.experts))
         weight = stored_weight(gate)
         if weight is None or weight.weight.shape[0] != spec.n_experts:
-            found = "no weight" if weight is None else f"a weight with {weight.weight.shape[0]} rows"
+            holds = "no weight" if weight is None else f"a weight with {weight.weight.shape[0]} rows"
             raise UnsupportedModelError(
-                f"Layer {spec.layer}: '{form.gate}' should score {spec.n_experts} experts but has {found}; check that "
+                f"Layer {spec.layer}: '{form.gate}' should score {spec.n_experts} experts but has {holds}; check that "
                 f"config.json belongs to these weights, or {GUIDE}."
             )
         located.append(_Located(replace(spec, router_bits=bits_of(weight)), form, gate, experts))

@@ -11,13 +11,14 @@ import mlx_lm
 
 from ..errors import MoebenchError
 from ..routing.stats import Cluster
+from ..types import Tokenizer
 from .capture import sink_of
 from .live import LiveRoutingStats
 
 
 def stream_generate(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     prompt: str | Sequence[int] | mx.array,
     max_tokens: int = 256,
     *,

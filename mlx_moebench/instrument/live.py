@@ -10,8 +10,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..environment import environment
-from ..routing.record import Array, Routing, router_warnings
-from ..routing.recorder import Mask, Recorder, TokenSink
+from ..routing.record import Array, Mask, Routing, router_warnings
+from ..routing.recorder import Recorder, TokenSink
+from ..types import Facts, Json
 from .caches import is_batched
 from .capture import Capture, config_of, is_traced, routers_of
 
@@ -24,7 +25,7 @@ class LiveRoutingStats(Recorder):
         model: nn.Module,
         /,
         *,
-        sources: Mapping[str, Mapping[str, Any]] | None = None,
+        sources: Mapping[str, Facts] | None = None,
         tokens: TokenSink | None = None,
         **settings: Any,
     ) -> None:
@@ -45,7 +46,7 @@ class LiveRoutingStats(Recorder):
         mx.eval(*arrays)
         return True
 
-    def cache(self) -> Any:
+    def cache(self) -> object:
         return self._capture.cache(0)
 
     def unrecorded(self) -> str | None:
@@ -82,7 +83,7 @@ def attach(model: nn.Module, tau: float = 0.40, collapse_on: str = "top_share_to
     )
 
 
-def model_facts(model: nn.Module) -> dict[str, Any]:
+def model_facts(model: nn.Module) -> Json:
     """What a report says of a model of which only the object is known."""
     routers = routers_of(model)
     model_type = config_of(model)["model_type"]

@@ -35,7 +35,7 @@ class LayerTap:
     """
 
     shape: tuple[int, ...] | None = None
-    cache: Any = None
+    cache: object = None
     unknown_cache: str | None = None
 
 
@@ -103,8 +103,8 @@ def _layer_class(base: Any) -> Any:
     def __call__(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         tap = getattr(self, _TAP)
         tap.shape = tuple(x.shape[:-1])
-        given = {f"argument {place}": value for place, value in enumerate(args, 2)} | kwargs
-        tap.cache, tap.unknown_cache = cache_among(given), unknown_cache(given)
+        arguments = {f"argument {place}": value for place, value in enumerate(args, 2)} | kwargs
+        tap.cache, tap.unknown_cache = cache_among(arguments), unknown_cache(arguments)
         try:
             return base.__call__(self, x, *args, **kwargs)
         finally:
@@ -121,7 +121,7 @@ def _gate_class(base: Any) -> Any:
         getattr(self, _TAP).logits = logits
         return logits
 
-    members: dict[str, Any] = {"__call__": __call__}
+    members: dict[str, object] = {"__call__": __call__}
     for name in _CONVERSIONS:
         if (convert := getattr(base, name, None)) is not None:
             members[name] = _keeping_tap(convert)
@@ -140,7 +140,7 @@ def _experts_class(base: Any) -> Any:
     return _recording(base, {"__call__": __call__})
 
 
-def _recording(base: Any, members: dict[str, Any]) -> Any:
+def _recording(base: Any, members: dict[str, object]) -> Any:
     return type(f"{base.__name__}Tapped", (base,), {**members, "_moebench_base": base})
 
 

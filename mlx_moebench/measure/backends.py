@@ -7,8 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy.typing as npt
-
 from ..checkpoints import Checkpoint, Given
 from ..data import Batch
 from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean, missing_package, renamed
@@ -16,6 +14,7 @@ from ..options import Loading, Step
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
+from ..types import Facts, HostArray, Json
 
 HOMES = {"mlx": "mlx_moebench.measure.on_mlx", "torch": "torch_fallback.backend"}
 """Each backend's name, and the module with its ``BACKEND``."""
@@ -38,25 +37,25 @@ class Backend(Protocol):
     def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
         """A checkpoint, on the device that was selected."""
 
-    def config(self, model: Any) -> Mapping[str, Any]:
+    def config(self, model: Any) -> Facts:
         """The settings of a model object, with its model_type."""
 
-    def facts(self, checkpoint: Any) -> dict[str, Any]:
+    def facts(self, checkpoint: Any) -> Json:
         """The ``model`` section of a report."""
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> Json:
         """The ``environment`` section of a report."""
 
     def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
         """Run a batch once; the logits [B, S, V] of the model's head only if they are asked for."""
 
-    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> npt.NDArray[Any]:
+    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
         """Continue the one prompt of a batch greedily; its ids and those made, [1, S]."""
 
     def ranks(self) -> tuple[int, int] | None:
         """(rank, how many) where several processes share a measurement; None for one alone."""
 
-    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+    def gather(self, statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
         """The statistics of all ranks together; every rank must call it."""
 
 

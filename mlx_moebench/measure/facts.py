@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ..errors import DataError
+from ..types import Facts, Json
 
 
-def loaded_facts(checkpoint: Any) -> dict[str, Any]:
+def loaded_facts(checkpoint: Any) -> Json:
     """What a report says of how a checkpoint was loaded, by whatever backend."""
     return {
         "id": checkpoint.name,
@@ -21,7 +21,7 @@ def loaded_facts(checkpoint: Any) -> dict[str, Any]:
     }
 
 
-def check_vocabulary(config: Mapping[str, Any], largest: int) -> None:
+def check_vocabulary(config: Facts, largest: int) -> None:
     """Raise DataError if the model of this config has no token of id ``largest``.
 
     MLX looks up an id that the model lacks without a word, in memory that is not the model's.

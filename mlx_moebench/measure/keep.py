@@ -17,6 +17,7 @@ from ..files import write_aside
 from ..options import Plan
 from ..pair.storage import decode_output, load_pair, pair_contents, pair_paths
 from ..routing.stats import RoutingStats
+from ..types import Json
 from .trace import TraceWriter
 
 MIN_SECONDS = 2.0
@@ -86,7 +87,7 @@ class Keeper:
         self._done = Done()
         self._saved: Done | None = None
         self._due = 0.0
-        self.reports: list[dict[str, Any]] = []
+        self.reports: list[Json] = []
         """Those that were saved last, one for each phase."""
 
     @property

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..checkpoints import Checkpoint
 from ..data import Batch
@@ -18,10 +17,11 @@ from ..options import Loading, Step
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
+from ..types import HostArray, Json
 from .facts import loaded_facts
 
 
-def checkpoint_facts(model: Any, checkpoint: Any = None) -> dict[str, Any]:
+def checkpoint_facts(model: Any, checkpoint: Any = None) -> Json:
     """The ``model`` section of a report; an object that is no `Checkpoint` adds nothing to what the model shows."""
     return model_facts(model) | (loaded_facts(checkpoint) if isinstance(checkpoint, Checkpoint) else {})
 
@@ -38,13 +38,13 @@ class MLX:
     def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
         return load_checkpoint(model, loading)
 
-    def config(self, model: Any) -> dict[str, Any]:
+    def config(self, model: Any) -> Json:
         return config_of(model)
 
-    def facts(self, checkpoint: Any) -> dict[str, Any]:
+    def facts(self, checkpoint: Any) -> Json:
         return checkpoint_facts(checkpoint.model, checkpoint)
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> Json:
         return environment()
 
     def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
@@ -53,7 +53,7 @@ class MLX:
 
         return checkpoint.model(mx.array(batch.ids))
 
-    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> npt.NDArray[Any]:
+    def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
         prompt = batch.ids[0][batch.mask[0]].tolist()
         made = stream_generate(checkpoint.model, checkpoint.tokenizer, prompt, max_tokens, row=batch.rows[0])
         return np.array([[*prompt, *(response.token for response in made)]])
@@ -61,8 +61,8 @@ class MLX:
     def ranks(self) -> tuple[int, int] | None:
         return None
 
-    def gather(self, found: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
-        return dict(found)
+    def gather(self, statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
+        return dict(statistics)
 
 
 BACKEND = MLX()

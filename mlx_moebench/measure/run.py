@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -26,6 +26,7 @@ from ..pair.storage import decode_output, pair_paths, save_pairs
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
+from ..types import Facts, Json
 from .backends import Backend, backend_named, given
 from .facts import check_vocabulary
 from .keep import Keeper, check_replaceable
@@ -42,7 +43,7 @@ class Measured:
     that saves them)."""
 
     stats: dict[Phase, RoutingStats]
-    reports: dict[Phase, dict[str, Any]]
+    reports: dict[Phase, Json]
 
 
 @takes(Loading, Reading, Flag, Saving)
@@ -148,7 +149,7 @@ class _Work:
     checkpoint: Any
     sequences: list[Sequence]
     batches: Iterator[Batch]
-    sources: dict[str, dict[str, Any]]
+    sources: dict[str, Json]
 
 
 def _prepare(
@@ -272,7 +273,7 @@ def _of_rank(place: tuple[int, int], options: Options) -> Options:
     )
 
 
-def _check_fit(config: Mapping[str, Any], sequences: list[Sequence], generate: int) -> None:
+def _check_fit(config: Facts, sequences: list[Sequence], generate: int) -> None:
     """Raise DataError for an id or a position that the model lacks, which MLX would look up without a word."""
     check_vocabulary(config, max(int(s.ids.max()) for s in sequences))
     positions = config.get("max_position_embeddings")
@@ -296,7 +297,7 @@ def _checkpoint(runner: Backend, model: Any, tokenizer: Any, loading: Loading, s
     return given(model, tokenizer, runner.name)
 
 
-def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, reading: Reading) -> dict[str, Any]:
+def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, reading: Reading) -> Json:
     return {
         "name": corpus.name,
         "format": corpus.format,
@@ -311,7 +312,7 @@ def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, readi
     }
 
 
-def _part(sequences: list[Sequence], reading: Reading) -> dict[str, Any]:
+def _part(sequences: list[Sequence], reading: Reading) -> Json:
     """What this run has to measure, of which nothing is done; see `routing.parts`."""
     return {
         "shard": reading.shard,

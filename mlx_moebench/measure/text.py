@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from ..data.pieces import piece_texts
 from ..errors import DataError
 from ..routing.stats import RoutingStats
 from ..routing.tokens import Choices, TokenBlock, TokenSequence, ranked
+from ..types import Json
 from .backends import backend_named
 from .facts import check_vocabulary
 
@@ -70,7 +70,7 @@ def _choices(blocks: Sequence[TokenBlock]) -> list[Choices]:
     found = []
     for block in sorted(blocks, key=lambda block: block.number):
         experts, weights = ranked(block.experts[0], block.p[0], block.weights[0])
-        scalars: dict[str, Any] = block.scalars
+        scalars: Json = block.scalars
         found.append(Choices(experts, weights, scalars["entropy"][0], scalars["selection_margin"][0]))
     return found
 

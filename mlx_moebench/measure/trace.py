@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from array_api_compat import array_namespace
 
 from ..data import Batch
@@ -43,6 +42,7 @@ from ..routing.recorder import Recorder
 from ..routing.stats import RoutingStats
 from ..routing.tally import SCALARS
 from ..routing.tokens import TokenBlock, ranked
+from ..types import HostArray, Json
 
 SHARD_BYTES = 64_000_000
 """Most bytes of the arrays of a shard, unless one batch alone has more."""
@@ -54,7 +54,7 @@ _OURS = re.compile(r"(prefill|decode)-\d{5}-[0-9a-f]{8}\.safetensors|\.(prefill|
 class _Phase:
     """One phase of a trace: the shards that are written, and the sequences that are in none yet."""
 
-    shards: list[dict[str, Any]] = field(default_factory=list)
+    shards: list[Json] = field(default_factory=list)
     waiting: list[Shard] = field(default_factory=list)
     blocks: list[TokenBlock] = field(default_factory=list)  # of the batch that runs
 
@@ -85,7 +85,7 @@ class TraceWriter:
         """What one router said of one forward pass of the batch that runs."""
         self._phases[block.phase].blocks.append(block)
 
-    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: Recorder, logits: Any) -> None:
+    def count(self, batch: Batch, ids: HostArray, stats: Recorder, logits: Any) -> None:
         """The batch is over; see `Watch`. Writes shards that are full."""
         predicted = stats.host(array_namespace(logits).argmax(logits, axis=-1)) if self.logits else None
         for name, phase in self._phases.items():
@@ -107,7 +107,7 @@ class TraceWriter:
         ((sha, data),) = stats.sources.items()
         complete = all(part["batches_done"] == part["batches"] for part in data["parts"])
         files: dict[Path, bytes] = {}
-        phases: dict[str, Any] = {}
+        phases: Json = {}
         for name, phase in self._phases.items():
             entries = list(phase.shards)
             if phase.waiting:
@@ -196,7 +196,7 @@ class TraceWriter:
                     "that the run started with, or delete it and the stats pair to start again."
                 )
 
-    def _shard(self, name: Phase) -> tuple[Path, bytes, dict[str, Any]]:
+    def _shard(self, name: Phase) -> tuple[Path, bytes, Json]:
         """Path, bytes and entry of the shard of all that waits."""
         from safetensors.numpy import save
 
@@ -264,7 +264,7 @@ def format_bytes(size: int) -> str:
     return f"{size} B"
 
 
-def _join(batch: Batch, ids: npt.NDArray[Any], predicted: Any, blocks: list[TokenBlock], stats: RoutingStats) -> Shard:
+def _join(batch: Batch, ids: HostArray, predicted: Any, blocks: list[TokenBlock], stats: RoutingStats) -> Shard:
     """The tokens of one batch in one phase, whatever pieces they were run in, row by row."""
     by_router: list[list[TokenBlock]] = [[] for _ in stats.specs]
     for block in blocks:
@@ -277,7 +277,7 @@ def _join(batch: Batch, ids: npt.NDArray[Any], predicted: Any, blocks: list[Toke
     position = np.broadcast_to(np.concatenate(columns), mask.shape)
     lengths = mask.sum(axis=1)
     row = np.repeat(np.arange(rows), lengths)
-    arrays: dict[str, npt.NDArray[Any]] = {
+    arrays: dict[str, HostArray] = {
         "token.id": ids[row, position[mask]],
         "sequence.row": np.array(batch.rows),
         "sequence.window": np.array(batch.windows),
@@ -295,7 +295,7 @@ def _join(batch: Batch, ids: npt.NDArray[Any], predicted: Any, blocks: list[Toke
     return shard
 
 
-def _router(pieces: list[TokenBlock]) -> dict[str, npt.NDArray[Any]]:
+def _router(pieces: list[TokenBlock]) -> dict[str, HostArray]:
     """What is kept of one router's pieces of a batch: of each token in row order, and summed over each row."""
     mask = np.concatenate([b.mask for b in pieces], axis=1)
     experts, p, weights = (

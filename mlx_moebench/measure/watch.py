@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy.typing as npt
-
 from ..data import Batch
 from ..routing.recorder import Recorder
 from ..routing.tokens import TokenBlock
+from ..types import HostArray
 
 
 class Watch(Protocol):
@@ -25,7 +24,7 @@ class Watch(Protocol):
     def record(self, block: TokenBlock) -> None:
         """What one router said of one forward pass of the batch that runs."""
 
-    def count(self, batch: Batch, ids: npt.NDArray[Any], stats: Recorder, logits: Any) -> None:
+    def count(self, batch: Batch, ids: HostArray, stats: Recorder, logits: Any) -> None:
         """The batch is over.
 
         ids: [B, S] what the model was given, generated tokens included. logits: [B, S, V], not evaluated, if they

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 
 from ..errors import MoebenchError, did_you_mean
+from ..types import Json
 
 DEVICES = ("auto", "gpu", "cpu", "mps", "cuda")
 
@@ -32,7 +31,7 @@ def select_device(name: str = "auto") -> str:
     return "gpu" if device == mx.gpu else "cpu"
 
 
-def device_facts() -> dict[str, Any]:
+def device_facts() -> Json:
     """``device`` that ``auto`` takes (gpu or cpu), and for a GPU its name and the memory it can work in, in GB."""
     if not mx.is_available(mx.Device(mx.gpu)):
         return {"device": "cpu"}

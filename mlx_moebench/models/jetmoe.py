@@ -18,6 +18,9 @@ from mlx_lm.models.switch_layers import SwitchLinear
 
 from ..routing.record import Array
 
+Cache = Any
+"""A KV cache of mlx-lm, which has no types; of the whole model a list of one for each layer."""
+
 _RENAMED = (
     ("self_attention.experts.router.layer.", "self_attention.router."),
     ("self_attention.experts.bias", "self_attention.bias"),
@@ -110,7 +113,7 @@ class Attention(Mixture):
         self.rope = nn.RoPE(self.head_dim, base=args.rope_theta)
         self.scale = self.head_dim**-0.5
 
-    def __call__(self, x: Array, mask: Any = None, cache: Any = None) -> Array:
+    def __call__(self, x: Array, mask: Array = None, cache: Cache = None) -> Array:
         B, S, _ = x.shape  # noqa: N806
         keys, values = (
             part.reshape(B, S, self.n_kv_heads, self.head_dim).transpose(0, 2, 1, 3)
@@ -153,7 +156,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = nn.RMSNorm(args.hidden_size, eps=1e-6)
         self.post_attention_layernorm = nn.RMSNorm(args.hidden_size, eps=1e-6)
 
-    def __call__(self, x: Array, mask: Any = None, cache: Any = None) -> Array:
+    def __call__(self, x: Array, mask: Array = None, cache: Cache = None) -> Array:
         x = x + self.self_attention(self.input_layernorm(x), mask, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -165,7 +168,7 @@ class JetMoeModel(nn.Module):
         self.layers = [DecoderLayer(args) for _ in range(args.num_hidden_layers)]
         self.norm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
 
-    def __call__(self, inputs: Array, cache: Any = None) -> Array:
+    def __call__(self, inputs: Array, cache: Cache = None) -> Array:
         h = self.embed_tokens(inputs)
         if cache is None:
             cache = [None] * len(self.layers)
@@ -184,7 +187,7 @@ class Model(nn.Module):
         if not args.tie_word_embeddings:
             self.lm_head = nn.Linear(args.hidden_size, args.vocab_size, bias=False)
 
-    def __call__(self, inputs: Array, cache: Any = None) -> Array:
+    def __call__(self, inputs: Array, cache: Cache = None) -> Array:
         """Logits [B, S, V] of token ids [B, S]."""
         out = self.model(inputs, cache)
         return self.model.embed_tokens.as_linear(out) if self.args.tie_word_embeddings else self.lm_head(out)

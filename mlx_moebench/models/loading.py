@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,6 +26,7 @@ from ..families import Family, families
 from ..families.base import module_at, stored_weight
 from ..instrument.capture import bits_of
 from ..options import Loading, LoadingChoices, takes, with_choices
+from ..types import Json
 from .precision import quantise
 
 PORTS = {name: import_module(f".{name}", __package__) for name, family in families().items() if family.port}
@@ -70,28 +71,24 @@ def load_checkpoint(
     or where bits are asked for that it cannot have; UnsupportedModelError where it is dense or no family serves it.
     """
     loading = with_choices(loading, choices)
-    bits, router_bits, trust_remote_code = loading.bits, loading.router_bits, loading.trust_remote_code
-    unquantised = bits is not None or router_bits is not None
+    unquantised = loading.bits is not None or loading.router_bits is not None
     adapter = None if loading.adapter_path is None else read_adapter(loading.adapter_path)
-    found = find(model, revision, trust_remote_code, unquantised=unquantised, check=_check)
-    folder, name, family = found.folder, found.name, found.family
-    network, config = _build(folder, family, found.config, trust_remote_code)
+    located = find(model, revision, loading.trust_remote_code, unquantised=unquantised, check=_check)
+    folder, name, family = located.folder, located.name, located.family
+    network, config = _build(folder, family, located.config, loading.trust_remote_code)
     if unquantised:
         check_unquantised(config, name)  # again, because some formats say so in another file than config.json
-    tokenizer = _tokenizer(folder, config, trust_remote_code)
+    tokenizer = _tokenizer(folder, config, loading.trust_remote_code)
     printed = fingerprint(folder, _router_values(network, family, config))
     if adapter is not None:
         _apply_adapter(network, adapter, name)
-    quantisation = quantise(network, _routers(network, family, config), bits, router_bits)
+    quantisation = quantise(network, _routers(network, family, config), loading.bits, loading.router_bits)
     if quantisation is not None:
         config["quantization"] = quantisation
     expert_modules = _expert_modules(network, family, config)
     experts = [module for module in expert_modules if "weight" in module]
-    if bits is not None and not any("scales" in layer for layer in experts):
-        raise ModelLoadError(
-            f"No expert of {name} can be quantised, because no group of 32 weights divides the rows of its matrices; "
-            "leave --bits out."
-        )
+    if loading.bits is not None:
+        _check_quantised(experts, name)
     weight_bits = _stored_bits(experts)
     dtype = _checked_dtype(loading.dtype, expert_modules)
     if dtype is not None:
@@ -103,7 +100,7 @@ def load_checkpoint(
         config=config,
         name=name,
         path=folder,
-        revision=found.revision,
+        revision=located.revision,
         dtype=_floating_dtype(network),
         weight_bits=weight_bits,
         fingerprint=printed,
@@ -112,7 +109,15 @@ def load_checkpoint(
     )
 
 
-def _check(family: Family, config: dict[str, Any]) -> None:
+def _check_quantised(experts: list[nn.Module], name: str) -> None:
+    if not any("scales" in layer for layer in experts):
+        raise ModelLoadError(
+            f"No expert of {name} can be quantised, because no group of 32 weights divides the rows of its matrices; "
+            "leave --bits out."
+        )
+
+
+def _check(family: Family, config: Json) -> None:
     """Refuse what the MLX model would compute otherwise."""
     family.check({**config, **_mlx_settings(family, config)})
 
@@ -148,15 +153,13 @@ def _read_weights(model: nn.Module) -> None:
     mx.clear_cache()
 
 
-def _router_values(
-    model: nn.Module, family: Family, config: dict[str, Any]
-) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _router_values(model: nn.Module, family: Family, config: Json) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     for router in _routers(model, family, config):
         for name, array in sorted(tree_flatten(router.parameters())):
             yield name, np.array(array.astype(mx.float32))
 
 
-def _mlx_settings(family: Family, config: dict[str, Any]) -> dict[str, Any]:
+def _mlx_settings(family: Family, config: Json) -> Json:
     """What the config has under other names than mlx-lm reads: E, K and the rotary settings.
 
     transformers 5 writes the latter inside rope_parameters, where most of mlx-lm does not look and silently takes a
@@ -171,11 +174,9 @@ def _mlx_settings(family: Family, config: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _build(
-    folder: Path, family: Family, config: dict[str, Any], trust_remote_code: bool
-) -> tuple[nn.Module, dict[str, Any]]:
+def _build(folder: Path, family: Family, config: Json, trust_remote_code: bool) -> tuple[nn.Module, Json]:
     """The model with its weights mapped but not read, and its config."""
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    options: Json = {"trust_remote_code": trust_remote_code}
     if port := PORTS.get(config["model_type"]):
         options["get_model_classes"] = lambda config: (port.Model, port.ModelArgs)
     options["model_config"] = _mlx_settings(family, config)
@@ -201,7 +202,7 @@ def _without_wildcards(folder: Path) -> Iterator[Path]:
         yield link
 
 
-def _tokenizer(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> TokenizerWrapper:
+def _tokenizer(folder: Path, config: Json, trust_remote_code: bool) -> TokenizerWrapper:
     # Said either way: left open, transformers would stop and ask on the terminal.
     extra = {"trust_remote_code": trust_remote_code}
     try:
@@ -212,13 +213,13 @@ def _tokenizer(folder: Path, config: dict[str, Any], trust_remote_code: bool) ->
         raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
 
 
-def _routers(model: nn.Module, family: Family, config: dict[str, Any]) -> list[nn.Module]:
+def _routers(model: nn.Module, family: Family, config: Json) -> list[nn.Module]:
     """The modules that hold the routers' weights."""
     gates = (module_at(model.layers[s.layer], family.form(s.router).gate) for s in family.specs(config))
     return [stored_weight(gate) for gate in gates]
 
 
-def _expert_modules(model: nn.Module, family: Family, config: dict[str, Any]) -> list[nn.Module]:
+def _expert_modules(model: nn.Module, family: Family, config: Json) -> list[nn.Module]:
     """Every module of the routed experts; those that hold a weight, and those around them."""
     blocks = (module_at(model.layers[s.layer], family.form(s.router).experts) for s in family.specs(config))
     return [module for block in blocks for module in block.modules()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.nn as nn
 
@@ -15,9 +14,13 @@ _GROUP_SIZES = (64, 32)
 """In the order in which they are tried; MLX's own default first."""
 
 
+Packing = dict[str, object]
+"""How a weight is packed, as config.json says it: group_size, bits and mode."""
+
+
 def quantise(
     model: nn.Module, routers: Sequence[nn.Module], bits: int | None, router_bits: int | None
-) -> dict[str, Any] | None:
+) -> Packing | None:
     """Quantise the weights of ``model`` in place, in MLX's affine form.
 
     Returns what config.json says of it under ``quantization``, or None where nothing was quantised.
@@ -29,22 +32,26 @@ def quantise(
     """
     if router_bits is None:
         router_bits = UNQUANTISED if bits is None else max(PRECISE_ROUTER_BITS, bits)
-    kept = {id(router) for router in routers}
-    default = {"group_size": _GROUP_SIZES[0], "bits": bits or router_bits, "mode": "affine"}
-    found: dict[str, dict[str, Any]] = {}
-
-    def kind(path: str, module: nn.Module) -> dict[str, Any] | bool:
-        if not hasattr(module, "to_quantized"):
-            return False
-        wanted = router_bits if id(module) in kept else bits
-        group = next((size for size in _GROUP_SIZES if module.weight.shape[-1] % size == 0), None)
-        if wanted in (None, UNQUANTISED) or group is None:
-            return False
-        found[path] = {"group_size": group, "bits": wanted, "mode": "affine"}
-        return found[path]
-
     if bits is None and router_bits == UNQUANTISED:
         return None
+    kept = {id(router) for router in routers}
+    packed: dict[str, Packing] = {}
+
+    def packing(path: str, module: nn.Module) -> Packing | bool:
+        chosen = _packing(module, router_bits if id(module) in kept else bits)
+        if chosen is not None:
+            packed[path] = chosen
+        return chosen or False
+
     needed(nn.Linear, "to_quantized", "mlx", "makes a layer's weights smaller")
-    nn.quantize(model, class_predicate=kind)
-    return {**default, **{path: chosen for path, chosen in found.items() if chosen != default}} if found else None
+    nn.quantize(model, class_predicate=packing)
+    default: Packing = {"group_size": _GROUP_SIZES[0], "bits": bits or router_bits, "mode": "affine"}
+    return {**default, **{path: chosen for path, chosen in packed.items() if chosen != default}} if packed else None
+
+
+def _packing(module: nn.Module, bits: int | None) -> Packing | None:
+    """How this module is packed; None where it is not."""
+    if not hasattr(module, "to_quantized") or bits in (None, UNQUANTISED):
+        return None
+    group = next((size for size in _GROUP_SIZES if module.weight.shape[-1] % size == 0), None)
+    return None if group is None else {"group_size": group, "bits": bits, "mode": "affine"}

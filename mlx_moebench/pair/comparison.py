@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import MoebenchError, StatsError
 from ..files import write_aside
@@ -18,6 +18,7 @@ from ..routing.comparison.resampling import LOADS
 from ..routing.metrics import METRICS
 from ..routing.record import RouterSpec
 from ..routing.stats import RoutingStats
+from ..types import Facts, Json
 from .sides import side_of
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ class Comparison:
     {metric or peak_metric: effect}}, of the mean over its routers or of the largest value over them.
     """
 
-    a: Mapping[str, Any]
-    b: Mapping[str, Any]
-    design: Mapping[str, Any]
+    a: Facts
+    b: Facts
+    design: Facts
     allowed: Sequence[tuple[str, str]]
     notes: Sequence[str]
     plan: Plan
@@ -48,7 +49,7 @@ class Comparison:
     flags: Sequence[tuple[bool | None, bool | None]]
     overall: Mapping[str, Mapping[str, Effect]]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """For JSON; see ``schema/comparison.schema.json``. Undefined numbers are null."""
         plan = self.plan
         return {
@@ -95,9 +96,9 @@ class Comparison:
         write_aside({Path(path): text.encode()})
         return Path(path)
 
-    def _router(self, number: int) -> dict[str, Any]:
+    def _router(self, number: int) -> Json:
         spec, load, (flag_a, flag_b) = self.specs[number], self.loads[number], self.flags[number]
-        change: dict[str, Any] = {"values": None if load.change is None else [_finite(x) for x in load.change]}
+        change: Json = {"values": None if load.change is None else [_finite(x) for x in load.change]}
         if load.band is not None:
             change |= {"below": load.band[0], "above": load.band[1]}
         elif load.reason:
@@ -123,7 +124,7 @@ def compare(
 
     Where both measured the same sequences they are compared in pairs (sequences that one side lacks are left out),
     otherwise as independent samples. A report whose sums are missing gives values without intervals.
-    allow: kinds (see `comparability.KINDS`) of differences that would be refused otherwise: ``data``, ``reading``,
+    allow: kinds (see `comparability.OBSTACLES`) of differences that would be refused otherwise: ``data``, ``reading``,
     ``phase``, ``routers``, ``experts``, ``top-k``, ``distribution``, ``collapse``.
 
     Raises `StatsError` for what is not comparable, with the reason, and for pairs that cannot be read.

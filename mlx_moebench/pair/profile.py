@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import StatsError
 from ..options import Plan
@@ -15,6 +14,7 @@ from ..routing.domains.statistics import DomainStatistics, Estimate, domain_stat
 from ..routing.domains.verdict import MAX_P, verdict
 from ..routing.record import RouterSpec
 from ..routing.stats import RoutingStats
+from ..types import Json
 from .report import count_verdicts, data_section
 
 PROFILE_VERSION = "1"
@@ -26,10 +26,10 @@ class Profile:
 
     name: str
     merged: RoutingStats
-    reports: dict[str, dict[str, Any]]
+    reports: dict[str, Json]
     plan: Plan
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """What lies between the domains, as JSON: `domain_report` and the name."""
         return {"name": self.name, **domain_report(self.merged, self.reports, self.plan)}
 
@@ -59,9 +59,7 @@ def rename(stats: RoutingStats, domain: str) -> None:
         facts["name"] = domain
 
 
-def domain_report(
-    merged: RoutingStats, reports: Mapping[str, dict[str, Any]], plan: Plan | None = None
-) -> dict[str, Any]:
+def domain_report(merged: RoutingStats, reports: Mapping[str, Json], plan: Plan | None = None) -> Json:
     """Facts, ``domains``, and per router what lies between the domains: see the schema ``profile.schema.json``.
 
     merged: statistics of all domains together. reports: the report of each domain alone, by the name that it has in
@@ -86,7 +84,7 @@ def domain_report(
     }
 
 
-def profile_settings(merged: RoutingStats, plan: Plan) -> dict[str, Any]:
+def profile_settings(merged: RoutingStats, plan: Plan) -> Json:
     """How verdicts, intervals and nulls were decided."""
     return {
         "tau": merged.tau,
@@ -97,16 +95,16 @@ def profile_settings(merged: RoutingStats, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _identity(spec: RouterSpec) -> dict[str, Any]:
+def _identity(spec: RouterSpec) -> Json:
     return {name: getattr(spec, name) for name in ("layer", "moe_layer", "router", "n_experts", "top_k")}
 
 
-def _domain(name: str, report: dict[str, Any]) -> dict[str, Any]:
+def _domain(name: str, report: Json) -> Json:
     data = report["data"]
     return {"name": name, **{key: data[key] for key in ("sha256", "n_sequences", "n_tokens")}}
 
 
-def _between(found: DomainStatistics, q_value: float, alone: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _between(found: DomainStatistics, q_value: float, alone: Mapping[str, Json]) -> Json:
     info = found.information
     shares = {name: [_number(x) for x in row] for name, row in zip(found.domains, found.shares, strict=True)}
     return {
@@ -140,7 +138,7 @@ def _between(found: DomainStatistics, q_value: float, alone: Mapping[str, dict[s
     }
 
 
-def _estimate(estimate: Estimate) -> dict[str, Any]:
+def _estimate(estimate: Estimate) -> Json:
     return {"value": _number(estimate.value), **estimate.interval.to_dict()}
 
 

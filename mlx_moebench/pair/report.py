@@ -16,6 +16,7 @@ from ..routing.intervals.bootstrap import Interval, Intervals, collapsed_fractio
 from ..routing.metrics import METRICS
 from ..routing.parts import completeness
 from ..routing.sums import Sums
+from ..types import Json
 
 if TYPE_CHECKING:
     from ..routing.stats import RoutingStats
@@ -24,7 +25,7 @@ SCHEMA_VERSION = "2"
 """Since 2 a router has the band of every expert, ``token_share``."""
 
 
-def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any]:
+def build_report(stats: RoutingStats, plan: Plan | None = None) -> Json:
     """Provenance, ``routers``, ``summary`` (of the main router kind) and ``summary_by_router`` (of each kind).
 
     Of two or more domains every router also has its ``verdict``, and ``verdicts_by_router`` counts them.
@@ -33,14 +34,14 @@ def build_report(stats: RoutingStats, plan: Plan | None = None) -> dict[str, Any
     stats.check()
     kinds = list(dict.fromkeys(spec.router for spec in stats.specs))
     members = {kind: [i for i, spec in enumerate(stats.specs) if spec.router == kind] for kind in kinds}
-    routers: list[dict[str, Any]] = [{} for _ in stats.specs]
+    routers: list[Json] = [{} for _ in stats.specs]
     summaries = {}
     for kind, numbers in members.items():
         values = [stats.values(i) for i in numbers]
         found = intervals([stats.sums(i) for i in numbers], stats.strata, plan)
         for number, value, ci, margins in zip(numbers, values, found.routers, found.margins, strict=True):
             routers[number] = _router(stats, number, value, ci)
-            routers[number]["token_share"] = _token_share(stats.totals(number), ci["top_share_token"], margins)
+            routers[number]["token_share"] = token_share(stats.totals(number), ci["top_share_token"], margins)
         summaries[kind] = _summary(stats, numbers, values, found, plan)
     verdicts = verdicts_of(stats, plan)
     for router, found_verdict in zip(routers, verdicts, strict=False):
@@ -79,13 +80,13 @@ def count_verdicts(stats: RoutingStats, verdicts: list[Verdict]) -> dict[str, di
     return {kind: count_words(v for spec, v in every if spec.router == kind) for kind in kinds}
 
 
-def data_section(stats: RoutingStats) -> dict[str, Any]:
+def data_section(stats: RoutingStats) -> Json:
     """Facts about the data: those of the one source, or name and hash of all with the sources listed.
 
     ``complete`` is absent where no run says what there was to measure, and false where one of the sources is not.
     """
     clusters = stats.clusters
-    counted: dict[str, Any] = {"n_sequences": len(clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
+    counted: Json = {"n_sequences": len(clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
     shas = sorted({*stats.sources, *(sha for sha, _ in clusters)})
     every = [(sha, stats.sources.get(sha, {})) for sha in shas]
     sources = [{"name": sha[:12], **facts, "sha256": sha, **completeness(facts)} for sha, facts in every]
@@ -102,10 +103,10 @@ def data_section(stats: RoutingStats) -> dict[str, Any]:
     }
 
 
-def _router(stats: RoutingStats, number: int, values: dict[str, float], ci: dict[str, Interval]) -> dict[str, Any]:
+def _router(stats: RoutingStats, number: int, values: dict[str, float], ci: dict[str, Interval]) -> Json:
     spec, total = stats.specs[number], stats.totals(number)
     flag, reason = stats.collapsed(number, values[stats.collapse_on])
-    entry: dict[str, Any] = {
+    entry: Json = {
         "layer": spec.layer,
         "moe_layer": spec.moe_layer,
         "router": spec.router,
@@ -125,7 +126,7 @@ def _router(stats: RoutingStats, number: int, values: dict[str, float], ci: dict
     return entry
 
 
-def _token_share(total: Sums, busiest: Interval, margins: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+def token_share(total: Sums, busiest: Interval, margins: Mapping[str, tuple[float, float]]) -> Json:
     """The simultaneous band of every expert's share of tokens, inside [0, 1], or the reason there is none."""
     below, above = margins.get("top_share_token", (math.nan, math.nan))
     if not math.isfinite(below):
@@ -137,9 +138,9 @@ def _token_share(total: Sums, busiest: Interval, margins: Mapping[str, tuple[flo
 
 def _summary(
     stats: RoutingStats, numbers: list[int], values: list[dict[str, float]], found: Intervals, plan: Plan
-) -> dict[str, Any]:
+) -> Json:
     """Means over routers, peaks of the shares, and the fraction of routers whose flag is set."""
-    summary: dict[str, Any] = {}
+    summary: Json = {}
     shares = {}
     for number, value in zip(numbers, values, strict=True):
         share = value[stats.collapse_on]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from ..routing.comparison.differences import Point
 from ..routing.metrics import METRICS
 from ..routing.record import RouterSpec
 from ..routing.stats import RoutingStats
+from ..types import Facts
 from .report import data_section
 from .storage import load_pair, pair_paths, read_report
 
@@ -55,7 +54,7 @@ def _of_stats(stats: RoutingStats, name: str) -> Side:
     )
 
 
-def _of_report(report: Mapping[str, Any], report_path: Path, sums_path: Path) -> Side:
+def _of_report(report: Facts, report_path: Path, sums_path: Path) -> Side:
     try:
         identity = ("layer", "moe_layer", "router", "n_experts", "top_k", "distribution", "router_bits")
         specs = tuple(RouterSpec(**{key: router[key] for key in identity}) for router in report["routers"])

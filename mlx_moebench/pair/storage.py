@@ -11,10 +11,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import MoebenchError, StatsError
 from ..files import header_of, metadata_of, probe_folder, write_aside
@@ -24,6 +23,7 @@ from ..routing.record import Phase, RouterSpec
 from ..routing.stats import RoutingStats, recorded
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
+from ..types import Facts, HostArray, Json
 from .format import checked
 
 SUMS_VERSION = "1"
@@ -75,16 +75,14 @@ def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tupl
     return pair_paths(path)
 
 
-def save_pairs(pairs: Iterable[tuple[RoutingStats, Path]], plan: Plan | None = None) -> list[dict[str, Any]]:
+def save_pairs(pairs: Iterable[tuple[RoutingStats, Path]], plan: Plan | None = None) -> list[Json]:
     """Write several pairs together, as `save_pair` writes one; returns their reports."""
     made = [pair_contents(stats, path, plan) for stats, path in pairs]
     write_aside({path: blob for files, _ in made for path, blob in files.items()})
     return [report for _, report in made]
 
 
-def pair_contents(
-    stats: RoutingStats, path: Path, plan: Plan | None = None
-) -> tuple[dict[Path, bytes], dict[str, Any]]:
+def pair_contents(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tuple[dict[Path, bytes], Json]:
     """(what the files of a pair hold, sums first; the report): for `write_aside` of several files together."""
     report_path, sums_path = pair_paths(path)
     blob = sums_blob(stats)
@@ -92,7 +90,7 @@ def pair_contents(
     return {sums_path: blob, report_path: report_text(report).encode()}, report
 
 
-def report_text(report: Mapping[str, Any]) -> str:
+def report_text(report: Facts) -> str:
     """The JSON half of a pair."""
     return json.dumps(report, indent=1, allow_nan=False) + "\n"
 
@@ -103,7 +101,7 @@ def sums_blob(stats: RoutingStats) -> bytes:
 
     stats.check()
     shas = sorted({sha for sha, _ in stats.clusters})
-    tensors: dict[str, Any] = {
+    tensors: Json = {
         "clusters.row": np.array([row for _, row in stats.clusters], dtype=np.int64),
         "clusters.source": np.array([shas.index(sha) for sha, _ in stats.clusters], dtype=np.int64),
     }
@@ -161,14 +159,14 @@ def stats_of_blob(blob: bytes, name: str) -> RoutingStats:
     raise StatsError(f"{name} is a safetensors file, but not routing statistics.")
 
 
-def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
+def read_report(path: Path, verify: bool = True) -> Json:
     """The JSON report at either name of a pair. Without its sums beside it, intervals become null with the reason.
 
     Raises `StatsError` when it is no report, and with ``verify`` when the sums beside it are those of another run.
     """
     report_path, sums_path = pair_paths(path)
     try:
-        report: dict[str, Any] = json.loads(report_path.read_text(encoding="utf-8"))
+        report: Json = json.loads(report_path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StatsError(f"Cannot read {report_path}: {error.strerror or error}.") from error
     except ValueError as error:
@@ -195,13 +193,15 @@ def read_report(path: Path, verify: bool = True) -> dict[str, Any]:
         for router in report["routers"]:
             for holder in (router, router.get("verdict", {})):
                 holder["ci"] = {name: dict(gone) for name in holder.get("ci", {})}
+            if "token_share" in router:
+                router["token_share"] = dict(gone)
         for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
             for entry in summary.values():
                 entry.update(gone)
     return report
 
 
-def restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> RoutingStats:
+def restore(tensors: Mapping[str, HostArray], facts: Json) -> RoutingStats:
     """`RoutingStats` from the arrays and facts of a file, refusing what no measurement can have written."""
     if facts["schema_version"] != SUMS_VERSION:
         raise StatsError(f"schema version {facts['schema_version']}, this is {SUMS_VERSION}")
@@ -232,7 +232,7 @@ def restore(tensors: Mapping[str, npt.NDArray[Any]], facts: dict[str, Any]) -> R
     return stats
 
 
-def _check_arrays(spec: RouterSpec, sums: Sums, pairs: npt.NDArray[Any], clusters: int) -> None:
+def _check_arrays(spec: RouterSpec, sums: Sums, pairs: HostArray, clusters: int) -> None:
     wide = (clusters, spec.n_experts)
     shapes = {"n_tokens": wide[:1], "counts": wide, "top1_counts": wide, "p_sum": wide}
     for name, shape in shapes.items():
@@ -251,7 +251,7 @@ def _expect(holds: bool, what: str) -> None:
         raise StatsError(what)
 
 
-def spec_of_json(fields: dict[str, Any]) -> RouterSpec:
+def spec_of_json(fields: Json) -> RouterSpec:
     """JSON has no tuples: lists become them again."""
-    typed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    typed: Json = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     return RouterSpec(**typed)

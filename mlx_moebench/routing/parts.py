@@ -7,14 +7,13 @@ says which ones are done. ``documents`` of the source itself are those of all sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from ..types import Facts, Json
 
 ADDITIVE = ("truncated_sequences",)
 """Facts that count something of what was measured."""
 
 
-def join(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+def join(a: Facts, b: Facts) -> Json:
     """Facts about one data set of which two statistics hold different rows: parts are listed, counts add up."""
     joined = {**b, **a}
     joined |= {key: a.get(key, 0) + b.get(key, 0) for key in ADDITIVE if key in joined}
@@ -23,7 +22,7 @@ def join(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def completeness(facts: Mapping[str, Any]) -> dict[str, Any]:
+def completeness(facts: Facts) -> dict[str, object]:
     """``complete`` and ``shards``: null, or those present where some are missing. Empty when no run was planned."""
     parts = facts.get("parts")
     if not parts:
@@ -33,6 +32,6 @@ def completeness(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"complete": whole and done, "shards": None if whole else [part["shard"] or "1/1" for part in parts]}
 
 
-def _place(part: Mapping[str, Any]) -> tuple[int, int]:
+def _place(part: Facts) -> tuple[int, int]:
     i, n = (part["shard"] or "1/1").split("/")
     return int(n), int(i)

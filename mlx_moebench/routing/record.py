@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-Array = Any
-"""An array of any namespace that follows the Python array API: NumPy, ``mlx.core``, torch."""
+import numpy as np
+import numpy.typing as npt
+
+from ..types import Array as Array
+
+Integers = npt.NDArray[np.integer]
+Reals = npt.NDArray[np.floating]
+Mask = npt.NDArray[np.bool_]
+"""True where a position, or an expert, counts."""
 
 Distribution = Literal["softmax", "softmax_then_topk_derived", "sigmoid_normalised"]
 """Which rule turns logits into the routing distribution p.
@@ -19,6 +26,9 @@ Distribution = Literal["softmax", "softmax_then_topk_derived", "sigmoid_normalis
 
 Kind = Literal["ffn", "neg", "zero", "copy", "constant", "null"]
 Phase = Literal["prefill", "decode", "unsplit"]
+
+LIVE = "live"
+"""The data set name of rows that came without a name: they are numbered, but nobody said what they were."""
 
 PRECISE_ROUTER_BITS = 8
 """Fewest bits per weight at which a router still chooses nearly as its unquantised self does."""

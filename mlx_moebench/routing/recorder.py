@@ -14,16 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RoutingError
-from .record import Array, Phase, RouterSpec, Routing
+from ..types import Facts, HostArray
+from .record import LIVE, Array, Mask, Phase, RouterSpec, Routing
 from .stats import Cluster, RoutingStats
 from .sums import Sums
 from .tally import Tally, tally, transition_counts
 from .tokens import TOKEN_SCALARS, TokenBlock, TokenRouting, token_routing
 
-Mask = npt.NDArray[np.bool_]
-
-LIVE = "live"
-"""The data set name of rows that came without a name."""
 TokenSink = Callable[[TokenBlock], None]
 """Called for each router and phase of a forward, in running order, once the forward counts."""
 QUEUE = 32  # forwards whose tallies wait together; evaluating each at once would stop a generation's pipelining
@@ -35,11 +32,35 @@ class Span:
 
     clusters: list[Cluster]
     mask: Mask | None
-    prompt_lengths: npt.NDArray[Any] | None
-    cache: Callable[[], Any] = lambda: None  # of a bare generation: a weak reference to its KV cache
+    prompt_lengths: npt.NDArray[np.int64] | None
+    cache: Callable[[], object] = lambda: None  # of a bare generation: a weak reference to its KV cache
     position: int = 0
     # By phase and router: `selected` at the last position, so that adjacent tokens count across pieces.
     last: dict[tuple[Phase, int], Array] = field(default_factory=dict)
+
+    def check(self, rows: int, length: int) -> None:
+        """Raises `RoutingError` where it does not fit a forward pass of so many rows and positions."""
+        if len(self.clusters) != rows:
+            raise RoutingError(f"{len(self.clusters)} ids were given for a batch of {rows} rows.")
+        if self.mask is not None and self.mask.shape != (rows, length):
+            raise RoutingError(f"The mask has shape {self.mask.shape}, but the model was given {(rows, length)}.")
+        if self.prompt_lengths is not None and self.prompt_lengths.shape != (rows,):
+            raise RoutingError(f"{self.prompt_lengths.size} prompt lengths were given for a batch of {rows} rows.")
+
+
+def _by_phase(counts: Mask, prompt_lengths: npt.NDArray[np.int64], start: int) -> dict[Phase, Mask]:
+    """``counts`` [B, S] by the phase of each position, the first of which is ``start``; phases without any are absent.
+
+    Phase comes from position: mlx-lm feeds a prompt in chunks, and its last token alone.
+    """
+    end = start + counts.shape[1]
+    prompt = np.arange(start, end)[None] < prompt_lengths[:, None]
+    masks: dict[Phase, Mask] = {}
+    if start < prompt_lengths.max():
+        masks["prefill"] = counts & prompt
+    if end > prompt_lengths.min():
+        masks["decode"] = counts & ~prompt
+    return masks
 
 
 class _Piece(NamedTuple):
@@ -59,7 +80,7 @@ class _Piece(NamedTuple):
         tokens = [] if self.tokens is None else self.tokens.arrays()
         return [*self.tally.arrays(), *tokens, *([] if self.moves is None else [self.moves])]
 
-    def block(self, sums: Sums, host: Callable[[Array], npt.NDArray[Any]]) -> TokenBlock:
+    def block(self, sums: Sums, host: Callable[[Array], HostArray]) -> TokenBlock:
         """Its tokens on the host."""
         assert self.tokens is not None
         experts, p, weights = (host(a) for a in (self.tokens.experts, self.tokens.p, self.tokens.weights))
@@ -93,7 +114,7 @@ class Recorder(RoutingStats):
         self,
         specs: Sequence[RouterSpec],
         *,
-        sources: Mapping[str, Mapping[str, Any]] | None = None,
+        sources: Mapping[str, Facts] | None = None,
         tokens: TokenSink | None = None,
         **settings: Any,
     ) -> None:
@@ -118,7 +139,7 @@ class Recorder(RoutingStats):
         """Compute what is pending; False where the arrays are placeholders of a traced function."""
         return True
 
-    def host(self, array: Array) -> npt.NDArray[Any]:
+    def host(self, array: Array) -> HostArray:
         """An array in the host's memory."""
         return np.asarray(array)
 
@@ -126,7 +147,7 @@ class Recorder(RoutingStats):
         """``array`` on the device of ``other``."""
         return array
 
-    def cache(self) -> Any:
+    def cache(self) -> object:
         """The KV cache that the running forward was called with; None without one."""
         return None
 
@@ -239,35 +260,22 @@ class Recorder(RoutingStats):
         self._end()
         if len(shape) != 2:
             raise RoutingError(f"A forward pass should see hidden states [B, S, D], but the first block saw {shape}.")
-        rows, length = shape
         if self._announced is None and (why := self.unrecorded()) is not None:
             warnings.warn(why, RuntimeWarning, stacklevel=2)
             return _Forward(Span([], None, None), {})
+        rows, length = shape
         span, unknown = self._span(rows)
         if not span.clusters:
             span.clusters = [(next(iter(self.sources)), self._next_row + row) for row in range(rows)]
             self._next_row += rows
-        if len(span.clusters) != rows:
-            raise RoutingError(f"{len(span.clusters)} ids were given for a batch of {rows} rows.")
-        if span.mask is not None and tuple(span.mask.shape) != tuple(shape):
-            raise RoutingError(f"The mask has shape {span.mask.shape}, but the model was given {tuple(shape)}.")
+        span.check(rows, length)
         counts = np.ones(shape, dtype=bool) if span.mask is None else span.mask
         start, span.position = span.position, span.position + length
         if unknown:
             return _Forward(span, {"unsplit": counts}, start)
         if span.prompt_lengths is None:
             return _Forward(span, {"prefill": counts}, start)
-        if span.prompt_lengths.shape != (rows,):
-            raise RoutingError(f"{span.prompt_lengths.size} prompt lengths were given for a batch of {rows} rows.")
-        # Phase comes from position: mlx-lm feeds a prompt in chunks, and its last token alone.
-        prompt = np.arange(start, start + length)[None] < span.prompt_lengths[:, None]
-        masks: dict[Phase, Mask] = {"prefill": counts & prompt, "decode": counts & ~prompt}
-        longest, shortest = span.prompt_lengths.max(), span.prompt_lengths.min()
-        if start + length <= shortest:
-            del masks["decode"]
-        elif start >= longest:
-            del masks["prefill"]
-        return _Forward(span, masks, start)
+        return _Forward(span, _by_phase(counts, span.prompt_lengths, start), start)
 
     def _span(self, rows: int) -> tuple[Span, bool]:
         """The sequences that a starting forward belongs to, and whether their prompt is unknown."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..errors import RoutingError, StatsError
 from ..options import Flag
+from ..types import Facts, HostArray, Json
 from .metrics import coactivation, coactivation_lift, compute, get_metric, transition
 from .parts import join
 from .record import Phase, RouterSpec
@@ -46,9 +47,9 @@ class RoutingStats:
         phase: Phase = "prefill",
         tau: float = 0.40,
         collapse_on: str = "top_share_token",
-        model: Mapping[str, Any] | None = None,
-        sources: Mapping[str, Mapping[str, Any]] | None = None,
-        environment: Mapping[str, Any] | None = None,
+        model: Facts | None = None,
+        sources: Mapping[str, Facts] | None = None,
+        environment: Facts | None = None,
     ) -> None:
         Flag(tau, collapse_on)  # refuses what is none
         self.specs = tuple(specs)
@@ -225,12 +226,12 @@ class RoutingStats:
                 part.add_sums(number, own, sums.take(rows), np.zeros_like(self.pairs(number)))
         return domains
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Json:
         """Everything that the constructor takes but the routers."""
         names = ("phase", "tau", "collapse_on", "model", "sources", "environment")
         return {name: getattr(self, name) for name in names}
 
-    def report(self, plan: Plan | None = None) -> dict[str, Any]:
+    def report(self, plan: Plan | None = None) -> Json:
         """The JSON report: provenance, every router with metrics and intervals, and the summary."""
         from ..pair.report import build_report
 
@@ -294,7 +295,7 @@ class _Accumulator:
 
     def __init__(self, n_experts: int) -> None:
         wide, integer = (0, n_experts), np.int64
-        self._arrays: dict[str, npt.NDArray[Any]] = {
+        self._arrays: dict[str, HostArray] = {
             "n_tokens": np.zeros(0, integer),
             "counts": np.zeros(wide, integer),
             "top1_counts": np.zeros(wide, integer),
@@ -303,15 +304,13 @@ class _Accumulator:
         }
         self.pairs = np.zeros((n_experts, n_experts), integer)
 
-    def add(
-        self, index: npt.NDArray[Any], clusters: int, host: Mapping[str, npt.NDArray[Any]], pairs: npt.NDArray[Any]
-    ) -> None:
+    def add(self, index: HostArray, clusters: int, host: Mapping[str, HostArray], pairs: HostArray) -> None:
         self._grow(clusters)
         for name, array in self._arrays.items():
             np.add.at(array, index, host[name].astype(array.dtype))
         self.pairs += np.rint(pairs).astype(np.int64)
 
-    def arrays(self, clusters: int) -> dict[str, npt.NDArray[Any]]:
+    def arrays(self, clusters: int) -> dict[str, HostArray]:
         self._grow(clusters)
         return {name: array[:clusters] for name, array in self._arrays.items()}
 
@@ -323,12 +322,12 @@ class _Accumulator:
                 self._arrays[name] = np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
 
 
-def recorded(top1_counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def recorded(top1_counts: HostArray) -> npt.NDArray[np.int64]:
     """First choices as they are kept: integers, 0 for all experts of a sequence where none was recorded (NaN)."""
     return np.asarray(np.nan_to_num(top1_counts), dtype=np.int64)
 
 
-def _check_counts(spec: RouterSpec, counts: npt.NDArray[Any], n_tokens: npt.NDArray[Any]) -> None:
+def _check_counts(spec: RouterSpec, counts: HostArray, n_tokens: HostArray) -> None:
     selections, expected = counts.sum(axis=-1), n_tokens * spec.top_k
     if not np.array_equal(selections, expected):
         raise RoutingError(

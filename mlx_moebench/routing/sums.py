@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,8 @@ from .record import Distribution
 from .tally import SCALARS
 
 Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.float64 | np.int64]
+"""Counts or sums: integers as they were counted, floats once they are resampled or read where some are unknown."""
 FIELDS = ("n_tokens", "counts", "top1_counts", "p_sum", "scalars")
 """The arrays of a `Sums`, by the names they have in files."""
 
@@ -32,11 +33,11 @@ class Sums:
     n_experts: int
     top_k: int
     distribution: Distribution | None
-    n_tokens: npt.NDArray[Any]
-    counts: npt.NDArray[Any]
-    top1_counts: npt.NDArray[Any]
-    p_sum: npt.NDArray[Any]
-    scalars: npt.NDArray[Any]
+    n_tokens: Numbers
+    counts: Numbers
+    top1_counts: Numbers
+    p_sum: Floats
+    scalars: Floats
 
     @classmethod
     def from_counts(
@@ -60,8 +61,7 @@ class Sums:
 
     def scalar(self, name: str) -> Floats:
         """Sum over tokens of one of `SCALARS`, shape [...]."""
-        values: Floats = self.scalars[..., SCALARS.index(name)]
-        return values
+        return self.scalars[..., SCALARS.index(name)]
 
     @cached_property
     def load(self) -> Floats:
@@ -143,6 +143,18 @@ def entropy(p: npt.ArrayLike) -> Floats:
     return np.asarray(-np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1))
 
 
-def _positive(n: npt.NDArray[Any]) -> Floats:
+def divergence(f: Floats, g: Floats, ends: Floats | None = None) -> Floats:
+    """Jensen-Shannon divergence of distributions over the last axis, nats, not below 0 by rounding.
+
+    Formula: H((f + g) / 2) - (H(f) + H(g)) / 2. ends: the second term, where it is known.
+
+    >>> round(float(divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0]))), 4)
+    0.6931
+    """
+    ends = (entropy(f) + entropy(g)) / 2 if ends is None else ends
+    return np.asarray(np.maximum(entropy((f + g) / 2) - ends, 0.0))
+
+
+def _positive(n: Numbers) -> Floats:
     """A divisor that is NaN where there is nothing to divide by."""
     return np.where(n > 0, n, np.nan)

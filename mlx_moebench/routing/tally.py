@@ -66,9 +66,9 @@ def log_distribution(logits: Array, rule: Distribution) -> tuple[Array, Array, A
     For ``sigmoid_normalised``, p is the softmax of ln sigmoid(z), which never divides by an underflowed sum.
     """
     xp = array_namespace(logits)
-    log_p, p, log_sum = _log_softmax(logits)
+    log_p, p, log_sum = log_softmax(logits)
     if rule == "sigmoid_normalised":
-        log_p, p, _ = _log_softmax(xp.minimum(logits, xp.zeros_like(logits)) - xp.log1p(xp.exp(-xp.abs(logits))))
+        log_p, p, _ = log_softmax(xp.minimum(logits, xp.zeros_like(logits)) - xp.log1p(xp.exp(-xp.abs(logits))))
     return log_p, p, log_sum
 
 
@@ -141,7 +141,7 @@ def transition_counts(previous: Array, current: Array) -> Array:
     return xp.matmul(xp.matrix_transpose(first), xp.reshape(current, (-1, current.shape[-1])))
 
 
-def _log_softmax(x: Array) -> tuple[Array, Array, Array]:
+def log_softmax(x: Array) -> tuple[Array, Array, Array]:
     """(x - logsumexp(x), its exponential, logsumexp(x)), with one exponential per element: they cost the most.
 
     The maximum goes first: x - logsumexp(x) would lose the digits of a large x.

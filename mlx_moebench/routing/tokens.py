@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from array_api_compat import array_namespace
 
-from .record import Array, Phase, Routing
+from ..types import HostArray
+from .record import Array, Integers, Mask, Phase, Reals, Routing
 from .sums import Sums
 from .tally import entropy_of, log_distribution, selection_margin_of, selection_matrix
 
@@ -50,11 +49,11 @@ class TokenBlock:
     phase: Phase
     number: int
     start: int
-    mask: npt.NDArray[np.bool_]
-    experts: npt.NDArray[Any]
-    p: npt.NDArray[Any]
-    weights: npt.NDArray[Any]
-    scalars: dict[str, npt.NDArray[Any]]
+    mask: Mask
+    experts: Integers
+    p: Reals
+    weights: Reals
+    scalars: dict[str, Reals]
     sums: Sums
 
 
@@ -72,7 +71,7 @@ def token_routing(routing: Routing) -> TokenRouting:
     )
 
 
-def ranked(experts: npt.NDArray[Any], p: npt.NDArray[Any], *others: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+def ranked(experts: Integers, p: Reals, *others: HostArray) -> list[HostArray]:
     """``experts`` and ``others`` [..., K] with the slots in descending order of p, ties by the lower index.
 
     Slot 0 is then the first choice that `tally` counts: the chosen expert of largest p, ties to the lowest index.
@@ -92,14 +91,35 @@ class Choices:
     entropy: [S] H(p), nats. margin: [S] selection margin; NaN where K = R and nothing was left to choose.
     """
 
-    experts: npt.NDArray[Any]
-    weights: npt.NDArray[Any]
-    entropy: npt.NDArray[Any]
-    margin: npt.NDArray[Any]
+    experts: Integers
+    weights: Reals
+    entropy: Reals
+    margin: Reals
 
     def first(self, tokens: int) -> Choices:
         """Of the first so many tokens."""
         return Choices(self.experts[:tokens], self.weights[:tokens], self.entropy[:tokens], self.margin[:tokens])
+
+
+def choice_counts(experts: HostArray, n_experts: int) -> tuple[Integers, Integers]:
+    """How many tokens of ``experts`` [T, K], in descending order of p, chose each expert, and how many first.
+
+    >>> choice_counts(np.array([[0, 1], [2, 1]]), 3)
+    (array([1, 2, 1]), array([1, 0, 1]))
+    """
+    every = (np.bincount(chosen.ravel(), minlength=n_experts) for chosen in (experts, experts[:, :1]))
+    chosen, first = every
+    return chosen, first
+
+
+def changed_choices(experts: HostArray, others: HostArray) -> Integers:
+    """How many of each token's ``experts`` [T, K] are not among its ``others`` [T, K], such as those before training.
+
+    >>> changed_choices(np.array([[0, 1], [2, 1]]), np.array([[1, 0], [2, 3]]))
+    array([0, 1])
+    """
+    same = experts[:, :, None] == others[:, None, :]
+    return np.asarray((~same.any(axis=2)).sum(axis=1))
 
 
 @dataclass(frozen=True)

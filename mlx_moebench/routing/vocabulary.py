@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,40 +58,29 @@ def vocabulary_specialisation(
         standing still, so the p-value (1 + #{null >= value}) / (1 + permutations) is valid.
     Source: Muennighoff et al. 2024 (OLMoE), section 5.3, vocabulary specialisation; the null is ours.
     """
-    tokens, chosen = np.asarray(ids, dtype=np.int64), np.asarray(experts)
     if permutations < 1 or min_count < 1:
         raise MoebenchError(f"Permutations ({permutations}) and occurrences ({min_count}) must be 1 or more.")
+    tokens, chosen = np.asarray(ids, dtype=np.int64), np.asarray(experts, dtype=np.int64)
     known = tokens >= 0
-    tokens, chosen, series = tokens[known], chosen[known], np.asarray(sequence)[known]
-    names, place, counts = np.unique(tokens, return_inverse=True, return_counts=True)
-    often = counts >= min_count
-    kept = often[place]  # tokens of the ids that count
-    number = (np.cumsum(often) - 1)[place[kept]]
-    x = int(often.sum())
-
-    def shares(where: npt.NDArray[np.int64]) -> Floats:
-        cells = number[:, None] * n_experts + chosen[where].astype(np.int64)
-        counted = np.bincount(cells.ravel(), minlength=x * n_experts).reshape(x, n_experts)
-        return np.asarray(counted / counts[often][:, None])
-
-    observed = shares(np.flatnonzero(kept))
-    if not x:
+    frequent = _frequent(tokens[known], chosen[known], n_experts, min_count)
+    observed = frequent.shares(frequent.tokens)
+    if not len(frequent.ids):
         nan = float("nan")
-        return VocabularySpecialisation(names[often], counts[often], observed, observed, nan, nan, nan, nan, nan)
-    turns = _Rotations(series, np.flatnonzero(kept))
+        return VocabularySpecialisation(frequent.ids, frequent.counts, observed, observed, nan, nan, nan, nan, nan)
+    turns = _Rotations(np.asarray(sequence, dtype=np.int64)[known], frequent.tokens)
     rng = np.random.default_rng(seed)
     value, total = float(observed.max(axis=1).mean()), np.zeros_like(observed)
     null = np.empty(permutations)
     for draw in range(permutations):
-        turned = shares(turns.draw(rng))
+        turned = frequent.shares(turns.draw(rng))
         total += turned
         null[draw] = turned.max(axis=1).mean()
     low, high = np.quantile(null, [0.025, 0.975])
     # A rotation that only adds the same shares in another order must not fall below by rounding.
     p_value = (1 + int(np.sum(null >= value - 1e-12))) / (1 + permutations)
     return VocabularySpecialisation(
-        names[often],
-        counts[often],
+        frequent.ids,
+        frequent.counts,
         observed,
         total / permutations,
         value,
@@ -103,10 +91,42 @@ def vocabulary_specialisation(
     )
 
 
+@dataclass(frozen=True)
+class _Frequent:
+    """The X ids that occur often enough, how often, and their M tokens.
+
+    tokens: [M] places in the text. number: [M] which of the ids each is. chosen: [T, K] of all tokens.
+    """
+
+    ids: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+    number: npt.NDArray[np.int64]
+    chosen: npt.NDArray[np.int64]
+    n_experts: int
+
+    def shares(self, where: npt.NDArray[np.int64]) -> Floats:
+        """[X, R] the share of each id's tokens that choose each expert, if theirs are those of the tokens ``where``."""
+        cells = self.number[:, None] * self.n_experts + self.chosen[where]
+        shape = len(self.ids), self.n_experts
+        counted = np.bincount(cells.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+        return np.asarray(counted / self.counts[:, None])
+
+
+def _frequent(
+    tokens: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], n_experts: int, min_count: int
+) -> _Frequent:
+    ids, place, counts = np.unique(tokens, return_inverse=True, return_counts=True)
+    often = counts >= min_count
+    kept = np.flatnonzero(often[place])
+    number = (np.cumsum(often) - 1)[place[kept]]
+    return _Frequent(ids[often], counts[often], kept, number, chosen, n_experts)
+
+
 class _Rotations:
     """Where the experts of tokens come from when every sequence is turned by a random number of tokens."""
 
-    def __init__(self, sequence: npt.NDArray[Any], tokens: npt.NDArray[np.int64]) -> None:
+    def __init__(self, sequence: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]) -> None:
         _, first, which, lengths = np.unique(sequence, return_index=True, return_inverse=True, return_counts=True)
         self._lengths = lengths
         self._which = which[tokens]

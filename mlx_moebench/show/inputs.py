@@ -6,17 +6,20 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..data.importers import split_name
-from ..errors import MoebenchError, StatsError
+from ..data.training_log import FILE as TRAINING_LOG
+from ..data.training_log import read_log
+from ..errors import MoebenchError, StatsError, TrainingError
 from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
 from ..pair.profile import domain_report, profile_settings, rename
 from ..pair.storage import pair_paths, read_report
 from ..routing.stats import RoutingStats
-from .tables.routers import model_name
+from ..types import Facts, Json
+from .names import model_name
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
@@ -24,7 +27,7 @@ TAKEN = (
 )
 """What an argument may be."""
 
-TRAINING_REPORT, TRAINING_LOG = "training_report.json", "training_log.jsonl"
+TRAINING_REPORT = "training_report.json"
 BEFORE, AFTER = "routing_before.json", "routing_after.json"
 """The files of a training that a report reads; `train.outcome` writes them."""
 
@@ -42,10 +45,29 @@ class Run:
     """
 
     name: str
-    report: dict[str, Any]
+    report: Json
     stats: RoutingStats | None
-    domains: Mapping[str, dict[str, Any]]
+    domains: Mapping[str, Json]
     parts: Mapping[str, RoutingStats] = field(default_factory=dict)
+
+    def view(self, domain: str | None = None, name: str | None = None) -> View:
+        """The run on all its data, or on one domain; by default under the name of that."""
+        if domain is None:
+            return View(name or self.name, self.report, self.stats)
+        return View(name or domain, self.domains[domain], self.parts.get(domain))
+
+
+class View(NamedTuple):
+    """One report with its sums, if they are there, under the name that tells it from others beside it."""
+
+    name: str
+    report: Facts
+    stats: RoutingStats | None = None
+
+    @property
+    def size(self) -> str:
+        """`` (n = 104)``: of how many sequences."""
+        return f" (n = {self.report['data']['n_sequences']:,})"
 
 
 @dataclass(frozen=True)
@@ -53,8 +75,8 @@ class Training:
     """A training: its folder's name, its report, and the lines of its log."""
 
     name: str
-    report: dict[str, Any]
-    log: Sequence[Mapping[str, Any]]
+    report: Json
+    log: Sequence[Facts]
 
 
 @dataclass(frozen=True)
@@ -67,9 +89,9 @@ class Inputs:
     """
 
     runs: tuple[Run, ...] = ()
-    profiles: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    comparisons: tuple[dict[str, Any], ...] = ()
-    uncertainties: tuple[dict[str, Any], ...] = ()
+    profiles: Mapping[str, Json] = field(default_factory=dict)
+    comparisons: tuple[Json, ...] = ()
+    uncertainties: tuple[Json, ...] = ()
     trainings: tuple[Training, ...] = ()
     notes: tuple[str, ...] = ()
     plan: Plan = field(default_factory=Plan)
@@ -81,7 +103,7 @@ class _Pair:
 
     place: Path
     label: str | None
-    report: dict[str, Any]
+    report: Json
     stats: RoutingStats | None
 
 
@@ -92,7 +114,7 @@ class _Group:
     pairs: list[_Pair]
     merged: RoutingStats | None
     label: str | None = None
-    profile: dict[str, Any] | None = None
+    profile: Json | None = None
     training: str | None = None
 
     @property
@@ -123,9 +145,9 @@ class _Reader:
 
     def __init__(self) -> None:
         self.groups: list[_Group] = []
-        self.profiles: dict[str, dict[str, Any]] = {}
-        self.comparisons: list[dict[str, Any]] = []
-        self.uncertainties: list[dict[str, Any]] = []
+        self.profiles: dict[str, Json] = {}
+        self.comparisons: list[Json] = []
+        self.uncertainties: list[Json] = []
         self.trainings: list[Training] = []
         self._seen: set[Path] = set()
 
@@ -158,16 +180,16 @@ class _Reader:
             path = report_path
         self._add_json(path, _read_json(path), label)
 
-    def _add_json(self, path: Path, found: Any, label: str | None) -> None:
-        keys = set(found) if isinstance(found, dict) else set()
+    def _add_json(self, path: Path, content: Any, label: str | None) -> None:
+        keys = set(content) if isinstance(content, dict) else set()
         if keys >= {"models", "settings"}:
-            self._add_profile(path, found, label)
+            self._add_profile(path, content, label)
         elif keys >= {"direction", "overall", "design"}:
-            _require(found, ("a", "b", "units", "routers", "settings"), path)
-            self.comparisons.append(found)
+            _require(content, ("a", "b", "units", "routers", "settings"), path)
+            self.comparisons.append(content)
         elif keys >= {"mean_loss", "n_pairs"}:
-            _require(found, ("model", "data", "settings", "routers", "summary"), path)
-            self.uncertainties.append(found)
+            _require(content, ("model", "data", "settings", "routers", "summary"), path)
+            self.uncertainties.append(content)
         elif keys >= {"routers", "summary", "data", "model"}:
             self._add_pair(_read_pair(path, label))
         else:
@@ -185,12 +207,12 @@ class _Reader:
                 return
         self.groups.append(_Group([pair], pair.stats))
 
-    def _add_profile(self, path: Path, found: dict[str, Any], label: str | None) -> None:
+    def _add_profile(self, path: Path, profile: Json, label: str | None) -> None:
         """The models of a profile, each with the stats pairs that lie beside it, if they are those of the profile."""
-        for model in found["models"]:
+        for model in profile["models"]:
             _require(model, ("name", "model", "domains", "routers", "data", "verdicts_by_router"), path)
-            name = label if label and len(found["models"]) == 1 else str(model["name"])
-            between = model | {"settings": found["settings"]}
+            name = label if label and len(profile["models"]) == 1 else str(model["name"])
+            between = model | {"settings": profile["settings"]}
             folder = path.parent / plain_name(str(model["name"]))
             places = {str(d["name"]): folder / f"{plain_name(str(d['name']))}.json" for d in model["domains"]}
             pairs = [_read_pair(place, domain) for domain, place in places.items() if _whole(place)]
@@ -224,9 +246,9 @@ class _Reader:
         profiles = dict(self.profiles)
         runs: list[Run] = []
         notes: list[str] = []
-        found = [_run(group, plan) for group in self.groups]
-        for group, run in zip(self.groups, found, strict=True):
-            alike = sum(run.name == other.name for other in found) > 1
+        named = [_run(group, plan) for group in self.groups]
+        for group, run in zip(self.groups, named, strict=True):
+            alike = sum(run.name == other.name for other in named) > 1
             name = f"{run.name} ({group.pairs[0].place.stem})" if alike else run.name
             runs.append(replace(run, name=_unused(name, [r.name for r in runs])))
             if run.domains and group.merged is not None:
@@ -276,14 +298,14 @@ def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:
     return RoutingStats.merge([_sums(pair) for pair in pairs]) if named else merged
 
 
-def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, dict[str, Any]]:
+def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, Json]:
     """The report of each of several domains: as it lies there where a domain is one pair, else of its sums."""
     alone = {strata.pop(): pair for pair in pairs if len(strata := set(_sums(pair).strata)) == 1}
     whole = {name for name, pair in alone.items() if len(_sums(pair).clusters) == len(parts[name].clusters)}
     return {name: alone[name].report if name in whole else part.report(plan) for name, part in parts.items()}
 
 
-def _between(merged: RoutingStats, domains: Mapping[str, dict[str, Any]], plan: Plan) -> dict[str, Any]:
+def _between(merged: RoutingStats, domains: Mapping[str, Json], plan: Plan) -> Json:
     return domain_report(merged, domains, plan) | {"settings": profile_settings(merged, plan)}
 
 
@@ -321,7 +343,7 @@ def _measured(pairs: Iterable[_Pair]) -> list[tuple[Any, ...]]:
     return [(p.label, *(p.report["data"].get(key) for key in ("sha256", "n_sequences", "n_tokens"))) for p in pairs]
 
 
-def _promised(model: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+def _promised(model: Facts) -> list[tuple[Any, ...]]:
     return [(d["name"], d["sha256"], d["n_sequences"], d["n_tokens"]) for d in model["domains"]]
 
 
@@ -334,25 +356,15 @@ def _read_json(path: Path) -> Any:
         raise StatsError(f"{path} is not JSON: give {TAKEN}.") from error
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training's log; a last line that a kill cut short is left out."""
-    lines = path.read_bytes().splitlines()
-    entries = []
-    for number, line in enumerate(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            if number + 1 == len(lines):
-                break
-            raise StatsError(f"{path}, line {number + 1} is not JSON, so that this is no log of a training.") from None
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
-            raise StatsError(f"{path}, line {number + 1} is no line of a training's log.")
-        entries.append(entry)
-    return entries
+def _read_log(path: Path) -> list[Json]:
+    try:
+        return read_log(path)
+    except TrainingError as error:
+        raise StatsError(str(error)) from error
 
 
-def _require(found: Any, keys: Sequence[str], path: Path) -> None:
-    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+def _require(content: Any, keys: Sequence[str], path: Path) -> None:
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise StatsError(f"{path} is damaged or from another version: it lacks {', '.join(map(repr, missing))}.")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+
+from ..types import Facts
+from .numbers import decimals, with_interval
 
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$!])")
 _NUMBER = re.compile(r"((-?\d[\d.,]*|null)( \[[^\]]*\]| \([a-z]+\)| of \d+)?)?")
@@ -53,14 +55,13 @@ class Cells:
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
 
-    def cell(self, entry: Mapping[str, Any], digits: int) -> str:
+    def cell(self, entry: Facts, digits: int) -> str:
         """``value [low, high]``, or ``value (a)`` where (a) is the reason why there is no interval, or no value."""
-        value = entry["value"]
-        if value is not None and entry.get("low") is not None:
-            return f"{value:z.{digits}f} [{entry['low']:z.{digits}f}, {entry['high']:z.{digits}f}]"
+        words = with_interval(entry["value"], entry, digits, decimals)
+        if entry["value"] is not None and entry.get("low") is not None:
+            return words
         reason = str(entry.get("reason") or "no interval for this number")
-        letter = self._reasons.setdefault(reason, _letter(len(self._reasons)))
-        return f"{'null' if value is None else f'{value:z.{digits}f}'} ({letter})"
+        return f"{words} ({self._reasons.setdefault(reason, _letter(len(self._reasons)))})"
 
     def notes(self) -> list[str]:
         """``(a) reason`` for each letter that was used."""

@@ -11,7 +11,7 @@ import hashlib
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -19,12 +19,14 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ..data.trace import Shard, Trace
+from ..analysis.tokens import first_sequences
+from ..data.trace import Trace
 from ..errors import TraceError
 from ..routing.record import Phase, RouterSpec
-from ..routing.tokens import Choices, TokenSequence
+from ..routing.tokens import TokenSequence, changed_choices, choice_counts
+from ..types import Facts, HostArray, Json
+from .names import model_name
 from .numbers import count
-from .tables.routers import model_name
 
 MAX_SEQUENCES = 24
 MAX_TOKENS = 6_000
@@ -33,6 +35,9 @@ MAX_TEXT = 200
 """Characters kept of the text of one token."""
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
+
+UNPAIRED = 0xFFFF
+"""In place of a number of changed experts, where a token has nothing to be compared with."""
 
 SCRIPTS = ("tokens_data.js", "tokens_drawing.js", "tokens.js")
 """Assets that draw the token view: what is read, how it looks, what is chosen; each needs those before it."""
@@ -53,7 +58,7 @@ def token_data(
     *,
     phase: Phase | None = None,
     max_bytes: int = MAX_BYTES,
-) -> dict[str, Any]:
+) -> Json:
     """The token view of a trace: the first sequences of its data set, as many as the limits allow, as JSON has it.
 
     Reads one shard at a time. phase: None takes the first of `PHASES` that was traced; that others hold tokens is said.
@@ -67,15 +72,10 @@ def token_data(
         raise TraceError(
             f"The trace in {trace_folder} holds no token of phase {chosen}: let the run measure some first."
         )
-    texts = trace.texts()
-    lowest: dict[tuple[int, int], TokenSequence] = {}
-    for entry in every:
-        lowest |= _lowest(trace.read(entry), trace.specs, texts, max_sequences)
-        lowest = {place: lowest[place] for place in sorted(lowest)[:max_sequences]}
     data = trace.manifest["data"]
-    found = token_data_of(
+    view = token_data_of(
         trace.specs,
-        list(lowest.values()),
+        first_sequences(trace, every, max_sequences),
         model=trace.manifest["model"],
         name=str(data.get("name", "data")),
         phase=chosen,
@@ -85,15 +85,15 @@ def token_data(
         n_sequences=sum(entry["n_sequences"] for entry in every),
         n_tokens=sum(entry["n_tokens"] for entry in every),
     )
-    found["left_out"]["sentence"] = " ".join(filter(None, [found["left_out"]["sentence"], *_beside(trace, chosen)]))
-    return found
+    view["left_out"]["sentence"] = " ".join(filter(None, [view["left_out"]["sentence"], *_beside(trace, chosen)]))
+    return view
 
 
 def token_data_of(
     specs: Sequence[RouterSpec],
     sequences: Sequence[TokenSequence],
     *,
-    model: Mapping[str, Any],
+    model: Facts,
     name: str,
     phase: str = "prefill",
     max_sequences: int = MAX_SEQUENCES,
@@ -101,7 +101,7 @@ def token_data_of(
     max_bytes: int = MAX_BYTES,
     n_sequences: int | None = None,
     n_tokens: int | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """The token view of sequences in memory, as JSON has it.
 
     specs: of the routers, in running order. n_sequences, n_tokens: measured, where that is more than is given here.
@@ -115,37 +115,44 @@ def token_data_of(
             f"A token view of {count(max_sequences, 'sequence')}, {count(max_tokens, 'token')} and {max_bytes:,} bytes "
             f"shows nothing ({per_token:.0f} bytes a token): allow more."
         )
-    total_sequences = len(sequences) if n_sequences is None else n_sequences
-    total_tokens = sum(s.total or len(s.texts) for s in sequences) if n_tokens is None else n_tokens
+    every_sequence = len(sequences) if n_sequences is None else n_sequences
+    every_token = sum(s.total or len(s.texts) for s in sequences) if n_tokens is None else n_tokens
+    kept = _within(sequences[:max_sequences], room)
+    numbers: dict[str, int] = {}
+    ids = np.array([numbers.setdefault(_short(text), len(numbers)) for s in kept for text in s.texts])
+    whole = np.concatenate([~np.isin(np.arange(len(s.texts)), s.continued) for s in kept])
+    return {
+        "version": 2,
+        "model": model_name(model),
+        "data": name,
+        "phase": phase,
+        "units": UNITS,
+        "routers": [_router(spec, kept, number) for number, spec in enumerate(specs)],
+        "texts": list(numbers),
+        "occurs": np.bincount(ids[whole], minlength=len(numbers)).tolist(),
+        "tokens": _base64(ids.astype("<u4")),
+        "sequences": [_sequence(sequence) for sequence in kept],
+        "left_out": {
+            "sequences": every_sequence - len(kept),
+            "tokens": every_token - len(ids),
+            "sentence": _left_out((len(kept), len(ids)), (every_sequence, every_token)),
+        },
+    }
+
+
+def _within(sequences: Sequence[TokenSequence], room: int) -> list[TokenSequence]:
+    """Sequences that have tokens, cut where there is no more ``room``; raises `TraceError` for none."""
     kept: list[TokenSequence] = []
-    for sequence in sequences[:max_sequences]:
+    for sequence in sequences:
         if room > 0 and len(sequence.texts):
             kept.append(sequence.first(room))
             room -= len(kept[-1].texts)
     if not kept:
         raise TraceError("There is no token to show: give a text of one token or more.")
-    numbers: dict[str, int] = {}
-    ids = [numbers.setdefault(_short(text), len(numbers)) for sequence in kept for text in sequence.texts]
-    shown = (len(kept), len(ids))
-    return {
-        "version": 1,
-        "model": model_name(dict(model)),
-        "data": name,
-        "phase": phase,
-        "units": UNITS,
-        "routers": [_router(spec, [s.choices[number] for s in kept]) for number, spec in enumerate(specs)],
-        "texts": list(numbers),
-        "tokens": _base64(np.array(ids, dtype="<u4")),
-        "sequences": [_sequence(sequence) for sequence in kept],
-        "left_out": {
-            "sequences": total_sequences - shown[0],
-            "tokens": total_tokens - shown[1],
-            "sentence": _left_out(shown, (total_sequences, total_tokens)),
-        },
-    }
+    return kept
 
 
-def token_page(data: Mapping[str, Any], title: str = "Tokens and their experts") -> str:
+def token_page(data: Facts, title: str = "Tokens and their experts") -> str:
     """A page of its own with the token view: one file, no network, light and dark."""
     script, style = assets(*SCRIPTS) + _START, _STYLE + assets(*STYLES)
     return _PAGE.format(
@@ -170,34 +177,6 @@ def script_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _lowest(
-    shard: Shard, specs: Sequence[RouterSpec], texts: Mapping[int, str], most: int
-) -> dict[tuple[int, int], TokenSequence]:
-    """The sequences of a shard of lowest (row, window); raises `TraceError` for tokens or experts that cannot be."""
-    arrays = shard.arrays
-    if shard.lengths.min(initial=0) < 0 or shard.lengths.sum() != len(arrays["token.id"]):
-        raise TraceError("The lengths of a shard's sequences are not those of its tokens: make the trace again.")
-    for spec in specs:
-        if (most_used := int(arrays[f"{spec.name}.experts"].max(initial=0))) >= spec.n_experts:
-            raise TraceError(f"The trace names expert {most_used} of {spec.n_experts}: it is damaged, make it again.")
-    ends = np.cumsum(shard.lengths)
-    order = np.lexsort((arrays["sequence.window"], arrays["sequence.row"]))
-    found = {}
-    for number in [n for n in order.tolist() if shard.lengths[n]][:most]:
-        tokens = slice(int(ends[number] - shard.lengths[number]), int(ends[number]))
-        row, window = int(arrays["sequence.row"][number]), int(arrays["sequence.window"][number])
-        choices = [
-            Choices(
-                *(arrays[f"{s.name}.{key}"][tokens] for key in ("experts", "weights", "entropy", "selection_margin"))
-            )
-            for s in specs
-        ]
-        name = f"row {row}, window {window}" if window else f"row {row}"
-        words = [texts.get(token, "") for token in arrays["token.id"][tokens].tolist()]
-        found[row, window] = TokenSequence(name, words, choices, start=int(arrays["sequence.start"][number]))
-    return found
-
-
 def _bytes_of_token(spec: RouterSpec) -> float:
     """Bytes of one token at one router as base64: K experts, K weights, entropy and margin."""
     return 4 / 3 * (spec.top_k * (_integer(spec).itemsize + 2) + 4)
@@ -207,10 +186,16 @@ def _integer(spec: RouterSpec) -> np.dtype[Any]:
     return np.dtype("u1" if spec.n_experts <= 256 else "<u2")
 
 
-def _router(spec: RouterSpec, choices: Sequence[Choices]) -> dict[str, Any]:
-    def joined(name: str, dtype: Any) -> str:
-        return _base64(np.concatenate([getattr(c, name) for c in choices]).astype(dtype))
+def _router(spec: RouterSpec, sequences: Sequence[TokenSequence], number: int) -> Json:
+    """What one router chose, and over all sequences how many tokens chose each expert, and how many first."""
+    choices = [sequence.choices[number] for sequence in sequences]
 
+    def joined(name: str) -> HostArray:
+        return np.concatenate([getattr(c, name) for c in choices])
+
+    chosen, first = choice_counts(joined("experts"), spec.n_experts)
+    changed = [_changed(sequences, sequence, number) for sequence in sequences]
+    paired = any(sequence.against is not None for sequence in sequences)
     return {
         "layer": spec.layer,
         "moe_layer": spec.moe_layer,
@@ -220,12 +205,25 @@ def _router(spec: RouterSpec, choices: Sequence[Choices]) -> dict[str, Any]:
         "distribution": spec.distribution,
         "max_entropy": math.log(spec.n_experts),
         "bytes": _integer(spec).itemsize,
-        "experts": joined("experts", _integer(spec)),
-        **{name: joined(name, "<f2") for name in ("weights", "entropy", "margin")},
+        "experts": _base64(joined("experts").astype(_integer(spec))),
+        **{name: _base64(joined(name).astype("<f2")) for name in ("weights", "entropy", "margin")},
+        "chosen": chosen.tolist(),
+        "first": first.tolist(),
+        "changed": _base64(np.concatenate(changed).astype("<u2")) if paired else None,
     }
 
 
-def _sequence(sequence: TokenSequence) -> dict[str, Any]:
+def _changed(sequences: Sequence[TokenSequence], sequence: TokenSequence, number: int) -> npt.NDArray[np.int64]:
+    """How many experts of each token its counterpart lacks; `UNPAIRED` of one that has none."""
+    changed = np.full(len(sequence.texts), UNPAIRED)
+    if sequence.against is not None:
+        ours, theirs = (one.choices[number].experts for one in (sequence, sequences[sequence.against]))
+        both = min(len(ours), len(theirs))
+        changed[:both] = changed_choices(ours[:both], theirs[:both])
+    return changed
+
+
+def _sequence(sequence: TokenSequence) -> Json:
     return {
         "name": sequence.name,
         "start": sequence.start,
@@ -249,13 +247,13 @@ def _left_out(shown: tuple[int, int], measured: tuple[int, int]) -> str:
 
 def _beside(trace: Trace, phase: Phase) -> list[str]:
     """What else is to be said of a trace, as sentences."""
-    said = []
+    sentences = []
     for other in trace.phases:
         if other != phase and (tokens := sum(entry["n_tokens"] for entry in trace.entries(other))):
-            said.append(f"{count(tokens, 'token')} of phase {other} not shown: --trace-phase {other} shows those.")
+            sentences.append(f"{count(tokens, 'token')} of phase {other} not shown: --trace-phase {other} shows those.")
     if not trace.complete:
-        said.append("The run that writes this trace has not ended: more tokens will follow.")
-    return said
+        sentences.append("The run that writes this trace has not ended: more tokens will follow.")
+    return sentences
 
 
 def _short(text: str) -> str:
@@ -267,7 +265,7 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _base64(array: npt.NDArray[Any]) -> str:
+def _base64(array: HostArray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 

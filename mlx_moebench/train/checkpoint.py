@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optimizers
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ from ..checkpoints import check_complete, shortened
 from ..checkpoints.adapters import CONFIG, WEIGHTS
 from ..errors import ModelLoadError, TrainingError
 from ..files import write_aside
+from ..types import Json
 from .objective import STATE
 
 FILE = "checkpoint.safetensors"
@@ -29,7 +31,7 @@ _FACTS = {"settings", "fingerprint", "data_sha256", "iteration"}
 """What is said of a checkpoint beside its arrays, so that another training is not mistaken for it."""
 
 
-def save_arrays(path: Path, arrays: dict[str, mx.array], facts: dict[str, Any] | None = None) -> None:
+def save_arrays(path: Path, arrays: dict[str, mx.array], facts: Json | None = None) -> None:
     """Write a safetensors file aside, prove it complete and rename it. Raises TrainingError where the disk refuses."""
     aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp.safetensors")
     try:
@@ -72,7 +74,7 @@ def save_adapter(folder: Path, model: nn.Module, iteration: int) -> None:
     save_arrays(folder / WEIGHTS, weights)
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: Any, facts: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: optimizers.Optimizer, facts: Json) -> None:
     """Everything that `restore_checkpoint` needs. facts: JSON, with ``iteration``."""
     arrays = {f"model.{name}": value for name, value in tree_flatten(model.trainable_parameters())}
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
@@ -81,7 +83,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Any, facts: dict[
     save_arrays(folder / FILE, arrays, facts)
 
 
-def read_facts(folder: Path) -> dict[str, Any] | None:
+def read_facts(folder: Path) -> Json | None:
     """The facts of the checkpoint in ``folder``, None without one; TrainingError where it is broken."""
     path = folder / FILE
     if not path.exists():
@@ -89,7 +91,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     try:
         check_complete(path)
         with safe_open(path, "np") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})[_FORMAT])
+            facts: Json = json.loads((file.metadata() or {})[_FORMAT])
         if not facts.keys() >= _FACTS or not isinstance(facts["data_sha256"], dict):
             raise KeyError(_FORMAT)
     except (OSError, ModelLoadError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -100,7 +102,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     return facts
 
 
-def restore_checkpoint(folder: Path, model: nn.Module, optimizer: Any) -> None:
+def restore_checkpoint(folder: Path, model: nn.Module, optimizer: optimizers.Optimizer) -> None:
     """Put model, optimizer, random state and window back to where the checkpoint was made."""
     arrays = load_arrays(folder / FILE)
     parts: dict[str, list[tuple[str, mx.array]]] = {"model": [], "optimizer": [], "random": [], "history": []}
@@ -118,7 +120,7 @@ def restore_checkpoint(folder: Path, model: nn.Module, optimizer: Any) -> None:
         model[STATE]["history"] = tree_unflatten(parts["history"])
 
 
-def write_adapter_config(folder: Path, values: dict[str, Any]) -> None:
+def write_adapter_config(folder: Path, values: Json) -> None:
     """``adapter_config.json``, from which stock mlx-lm rebuilds the adapter's layers."""
     text = json.dumps(dict(sorted(values.items())), indent=4, allow_nan=False) + "\n"
     write_aside({folder / CONFIG: text.encode()})

@@ -18,6 +18,7 @@ from mlx_lm.tuner.callbacks import SUPPORT_CALLBACK
 from mlx_lm.tuner.utils import build_schedule
 
 from ..errors import TrainingError, did_you_mean
+from ..types import Facts, Json
 from .settings import RoutingLoss, parse_routing_loss
 
 _DATA_KEYS = ("hf_dataset", "prompt_feature", "completion_feature", "text_feature", "chat_feature")
@@ -61,13 +62,13 @@ class TrainingConfig:
     block; weight 0 where there is none, so that routing is measured in any case.
     """
 
-    values: dict[str, Any]
+    values: Json
     routing_loss: RoutingLoss
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
 
-    def optimizer(self) -> Any:
+    def optimizer(self) -> optimizers.Optimizer:
         """The optimizer asked for. Raises TrainingError for arguments that it does not have."""
         name = self["optimizer"]
         schedule = self["lr_schedule"]
@@ -84,7 +85,7 @@ class TrainingConfig:
             ) from error
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Json:
     """The mapping in a YAML file. Raises TrainingError where it is missing or holds something else."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), yaml_loader)
@@ -105,14 +106,14 @@ def parse_value(text: str) -> Any:
         raise TrainingError(f"{text!r} is not a YAML value: {' '.join(str(error).split())}.") from error
 
 
-def training_config(given: Mapping[str, Any]) -> TrainingConfig:
+def training_config(settings: Facts) -> TrainingConfig:
     """Check settings and fill in mlx-lm's defaults. Raises TrainingError that names the key that is wrong."""
     known = [key for key in (*CONFIG_DEFAULTS, *_DATA_KEYS, *_OWN) if key != "config"]
-    for key in given:
+    for key in settings:
         if key not in known:
             raise TrainingError(f"There is no setting {str(key)!r}.{did_you_mean(str(key), known)}")
     values = copy.deepcopy({**CONFIG_DEFAULTS, **_OWN, "model": None, "data": None, "num_layers": None})
-    values |= {key: copy.deepcopy(value) for key, value in given.items() if value is not None}
+    values |= {key: copy.deepcopy(value) for key, value in settings.items() if value is not None}
     values["optimizer"] = str(values["optimizer"]).lower()
     for key, choices in (("fine_tune_type", ["lora", "dora", "full"]), ("optimizer", list(_OPTIMIZERS))):
         if values[key] not in choices:
@@ -120,12 +121,12 @@ def training_config(given: Mapping[str, Any]) -> TrainingConfig:
     _check_numbers(values)
     _check_texts_and_flags(values)
     _check_reporters(values["report_to"])
-    _check_lora(values, given)
+    _check_lora(values, settings)
     _check_schedule(values["lr_schedule"])
     _check_keys("optimizer_config", values["optimizer_config"], tuple(_OPTIMIZERS))
-    if given.get("train") is False:
+    if settings.get("train") is False:
         raise TrainingError("train is false, but training is what this command does; remove the key.")
-    block = given.get("routing_loss")
+    block = settings.get("routing_loss")
     loss = RoutingLoss(weight=0.0) if block is None else parse_routing_loss(block)
     values["routing_loss"] = None if block is None else loss.to_dict()
     values["train"] = True
@@ -134,7 +135,7 @@ def training_config(given: Mapping[str, Any]) -> TrainingConfig:
     return config
 
 
-def _check_numbers(values: dict[str, Any]) -> None:
+def _check_numbers(values: Json) -> None:
     for key in (*_POSITIVE, "routing_samples", *_UNBOUNDED, *_LEAST):
         value = values[key]
         least = _LEAST.get(key, -1 if key in _UNBOUNDED else 1)
@@ -155,10 +156,10 @@ def _check_numbers(values: dict[str, Any]) -> None:
         )
 
 
-def _check_texts_and_flags(values: dict[str, Any]) -> None:
+def _check_texts_and_flags(values: Json) -> None:
     for key in _TEXTS:
         value = values.get(key)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
+        if value is not None and not _is_text(value):
             raise TrainingError(f"{key} is {value!r}; give a text, or leave it out.")
         if value and key in ("data", "adapter_path", "resume_adapter_file"):
             values[key] = os.path.expanduser(value)  # noqa: PTH111  # leaves a ~ that names no user as it is
@@ -181,7 +182,7 @@ def _check_reporters(report_to: str | None) -> None:
             raise TrainingError(f"report_to names {name}, which is not installed: pip install {name}.")
 
 
-def _check_schedule(schedule: Any) -> None:
+def _check_schedule(schedule: Facts | None) -> None:
     if schedule is None:
         return
     _check_keys("lr_schedule", schedule, _SCHEDULE)
@@ -199,12 +200,16 @@ def _check_schedule(schedule: Any) -> None:
             raise TrainingError(f"lr_schedule.{key} is {value!r}; give {what}, 0 or more.")
 
 
-def _is_number(value: Any) -> bool:
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_lora(values: dict[str, Any], given: Mapping[str, Any]) -> None:
-    parameters = given.get("lora_parameters") or {}
+def _check_lora(values: Json, settings: Facts) -> None:
+    parameters = settings.get("lora_parameters") or {}
     _check_keys("lora_parameters", parameters, _LORA)
     values["lora_parameters"] = {**CONFIG_DEFAULTS["lora_parameters"], **parameters}
     for key in ("rank", "scale", "dropout"):
@@ -219,7 +224,7 @@ def _check_lora(values: dict[str, Any], given: Mapping[str, Any]) -> None:
         raise TrainingError(f"lora_parameters.keys is {keys!r}; give a list of names such as [mlp.gate].")
 
 
-def _check_keys(where: str, block: Any, known: tuple[str, ...]) -> None:
+def _check_keys(where: str, block: object, known: tuple[str, ...]) -> None:
     if not isinstance(block, Mapping):
         raise TrainingError(f"{where} is {block!r}; give keys below it: {', '.join(known)}.")
     for key in block:

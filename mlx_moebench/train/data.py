@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from mlx_lm.tuner.trainer import iterate_batches
 
 from ..checkpoints import shortened
 from ..data import bundled_names, read_corpus
+from ..data.fields import renders_chat
 from ..data.rows import Row, read_rows
 from ..errors import DataError, MissingExtraError, RenamedError, TrainingError, missing_package
 from ..files import write_aside
 from ..options import Step
+from ..types import Facts, Json, Tokenizer
 from .config import TrainingConfig
 
 SPLITS = ("train", "valid", "test")
@@ -108,12 +110,12 @@ def in_order(dataset: Tokens, batch_size: int, max_seq_length: int, **options: A
     return iter(iterate_batches(dataset, batch_size, max_seq_length, **options))
 
 
-def load_tokens(config: TrainingConfig, tokenizer: Any, step: Step) -> dict[str, Tokens]:
+def load_tokens(config: TrainingConfig, tokenizer: Tokenizer, step: Step) -> dict[str, Tokens]:
     """{"train", "valid", "test": `Tokens`}; a split that is not there is empty.
 
     Raises DataError where the folder or a line cannot be read, or where a sequence has nothing to learn.
     """
-    found = {}
+    tokens = {}
     for name, (split, places) in zip(SPLITS, _splits(config, tokenizer), strict=True):
         sequences = []
         for row in range(len(split)):
@@ -125,13 +127,13 @@ def load_tokens(config: TrainingConfig, tokenizer: Any, step: Step) -> dict[str,
                 raise RenamedError("mlx_lm", "mask_prompt among the settings of create_dataset", "--mask-prompt needs")
             _check_learnable(ids, offset, config["max_seq_length"], where)
             sequences.append((ids, offset))
-        found[name] = Tokens(sequences, config["max_seq_length"])
-    if config["test"] and not len(found["test"]):
+        tokens[name] = Tokens(sequences, config["max_seq_length"])
+    if config["test"] and not len(tokens["test"]):
         raise DataError(f"{config['data']} has no test set, which --test needs; add test.jsonl, or leave out --test.")
-    return found
+    return tokens
 
 
-def text_field(config: TrainingConfig, row: Mapping[str, Any]) -> str | None:
+def text_field(config: TrainingConfig, row: Facts) -> str | None:
     """The field, or two joined by ``+``, that mlx-lm trains on in data with such a row; None for one it cannot read."""
     prompt, completion, chat, text = (config.values.get(key) or usual for key, usual in _FEATURES.items())
     if prompt in row and completion in row:
@@ -139,7 +141,7 @@ def text_field(config: TrainingConfig, row: Mapping[str, Any]) -> str | None:
     return next((field for field in (chat, text) if field in row), None)
 
 
-def _splits(config: TrainingConfig, tokenizer: Any) -> list[tuple[Any, list[str]]]:
+def _splits(config: TrainingConfig, tokenizer: Tokenizer) -> list[tuple[Any, list[str]]]:
     """mlx-lm's data set of each split, and where its rows come from, if a message can say it better than by number."""
     settings = types.SimpleNamespace(**config.values)
     data = config["data"]
@@ -157,7 +159,7 @@ def _splits(config: TrainingConfig, tokenizer: Any) -> list[tuple[Any, list[str]
         raise DataError(f"mlx-lm cannot read the data set {name}: {shortened(error)}.") from error
 
 
-def _local(path: Path, settings: Any, config: TrainingConfig, tokenizer: Any) -> tuple[Any, list[str]]:
+def _local(path: Path, settings: Any, config: TrainingConfig, tokenizer: Tokenizer) -> tuple[Any, list[str]]:
     """A file's rows, read as everywhere in this package, for messages that name the line."""
     rows = list(read_rows(path)) if path.is_file() else []
     if not rows:
@@ -168,7 +170,7 @@ def _local(path: Path, settings: Any, config: TrainingConfig, tokenizer: Any) ->
     return create_dataset([dict(row.values) for row in rows], tokenizer, settings), [row.where for row in rows]
 
 
-def _check_fields(rows: list[Row], config: TrainingConfig, tokenizer: Any) -> None:
+def _check_fields(rows: list[Row], config: TrainingConfig, tokenizer: Tokenizer) -> None:
     """Raise DataError where the rows of a file are not what mlx-lm trains on; the first decides, as in mlx-lm."""
     first = rows[0]
     field, chat = text_field(config, first.values), config.values.get("chat_feature") or "messages"
@@ -182,17 +184,14 @@ def _check_fields(rows: list[Row], config: TrainingConfig, tokenizer: Any) -> No
         raise DataError(
             f"{first.where} has no prompt, which --mask-prompt needs: give prompt and completion, or messages."
         )
-    if not is_text and not (
-        getattr(tokenizer, "has_chat_template", False) or getattr(tokenizer, "chat_template", None)
-    ):
+    if not is_text and not renders_chat(tokenizer):
         raise DataError(
             f"{first.where} needs a tokenizer with a chat template, and the model has none; give rows with a text."
         )
-    if field != chat:
-        for row in rows:
-            for name in field.split("+"):
-                if name in row.values and not isinstance(row.values[name], str):
-                    raise DataError(f"{row.where}: {name} is {row.values[name]!r}; give a text, or remove the line.")
+    for row in rows if field != chat else ():
+        for name in field.split("+"):
+            if not isinstance(row.values.get(name, ""), str):
+                raise DataError(f"{row.where}: {name} is {row.values[name]!r}; give a text, or remove the line.")
 
 
 def _tokenised(split: Any, row: int, where: str) -> tuple[list[int], int]:
@@ -221,7 +220,7 @@ def _check_learnable(ids: list[int], offset: int, max_seq_length: int, where: st
         )
 
 
-def check_sizes(config: TrainingConfig, data: dict[str, Tokens], model_settings: dict[str, Any], ranks: int) -> None:
+def check_sizes(config: TrainingConfig, data: dict[str, Tokens], model_settings: Json, ranks: int) -> None:
     """Raise DataError or TrainingError where data, batch size and model do not fit together."""
     batch = config["batch_size"]
     if batch % ranks:

@@ -1,4 +1,4 @@
-"""``training_log.jsonl``: one line per step, and what the lines say about the routing loss as a whole."""
+"""Writing ``training_log.jsonl``, and what its lines say about the routing loss as a whole."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.training_log import read_log
 from ..errors import TrainingError
 from ..files import write_aside
 from ..routing.record import RouterSpec
+from ..types import Json
 from .objective import PER_ROUTER
 from .settings import RoutingLoss
 
-FILE = "training_log.jsonl"
 PATIENCE = 50
 """Steps without a router below its floor after which the floor is said never to fire."""
 
@@ -40,7 +41,7 @@ class TrainingLog:
         except OSError as error:
             raise TrainingError(f"Cannot write {path}: {error.strerror or error}.") from error
 
-    def add(self, entry: dict[str, Any]) -> None:
+    def add(self, entry: Json) -> None:
         """Write one line; NaN becomes null."""
         entry = finite(entry)
         self.entries.append(entry)
@@ -57,32 +58,7 @@ class TrainingLog:
             self._file.close()
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last line that a kill or a full disk cut short is left out.
-
-    Raises TrainingError where it cannot be read, or a line is none of a log.
-    """
-    entries = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise TrainingError(f"Cannot read {path}: {error.strerror or error}.") from error
-    for number, line in enumerate(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            if number + 1 == len(lines):
-                break
-            entry = None
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
-            raise TrainingError(
-                f"{path}, line {number + 1} is no line of a training log; move the file away to go on without it."
-            )
-        entries.append(entry)
-    return entries
-
-
-def log_entry(step: int, figures: dict[str, Any], info: dict[str, Any], regularised: Sequence[int]) -> dict[str, Any]:
+def log_entry(step: int, figures: Json, info: Json, regularised: Sequence[int]) -> Json:
     """The line of one step, from what the objective measured and what the trainer said.
 
     ce and routing_loss are apart, in nats; the routing loss is before its weight. routers: lists over all routers, on
@@ -104,34 +80,32 @@ def log_entry(step: int, figures: dict[str, Any], info: dict[str, Any], regulari
     return entry | {name: list(column) for name, column in zip(PER_ROUTER, columns, strict=True)}
 
 
-def summarise(
-    entries: list[dict[str, Any]], loss: RoutingLoss | None, specs: Sequence[RouterSpec], iters: int
-) -> dict[str, Any]:
+def summarise(entries: list[Json], loss: RoutingLoss | None, specs: Sequence[RouterSpec], iters: int) -> Json:
     """How often the floor fired in the steps that are logged, of ``iters``, and the warnings that follow from the log.
 
     loss: None for a training without one.
     """
     steps = [entry for entry in entries if "ce" in entry]
-    found: dict[str, Any] = {"steps": len(steps), "warnings": []}
+    summary: Json = {"steps": len(steps), "warnings": []}
     if len(steps) < iters:
-        found["warnings"].append(
+        summary["warnings"].append(
             f"The log holds {len(steps)} of {iters} steps, because it was damaged or removed before the training went "
             "on; figures that come from it are of those steps."
         )
     if not steps or loss is None or loss.name != "entropy_floor":
-        return found
+        return summary
     fired = sum(entry["routers_below_floor"] > 0 for entry in steps)
-    found |= {
+    summary |= {
         "steps_with_a_router_below_floor": fired,
         "floor_nats": sorted({loss.floor_nats(specs[n].n_experts) for n in loss.routers(tuple(specs))}),
     }
     if fired == 0:
-        found["warnings"].append(never_fired(len(steps), loss, steps[-1]))
-    found["warnings"] += gamed(steps, loss, specs)
-    return found
+        summary["warnings"].append(never_fired(len(steps), loss, steps[-1]))
+    summary["warnings"] += gamed(steps, loss, specs)
+    return summary
 
 
-def never_fired(steps: int, loss: RoutingLoss, entry: dict[str, Any]) -> str:
+def never_fired(steps: int, loss: RoutingLoss, entry: Json) -> str:
     """The sentence about a floor that did nothing in ``steps`` steps."""
     kind, value = loss.floor
     return (
@@ -141,25 +115,25 @@ def never_fired(steps: int, loss: RoutingLoss, entry: dict[str, Any]) -> str:
     )
 
 
-def gamed(steps: list[dict[str, Any]], loss: RoutingLoss, specs: Sequence[RouterSpec]) -> list[str]:
+def gamed(steps: list[Json], loss: RoutingLoss, specs: Sequence[RouterSpec]) -> list[str]:
     """A sentence where the floor is reached at the end although the load says that experts are not used."""
     last = steps[-max(1, len(steps) // LAST) :]
     on = loss.routers(tuple(specs))
-    found = []
+    unused = []
     for place, number in enumerate(on):
         spec = specs[number]
         reached = _mean([entry["below_floor"][place] for entry in last]) == 0
         dead = _mean([entry["dead_experts"][number] - _idle_by_chance(spec, entry["tokens"]) for entry in last])
         n_eff = math.exp(_mean([entry["load_entropy"][number] for entry in last]))
         if reached and loss.signal != "load" and (n_eff < spec.n_experts / 2 or dead >= 1):
-            found.append(
+            unused.append(
                 f"{spec.name} (n_eff {n_eff:.1f} of {spec.n_experts}, {dead:.1f} more dead a batch than by chance)"
             )
-    if not found:
+    if not unused:
         return []
     return [
-        f"The floor on the {loss.signal} entropy is reached while experts stay unused in {len(found)} of {len(on)} "
-        f"routers: {', '.join(found[:6])}{', ...' if len(found) > 6 else ''}. The signal does not see the load; use "
+        f"The floor on the {loss.signal} entropy is reached while experts stay unused in {len(unused)} of {len(on)} "
+        f"routers: {', '.join(unused[:6])}{', ...' if len(unused) > 6 else ''}. The signal does not see the load; use "
         "signal: load."
     ]
 

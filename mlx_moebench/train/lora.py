@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -13,6 +11,7 @@ from ..families import family_for
 from ..families.base import module_at
 from ..instrument import config_of
 from ..routing.record import RouterSpec
+from ..types import Json
 
 _LINEAR = (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear, nn.Embedding, nn.QuantizedEmbedding)
 
@@ -26,28 +25,32 @@ def lora_keys(model: nn.Module, num_layers: int, keys: list[str] | None, routers
     """
     blocks = model.layers[-max(num_layers, 0) :]
     if keys is None:
-        keys = sorted({path for block in blocks for path, module in block.named_modules() if _can_adapt(module)})
+        keys = _adaptable(blocks)
     else:
-        known = {path for block in blocks for path, _ in block.named_modules()} | {p for p, _ in model.named_modules()}
+        known = {path for module in (*blocks, model) for path, _ in module.named_modules()}
         if missing := [key for key in keys if key not in known]:
             raise TrainingError(
                 f"lora_parameters.keys names {missing[0]!r}, which no block has; linear layers of a block are "
-                f"{', '.join(sorted(p for p, m in model.layers[-1].named_modules() if _can_adapt(m)))}."
+                f"{', '.join(_adaptable(model.layers[-1:]))}."
             )
     family = family_for(config_of(model))
     first = len(model.layers) - len(blocks)
     paths = {id(module): path for path, module in model.named_modules()}
-    found = list(keys)
+    gates = []
     for spec in routers:
         gate = family.form(spec.router).gate
-        inside = spec.layer >= first
         path = f"{paths[id(model.layers[spec.layer])]}.{gate}"
-        if not (inside and gate in keys) and path not in keys:
-            found.append(path)
-    return found
+        if path not in keys and (spec.layer < first or gate not in keys):
+            gates.append(path)
+    return [*keys, *gates]
 
 
-def add_lora(model: nn.Module, num_layers: int, parameters: dict[str, Any], dora: bool) -> None:
+def _adaptable(blocks: list[nn.Module]) -> list[str]:
+    """The linear layers of these blocks, by their names inside a block."""
+    return sorted({path for block in blocks for path, module in block.named_modules() if _can_adapt(module)})
+
+
+def add_lora(model: nn.Module, num_layers: int, parameters: Json, dora: bool) -> None:
     """Put the adapters of mlx-lm on ``model``, whose other weights stay frozen."""
     try:
         linear_to_lora_layers(model, num_layers, parameters, use_dora=dora)

@@ -8,7 +8,6 @@ returns, but neither a parameter nor saved with them.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,6 +16,7 @@ from mlx_lm.tuner.trainer import default_loss
 from ..errors import RoutingError
 from ..instrument import capture
 from ..routing.record import Array, Routing
+from ..types import Json
 from .losses import (
     TokenSums,
     balance_loss,
@@ -49,7 +49,7 @@ class Objective:
     so that p-bar and f are those of the whole batch, and the cross-entropy is the mean over all its tokens.
     """
 
-    def __init__(self, model: nn.Module, settings: RoutingLoss, group: Any = None) -> None:
+    def __init__(self, model: nn.Module, settings: RoutingLoss, group: mx.distributed.Group | None = None) -> None:
         self.settings = settings
         self.group = group if group is not None else mx.distributed.init()
         self._model = model
@@ -79,7 +79,7 @@ class Objective:
         records = [self._capture.routing(n, *seen[n], mask) for n in range(len(self.specs))]
         return self._objective(model, ce, n_tokens, records), n_tokens
 
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> Json:
         """What the last step measured, on the host: ``ce`` and ``routing_loss`` apart, tokens, signals, routers."""
         state = self._model[STATE]
         return {key: state[key].tolist() for key in ("ce", "routing_loss", "tokens", "signal", "below", "routers")}
@@ -101,22 +101,14 @@ class Objective:
         self._seen[number] = (logits, indices)
 
     def _objective(self, model: nn.Module, ce: Array, n_tokens: Array, records: list[Routing]) -> Array:
-        ranks = self.group.size()
-        scope = self.settings.scope
+        ranks, scope = self.group.size(), self.settings.scope
         sums = [token_sums(record, scope) for record in records]
         whole = [s.map(lambda x: x.sum(0, keepdims=True)) for s in sums]
         margins = mx.stack([_margin_sum(record) for record in records])
-        ce_sum = ce * n_tokens
         if ranks > 1:
-            local = [ce_sum, n_tokens, margins, *(x for s in whole for x in s.arrays())]
-            everywhere = self._over_ranks(local)
-            ce_sum, n_tokens, margins, *flat = everywhere
-            width = len(whole[0].arrays())
-            whole = [TokenSums(*flat[i : i + width]) for i in range(0, len(flat), width)]
+            ce, n_tokens, margins, whole = self._everywhere(ce, n_tokens, margins, whole)
             if scope != "sequence":
                 sums = whole
-            # mlx-lm averages gradients over the ranks, which divides what each contributes to one sum by their number.
-            ce = _scale_gradient(ce_sum / n_tokens, ranks)
         terms = [self._term(model, n, sums[n]) for n in self.on]
         routing, signal, below = (mx.stack(list(column)) for column in zip(*terms, strict=True))
         if ranks > 1 and scope == "sequence":  # the ranks have equally many rows, and the trainer averages gradients
@@ -126,12 +118,22 @@ class Objective:
         else:
             loss = _scale_gradient(routing.mean(), ranks)
         figures = mx.stack([_figures(s, margin) for s, margin in zip(whole, margins, strict=True)])
-        state = model[STATE]
-        found = {"ce": ce, "routing_loss": loss, "tokens": n_tokens.astype(mx.float32), "signal": signal}
-        found |= {"below": below, "routers": figures}
-        for key, value in found.items():
-            state[key] = mx.stop_gradient(value)
+        measured = {"ce": ce, "routing_loss": loss, "tokens": n_tokens.astype(mx.float32), "signal": signal}
+        measured |= {"below": below, "routers": figures}
+        for key, value in measured.items():
+            model[STATE][key] = mx.stop_gradient(value)
         return ce + self.settings.weight * loss if self.settings.weight else ce
+
+    def _everywhere(
+        self, ce: Array, n_tokens: Array, margins: Array, whole: list[TokenSums]
+    ) -> tuple[Array, Array, Array, list[TokenSums]]:
+        """The cross-entropy, tokens, margins and sums of the batch that all ranks share."""
+        local = [ce * n_tokens, n_tokens, margins, *(x for s in whole for x in s.arrays())]
+        ce_sum, n_tokens, margins, *flat = self._over_ranks(local)
+        width = len(whole[0].arrays())
+        sums = [TokenSums(*flat[i : i + width]) for i in range(0, len(flat), width)]
+        # mlx-lm averages gradients over the ranks, which divides what each contributes to one sum by their number.
+        return _scale_gradient(ce_sum / n_tokens, self.group.size()), n_tokens, margins, sums
 
     def _term(self, model: nn.Module, number: int, now: TokenSums) -> tuple[Array, Array, Array]:
         """(loss, signal, share of groups below the floor) of one router, scalars."""
@@ -170,12 +172,12 @@ class Objective:
         """Each array summed over all ranks, in one message; its gradient stays that of this rank's part."""
         sent = mx.concatenate([mx.stop_gradient(x).reshape(-1).astype(mx.float32) for x in local])
         total = mx.distributed.all_sum(sent, group=self.group)
-        found, start = [], 0
+        summed, start = [], 0
         for x in local:
             part = total[start : start + x.size].reshape(x.shape)
-            found.append(x + (part - mx.stop_gradient(x)))
+            summed.append(x + (part - mx.stop_gradient(x)))
             start += x.size
-        return found
+        return summed
 
 
 def _key(number: int) -> str:
@@ -216,6 +218,6 @@ def _figures(sums: TokenSums, margin: Array) -> Array:
     )
 
 
-def _scale_gradient(value: Array, factor: Any) -> Array:
+def _scale_gradient(value: Array, factor: Array | float) -> Array:
     """``value`` with ``factor`` times its gradient."""
     return value * factor + mx.stop_gradient(value - value * factor)

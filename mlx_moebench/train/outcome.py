@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -15,16 +14,17 @@ from ..files import write_aside
 from ..measure import analyze
 from ..models import Checkpoint
 from ..pair.storage import pair_paths, read_report
+from ..types import Json
 from .config import TrainingConfig
 from .data import text_field
 from .log import TrainingLog, finite, summarise
-from .watch import Run, held_out_ce
+from .watch import Training, held_out_ce
 
 REPORT = "training_report.json"
 BEFORE, AFTER = "routing_before.json", "routing_after.json"
 
 
-def measure_routing(run: Run, name: str, checkpoint: Checkpoint, resume: bool = False) -> None:
+def measure_routing(run: Training, name: str, checkpoint: Checkpoint, resume: bool = False) -> None:
     """Write the stats pair ``name`` of the model as it is; resume: go on from what an interrupted run measured.
 
     Raises MoebenchError subclasses, among them StatsError where the pair to go on from is of something else.
@@ -69,11 +69,9 @@ def _held_out(config: TrainingConfig) -> tuple[str | Path, str | None]:
     raise DataError(f"{folder} has no text to measure the routing on; name some with --routing-data.")
 
 
-def training_report(run: Run, log: TrainingLog, command: str | None) -> dict[str, Any]:
+def training_report(run: Training, log: TrainingLog, command: str | None) -> Json:
     """What came of it, written to ``training_report.json`` by the first rank."""
     config = run.config
-    steps = [entry for entry in log.entries if "ce" in entry]
-    validation = [entry for entry in log.entries if "val_ce" in entry]
     loss = None if config["routing_loss"] is None else config.routing_loss
     report = {
         "model": run.checkpoint.name,
@@ -83,22 +81,25 @@ def training_report(run: Run, log: TrainingLog, command: str | None) -> dict[str
             name: {"sequences": len(split), "tokens": split.n_tokens, "truncated": split.truncated}
             for name, split in run.data.items()
         },
-        "tokens_trained": sum(entry["tokens"] for entry in steps),
-        "ce": {
-            "unit": "nats per token",
-            "validation_before": validation[0]["val_ce"] if validation and validation[0]["step"] == 0 else None,
-            "validation_after": validation[-1]["val_ce"] if validation else None,
-            "test_after": finite(held_out_ce(run, "test", config["test_batches"])) if config["test"] else None,
-        },
+        "tokens_trained": sum(entry["tokens"] for entry in log.entries if "ce" in entry),
+        "ce": _ce(run, [entry for entry in log.entries if "val_ce" in entry]),
         "routing_loss": summarise(log.entries, loss, run.specs, config["iters"]),
         "environment": environment() | ({} if command is None else {"command": command}),
     }
     if not run.first:
         return report
     for when, name in (("before", BEFORE), ("after", AFTER)):
-        found = read_report(run.folder / name)["summary"]
+        summary = read_report(run.folder / name)["summary"]
         keys = ("load_entropy", "n_eff", "dead_experts", "mean_entropy", "marginal_entropy", "peak_top_share_token")
-        report[f"routing_{when}"] = {key: found[key] for key in keys}
+        report[f"routing_{when}"] = {key: summary[key] for key in keys}
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     write_aside({run.folder / REPORT: text.encode()})
     return report
+
+
+def _ce(run: Training, validation: list[Json]) -> Json:
+    """Cross-entropy on held-out text, from the lines of the log that have one."""
+    before = validation[0]["val_ce"] if validation and validation[0]["step"] == 0 else None
+    after = validation[-1]["val_ce"] if validation else None
+    test = finite(held_out_ce(run, "test", run.config["test_batches"])) if run.config["test"] else None
+    return {"unit": "nats per token", "validation_before": before, "validation_after": after, "test_after": test}

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,20 +18,22 @@ from mlx_lm.tuner.trainer import TrainingArgs, train
 
 from ..checkpoints import shortened
 from ..checkpoints.adapters import WEIGHTS
+from ..data.training_log import FILE as LOG
 from ..errors import RenamedError, TrainingError, needed
 from ..instrument import config_of, routers_of
 from ..models import load_checkpoint, read_adapter, select_device
 from ..options import Step, quiet_step
 from ..routing.record import RouterSpec
+from ..types import Json
 from . import checkpoint as kept
 from .config import TrainingConfig
 from .data import TrainingOrder, bundled_folder, check_sizes, load_tokens, silent
-from .log import FILE as LOG
 from .log import TrainingLog
 from .lora import add_lora, lora_keys, unfreeze
 from .objective import Objective
 from .outcome import AFTER, BEFORE, has_report, measure_routing, training_report
-from .watch import Finished, Run, Watcher
+from .settings import RoutingLoss
+from .watch import Finished, Training, Watcher
 
 _FREE_TO_CHANGE = (
     "adapter_path", "iters", "steps_per_report", "steps_per_eval", "val_batches", "save_every", "test", "test_batches",
@@ -48,7 +49,7 @@ def train_adapter(
     device: str = "auto",
     command: str | None = None,
     step: Step = quiet_step,
-) -> dict[str, Any]:
+) -> Json:
     """Train as ``config`` says and return the training report, which also lies in the adapter's folder.
 
     The folder gets ``adapters.safetensors`` and ``adapter_config.json``, which stock mlx-lm loads; the checkpoint that
@@ -75,28 +76,34 @@ def train_adapter(
     )
     config = _resolved(config, checkpoint.model, folder)
     specs = tuple(routers_of(checkpoint.model))
-    regularised = config.routing_loss.routers(specs)
-    for number in regularised:
-        config.routing_loss.floor_nats(specs[number].n_experts)
+    regularised = _regularised(config.routing_loss, specs)
     if sentence := config.routing_loss.never_fires(specs):
         warnings.warn(sentence, UserWarning, stacklevel=2)
     data = load_tokens(config, checkpoint.tokenizer, step)
     check_sizes(config, data, config_of(checkpoint.model), group.size())
     shas = {name: data[name].sha256 for name in ("train", "valid")}
     facts = {"settings": config.values, "fingerprint": checkpoint.fingerprint, "data_sha256": shas}
-    run = Run(config, checkpoint, data, specs, folder, group, step, facts)
+    run = Training(config, checkpoint, data, specs, folder, group, step, facts)
     if before is not None:
         _check_same(before, run)
     if before is None or not has_report(folder / BEFORE):
         measure_routing(run, BEFORE, checkpoint, resume and before is None)
     # Without a loss nobody asked to train the gates.
-    _prepare(run, [specs[n] for n in regularised if config["routing_loss"] is not None])
+    _prepare(run, regularised if config["routing_loss"] is not None else [])
     log = _train(run, start)
     measure_routing(run, AFTER, replace(checkpoint, adapter=read_adapter(folder).facts if run.first else None))
     return training_report(run, log, command)
 
 
-def _check_folder(folder: Path, resume: bool) -> dict[str, Any] | None:
+def _regularised(loss: RoutingLoss, specs: tuple[RouterSpec, ...]) -> list[RouterSpec]:
+    """The routers that the loss is on. Raises TrainingError where one cannot reach the floor."""
+    routers = [specs[number] for number in loss.routers(specs)]
+    for spec in routers:
+        loss.floor_nats(spec.n_experts)
+    return routers
+
+
+def _check_folder(folder: Path, resume: bool) -> Json | None:
     """The facts of the checkpoint to go on from, or None to start."""
     if folder.is_file():
         raise TrainingError(f"{folder} is a file; name a folder with --adapter-path.")
@@ -128,7 +135,7 @@ def _resolved(config: TrainingConfig, model: nn.Module, folder: Path) -> Trainin
     return replace(config, values=values)
 
 
-def _check_same(before: dict[str, Any], run: Run) -> None:
+def _check_same(before: Json, run: Training) -> None:
     """Raise TrainingError where the run to go on with is another one."""
     old, new = before["settings"], json.loads(json.dumps(run.config.values))
     for key in sorted(old.keys() | new.keys() - set(_FREE_TO_CHANGE)):
@@ -151,7 +158,7 @@ def _check_same(before: dict[str, Any], run: Run) -> None:
         )
 
 
-def _prepare(run: Run, routers: list[RouterSpec]) -> None:
+def _prepare(run: Training, routers: list[RouterSpec]) -> None:
     """Freeze the model, put adapters on what is trained, and write the config from which stock mlx-lm loads them."""
     config, model = run.config, run.checkpoint.model
     mx.random.seed(config["seed"])
@@ -176,17 +183,17 @@ def _start_from(model: nn.Module, path: Path) -> None:
     """Load adapter weights that must fit; mlx-lm would leave out those that do not without a word."""
     weights = kept.load_arrays(path)
     expected = {name: tuple(value.shape) for name, value in tree_flatten(model.trainable_parameters())}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    if wrong := sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)):
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    if wrong := sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)):
         raise TrainingError(
             f"resume_adapter_file {path} is the adapter of another model or of other LoRA settings: {wrong[0]} has "
-            f"shape {given.get(wrong[0])} there and {expected.get(wrong[0])} here ({len(wrong)} differ)."
+            f"shape {shapes.get(wrong[0])} there and {expected.get(wrong[0])} here ({len(wrong)} differ)."
         )
     model.load_weights(list(weights.items()), strict=False)
 
 
-def _train(run: Run, start: int) -> TrainingLog:
-    """Run mlx-lm's trainer from step ``start`` to the end; the log of all steps."""
+def _train(run: Training, start: int) -> TrainingLog:
+    """Training mlx-lm's trainer from step ``start`` to the end; the log of all steps."""
     config, model = run.config, run.checkpoint.model
     optimizer = config.optimizer()
     with Objective(model, config.routing_loss, run.group) as objective:
@@ -199,16 +206,7 @@ def _train(run: Run, start: int) -> TrainingLog:
         watcher = Watcher(run, objective, optimizer, log, start)
         if not start:
             watcher.validate(0)
-        arguments = TrainingArgs(
-            batch_size=config["batch_size"],
-            iters=config["iters"] - start,
-            steps_per_report=1,
-            steps_per_save=config["iters"] + 1,  # the watcher saves, whole files at steps that can be resumed
-            max_seq_length=config["max_seq_length"],
-            grad_checkpoint=config["grad_checkpoint"],
-            grad_accumulation_steps=config["grad_accumulation_steps"],
-            clear_cache_threshold=config["clear_cache_threshold"],
-        )
+        arguments = _arguments(config, start)
         try:
             with (
                 _not_compiled(),
@@ -241,6 +239,19 @@ def _train(run: Run, start: int) -> TrainingLog:
             log.close()
     model.eval()
     return log
+
+
+def _arguments(config: TrainingConfig, start: int) -> TrainingArgs:
+    return TrainingArgs(
+        batch_size=config["batch_size"],
+        iters=config["iters"] - start,
+        steps_per_report=1,
+        steps_per_save=config["iters"] + 1,  # the watcher saves, whole files at steps that can be resumed
+        max_seq_length=config["max_seq_length"],
+        grad_checkpoint=config["grad_checkpoint"],
+        grad_accumulation_steps=config["grad_accumulation_steps"],
+        clear_cache_threshold=config["clear_cache_threshold"],
+    )
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from ..errors import TrainingError, did_you_mean
 from ..routing.record import RouterSpec
+from ..types import Facts, Json
 from .losses import Scope, Signal
 
 NAMES = ("entropy_floor", "switch", "sequence", "global", "z")
@@ -70,15 +71,15 @@ class RoutingLoss:
                 )
         return None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The block as it would be written in YAML, with every default filled in."""
-        block: dict[str, Any] = {"name": self.name, "weight": self.weight}
-        given = {"signal": self.signal, "scope": self.scope, "window": self.window, "floor": dict([self.floor])}
-        block |= {key: given[key] for key in _KEYS.get(self.name, ()) if key != "window" or self.scope == "window"}
+        block: Json = {"name": self.name, "weight": self.weight}
+        settings = {"signal": self.signal, "scope": self.scope, "window": self.window, "floor": dict([self.floor])}
+        block |= {key: settings[key] for key in _KEYS.get(self.name, ()) if key != "window" or self.scope == "window"}
         return block | {"layers": "all" if self.layers is None else list(self.layers)}
 
 
-def parse_routing_loss(block: Any) -> RoutingLoss:
+def parse_routing_loss(block: object) -> RoutingLoss:
     """A `RoutingLoss` from the YAML block. Raises TrainingError, naming the key, for anything it does not know."""
     if not isinstance(block, Mapping):
         raise TrainingError("routing_loss needs keys below it: name, weight, ...; see `mlx-moebench train --help`.")
@@ -100,21 +101,21 @@ def parse_routing_loss(block: Any) -> RoutingLoss:
     return RoutingLoss(name, weight, signal, scope, int(window), _floor(block), _layers(block))
 
 
-def _choice(block: Mapping[str, Any], key: str, default: str, known: tuple[str, ...]) -> Any:
+def _choice(block: Facts, key: str, default: str, known: tuple[str, ...]) -> Any:
     value = block.get(key, default)
     if value not in known:
         raise TrainingError(f"routing_loss.{key} is {value!r}.{did_you_mean(str(value), list(known))}")
     return value
 
 
-def _number(block: Mapping[str, Any], key: str, default: float, where: str = "routing_loss") -> float:
+def _number(block: Facts, key: str, default: float, where: str = "routing_loss") -> float:
     value = block.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TrainingError(f"{where}.{key} is {value!r}; give a number.")
     return float(value)
 
 
-def _floor(block: Mapping[str, Any]) -> tuple[str, float]:
+def _floor(block: Facts) -> tuple[str, float]:
     floor = block.get("floor", _DEFAULT_FLOOR)
     if (
         not isinstance(floor, Mapping)
@@ -134,7 +135,7 @@ def _floor(block: Mapping[str, Any]) -> tuple[str, float]:
     return kind, value
 
 
-def _layers(block: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _layers(block: Facts) -> tuple[int, ...] | None:
     layers = block.get("layers", "all")
     if layers == "all":
         return None

@@ -10,8 +10,10 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
+import mlx.core as mx
+import mlx.optimizers as optim
 from mlx_lm.tuner.callbacks import TrainingCallback, get_reporting_callbacks
 from mlx_lm.tuner.trainer import default_loss, evaluate
 
@@ -19,6 +21,7 @@ from ..errors import TrainingError
 from ..models import Checkpoint
 from ..options import Step
 from ..routing.record import RouterSpec
+from ..types import Json
 from . import checkpoint as kept
 from .config import TrainingConfig
 from .data import Tokens, in_order, silent
@@ -27,7 +30,7 @@ from .objective import Objective
 
 
 @dataclass
-class Run:
+class Training:
     """What the parts of one training share."""
 
     config: TrainingConfig
@@ -35,9 +38,9 @@ class Run:
     data: dict[str, Tokens]
     specs: tuple[RouterSpec, ...]
     folder: Path
-    group: Any
+    group: mx.distributed.Group
     step: Step
-    facts: dict[str, Any]
+    facts: Json
 
     @property
     def first(self) -> bool:
@@ -52,7 +55,9 @@ class Finished(Exception):  # noqa: N818
 class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
     """Called by the trainer after every step: logs, validates, saves, stops on NaN and on Ctrl-C."""
 
-    def __init__(self, run: Run, objective: Objective, optimizer: Any, log: TrainingLog, start: int) -> None:
+    def __init__(
+        self, run: Training, objective: Objective, optimizer: optim.Optimizer, log: TrainingLog, start: int
+    ) -> None:
         self._run, self._objective, self._optimizer, self._log = run, objective, optimizer, log
         self._start, self._silent_steps, self._warned, self._stop = start, 0, False, False
         config = run.config
@@ -61,17 +66,10 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
             report_to, project_name=config["project_name"], log_dir=str(run.folder), config=config.values
         )
 
-    def on_train_loss_report(self, info: dict[str, Any]) -> None:
+    def on_train_loss_report(self, info: Json) -> None:
         config, step = self._run.config, self._start + info["iteration"]
-        figures = self._objective.measured()
-        entry = log_entry(step, figures, info, self._objective.on)
-        if not math.isfinite(entry["ce"]) or not math.isfinite(entry["routing_loss"]):
-            what = "cross-entropy" if not math.isfinite(entry["ce"]) else "routing loss"
-            if step == 1:  # no weight has changed yet
-                raise TrainingError(
-                    f"The {what} is not finite at step 1; check the weights of {self._run.config['model']}."
-                )
-            raise TrainingError(f"The {what} is not finite at step {step}; {self._last_good()}")
+        entry = log_entry(step, self._objective.measured(), info, self._objective.on)
+        self._check_finite(step, entry)
         self._log.add(entry)
         self._tell(step, entry)
         if self._others and step % config["steps_per_report"] == 0:
@@ -87,6 +85,13 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
             raise Finished
         if stop:
             raise KeyboardInterrupt(f"Stopped after step {step}, which is saved; --resume goes on from it.")
+
+    def _check_finite(self, step: int, entry: Json) -> None:
+        for key, what in (("ce", "cross-entropy"), ("routing_loss", "routing loss")):
+            if not math.isfinite(entry[key]):
+                # At step 1 no weight has changed yet.
+                advice = f"check the weights of {self._run.config['model']}." if step == 1 else self._last_good()
+                raise TrainingError(f"The {what} is not finite at step {step}; {advice}")
 
     def validate(self, step: int) -> None:
         """Log the cross-entropy of the validation set, without the routing loss."""
@@ -107,7 +112,7 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
             yield
             return
 
-        def note(number: int, frame: Any) -> None:
+        def note(number: int, frame: FrameType | None) -> None:
             if self._stop:
                 raise KeyboardInterrupt
             self._stop = True
@@ -118,7 +123,7 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def _tell(self, step: int, entry: dict[str, Any]) -> None:
+    def _tell(self, step: int, entry: Json) -> None:
         config = self._run.config
         loss = config.routing_loss
         below = ""
@@ -151,7 +156,7 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
         return f"the adapter of step {facts['iteration']} is kept in {self._run.folder}; {advice}."
 
 
-def held_out_ce(run: Run, split: str, n_batches: int) -> float:
+def held_out_ce(run: Training, split: str, n_batches: int) -> float:
     """Mean cross-entropy per token, nats, by mlx-lm's ``evaluate``."""
     tokens, ranks = run.data[split], run.group.size()
     size = min(run.config["batch_size"], len(tokens) // ranks * ranks)

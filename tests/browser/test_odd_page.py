@@ -77,10 +77,10 @@ def test_the_keyboard_stays_on_a_button_of_the_legend(open_page: Any, nano: str)
     assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
 
 
-def test_many_lines_differ_and_many_numbers_have_a_largest(open_page: Any, nano: str) -> None:
+def test_many_lines_differ(open_page: Any, nano: str) -> None:
     page = open_page(nano)
-    assert page.evaluate("new Set(Array.from({ length: 32 }, (_, n) => MB.hue(n) + MB.dash(n))).size") == 32
-    assert page.evaluate("MB.most(Array.from({ length: 500000 }, (_, n) => (n % 7 ? n % 5 : NaN)), 2)") == 4
+    looks = "Array.from({ length: 32 }, (_, n) => MB.style(n)).map(({ colour, dash }) => colour + dash)"
+    assert page.evaluate(f"new Set({looks}).size") == 32
 
 
 def test_paper_has_the_provenance(open_page: Any, tmp_path: Path) -> None:

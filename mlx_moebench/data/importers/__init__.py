@@ -48,8 +48,8 @@ def importer(name: str) -> Importer:
     """The importer of a format; raises `DataError` for a wrong name, with the nearest right one."""
     if name not in (known := formats()):
         raise DataError(f"There is no format {name!r} to import.{did_you_mean(name, known)}")
-    found: Importer = import_module(f".{name}", __name__).IMPORTER
-    return found
+    chosen: Importer = import_module(f".{name}", __name__).IMPORTER
+    return chosen
 
 
 def split_name(argument: str) -> tuple[str | None, str]:
@@ -63,13 +63,13 @@ def named_files(arguments: Sequence[str]) -> list[NamedFile]:
 
     Raises `DataError` for a domain that occurs twice and for a file that is not there.
     """
-    found: list[NamedFile] = []
+    files: list[NamedFile] = []
     for argument in arguments:
         name, rest = split_name(argument)
         file = NamedFile(name or Path(rest).stem, Path(rest))
         if not file.path.exists():
             raise DataError(f"There is no file {rest}: give paths of files, or NAME=PATH.")
-        if any(file.name == other.name for other in found):
+        if any(file.name == other.name for other in files):
             raise DataError(f"Two files are about the domain {file.name!r}: tell them apart as NAME=FILE.")
-        found.append(file)
-    return found
+        files.append(file)
+    return files

@@ -10,16 +10,15 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import DataError
+from ...types import HostArray, Json
 
-Array = npt.NDArray[Any]
+Array = HostArray
 
 ARRAYS = (".npy", ".npz")
 RESPONSES = (".json", ".jsonl")
@@ -39,10 +38,10 @@ def files_in(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    found = [file for file in path.iterdir() if file.suffix.lower() in ARRAYS + RESPONSES and file.is_file()]
-    if not found:
+    files = [file for file in path.iterdir() if file.suffix.lower() in ARRAYS + RESPONSES and file.is_file()]
+    if not files:
         raise DataError(f"There is no {', '.join(ARRAYS + RESPONSES)} file in the folder {path}.")
-    return sorted(found, key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
+    return sorted(files, key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
 
 
 def arrays_of(path: Path) -> dict[str, Array]:
@@ -59,14 +58,14 @@ def arrays_of(path: Path) -> dict[str, Array]:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {path.stem: loaded}
-            found = {name: loaded[name] for name in loaded.files}
+            arrays = {name: loaded[name] for name in loaded.files}
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
-    if not found:
+    if not arrays:
         raise DataError(f"{path} holds no array.")
-    if strange := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+    if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise DataError(f"{path} holds {strange[0]!r}, which is no array of NumPy: save arrays with numpy.savez.")
-    return found
+    return arrays
 
 
 def names_of(path: Path) -> list[str]:
@@ -97,7 +96,7 @@ def decoded_int32(text: str, where: str) -> Array:
         raise DataError(f"The routed experts of {where} are no base64-encoded int32 ({_first(error)}).") from error
 
 
-def integers(nested: Sequence[Any], where: str) -> Array:
+def integers(nested: object, where: str) -> Array:
     """An array of nested lists of whole numbers; raises `DataError` where they are ragged or something else."""
     try:
         array = np.array(nested)
@@ -119,22 +118,22 @@ def json_of(path: Path) -> Any:
         raise DataError(f"{path} is no JSON file that can be read ({_first(error)}).") from error
 
 
-def responses_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def responses_of(path: Path) -> list[tuple[str, Json]]:
     """(where, response) of each of the server's answers in a JSON file: one, a list of them, or one a line."""
-    found = json_of(path)
-    listed = found if isinstance(found, list) else [found]
+    content = json_of(path)
+    listed = content if isinstance(content, list) else [content]
     if not listed or not all(isinstance(response, dict) for response in listed):
         raise DataError(f"{path} is no answer of a server, nor a list of them.")
     return [(f"response {number} of {path}", response) for number, response in enumerate(listed)]
 
 
-def usage_of(facts: Any, where: str) -> tuple[int | None, int | None]:
+def usage_of(facts: object, where: str) -> tuple[int | None, int | None]:
     """(prompt tokens, generated tokens) of an answer's ``usage`` or ``meta_info``; None for what it does not say."""
     known = facts if isinstance(facts, dict) else {}
-    found = known.get("prompt_tokens"), known.get("completion_tokens")
-    if not all(number is None or (type(number) is int and number >= 0) for number in found):
+    counts = known.get("prompt_tokens"), known.get("completion_tokens")
+    if not all(number is None or (type(number) is int and number >= 0) for number in counts):
         raise DataError(f"{where} has prompt_tokens or completion_tokens that are no number of tokens.")
-    return found
+    return counts
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

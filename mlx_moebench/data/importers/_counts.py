@@ -15,10 +15,16 @@ from ...errors import DataError
 from ...routing.record import Phase, RouterSpec
 from ...routing.stats import RoutingStats
 from ...routing.sums import Sums
+from ...types import Facts, Json
 from . import NamedFile
 
 Layers = Mapping[int, Mapping[int, int]]
 """{layer: {expert: count}}; an expert that is left out has none."""
+
+
+def routers_of(layers: Sequence[int], experts: int, top_k: int) -> list[RouterSpec]:
+    """The routers of these layers, one each, of which nothing says how they make p."""
+    return [RouterSpec(layer, n, "mlp", experts, top_k, distribution=None) for n, layer in enumerate(layers)]
 
 
 def statistics_of_counts(
@@ -27,7 +33,7 @@ def statistics_of_counts(
     specs: Callable[[Sequence[int]], Sequence[RouterSpec]],
     *,
     top1: Path | None,
-    model: Mapping[str, Any],
+    model: Facts,
     form: str,
     phase: Phase,
     **settings: Any,
@@ -40,7 +46,10 @@ def statistics_of_counts(
 
     Raises `DataError` for counts that no T tokens with K distinct experts each can give.
     """
+    if not files:
+        raise DataError("There are no files to import.")
     stats: RoutingStats | None = None
+    facts = {"revision": None, "dtype": None, "weight_bits": None, "router_bits": None, "backend": "counts", **model}
     seen: dict[str, str] = {}
     for file in files:
         layers = read(file.path)
@@ -50,29 +59,23 @@ def statistics_of_counts(
         seen[sha] = file.name
         routers = tuple(specs(sorted(layers)))
         if stats is None:
-            facts = {"revision": None, "dtype": None, "weight_bits": None, "router_bits": None, "backend": "counts"}
-            stats = RoutingStats(
-                routers, phase=phase, model=facts | dict(model), environment=host_environment(), **settings
-            )
+            stats = RoutingStats(routers, phase=phase, model=facts, environment=host_environment(), **settings)
         if routers != stats.specs:
             raise DataError(
                 f"{file.path} has layers {sorted(layers)}, but {files[0].path} has {[s.layer for s in stats.specs]}: "
                 "import files of one model, with the same layers."
             )
         first = read(_beside(file, top1, len(files))) if top1 else None
-        stats.sources[sha] = {
-            "name": file.name,
-            "format": form,
-            "field": None,
-            "max_length": None,
-            "padding": "not known: counts only",
-            "bos": None,
-        }
+        stats.sources[sha] = source_facts(file.name, form, "not known: counts only")
         _add(stats, (sha, 0), file.path, layers, first)
-    if stats is None:
-        raise DataError("There are no files to import.")
+    assert stats is not None
     stats.check()
     return stats
+
+
+def source_facts(name: str, form: str, padding: str) -> Json:
+    """What is known of data that another program read."""
+    return {"name": name, "format": form, "field": None, "max_length": None, "padding": padding, "bos": None}
 
 
 def _beside(file: NamedFile, top1: Path, files: int) -> Path:

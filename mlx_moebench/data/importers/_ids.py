@@ -7,7 +7,7 @@ between layers are exact. They tell neither p nor g nor, as engines do not order
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import numpy.typing as npt
 
 from ...environment import host_environment
 from ...errors import DataError
-from ...routing.record import Phase, RouterSpec
+from ...routing.record import Mask, Phase
 from ...routing.stats import RoutingStats
 from ...routing.sums import Sums
+from ...types import Facts, HostArray, Json
 from ..trace import pair_counts
 from . import NamedFile
 from ._arrays import arrays_of, files_in
+from ._counts import routers_of, source_facts
 
 MISSING = -1
 """The id that engines write where they recorded none: a prefix from the cache, a padded position, a dense block."""
@@ -41,7 +43,7 @@ class Recorded:
     """
 
     where: str
-    ids: npt.NDArray[Any]
+    ids: HostArray
     prompt: int | None = None
     sequence: int = 0
     ordered: bool = True
@@ -52,10 +54,10 @@ Reader = Callable[[Path], Sequence[Recorded]]
 
 def sequences_in(path: Path) -> list[Recorded]:
     """The arrays of a .npy or .npz, each of which is one sequence."""
-    found = arrays_of(path)
+    arrays = arrays_of(path)
     return [
-        Recorded(str(path) if len(found) == 1 else f"{name} of {path}", array, sequence=number)
-        for number, (name, array) in enumerate(found.items())
+        Recorded(str(path) if len(arrays) == 1 else f"{name} of {path}", array, sequence=number)
+        for number, (name, array) in enumerate(arrays.items())
     ]
 
 
@@ -80,7 +82,7 @@ def statistics_of_ids(
     reading: Reading,
     *,
     data: str | None,
-    model: Mapping[str, Any],
+    model: Facts,
     form: str,
     **settings: Any,
 ) -> RoutingStats:
@@ -102,14 +104,8 @@ def statistics_of_ids(
         paths = [path for file in members for path in files_in(file.path)]
         sha = _sha256(paths, seen)
         missing, tokens = tally.add_domain(sha, paths, read)
-        tally.sources[sha] = {
-            "name": name,
-            "format": form,
-            "field": None,
-            "max_length": None,
-            "padding": f"{missing} of {tokens} positions without ids left out" if missing else "none",
-            "bos": None,
-        }
+        padding = f"{missing} of {tokens} positions without ids left out" if missing else "none"
+        tally.sources[sha] = source_facts(name, form, padding)
     return tally.finished()
 
 
@@ -131,9 +127,9 @@ def _sha256(paths: Sequence[Path], seen: dict[str, Path]) -> str:
 class _Tally:
     """Statistics in the making, `BATCH` tokens at a time."""
 
-    def __init__(self, reading: Reading, model: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    def __init__(self, reading: Reading, model: Json, settings: Facts) -> None:
         self.reading = reading
-        self.sources: dict[str, dict[str, Any]] = {}
+        self.sources: dict[str, Json] = {}
         self._model = model
         self._settings = settings
         self._stats: RoutingStats | None = None
@@ -207,23 +203,19 @@ class _Tally:
         return _Part(cluster, chosen[there], position[there], int((~there).sum()), recorded.ordered)
 
     def _prompt(self, recorded: Recorded) -> int | None:
-        given = self.reading.prompts
-        if given is None:
+        lengths = self.reading.prompts
+        if lengths is None:
             prompt = recorded.prompt
         elif recorded.prompt is not None:
             raise DataError(f"{recorded.where} tells the length of its prompt: leave --prompt-tokens out.")
         else:
-            prompt = given[min(self._sequences, len(given) - 1)]
+            prompt = lengths[min(self._sequences, len(lengths) - 1)]
         if prompt is not None and prompt > len(recorded.ids):
             raise DataError(f"{recorded.where} has {len(recorded.ids)} tokens, fewer than its prompt of {prompt}.")
         return prompt
 
     def _empty(self, chosen: Sequence[int], top_k: int, ordered: bool) -> RoutingStats:
-        layers = self.reading.layers or tuple(chosen)
-        specs = [
-            RouterSpec(layer, number, "mlp", self.reading.experts, top_k, distribution=None)
-            for number, layer in enumerate(layers)
-        ]
+        specs = routers_of(self.reading.layers or tuple(chosen), self.reading.experts, top_k)
         facts = dict.fromkeys(("revision", "dtype", "weight_bits", "router_bits"))
         if not ordered:
             self._model["backend"] = "counts"  # what is no sequence must not be called one
@@ -272,7 +264,7 @@ class _Part:
     ordered: bool
 
 
-def columns(ids: npt.NDArray[Any], layers: tuple[int, ...] | None, where: str) -> list[int]:
+def columns(ids: HostArray, layers: tuple[int, ...] | None, where: str) -> list[int]:
     """Which columns of ids [T, L, K] are the layers: all, or of an array with every block those that are named."""
     width = ids.shape[1]
     if layers is None or len(layers) == width:
@@ -285,7 +277,7 @@ def columns(ids: npt.NDArray[Any], layers: tuple[int, ...] | None, where: str) -
     )
 
 
-def _check_array(ids: npt.NDArray[Any], where: str) -> None:
+def _check_array(ids: HostArray, where: str) -> None:
     if ids.ndim != 3:
         raise DataError(f"{where} has the shape {list(ids.shape)}: routed experts are [tokens, layers, K].")
     if ids.dtype.kind not in "iu":
@@ -315,21 +307,7 @@ def _check_ids(
     bad = low.any(axis=-1) | high.any(axis=-1) | twice
     if not bad.any():
         return
-    idle = [n for n in range(len(layers)) if (ids[:, n] == ids[0, n, 0]).all() and ids[0, n, 0] in (0, MISSING)]
-    if idle and len(idle) == len(layers):
-        raise DataError(
-            f"{where} has the id {ids[0, 0, 0]} everywhere: the engine recorded nothing, as with MoE kernels that "
-            "choose experts by themselves; record again with another MoE backend."
-        )
-    # What is wrong in a layer that has a router says more than what is wrong in one that may have none.
-    token, layer = min(np.argwhere(bad).tolist(), key=lambda at: (at[1] in idle, at))
-    if idle and not np.delete(bad, idle, axis=1).any():
-        rest = ",".join(str(layer) for n, layer in enumerate(layers) if n not in idle)
-        raise DataError(
-            f"{where} has the same id in every token of layer{'' if len(idle) == 1 else 's'} "
-            f"{', '.join(str(layers[n]) for n in idle)}, as blocks without a router have: leave them out with "
-            f"--layers {rest}."
-        )
+    token, layer = _first_bad(ids, bad, layers, where)
     what = f"{where} has, at token {position[token]} and layer {layers[layer]},"
     if high[token, layer].any():
         raise DataError(f"{what} expert {ids[token, layer].max()}, but there are {experts} from 0 on: check --experts.")
@@ -338,3 +316,26 @@ def _check_ids(
             f"{what} the id {ids[token, layer].min()}: only {MISSING} stands for no id, and only in all layers."
         )
     raise DataError(f"{what} the same expert twice, {ids[token, layer].tolist()}: a token chooses an expert once.")
+
+
+def _first_bad(ids: npt.NDArray[np.int64], bad: Mask, layers: Sequence[int], where: str) -> tuple[int, int]:
+    """(token, place of its layer) of what is ``bad`` [T, L] in a layer that has a router, else of what is anywhere.
+
+    Raises `DataError` where it is only layers that never had one, or all of them.
+    """
+    idle = [n for n in range(len(layers)) if (ids[:, n] == ids[0, n, 0]).all() and ids[0, n, 0] in (0, MISSING)]
+    if idle and len(idle) == len(layers):
+        raise DataError(
+            f"{where} has the id {ids[0, 0, 0]} everywhere: the engine recorded nothing, as with MoE kernels that "
+            "choose experts by themselves; record again with another MoE backend."
+        )
+    if idle and not np.delete(bad, idle, axis=1).any():
+        rest = ",".join(str(layer) for n, layer in enumerate(layers) if n not in idle)
+        raise DataError(
+            f"{where} has the same id in every token of layer{'' if len(idle) == 1 else 's'} "
+            f"{', '.join(str(layers[n]) for n in idle)}, as blocks without a router have: leave them out with "
+            f"--layers {rest}."
+        )
+    # What is wrong in a layer that has a router says more than what is wrong in one that may have none.
+    token, layer = min(np.argwhere(bad).tolist(), key=lambda at: (at[1] in idle, at))
+    return token, layer

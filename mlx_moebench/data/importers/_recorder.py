@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import DataError
 from ...routing.record import Phase
+from ...types import HostArray
 from ._arrays import RESPONSES, Array, arrays_of, integers, json_of
 from ._counts import Layers
 from ._ids import MISSING, Recorded
@@ -36,21 +36,25 @@ def counts_of(path: Path, experts: int, layers: tuple[int, ...] | None) -> Layer
         raise DataError(
             f"{path} has no counts [layers, experts] of whole numbers, but {table.dtype} {list(table.shape)}."
         )
-    width, found = table.shape
-    if found != experts:
-        raise DataError(f"{path} counts {found} experts a layer, but --experts says {experts}.")
-    named = layers or tuple(range(width))
-    if len(named) != width and max(named) >= width:
-        raise DataError(f"{path} has {width} layers, which --layers does not fit: its last is {max(named)}.")
-    rows = range(width) if len(named) == width else named
-    empty = [layer for layer, row in zip(named, rows, strict=True) if not table[row].any()]
-    if empty and len(empty) < len(named):
-        rest = ",".join(str(layer) for layer in named if layer not in empty)
+    width, counted = table.shape
+    if counted != experts:
+        raise DataError(f"{path} counts {counted} experts a layer, but --experts says {experts}.")
+    numbers = layers or tuple(range(width))
+    if len(numbers) != width and max(numbers) >= width:
+        raise DataError(f"{path} has {width} layers, which --layers does not fit: its last is {max(numbers)}.")
+    rows = dict(zip(numbers, table if len(numbers) == width else table[list(numbers)], strict=True))
+    _check_routers([layer for layer, row in rows.items() if not row.any()], numbers, path)
+    return {layer: dict(enumerate(row.tolist())) for layer, row in rows.items()}
+
+
+def _check_routers(empty: list[int], layers: Sequence[int], path: Path) -> None:
+    """Raises `DataError` where some of the layers are ``empty``, but not all of them."""
+    if empty and len(empty) < len(layers):
+        rest = ",".join(str(layer) for layer in layers if layer not in empty)
         raise DataError(
             f"{path} has no count in layer{'' if len(empty) == 1 else 's'} {', '.join(map(str, empty))}, as blocks "
             f"without a router have none: leave them out with --layers {rest}."
         )
-    return {layer: dict(enumerate(table[row].tolist())) for layer, row in zip(named, rows, strict=True)}
 
 
 def _table(path: Path, experts: int) -> Array:
@@ -86,7 +90,7 @@ def sequences_of(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
     are one cluster together. Raises `DataError` for passes that mix the phases, when only one of them is wanted.
     """
     arrays = arrays_of(path)
-    found: list[Recorded] = []
+    stretches: list[Recorded] = []
     sequences = 0
     ends: dict[int, int] = {}  # of the pass before: where its stretches ended, and which sequences they are of
     for number, record in _records(arrays):
@@ -107,13 +111,13 @@ def sequences_of(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
                 sequence = before.get(start, sequences) if start else sequences
                 sequences = max(sequences, sequence + 1)
                 ends[start + len(part)] = sequence
-                found.append(Recorded(where, part, sequence=sequence))
+                stretches.append(Recorded(where, part, sequence=sequence))
         else:
-            found.append(Recorded(where, ids, ordered=False))
-    return found
+            stretches.append(Recorded(where, ids, ordered=False))
+    return stretches
 
 
-def _stretches(record: Record, ids: npt.NDArray[Any], where: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def _stretches(record: Record, ids: HostArray, where: str) -> Iterator[tuple[int, HostArray]]:
     """(position of its first token, ids) of every request in a prefill pass; what is padded behind them has no ids."""
     lengths, positions = (_field(record, name, where).ravel() for name in ("extend_seq_lens", "positions"))
     if lengths.dtype.kind not in "iu" or positions.dtype.kind not in "iu" or len(positions) < len(ids):

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...routing.record import RouterSpec
 from ...routing.stats import RoutingStats
 from . import Importer, NamedFile
-from ._counts import Layers, statistics_of_counts
+from ._counts import Layers, routers_of, statistics_of_counts
 
 COLUMNS = ("layer", "expert", "count")
 
@@ -30,17 +29,21 @@ def read(
     Which rule makes p, and whether the tokens were prompts or generated, is not known either.
     """
 
-    def specs(found: Sequence[int]) -> list[RouterSpec]:
-        return [RouterSpec(layer, n, "mlp", experts, top_k, distribution=None) for n, layer in enumerate(found)]
-
     model = {"id": model_id, "model_type": "unknown"}
     return statistics_of_counts(
-        files, _layers, specs, top1=top1, model=model, form="csv counts", phase="unsplit", **settings
+        files,
+        _layers,
+        lambda layers: routers_of(layers, experts, top_k),
+        top1=top1,
+        model=model,
+        form="csv counts",
+        phase="unsplit",
+        **settings,
     )
 
 
 def _layers(path: Path) -> Layers:
-    found: dict[int, dict[int, int]] = {}
+    counts: dict[int, dict[int, int]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
@@ -50,17 +53,17 @@ def _layers(path: Path) -> Layers:
             rows.fieldnames = names
             for row in rows:
                 layer, expert, count = _numbers(path, rows.line_num, row)
-                if expert in found.setdefault(layer, {}):
+                if expert in counts.setdefault(layer, {}):
                     raise DataError(f"{path}, line {rows.line_num}: layer {layer}, expert {expert} is there twice.")
-                found[layer][expert] = count
+                counts[layer][expert] = count
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is no CSV file that can be read ({error}).") from error
-    if not found:
+    if not counts:
         raise DataError(f"{path} has no counts.")
-    return found
+    return counts
 
 
-def _numbers(path: Path, line: int, row: dict[str, Any]) -> tuple[int, int, int]:
+def _numbers(path: Path, line: int, row: dict[str, str]) -> tuple[int, int, int]:
     try:
         layer, expert, count = (int(row[column]) for column in COLUMNS)
     except (TypeError, ValueError) as error:

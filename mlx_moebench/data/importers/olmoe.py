@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import DataError
 from ...routing.record import RouterSpec
 from ...routing.stats import RoutingStats
+from ...types import Json
 from . import Importer, NamedFile
 from ._counts import Layers, statistics_of_counts
 
@@ -33,8 +34,8 @@ def read(
     they are no transitions, and they are refused.
     """
 
-    def specs(found: Sequence[int]) -> list[RouterSpec]:
-        return [RouterSpec(layer, layer, "mlp", experts, top_k) for layer in found]  # every block has a router
+    def specs(numbers: Sequence[int]) -> list[RouterSpec]:
+        return [RouterSpec(layer, layer, "mlp", experts, top_k) for layer in numbers]  # every block has a router
 
     model = {"id": model_id, "model_type": "olmoe"}
 
@@ -48,20 +49,20 @@ def read(
 
 def _layers(path: Path, numbers: tuple[int, ...]) -> Layers:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is no JSON file that can be read ({error}).") from error
-    if not isinstance(found, list) or not all(isinstance(layer, dict) for layer in found):
+    if not isinstance(content, list) or not all(isinstance(layer, dict) for layer in content):
         raise DataError(f"{path} is not a JSON list with one object of counts per layer.")
-    if any("," in key for layer in found for key in layer):
+    if any("," in key for layer in content for key in layer):
         raise DataError(f"{path} counts pairs of experts, as expert_counts_crosslayer does: import expert_counts.")
-    if len(found) != len(numbers):
-        layers = "1 layer" if len(found) == 1 else f"{len(found)} layers"
+    if len(content) != len(numbers):
+        layers = "1 layer" if len(content) == 1 else f"{len(content)} layers"
         raise DataError(f"{path} has {layers}: say which with --layers, for instance --layers 0,1,2.")
-    return {number: _counts(path, layer) for number, layer in zip(numbers, found, strict=True)}
+    return {number: _counts(path, layer) for number, layer in zip(numbers, content, strict=True)}
 
 
-def _counts(path: Path, layer: dict[str, Any]) -> dict[int, int]:
+def _counts(path: Path, layer: Json) -> dict[int, int]:
     whole = all(key.isdecimal() and type(count) is int for key, count in layer.items())
     if not whole:
         raise DataError(f'{path} has an entry that is not "expert": count, both whole numbers.')

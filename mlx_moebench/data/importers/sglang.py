@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...routing.record import Phase, RouterSpec
+from ...routing.record import Phase
 from ...routing.stats import RoutingStats
+from ...types import Json
 from . import Importer, NamedFile
 from ._arrays import PICKLES, RESPONSES, decoded_int32, files_in, json_of, names_of, responses_of, usage_of
-from ._counts import statistics_of_counts
+from ._counts import routers_of, statistics_of_counts
 from ._ids import Reading, Recorded, sequences_in, statistics_of_ids
 from ._recorder import PER_PASS, PER_TOKEN, STAT, counts_of, sequences_of
 
@@ -71,13 +72,10 @@ def read(
         if value is not None:
             raise DataError(f"{option} is about sequences, but {counted[0]} holds counts, without any: leave it out.")
 
-    def specs(found: Sequence[int]) -> list[RouterSpec]:
-        return [RouterSpec(layer, n, "mlp", experts, top_k, distribution=None) for n, layer in enumerate(found)]
-
     return statistics_of_counts(
         every,
         lambda path: counts_of(path, experts, layers),
-        specs,
+        lambda numbers: routers_of(numbers, experts, top_k),
         top1=None,
         model=model,
         form="sglang counts",
@@ -95,8 +93,8 @@ def _is_counts(path: Path) -> bool:
             "lines of Python.\n" + "\n".join(lines)
         )
     if path.suffix.lower() == ".json":
-        found = json_of(path)
-        return isinstance(found, dict) and STAT in found
+        content = json_of(path)
+        return isinstance(content, dict) and STAT in content
     names = {name.rpartition(".")[2] for name in names_of(path)}
     return STAT in names or (PER_PASS in names and PER_TOKEN not in names)
 
@@ -104,26 +102,15 @@ def _is_counts(path: Path) -> bool:
 def _recorded(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
     """The sequences of a dump of mode per_token, of saved answers, or of arrays [tokens, layers, K]."""
     if path.suffix.lower() in RESPONSES:
-        return [_response(number, top_k, *found) for number, found in enumerate(responses_of(path))]
+        return [_response(number, top_k, *answer) for number, answer in enumerate(responses_of(path))]
     if any(name.endswith(f".{PER_TOKEN}") for name in names_of(path)):
         return sequences_of(path, top_k, phase)
     return sequences_in(path)
 
 
-def _response(number: int, top_k: int, where: str, response: dict[str, Any]) -> Recorded:
+def _response(number: int, top_k: int, where: str, response: Json) -> Recorded:
     """An answer of /generate, with ``meta_info``, or of the OpenAI endpoints, with ``usage`` and ``sgl_ext``."""
-    meta = response.get("meta_info")
-    choices = response.get("choices", [{}])
-    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        raise DataError(f"{where} does not have one choice (those of several are not independent): ask for n = 1.")
-    places = [meta, *(part.get(key) for part in (response, *choices) for key in ("sglext", "sgl_ext"))]
-    found = [place["routed_experts"] for place in places if isinstance(place, dict) and "routed_experts" in place]
-    text = next(filter(None, found), None)
-    if not isinstance(text, str):
-        raise DataError(
-            f"{where} has no routed_experts: start SGLang with --enable-return-routed-experts, and ask for them with "
-            "return_routed_experts."
-        )
+    text, meta = _routed_experts(where, response), response.get("meta_info")
     prompt, generated = usage_of(meta or response.get("usage"), where)
     if prompt is None or generated is None:
         raise DataError(f"{where} does not tell prompt_tokens and completion_tokens, from which its ids get a shape.")
@@ -134,6 +121,22 @@ def _response(number: int, top_k: int, where: str, response: dict[str, Any]) -> 
             "experts in every layer: check --top-k, and ask for routed_experts_start_len = 0."
         )
     return Recorded(where, flat.reshape(tokens, -1, top_k), prompt, number)
+
+
+def _routed_experts(where: str, response: Json) -> str:
+    """Their text, wherever a version of SGLang puts it."""
+    choices = response.get("choices", [{}])
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        raise DataError(f"{where} does not have one choice (those of several are not independent): ask for n = 1.")
+    extensions = [part.get(key) for part in (response, *choices) for key in ("sglext", "sgl_ext")]
+    places = [place for place in (response.get("meta_info"), *extensions) if isinstance(place, dict)]
+    text = next(filter(None, (place.get("routed_experts") for place in places)), None)
+    if not isinstance(text, str):
+        raise DataError(
+            f"{where} has no routed_experts: start SGLang with --enable-return-routed-experts, and ask for them with "
+            "return_routed_experts."
+        )
+    return text
 
 
 IMPORTER = Importer(

@@ -20,6 +20,7 @@ import numpy as np
 from ...errors import DataError
 from ...routing.record import Phase
 from ...routing.stats import RoutingStats
+from ...types import Json
 from . import Importer, NamedFile
 from ._arrays import PICKLES, RESPONSES, Array, decoded_npy, integers, responses_of, usage_of
 from ._ids import Reading, Recorded, sequences_in, statistics_of_ids
@@ -52,11 +53,11 @@ def recorded_in(path: Path) -> list[Recorded]:
             f"{path} is a pickle, which can run code when opened, and is not read: save the array with numpy.save."
         )
     if path.suffix.lower() in RESPONSES:
-        return [_response(number, *found) for number, found in enumerate(responses_of(path))]
+        return [_response(number, *answer) for number, answer in enumerate(responses_of(path))]
     return sequences_in(path)
 
 
-def _response(number: int, where: str, response: dict[str, Any]) -> Recorded:
+def _response(number: int, where: str, response: Json) -> Recorded:
     choices = response.get("choices")
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise DataError(f"{where} has no choices: save what vLLM's server answers to a completion.")
@@ -78,7 +79,7 @@ def _response(number: int, where: str, response: dict[str, Any]) -> Recorded:
     return Recorded(where, ids, prompt, number)
 
 
-def _decoded(value: Any, where: str) -> Array:
+def _decoded(value: object, where: str) -> Array:
     if value is None:
         raise DataError(f"{where} has no routed_experts: start vLLM with --enable-return-routed-experts.")
     return decoded_npy(value, where) if isinstance(value, str) else integers(value, where)

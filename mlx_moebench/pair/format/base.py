@@ -6,10 +6,12 @@ the annotations. It is one small package that needs no other.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
+
+from ...types import Json
 
 Number = float | None
 """null: undefined."""
@@ -27,7 +29,7 @@ def says(text: str) -> Meta:
     return Meta(description=text)
 
 
-def when_null(field: str, reason: str) -> dict[str, Any]:
+def when_null(field: str, reason: str) -> Json:
     """The rule of a schema that ``reason`` stands where ``field`` is null."""
     return {"if": {"properties": {field: _NULL}}, "then": {"required": [reason]}}
 
@@ -35,7 +37,7 @@ def when_null(field: str, reason: str) -> dict[str, Any]:
 class Interval(msgspec.Struct, kw_only=True):
     """Interval of one number, in its unit, or the reason there is none."""
 
-    RULES: ClassVar[dict[str, Any]] = {
+    RULES: ClassVar[Json] = {
         "if": {"properties": {"low": _NULL}},
         "then": {"properties": {"high": _NULL}, "required": ["reason"]},
         "else": {"properties": {"high": {"type": "number"}}, "required": ["method"]},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from ...types import Json
 from .base import Count, Number, Positive, Probability, Share, says
 
 
@@ -14,10 +15,10 @@ class Side(msgspec.Struct, kw_only=True):
     """Where a side's numbers come from; model, data and environment as in routing_stats.schema.json."""
 
     file: str
-    model: dict[str, Any]
-    data: dict[str, Any]
-    environment: dict[str, Any]
-    settings: dict[str, Any]
+    model: Json
+    data: Json
+    environment: Json
+    settings: Json
 
 
 class Effect(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

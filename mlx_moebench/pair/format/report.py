@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from ...routing.metrics import METRICS
 from ...routing.metrics.registry import Metric
+from ...types import Json
 from .base import Count, Interval, Number, Positive, Share, SummaryEntry, says, when_null
 
 
@@ -85,7 +86,7 @@ class Data(Reading, kw_only=True):
     that was only watched live (name "live") know no source.
     """
 
-    RULES: ClassVar[dict[str, Any]] = {
+    RULES: ClassVar[Json] = {
         "anyOf": [
             {"required": ["max_length", "padding", "bos"]},
             {"required": ["sources"]},
@@ -230,7 +231,7 @@ class Verdict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     domain d that use expert i.
     """
 
-    RULES: ClassVar[dict[str, Any]] = when_null("word", "reason")
+    RULES: ClassVar[Json] = when_null("word", "reason")
 
     word: Annotated[
         Literal["collapsed", "specialised", "balanced", "undetermined", None],
@@ -300,7 +301,7 @@ class VerdictCounts(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class TokenShare(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Simultaneous band of every expert's share of the tokens, inside [0, 1]; the shares are selection_counts / T."""
 
-    RULES: ClassVar[dict[str, Any]] = when_null("low", "reason")
+    RULES: ClassVar[Json] = when_null("low", "reason")
 
     low: Annotated[list[Number] | None, says("Lower ends [E].")]
     high: Annotated[list[Number] | None, says("Upper ends [E].")]
@@ -311,7 +312,7 @@ class TokenShare(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class GateFields(msgspec.Struct, kw_only=True):
     """What is said of a router beside its metrics."""
 
-    RULES: ClassVar[dict[str, Any]] = {
+    RULES: ClassVar[Json] = {
         "additionalProperties": {"type": ["number", "null"]},
         **when_null("collapsed", "collapsed_reason"),
     }

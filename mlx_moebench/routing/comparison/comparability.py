@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ...errors import StatsError, did_you_mean
+from ...types import Facts
 from ..parts import completeness
-from ..record import RouterSpec
+from ..record import LIVE, RouterSpec
 from ..stats import RoutingStats
 from .differences import Point
 from .resampling import Samples
 
-KINDS = {
+OBSTACLES = {
     "data": "they measured other data sets",
     "reading": "they read their text otherwise",
     "phase": "one measured prompts, the other generated tokens",
@@ -27,11 +27,8 @@ KINDS = {
 }
 """Why two statistics are refused unless their kind is allowed."""
 
-READING = ("max_length", "bos", "field", "template", "padding")
+READING_FACTS = ("max_length", "bos", "field", "template", "padding")
 """Facts of a source that decide what a model was given of a text; `generation` too, of generated tokens."""
-
-LIVE = "live"
-"""Source of statistics that were only watched: its rows are numbered, but nobody said what they were."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +42,16 @@ class Side:
     specs: tuple[RouterSpec, ...]
     phase: str
     flag: tuple[str, float]
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    sources: Mapping[str, Mapping[str, Any]]
+    model: Facts
+    data: Facts
+    environment: Facts
+    sources: Mapping[str, Facts]
     points: Sequence[Point]
     flags: Sequence[bool | None]
     stats: RoutingStats | None = None
     missing: str | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """For JSON: where its numbers come from."""
         flag = {"collapse_on": self.flag[0], "tau": self.flag[1]}
         return {
@@ -69,54 +66,58 @@ class Side:
 def check_comparable(a: Side, b: Side, allow: Sequence[str] = ()) -> list[tuple[str, str]]:
     """(kind, what differs) of everything that was allowed; raises `StatsError` with all that was not."""
     for kind in allow:
-        if kind not in KINDS:
-            raise StatsError(f"There is nothing of the kind {kind!r} to allow.{did_you_mean(kind, list(KINDS))}")
-    found = list(_obstacles(a, b))
-    refused = [(kind, what) for kind, what in found if kind not in allow]
+        if kind not in OBSTACLES:
+            raise StatsError(f"There is nothing of the kind {kind!r} to allow.{did_you_mean(kind, list(OBSTACLES))}")
+    obstacles = list(_obstacles(a, b))
+    refused = [(kind, what) for kind, what in obstacles if kind not in allow]
     if refused:
-        reasons = "; ".join(f"{KINDS[kind]} ({what})" for kind, what in refused)
+        reasons = "; ".join(f"{OBSTACLES[kind]} ({what})" for kind, what in refused)
         flags = " ".join(f"--allow {kind}" for kind in dict.fromkeys(kind for kind, _ in refused))
         raise StatsError(f"These statistics are not comparable: {reasons}. To compare them all the same: {flags}.")
-    return found
+    return obstacles
 
 
 def _obstacles(a: Side, b: Side) -> Iterator[tuple[str, str]]:
-    known = [set(side.sources) - {LIVE} for side in (a, b)]
-    if known[0] != known[1] and all(known):
-        names = [f"{side.data['name']}" for side in (a, b)]
-        same = " of other contents" if names[0] == names[1] else ""
-        yield "data", f"{names[0]} and {names[1]}{same}"
-    for key in (*READING, *(("generation",) if a.phase == b.phase == "decode" else ())):
+    known_a, known_b = (set(side.sources) - {LIVE} for side in (a, b))
+    if known_a and known_b and known_a != known_b:
+        names = str(a.data["name"]), str(b.data["name"])
+        yield "data", " and ".join(names) + (" of other contents" if names[0] == names[1] else "")
+    for key in (*READING_FACTS, "generation") if a.phase == b.phase == "decode" else READING_FACTS:
         x, y = _reading(a, b, key), _reading(b, a, key)
         if x != y:
             yield "reading", f"{key} {_brief(x)} and {_brief(y)}"
     if a.phase != b.phase:
         yield "phase", f"{a.phase} and {b.phase}"
-    of_a, of_b = ({spec.name: spec for spec in side.specs} for side in (a, b))
-    if of_a.keys() != of_b.keys():
-        yield "routers", f"{len(of_a)} and {len(of_b)}, of which {len(of_a.keys() & of_b.keys())} have a namesake"
-    for kind, key in (("experts", "n_experts"), ("top-k", "top_k"), ("distribution", "distribution")):
-        for name in sorted(of_a.keys() & of_b.keys(), key=lambda name: of_a[name].layer):
-            x, y = (getattr(of[name], key) for of in (of_a, of_b))
-            if x != y:
-                yield kind, f"{name}: {x} and {y}"
-                break
+    yield from _router_obstacles(a, b)
     if a.flag != b.flag:
         yield "collapse", " and ".join(f"{share} > {tau:g}" for share, tau in (a.flag, b.flag))
 
 
-def _reading(a: Side, b: Side, key: str) -> list[Any]:
+def _router_obstacles(a: Side, b: Side) -> Iterator[tuple[str, str]]:
+    """What their routers do not have in common; of each kind only the first router is named."""
+    of_a, of_b = ({spec.name: spec for spec in side.specs} for side in (a, b))
+    shared = sorted(of_a.keys() & of_b.keys(), key=lambda name: of_a[name].layer)
+    if of_a.keys() != of_b.keys():
+        yield "routers", f"{len(of_a)} and {len(of_b)}, of which {len(shared)} have a namesake"
+    for kind, key in (("experts", "n_experts"), ("top-k", "top_k"), ("distribution", "distribution")):
+        values = ((name, getattr(of_a[name], key), getattr(of_b[name], key)) for name in shared)
+        first = next((f"{name}: {x} and {y}" for name, x, y in values if x != y), None)
+        if first is not None:
+            yield kind, first
+
+
+def _reading(a: Side, b: Side, key: str) -> list[str]:
     """How ``a`` read the sources that both have; where they share none, how it read its own."""
     shared = a.sources.keys() & b.sources.keys()
     if not shared and key in ("field", "template"):  # other data have other fields
         return []
     values = {_comparable(key, a.sources[sha].get(key)) for sha in shared or a.sources}
-    return sorted(values, key=str)
+    return sorted(values)
 
 
-def _comparable(key: str, value: Any) -> Any:
+def _comparable(key: str, value: object) -> str:
     """A beginning-of-sequence token is the same reading whatever its id."""
-    return value.split(", id")[0] if key == "bos" and isinstance(value, str) else str(value)
+    return str(value).split(", id")[0] if key == "bos" else str(value)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Matching:
     samples: Samples | None = None
     shared: int = 0
 
-    def facts(self, a: Side, b: Side) -> dict[str, Any]:
+    def facts(self, a: Side, b: Side) -> dict[str, object]:
         """For JSON: how many sequences each side has, how many both have, how many are compared."""
         paired = None if self.samples is None else self.samples.paired
         used = {"a": len(self.rows_a), "b": len(self.rows_b)} if self.samples else None
@@ -153,44 +154,47 @@ def match(a: Side, b: Side) -> Matching:
 
 def notes(a: Side, b: Side, matching: Matching) -> list[str]:
     """What a reader must know of this comparison, one sentence each."""
-    found = [f"{side.missing}: values, but no intervals." for side in (a, b) if side.missing]
+    sentences = [f"{side.missing}: values, but no intervals." for side in (a, b) if side.missing]
     for label, side in (("A", a), ("B", b)):
         for sha, facts in side.sources.items():
             if completeness(facts).get("complete") is False:
-                found.append(f"{label} is unfinished on {facts.get('name', sha[:12])}.")
-        found += [f"{label}: {warning}" for warning in side.model.get("warnings", ())]
-    found += _of_samples(a, b, matching)
-    for key in ("dtype", "backend"):
-        x, y = a.model.get(key), b.model.get(key)
-        if x != y:
-            found.append(f"They computed otherwise: {key} {_brief(x)} and {_brief(y)}.")
-    for key in ("device", "blas", "mlx"):
-        x, y = a.environment.get(key), b.environment.get(key)
-        if x != y:
-            found.append(f"They ran elsewhere, which rounds otherwise: {key} {_brief(x)} and {_brief(y)}.")
-    return found
+                sentences.append(f"{label} is unfinished on {facts.get('name', sha[:12])}.")
+        sentences += [f"{label}: {warning}" for warning in side.model.get("warnings", ())]
+    samples = matching.samples
+    if samples is not None and a.stats is not None and b.stats is not None:
+        stats = a.stats, b.stats
+        sentences += _of_paired(stats, matching, a.phase == b.phase) if samples.paired else _of_unpaired(a, b, matching)
+    sentences += _otherwise("They computed otherwise", a.model, b.model, ("dtype", "backend"))
+    elsewhere = "They ran elsewhere, which rounds otherwise"
+    return [*sentences, *_otherwise(elsewhere, a.environment, b.environment, ("device", "blas", "mlx"))]
 
 
-def _of_samples(a: Side, b: Side, matching: Matching) -> Iterator[str]:
-    if matching.samples is None or a.stats is None or b.stats is None:
-        return
-    if not matching.samples.paired:
-        if matching.shared:
-            yield f"{matching.shared} sequences are in both sides, too few to pair; unpaired intervals ignore that."
-        if LIVE in a.sources or LIVE in b.sources or not (a.sources and b.sources):
-            yield "A side was watched live, where nothing says which texts ran: unpaired."
-        return
-    for label, side in (("A", a), ("B", b)):
-        left = side.data["n_sequences"] - matching.shared
+def _otherwise(what: str, a: Facts, b: Facts, keys: Sequence[str]) -> Iterator[str]:
+    for key in keys:
+        x, y = a.get(key), b.get(key)
+        if x != y:
+            yield f"{what}: {key} {_brief(x)} and {_brief(y)}."
+
+
+def _of_unpaired(a: Side, b: Side, matching: Matching) -> Iterator[str]:
+    if matching.shared:
+        yield f"{matching.shared} sequences are in both sides, too few to pair; unpaired intervals ignore that."
+    if LIVE in a.sources or LIVE in b.sources or not (a.sources and b.sources):
+        yield "A side was watched live, where nothing says which texts ran: unpaired."
+
+
+def _of_paired(stats: tuple[RoutingStats, RoutingStats], matching: Matching, same_phase: bool) -> Iterator[str]:
+    for label, side in zip("AB", stats, strict=True):
+        left = len(side.clusters) - matching.shared
         if left:
             yield f"{left} sequences of {label} that the other side lacks are left out."
-    tokens = (s.sums(0).n_tokens[rows] for s, rows in ((a.stats, matching.rows_a), (b.stats, matching.rows_b)))
+    tokens = (s.sums(0).n_tokens[rows] for s, rows in zip(stats, (matching.rows_a, matching.rows_b), strict=True))
     other = int(np.not_equal(*tokens).sum())
-    if other and a.phase == b.phase:
+    if other and same_phase:
         yield f"{other} of {matching.shared} shared sequences have other numbers of tokens: other tokenizers, or ends."
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     text = "not given" if text in ("None", "") else text
     return text if len(text) <= 80 else text[:77] + "..."

@@ -23,9 +23,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from ..intervals.bootstrap import extremes
+from ..record import Mask
 from ..sums import Floats
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def maxima(
     errors = drawn_a - a, drawn_b - b
     of_a, slack_a = _candidates(a, errors[0], widen, level)
     of_b, slack_b = _candidates(b, errors[1], widen, level)
-    found = [extremes(errors[0][:, of_a]), extremes(errors[1][:, of_b])]
+    deviations = [extremes(errors[0][:, of_a]), extremes(errors[1][:, of_b])]
     same = len(a) == len(b)  # else no expert of A is one of B, and their difference is not bounded
     apart = (errors[1] - errors[0])[:, of_a | of_b] if same else None
-    found.append(np.full_like(found[0], math.inf) if apart is None else extremes(apart))
+    deviations.append(np.full_like(deviations[0], math.inf) if apart is None else extremes(apart))
     together = paired and same and max(int(of_a.sum()), int(of_b.sum())) > 1
-    return Maxima(a, b, of_a, of_b, slack_a, slack_b, np.concatenate(found), together)
+    return Maxima(a, b, of_a, of_b, slack_a, slack_b, np.concatenate(deviations), together)
 
 
 def _candidates(theta: Floats, errors: Floats, widen: float, level: float) -> tuple[Mask, tuple[float, float]]:
@@ -93,26 +93,23 @@ def _candidates(theta: Floats, errors: Floats, widen: float, level: float) -> tu
     return theta + v >= theta.max() - u, (u, v)
 
 
-def extremes(errors: Floats) -> Floats:
-    """[2, B] the largest errors upwards and downwards, of errors [B, R]."""
-    return np.array([errors.max(axis=-1), -errors.min(axis=-1)])
-
-
 def peak(routers: Sequence[Maxima], paired: bool) -> Maxima:
     """The maximum over the experts of several routers: candidates are those that may be the busiest of all."""
-    masks, concerned = [], np.zeros(len(routers), dtype=bool)
-    for shares, mask, slack in (("a", "candidate_a", "slack_a"), ("b", "candidate_b", "slack_b")):
-        least = max(getattr(r, shares).max() - getattr(r, slack)[0] for r in routers)
-        side = [getattr(r, mask) & (getattr(r, shares) + getattr(r, slack)[1] >= least) for r in routers]
-        concerned |= [bool(x.any()) for x in side]
-        masks.append(np.concatenate(side))
-    a, b = (np.concatenate([getattr(r, side) for r in routers]) for side in ("a", "b"))
-    deviations = np.max([r.deviations for r, has in zip(routers, concerned, strict=True) if has], axis=0)
-    several = max(int(mask.sum()) for mask in masks) > 1
-    several |= any(r.together for r, has in zip(routers, concerned, strict=True) if has)
-    together = paired and len(a) == len(b) and several
+    a, of_a = _of_all([(r.a, r.candidate_a, r.slack_a) for r in routers])
+    b, of_b = _of_all([(r.b, r.candidate_b, r.slack_b) for r in routers])
+    concerned = [r for r, x, y in zip(routers, of_a, of_b, strict=True) if x.any() or y.any()]
+    mask_a, mask_b = np.concatenate(of_a), np.concatenate(of_b)
+    several = max(int(mask_a.sum()), int(mask_b.sum())) > 1 or any(r.together for r in concerned)
+    deviations = np.max([r.deviations for r in concerned], axis=0)
     nothing = (0.0, 0.0)
-    return Maxima(a, b, masks[0], masks[1], nothing, nothing, deviations, together)
+    return Maxima(a, b, mask_a, mask_b, nothing, nothing, deviations, paired and len(a) == len(b) and several)
+
+
+def _of_all(routers: Sequence[tuple[Floats, Mask, tuple[float, float]]]) -> tuple[Floats, list[Mask]]:
+    """From (shares, candidates, slack) of each router: all shares, and which of each may be the busiest of all."""
+    least = max(shares.max() - u for shares, _, (u, _) in routers)
+    masks = [mask & (shares + v >= least) for shares, mask, (_, v) in routers]
+    return np.concatenate([shares for shares, _, _ in routers]), masks
 
 
 class MeanOfMaxima:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ...options import Plan
-from ..intervals.bootstrap import CELLS, MIN_CLUSTERS, resample_weights
+from ..intervals.bootstrap import MIN_CLUSTERS, SCALAR, blocks, extremes, joined, resample_weights
 from ..metrics.registry import Metric
-from ..sums import Floats, Sums, entropy
-from .maxima import Maxima, extremes, maxima
+from ..sums import Floats, Sums, divergence
+from .maxima import maxima
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ class Draws:
 class Drawn:
     """One router on both sides: estimates, leave-one-outs, and values of B resamples.
 
-    ``point`` {metric: (a, b)}. ``boot`` {metric: [B]} and ``jack`` {metric: [N]} are of b - a, of all metrics but
-    maxima; ``maxima`` has those. ``sides`` {distance: [2, B]} are the resampled values of both sides. Where both have
-    the same E, ``share_change`` [2, B] are the largest deviations upwards and downwards of the change of any expert's
-    token share; where they also have the same K, ``null`` are the `load_distances` [B] of exchanged sides.
+    ``point`` {metric: (a, b)}. ``sides`` {metric: [2, B]} are the resampled values, ``jack`` {metric: [N]} the
+    leave-one-outs of b - a, of all metrics but maxima; ``maxima`` has those. Where both have the same E,
+    ``share_change`` [2, B] are the largest deviations upwards and downwards of the change of any expert's token
+    share; where they also have the same K, ``null`` are the `load_distances` [B] of exchanged sides.
     """
 
     def __init__(
@@ -92,42 +93,62 @@ class Drawn:
     ) -> None:
         self.total, self.widen = (a.total(), b.total()), widen
         self.point = {m.name: (float(m.values(self.total[0])), float(m.values(self.total[1]))) for m in metrics}
-        left_out = a.leave_one_out(), b.leave_one_out()
-        scalar = [m for m in metrics if m.interval not in ("maximum", "none")]
-        of_all = [m for m in metrics if m.interval == "maximum"]
-        self.jack = {m.name: _left_out(m.values(left_out[0]), m.values(left_out[1]), draws.paired) for m in scalar}
-        boot: dict[str, list[Floats]] = {m.name: [] for m in scalar}
-        of_distances: dict[str, list[Floats]] = {m.name: [] for m in scalar if m.interval == "distance"}
-        shares: dict[str, list[list[Floats]]] = {m.name: [[], []] for m in of_all}
-        change: list[Floats] = []
-        size = max(64, CELLS // max(a.n_experts, b.n_experts))
-        for start in range(0, len(draws.a), size):
-            drawn = a.weighted(draws.a[start : start + size]), b.weighted(draws.b[start : start + size])
-            for m in scalar:
-                values = np.array([m.values(sums) for sums in drawn])
-                boot[m.name].append(values[1] - values[0])
-                if m.name in of_distances:
-                    of_distances[m.name].append(values)
-            for m in of_all:
-                for side, sums in zip(shares[m.name], drawn, strict=True):
-                    side.append(m.function(sums))
-            if a.n_experts == b.n_experts:
-                change.append(extremes(share_change(*drawn) - share_change(*self.total)))
-        self.boot = {name: np.concatenate(parts) for name, parts in boot.items()}
-        self.sides = {name: np.concatenate(parts, axis=-1) for name, parts in of_distances.items()}
-        self.share_change = np.concatenate(change, axis=-1) if change else None
-        self.maxima: dict[str, Maxima] = {}
-        for m in of_all:
-            if all(map(math.isfinite, self.point[m.name])):
-                theta_a, theta_b = (m.function(total) for total in self.total)
-                drawn_a, drawn_b = (np.concatenate(side) for side in shares[m.name])
-                # Candidates are chosen at a fifth of the error that the interval itself may have.
-                banded = 1 - (1 - level) / 5
-                self.maxima[m.name] = maxima(
-                    theta_a, theta_b, drawn_a, drawn_b, paired=draws.paired, widen=widen, level=banded
-                )
+        scalar = [m for m in metrics if m.interval in SCALAR]
+        of_a, of_b = a.leave_one_out(), b.leave_one_out()
+        self.jack = {m.name: _left_out(m.values(of_a), m.values(of_b), draws.paired) for m in scalar}
+        banded = [m for m in metrics if m.interval == "maximum" and all(map(math.isfinite, self.point[m.name]))]
+        again = _draw_again(a, b, draws, scalar, banded)
+        self.sides, self.share_change = again.values, again.share_change
+        # Candidates are chosen at a fifth of the error that the interval itself may have.
+        strict = 1 - (1 - level) / 5
+        self.maxima = {
+            name: maxima(*theta, *shares, paired=draws.paired, widen=widen, level=strict)
+            for name, (theta, shares) in again.shares.items()
+        }
         alike = (a.n_experts, a.top_k) == (b.n_experts, b.top_k)
-        self.null = _exchanged_distances(a, b, draws.exchanged, size) if alike else None
+        self.null = _exchanged_distances(a, b, draws.exchanged) if alike else None
+
+    def boot(self, name: str) -> Floats:
+        """[B] resampled values of b - a, of all metrics but maxima."""
+        return np.asarray(self.sides[name][1] - self.sides[name][0])
+
+
+class _Again(NamedTuple):
+    """What B resamples give.
+
+    values: {metric: [2, B]} of both sides. shares: {maximum: (([R], [R']), ([B, R], [B, R']))} the shares of both
+    sides, and those of the resamples. share_change: see `Drawn`.
+    """
+
+    values: dict[str, Floats]
+    shares: dict[str, tuple[tuple[Floats, Floats], tuple[Floats, Floats]]]
+    share_change: Floats | None
+
+
+def _draw_again(a: Sums, b: Sums, draws: Draws, scalar: Sequence[Metric], banded: Sequence[Metric]) -> _Again:
+    values: dict[str, list[Floats]] = {m.name: [] for m in scalar}
+    shares_a: dict[str, list[Floats]] = {m.name: [] for m in banded}
+    shares_b: dict[str, list[Floats]] = {m.name: [] for m in banded}
+    changes: list[Floats] = []
+    total_a, total_b = a.total(), b.total()
+    change = share_change(total_a, total_b) if a.n_experts == b.n_experts else None
+    for rows in blocks(len(draws.a), max(a.n_experts, b.n_experts)):
+        drawn_a, drawn_b = a.weighted(draws.a[rows]), b.weighted(draws.b[rows])
+        for m in scalar:
+            values[m.name].append(np.array([m.values(drawn_a), m.values(drawn_b)]))
+        for m in banded:
+            shares_a[m.name].append(m.function(drawn_a))
+            shares_b[m.name].append(m.function(drawn_b))
+        if change is not None:
+            changes.append(extremes(share_change(drawn_a, drawn_b) - change))
+    shares = {
+        m.name: (
+            (m.function(total_a), m.function(total_b)),
+            (np.concatenate(shares_a[m.name]), np.concatenate(shares_b[m.name])),
+        )
+        for m in banded
+    }
+    return _Again(joined(values), shares, np.concatenate(changes, axis=-1) if changes else None)
 
 
 def _left_out(a: Floats, b: Floats, paired: bool) -> Floats:
@@ -140,17 +161,17 @@ def share_change(a: Sums, b: Sums) -> Floats:
     return b.load * b.top_k - a.load * a.top_k
 
 
-def _exchanged_distances(a: Sums, b: Sums, exchanged: Floats, size: int) -> dict[str, Floats]:
+def _exchanged_distances(a: Sums, b: Sums, exchanged: Floats) -> dict[str, Floats]:
     """`load_distances` [B] between the sides that each exchange [B, N_A + N_B] makes."""
     counts = np.concatenate([a.counts, b.counts]).astype(np.float64)
-    found: dict[str, list[Floats]] = {name: [] for name in LOADS}
-    for start in range(0, len(exchanged), size):
-        taken = exchanged[start : start + size]
+    distances: dict[str, list[Floats]] = {name: [] for name in LOADS}
+    for rows in blocks(len(exchanged), a.n_experts):
+        taken = exchanged[rows]
         dealt = [weights @ counts for weights in (taken, 1 - taken)]
         f, g = (side / np.where(side.sum(axis=1) > 0, side.sum(axis=1), np.nan)[:, None] for side in dealt)
         for name, values in load_distances(f, g).items():
-            found[name].append(values)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            distances[name].append(values)
+    return joined(distances)
 
 
 LOADS = {"load_l1": "share of selections", "load_jsd": "nats"}
@@ -166,5 +187,4 @@ def load_distances(f: Floats, g: Floats) -> dict[str, Floats]:
     Null: no token. In finite samples they are above 0 also when nothing differs: compare with the permuted ones.
     Source: total variation distance, times 2; Jensen-Shannon divergence (Lin 1991).
     """
-    jsd = entropy((f + g) / 2) - (entropy(f) + entropy(g)) / 2
-    return {"load_l1": np.abs(g - f).sum(axis=-1), "load_jsd": np.maximum(jsd, 0.0)}
+    return {"load_l1": np.abs(g - f).sum(axis=-1), "load_jsd": divergence(f, g)}

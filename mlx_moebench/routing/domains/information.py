@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import MoebenchError
-from ..sums import Floats, entropy
+from ..sums import Floats, divergence, entropy
 
 PERMUTATIONS = 999
 """Permutations of the domain labels; with 999 a test at 5% rejects in exactly 5% of the cases without an effect."""
 
-CELLS = 1 << 20  # entries of the 0/1 matrix of permuted labels that is worked on at a time: 8 MB
+LABEL_CELLS = 1 << 20  # entries of the 0/1 matrix of permuted labels that is worked on at a time: 8 MB
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ def jensen_shannon(counts: npt.ArrayLike) -> Floats:
     0.6931
     """
     load = domain_load(counts)
-    own = entropy(load)
-    middle = entropy((load[..., :, None, :] + load[..., None, :, :]) / 2)
-    return np.asarray(np.maximum(middle - (own[..., :, None] + own[..., None, :]) / 2, 0.0))
+    return divergence(load[..., :, None, :], load[..., None, :, :])
 
 
 def domain_information_point(counts: npt.ArrayLike) -> DomainInformation:
@@ -119,8 +117,8 @@ def domain_information_null(
     domains when routing ignores the domain, so that their lengths are distributed alike (docs/uncertainty.md says
     what happens when they are not).
     """
-    (found,) = informations([np.asarray(counts)], domains, permutations, seed)
-    return found
+    (information,) = informations([np.asarray(counts)], domains, permutations, seed)
+    return information
 
 
 def informations(
@@ -134,32 +132,32 @@ def informations(
     if len(names) < 2:
         raise MoebenchError(f"Information about the domain needs two or more domains, got {len(names)}.")
     counts = [np.asarray(c, dtype=np.float64) for c in routers]
-    own = np.eye(len(names))[labels].T  # [D, N]
+    one_hot = np.eye(len(names))[labels].T  # [D, N]
     null = np.empty((len(counts), permutations))
-    for start, permuted in _permuted(own, permutations, seed):
+    for start, permuted in _permuted(one_hot, permutations, seed):
         for router, c in enumerate(counts):
             drawn = (permuted.reshape(-1, len(labels)) @ c).reshape(len(permuted), len(names), -1)
             null[router, start : start + len(permuted)] = domain_information(drawn)
-    return [_against(domain_information_point(own @ c), row) for c, row in zip(counts, null, strict=True)]
+    return [_against(domain_information_point(one_hot @ c), row) for c, row in zip(counts, null, strict=True)]
 
 
-def _permuted(own: Floats, permutations: int, seed: int) -> Iterator[tuple[int, Floats]]:
+def _permuted(one_hot: Floats, permutations: int, seed: int) -> Iterator[tuple[int, Floats]]:
     """(number of the first, 0/1 matrices [b, D, N]) of permuted labels, in blocks that stay small."""
     rng = np.random.default_rng(seed)
-    size = max(1, CELLS // own.size)
+    size = max(1, LABEL_CELLS // one_hot.size)
     for start in range(0, permutations, size):
-        orders = [rng.permutation(own.shape[1]) for _ in range(min(size, permutations - start))]
-        yield start, np.stack([own[:, order] for order in orders])
+        orders = [rng.permutation(one_hot.shape[1]) for _ in range(min(size, permutations - start))]
+        yield start, np.stack([one_hot[:, order] for order in orders])
 
 
-def _against(found: DomainInformation, null: Floats) -> DomainInformation:
-    if not math.isfinite(found.mi):
-        return found
+def _against(observed: DomainInformation, null: Floats) -> DomainInformation:
+    if not math.isfinite(observed.mi):
+        return observed
     known = null[np.isfinite(null)]
     # Equal values count as reached, also when their last bit differs; so do permutations that leave a domain empty.
-    reached = int(np.sum(known >= found.mi - 1e-12)) + len(null) - len(known)
+    reached = int(np.sum(known >= observed.mi - 1e-12)) + len(null) - len(known)
     return replace(
-        found,
+        observed,
         null_mean=float(known.mean()) if len(known) else math.nan,
         null_high=float(np.quantile(known, 0.95)) if len(known) else math.nan,
         p_value=(1 + reached) / (1 + len(null)),

@@ -17,7 +17,7 @@ information, divergences and the n_eff of the mixture
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from ...errors import MoebenchError
 from ...options import Plan
-from ..intervals.bootstrap import CELLS, MIN_CLUSTERS, Interval, basic, widening
-from ..sums import Floats, Sums, entropy, weighted_sums
+from ..intervals.bootstrap import MIN_CLUSTERS, Interval, basic, blocks, clipped, widening
+from ..sums import Floats, Sums, divergence, entropy, weighted_sums
 from .information import PERMUTATIONS, DomainInformation, domain_information_point, domain_load, informations
 
 BASIC = "basic bootstrap over sequences, every domain weighted 1/D"
@@ -99,11 +99,13 @@ def domain_statistics(
     leaves the values and takes the intervals and the null. Raises `MoebenchError` for fewer than two domains.
     """
     plan = plan or Plan()
-    names, labels = np.unique(np.asarray(domains), return_inverse=True)
+    unique, labels = np.unique(np.asarray(domains), return_inverse=True)
+    names = tuple(map(str, unique))
     if len(names) < 2:
         raise MoebenchError(f"Domains are compared with each other: two or more are needed, got {len(names)}.")
     members = [np.flatnonzero(labels == d) for d in range(len(names))]
-    reason = _too_few([str(name) for name in names], members)
+    reason = _too_few(names, members)
+    drawn: Sequence[_Drawn | None]
     if reason is None:
         information = informations([s.counts for s in routers], domains, permutations, plan.seed)
         drawn = _resampled(routers, members, plan)
@@ -111,13 +113,11 @@ def domain_statistics(
         one_hot = np.eye(len(names))[labels].T
         information = [domain_information_point(one_hot @ s.counts) for s in routers]
         drawn = [None for _ in routers]
-    found = []
-    for s, info, boot in zip(routers, information, drawn, strict=True):
-        found.append(_statistics(s, tuple(map(str, names)), members, info, boot, reason, plan))
-    return found
+    every = zip(routers, information, drawn, strict=True)
+    return [_statistics(s, names, members, info, boot, reason, plan) for s, info, boot in every]
 
 
-def _too_few(names: list[str], members: list[npt.NDArray[np.intp]]) -> str | None:
+def _too_few(names: Sequence[str], members: list[npt.NDArray[np.intp]]) -> str | None:
     name, n = min(zip(names, map(len, members), strict=True), key=lambda pair: pair[1])
     if n >= MIN_CLUSTERS:
         return None
@@ -143,38 +143,48 @@ class _Drawn:
         load = domain_load(np.stack([weighted_sums(w, c) for w, c in zip(weights, self._counts, strict=True)], axis=1))
         moved = np.abs(load - self._load).max(axis=-1) * self._sums.top_k
         self.deviation[rows] = (moved * self._widen).max(axis=-1)
-        mixed, own = entropy(load.mean(axis=1)), entropy(load)
+        mixed, each = entropy(load.mean(axis=1)), entropy(load)
         self.mixture[rows] = np.exp(mixed) / self._sums.n_experts
-        self.mi[rows] = mixed - own.mean(axis=-1)
+        self.mi[rows] = mixed - each.mean(axis=-1)
         for number, (d, e) in enumerate(combinations(range(load.shape[1]), 2)):
-            middle = entropy((load[:, d] + load[:, e]) / 2)
-            self.divergence[number, rows] = middle - (own[:, d] + own[:, e]) / 2
+            self.divergence[number, rows] = divergence(load[:, d], load[:, e], (each[:, d] + each[:, e]) / 2)
 
-    def mixture_widening(self, chosen: Sequence[int], level: float) -> float:
+    def intervals(self, mixture: float, mi: float, apart: Sequence[float], plan: Plan) -> list[Interval]:
+        """Of n_eff / E of the mixture, of MI, and of the divergence of each two domains, whose values are given."""
+        d = len(self._members)
+        widen = self._mixture_widening(range(d), plan.level)
+        least = self._sums.top_k / self._sums.n_experts
+        of_pairs = [
+            _interval(value, boot, self._mixture_widening(pair, plan.level), plan, (0.0, math.log(2)))
+            for pair, value, boot in zip(combinations(range(d), 2), apart, self.divergence, strict=True)
+        ]
+        return [
+            _interval(mixture, self.mixture, widen, plan, (least, 1.0)),
+            _interval(mi, self.mi, widen, plan, (0.0, math.log(d))),
+            *of_pairs,
+        ]
+
+    def _mixture_widening(self, chosen: Sequence[int], level: float) -> float:
         """Widening for the mixture of the domains ``chosen``: a sequence weighs its tokens over its domain's."""
         tokens = [self._sums.n_tokens[self._members[d]].astype(np.float64) for d in chosen]
         total = sum(float(t.sum()) for t in tokens)
         return widening(np.concatenate([t * (total / max(t.sum(), 1.0)) for t in tokens]), len(chosen), level)
 
 
-def _resampled(routers: Sequence[Sums], members: list[npt.NDArray[np.intp]], plan: Plan) -> list[_Drawn | None]:
+def _resampled(routers: Sequence[Sums], members: list[npt.NDArray[np.intp]], plan: Plan) -> list[_Drawn]:
     drawn = [_Drawn(s, members, plan) for s in routers]
-    size = max(64, CELLS // (len(members) * max(s.n_experts for s in routers)))
-    for rows, weights in _weights([len(m) for m in members], plan, size):
-        for one in drawn:
-            one.add(rows, weights)
-    return list(drawn)
-
-
-def _weights(sizes: list[int], plan: Plan, block: int) -> Iterator[tuple[slice, list[Floats]]]:
-    """How often each sequence is drawn, [b, N_d] for each domain, block after block of the resamples."""
     # A generator for each domain, so that the block does not decide which numbers a resample gets.
-    rngs = [np.random.default_rng([plan.seed, d]) for d in range(len(sizes))]
-    for start in range(0, plan.resamples, block):
-        b = min(block, plan.resamples - start)
-        drawn = [rng.multinomial(n, np.full(n, 1 / n), size=b) for rng, n in zip(rngs, sizes, strict=True)]
-        weights = [w.astype(np.float64) for w in drawn]
-        yield slice(start, start + b), weights
+    rngs = [np.random.default_rng([plan.seed, d]) for d in range(len(members))]
+    for rows in blocks(plan.resamples, len(members) * max(s.n_experts for s in routers)):
+        weights = [_draw(rng, len(m), rows.stop - rows.start) for rng, m in zip(rngs, members, strict=True)]
+        for router in drawn:
+            router.add(rows, weights)
+    return drawn
+
+
+def _draw(rng: np.random.Generator, n: int, count: int) -> Floats:
+    """How often each of n sequences is drawn, [count, n]."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
 
 
 def _statistics(
@@ -187,28 +197,18 @@ def _statistics(
     plan: Plan,
 ) -> DomainStatistics:
     load = domain_load(np.stack([sums.counts[m].sum(axis=0) for m in members]))
-    own, mixed = entropy(load), float(entropy(load.mean(axis=0)))
-    mixture = math.exp(mixed) / sums.n_experts
-    ends = {(d, e): (own[d] + own[e]) / 2 for d, e in combinations(range(len(names)), 2)}
-    divergence = {(d, e): max(float(entropy((load[d] + load[e]) / 2) - mean), 0.0) for (d, e), mean in ends.items()}
+    mixture = math.exp(float(entropy(load.mean(axis=0)))) / sums.n_experts
+    pairs = list(combinations(range(len(names)), 2))
+    apart = [float(divergence(load[d], load[e])) for d, e in pairs]
     if drawn is None:
-        none = Interval(reason=reason)
-        intervals = [none] * (2 + len(divergence))
+        intervals = [Interval(reason=reason)] * (2 + len(pairs))
         band = math.nan
     else:
-        every = range(len(names))
-        widen = drawn.mixture_widening(every, plan.level)
-        least = sums.top_k / sums.n_experts
-        intervals = [
-            _interval(mixture, drawn.mixture, widen, plan, (least, 1.0)),
-            _interval(information.mi, drawn.mi, widen, plan, (0.0, math.log(len(names)))),
-        ]
-        for (pair, value), boot in zip(divergence.items(), drawn.divergence, strict=True):
-            pair_widen = drawn.mixture_widening(pair, plan.level)
-            intervals.append(_interval(value, boot, pair_widen, plan, (0.0, math.log(2))))
+        intervals = drawn.intervals(mixture, information.mi, apart, plan)
         band = float(np.quantile(drawn.deviation, (1 + plan.level) / 2))
         if not math.isfinite(band):
             reason = "a domain has no tokens in some of the resamples"
+    of_mixture, of_mi, *of_pairs = intervals
     return DomainStatistics(
         sums.n_experts,
         sums.top_k,
@@ -217,12 +217,12 @@ def _statistics(
         tuple(len(m) for m in members),
         load * sums.top_k,
         band,
-        Estimate(mixture, intervals[0]),
+        Estimate(mixture, of_mixture),
         information,
-        Estimate(information.mi, intervals[1]),
+        Estimate(information.mi, of_mi),
         {
             (names[d], names[e]): Estimate(value, interval)
-            for ((d, e), value), interval in zip(divergence.items(), intervals[2:], strict=True)
+            for (d, e), value, interval in zip(pairs, apart, of_pairs, strict=True)
         },
         reason,
     )
@@ -232,5 +232,5 @@ def _interval(value: float, boot: Floats, widen: float, plan: Plan, limits: tupl
     """Basic interval inside the limits of what it measures."""
     if not (math.isfinite(value) and np.isfinite(boot).all()):
         return Interval(reason="a domain has no tokens, or none in some of the resamples")
-    low, high = (min(max(x, limits[0]), limits[1]) for x in basic(value, boot, widen, plan.level))
-    return Interval(low, high, BASIC, bias=float(boot.mean()) - value)
+    low, high = basic(value, boot, widen, plan.level)
+    return clipped(Interval(low, high, BASIC, bias=float(boot.mean()) - value), limits)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from .statistics import DomainStatistics, Estimate
 
@@ -28,7 +28,7 @@ WORDS: tuple[Word, ...] = get_args(Word)
 LEAST_SPREAD = 0.5
 """The r below which a router is collapsed: half of its experts would do."""
 
-ROUNDING = 1e-9  # exp(ln(E / 2)) / E may be a hair under one half
+SPREAD_ROUNDING = 1e-9  # exp(ln(E / 2)) / E may be a hair under one half
 
 MAX_P = 0.05
 """The p-value of the permutation null up to which MI(domain; expert) counts as above it."""
@@ -62,10 +62,10 @@ class Verdict:
     sequences_needed: int | None = None
     reason: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For JSON: numbers under their names, their intervals under ``ci``; undefined is null."""
         numbers = {"a": self.a, "b": self.b, "r": self.r, "mi": self.mi}
-        found: dict[str, Any] = {
+        facts: dict[str, object] = {
             "word": self.word,
             **{name: _json(estimate.value) for name, estimate in numbers.items()},
             "basis": self.basis,
@@ -80,10 +80,10 @@ class Verdict:
             "sequences_needed": self.sequences_needed,
             "ci": {name: estimate.interval.to_dict() for name, estimate in numbers.items()},
         }
-        return found | ({"reason": self.reason} if self.reason else {})
+        return facts | ({"reason": self.reason} if self.reason else {})
 
 
-def verdict(found: DomainStatistics, tau: float, share: str = "top_share_token") -> Verdict:
+def verdict(statistics: DomainStatistics, tau: float, share: str = "top_share_token") -> Verdict:
     """The verdict on one router.
 
     *collapsed*: low(a) > tau or high(r) < 0.5. *specialised*: not collapsed, high(a) <= tau, low(r) >= 0.5,
@@ -93,8 +93,8 @@ def verdict(found: DomainStatistics, tau: float, share: str = "top_share_token")
 
     tau is compared with shares of tokens; ``share`` says what it was chosen for, and another one gets no verdict.
     """
-    a, b, r = found.inescapable, found.busiest, found.mixture
-    information = found.information
+    a, b, r = statistics.inescapable, statistics.busiest, statistics.mixture
+    information = statistics.information
     has_intervals = all(x.interval.low is not None for x in (a, b, r))
     informative = (
         information.p_value <= MAX_P if math.isfinite(information.p_value) else information.mi > information.bias
@@ -102,21 +102,21 @@ def verdict(found: DomainStatistics, tau: float, share: str = "top_share_token")
     word: Word | None = None
     undecided: tuple[str, ...] = ()
     needed = None
-    reason = _no_verdict(found, tau, share)
+    reason = _no_verdict(statistics, tau, share)
     if reason is None:
         word = decide(_ends(a), _ends(b), _ends(r), tau, informative)
         if word == "undetermined":
-            undecided, needed = _open(found, a.value, b.value, r, tau, informative)
+            undecided, needed = _open(statistics, a.value, b.value, r, tau, informative)
     return Verdict(
         word,
         "cluster" if has_intervals else "point",
-        found.domains,
+        statistics.domains,
         tau,
         a,
         b,
         r,
-        found.mi,
-        found.band,
+        statistics.mi,
+        statistics.band,
         information.null_mean,
         information.null_high,
         information.p_value,
@@ -132,9 +132,9 @@ Ends = tuple[float, float]
 
 def decide(a: Ends, b: Ends, r: Ends, tau: float, informative: bool) -> Word:
     """The rule itself, on (low, high) of a, b and r."""
-    if a[0] > tau or r[1] < LEAST_SPREAD - ROUNDING:
+    if a[0] > tau or r[1] < LEAST_SPREAD - SPREAD_ROUNDING:
         return "collapsed"
-    if a[1] <= tau and r[0] >= LEAST_SPREAD - ROUNDING:
+    if a[1] <= tau and r[0] >= LEAST_SPREAD - SPREAD_ROUNDING:
         if b[0] > tau and informative:
             return "specialised"
         if b[1] <= tau:
@@ -148,12 +148,12 @@ def count_words(verdicts: Iterable[Verdict]) -> dict[str, int]:
     return {**{word: words.count(word) for word in WORDS}, "null": words.count(None)}
 
 
-def _no_verdict(found: DomainStatistics, tau: float, share: str) -> str | None:
+def _no_verdict(statistics: DomainStatistics, tau: float, share: str) -> str | None:
     if share != "top_share_token":
         return f"tau was chosen for {share}, and a verdict compares shares of tokens"
-    if found.even >= tau:
-        return f"even routing already gives {found.even:.3g} >= tau = {tau:g}"
-    empty = [name for name, tokens in zip(found.domains, found.tokens, strict=True) if not tokens]
+    if statistics.even >= tau:
+        return f"even routing already gives {statistics.even:.3g} >= tau = {tau:g}"
+    empty = [name for name, tokens in zip(statistics.domains, statistics.tokens, strict=True) if not tokens]
     return f"no tokens of {', '.join(empty)}" if empty else None
 
 
@@ -165,30 +165,26 @@ def _ends(estimate: Estimate) -> Ends:
 
 
 def _open(
-    found: DomainStatistics, a: float, b: float, r: Estimate, tau: float, informative: bool
+    statistics: DomainStatistics, a: float, b: float, r: Estimate, tau: float, informative: bool
 ) -> tuple[tuple[str, ...], int | None]:
     """Which conditions of the verdict that the values suggest are open, and about how many sequences would close them.
 
     Half-widths shrink with the square root of the number of sequences n: about n (c / |estimate - threshold|)^2.
     """
-    c, ends = found.band if math.isfinite(found.band) else 0.0, _ends(r)
+    c, ends = statistics.band if math.isfinite(statistics.band) else 0.0, _ends(r)
     toward_half = ends[1] - r.value if r.value < LEAST_SPREAD else r.value - ends[0]
-    ratio = {
-        "a": _ratio(c, a, tau),
-        "b": _ratio(c, b, tau),
-        "r": _ratio(toward_half, r.value, LEAST_SPREAD),
-    }
-    if a > tau or r.value < LEAST_SPREAD:  # collapsed by its values: either condition would do
-        undecided = tuple(name for name, holds in (("a", a > tau), ("r", r.value < LEAST_SPREAD)) if holds)
+    ratio = {"a": _ratio(c, a, tau), "b": _ratio(c, b, tau), "r": _ratio(toward_half, r.value, LEAST_SPREAD)}
+    suggested = {"a": a > tau, "r": r.value < LEAST_SPREAD}
+    if any(suggested.values()):  # collapsed by its values: either condition would do
+        undecided = tuple(name for name, holds in suggested.items() if holds)
         worst = min(ratio[name] for name in undecided)
     else:
-        undecided = tuple(name for name in ("a", "b", "r") if not ratio[name] <= 1)
+        undecided = tuple(name for name in ratio if not ratio[name] <= 1)
         worst = max((ratio[name] for name in undecided), default=math.nan)
         if b > tau and not informative:  # more sequences may or may not show an effect
             return (*undecided, "mi"), None
-    if not math.isfinite(worst):
-        return undecided, None
-    return undecided, math.ceil(sum(found.sequences) * worst**2)
+    needed = math.ceil(sum(statistics.sequences) * worst**2) if math.isfinite(worst) else None
+    return undecided, needed
 
 
 def _ratio(half: float, value: float, threshold: float) -> float:

@@ -30,20 +30,22 @@ over all experts; load_entropy, n_eff, gini and token_information 93% and more, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
 
 from ...options import Plan
-from ..metrics.registry import METRICS, Metric, get_metric
-from ..sums import Floats, Sums
+from ..metrics.registry import METRICS, IntervalKind, Metric, get_metric
+from ..sums import Floats, Numbers, Sums
 
 MIN_CLUSTERS = 10
-CELLS = 1 << 17  # resamples x experts worked on at a time: about 1 MB an array, so it stays in cache
+BLOCK_CELLS = 1 << 17  # resamples x experts worked on at a time: about 1 MB an array, so it stays in cache
+
+SCALAR: tuple[IntervalKind, ...] = ("mean", "plugin", "distance")
+"""The kinds of metrics of which a resample has one value."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Interval:
     bias: float | None = None
     reason: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For JSON: the fields that say something; low and high always."""
         extra = {"method": self.method, "bias": self.bias, "reason": self.reason}
         return {"low": self.low, "high": self.high} | {k: v for k, v in extra.items() if v is not None}
@@ -91,6 +93,28 @@ def resample_weights(strata: npt.ArrayLike, resamples: int, seed: int | Sequence
     return weights
 
 
+def blocks(resamples: int, columns: int) -> Iterator[slice]:
+    """The resamples that are worked on at a time, of ``columns`` numbers each."""
+    size = max(64, BLOCK_CELLS // columns)
+    for start in range(0, resamples, size):
+        yield slice(start, min(start + size, resamples))
+
+
+def joined(pieces: Mapping[str, Sequence[Floats]]) -> dict[str, Floats]:
+    """The values of all blocks, [..., B], from those of each."""
+    return {name: np.concatenate(arrays, axis=-1) for name, arrays in pieces.items()}
+
+
+def extremes(errors: Floats) -> Floats:
+    """[2, B] the largest errors upwards and downwards, of errors [B, R]."""
+    return np.array([errors.max(axis=-1), -errors.min(axis=-1)])
+
+
+def too_few(n: int) -> str:
+    """Why there is no interval with n sequences."""
+    return f"{n} sequence{' is' if n == 1 else 's are'} too few for an interval: {MIN_CLUSTERS} or more are needed"
+
+
 def intervals(
     routers: Sequence[Sums], strata: npt.ArrayLike, plan: Plan | None = None, names: Sequence[str] | None = None
 ) -> Intervals:
@@ -100,100 +124,113 @@ def intervals(
     strata: [N] domain labels. All routers share one set of resamples, so what holds jointly is joint.
     """
     plan = plan or Plan()
-    metrics = [get_metric(name) for name in names] if names is not None else list(METRICS.values())
-    labels = np.asarray(strata)
-    n = len(labels)
-    if n < MIN_CLUSTERS:
-        are = "sequence is" if n == 1 else "sequences are"
-        reason = f"{n} {are} too few for an interval: {MIN_CLUSTERS} or more are needed"
-        none = {m.name: Interval(reason=reason) for m in metrics}
-        peaks = {m.name: none[m.name] for m in metrics if m.interval == "maximum"}
-        return Intervals([none for _ in routers], none, peaks, {}, [{} for _ in routers])
+    metrics, labels = metrics_of(names), np.asarray(strata)
+    if len(labels) < MIN_CLUSTERS:
+        return _no_intervals(len(routers), metrics, too_few(len(labels)))
     if plan.method == "layer":
         return _layer_intervals(routers, metrics, plan)
     weights = resample_weights(labels, plan.resamples, plan.seed)
     n_strata = len(np.unique(labels))
     resampled = [_Resampled(sums, weights, metrics, widening(sums.n_tokens, n_strata, plan.level)) for sums in routers]
-    widest = max(r.widen for r in resampled)
-    e = max(s.n_experts for s in routers), min(s.n_experts for s in routers)
-    per_router: list[dict[str, Interval]] = [{} for _ in routers]
+    rows = [{m.name: r.interval(m, plan) for m in metrics} for r in resampled]
     mean: dict[str, Interval] = {}
     peak: dict[str, Interval] = {}
-    margin: dict[str, tuple[float, float]] = {}
+    peak_margin: dict[str, tuple[float, float]] = {}
     for m in metrics:
-        for row, r, sums in zip(per_router, resampled, routers, strict=True):
-            row[m.name] = _clip(r.interval(m, plan), m, (sums.n_experts, sums.n_experts), sums.top_k)
         if m.interval == "maximum":
-            point = max(float(r.point[m.name]) for r in resampled)
-            above, below = (
-                np.max([getattr(r, side)[m.name] for r in resampled], axis=0) for side in ("above", "below")
-            )
-            band, margin[m.name] = _band(point, above, below, widest, plan)
-            peak[m.name] = _clip(band, m, e, routers[0].top_k)
-        elif m.interval != "none":
-            # A metric that one router lacks (a null) is averaged over those that have it, as its point value is.
-            have = [r for r in resampled if np.isfinite(r.point[m.name])]
-            if have:
-                point = float(np.mean([r.point[m.name] for r in have]))
-                boot = np.mean([r.boot[m.name] for r in have], axis=0)
-                jack = np.mean([r.jack[m.name] for r in have], axis=0)
-                mean[m.name] = _clip(resampled_interval(m, point, boot, jack, widest, plan), m, e, routers[0].top_k)
-    bands = [{m.name: r.band(m, plan)[1] for m in metrics if m.interval == "maximum"} for r in resampled]
-    return Intervals(per_router, mean, peak, margin, bands)
+            peak[m.name], peak_margin[m.name] = _peak_interval(resampled, m, plan)
+        elif m.interval != "none" and any(math.isfinite(r.point[m.name]) for r in resampled):
+            mean[m.name] = _mean_interval(resampled, m, plan)
+    margins = [{m.name: r.band(m, plan)[1] for m in metrics if m.interval == "maximum"} for r in resampled]
+    return Intervals(rows, mean, peak, peak_margin, margins)
+
+
+def _no_intervals(n_routers: int, metrics: Sequence[Metric], reason: str) -> Intervals:
+    none = {m.name: Interval(reason=reason) for m in metrics}
+    peaks = {m.name: none[m.name] for m in metrics if m.interval == "maximum"}
+    return Intervals([none] * n_routers, none, peaks, {}, [{}] * n_routers)
+
+
+def metrics_of(names: Sequence[str] | None) -> list[Metric]:
+    """The metrics of these names; None for all."""
+    return list(METRICS.values()) if names is None else [get_metric(name) for name in names]
 
 
 class _Resampled:
-    """Values of each metric for one router: the estimate, B resamples, N leave-one-outs; for maxima the deviations."""
+    """Values of each metric for one router: the estimate, B resamples, N leave-one-outs.
+
+    Of maxima it has the largest deviations upwards and downwards, [2, B].
+    """
 
     def __init__(self, sums: Sums, weights: Floats, metrics: Sequence[Metric], widen: float) -> None:
         total, left_out = sums.total(), sums.leave_one_out()
-        self.widen = widen
-        self.point = {m.name: m.values(total) for m in metrics}
-        self.jack = {m.name: m.values(left_out) for m in metrics if m.interval in ("mean", "plugin", "distance")}
-        self.boot: dict[str, Floats] = {}
-        self.above: dict[str, Floats] = {}
-        self.below: dict[str, Floats] = {}
-        pieces: dict[str, list[Any]] = {m.name: [] for m in metrics}
-        size = max(64, CELLS // sums.n_experts)
-        for start in range(0, len(weights), size):
-            drawn = sums.weighted(weights[start : start + size])
-            for m in metrics:
-                if m.interval == "maximum":
-                    deviation = m.function(drawn) - m.function(total)
-                    pieces[m.name].append((deviation.max(axis=-1), -deviation.min(axis=-1)))
-                elif m.interval != "none":
-                    pieces[m.name].append(m.function(drawn))
-        for m in metrics:
-            if m.interval == "maximum":
-                self.above[m.name], self.below[m.name] = (
-                    np.concatenate(side) for side in zip(*pieces[m.name], strict=True)
-                )
-            elif m.interval != "none":
-                self.boot[m.name] = np.concatenate(pieces[m.name])
+        scalar = [m for m in metrics if m.interval in SCALAR]
+        banded = [m for m in metrics if m.interval == "maximum"]
+        self.form, self.widen = (sums.n_experts, sums.top_k), widen
+        self.point = {m.name: float(m.values(total)) for m in metrics}
+        self.jack = {m.name: m.values(left_out) for m in scalar}
+        boot: dict[str, list[Floats]] = {m.name: [] for m in scalar}
+        deviations: dict[str, list[Floats]] = {m.name: [] for m in banded}
+        for rows in blocks(len(weights), sums.n_experts):
+            drawn = sums.weighted(weights[rows])
+            for m in scalar:
+                boot[m.name].append(m.values(drawn))
+            for m in banded:
+                deviations[m.name].append(extremes(m.function(drawn) - m.function(total)))
+        self.boot, self.deviations = joined(boot), joined(deviations)
 
     def interval(self, m: Metric, plan: Plan) -> Interval:
-        point = float(self.point[m.name])
+        """Of this router alone."""
+        point = self.point[m.name]
         if m.interval == "none":
             return Interval(reason="resampling sequences says nothing about this metric")
         if not math.isfinite(point):
             return Interval(reason="the metric is null here")
         if m.interval == "maximum":
-            return self.band(m, plan)[0]
-        return resampled_interval(m, point, self.boot[m.name], self.jack[m.name], self.widen, plan)
+            interval, _ = self.band(m, plan)
+        else:
+            interval = resampled_interval(m.interval, point, self.boot[m.name], self.jack[m.name], self.widen, plan)
+        return clipped(interval, limits(m, [self.form]), m.integer)
 
     def band(self, m: Metric, plan: Plan) -> tuple[Interval, tuple[float, float]]:
-        """The band over this router's experts, and its half-widths; see `_band`."""
-        return _band(float(self.point[m.name]), self.above[m.name], self.below[m.name], self.widen, plan)
+        """Around all experts of this router, with its half-widths; see `_band`."""
+        return _band(self.point[m.name], self.deviations[m.name], self.widen, plan)
 
 
-def resampled_interval(m: Metric, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan) -> Interval:
+def _mean_interval(routers: Sequence[_Resampled], m: Metric, plan: Plan) -> Interval:
+    """Of the mean over those routers that have the metric, as its point value is."""
+    have = [r for r in routers if math.isfinite(r.point[m.name])]
+    point = float(np.mean([r.point[m.name] for r in have]))
+    boot = np.mean([r.boot[m.name] for r in have], axis=0)
+    jack = np.mean([r.jack[m.name] for r in have], axis=0)
+    interval = resampled_interval(m.interval, point, boot, jack, max(r.widen for r in routers), plan)
+    return clipped(interval, limits(m, _outermost(routers)), m.integer)
+
+
+def _peak_interval(routers: Sequence[_Resampled], m: Metric, plan: Plan) -> tuple[Interval, tuple[float, float]]:
+    """Of the largest value over the routers, with the half-widths of the band around all their experts."""
+    deviations = np.max([r.deviations[m.name] for r in routers], axis=0)
+    widest = max(r.widen for r in routers)
+    interval, margin = _band(max(r.point[m.name] for r in routers), deviations, widest, plan)
+    return clipped(interval, limits(m, _outermost(routers)), m.integer), margin
+
+
+def _outermost(routers: Sequence[_Resampled]) -> list[tuple[int, int]]:
+    """(E, K) of the most and of the fewest experts, between whose bounds those of the others lie."""
+    experts, top_k = [r.form[0] for r in routers], routers[0].form[1]
+    return [(max(experts), top_k), (min(experts), top_k)]
+
+
+def resampled_interval(
+    kind: IntervalKind, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan
+) -> Interval:
     """The interval of a mean, plug-in or distance from its resampled values [B] and leave-one-out values [N]."""
     boot, jack = boot[np.isfinite(boot)], jack[np.isfinite(jack)]
     if len(boot) < 0.9 * plan.resamples:
         return Interval(reason="the metric is null in more than a tenth of the resamples")
-    if m.interval == "plugin":
+    if kind == "plugin":
         low, high = basic(point, boot, widen, plan.level)
-    elif m.interval == "distance":
+    elif kind == "distance":
         low, high = (math.sqrt(max(x, 0.0)) for x in basic(point**2, boot**2, widen, plan.level))
     elif plan.method == "percentile":
         low, high = np.quantile(boot, [(1 - plan.level) / 2, (1 + plan.level) / 2])
@@ -201,7 +238,7 @@ def resampled_interval(m: Metric, point: float, boot: Floats, jack: Floats, wide
     else:
         low, high = _bca(point, boot, jack, widen, plan.level)
         return Interval(low, high, "BCa bootstrap over sequences")
-    scale = " of the square" if m.interval == "distance" else ""
+    scale = " of the square" if kind == "distance" else ""
     return Interval(low, high, f"basic bootstrap over sequences{scale}", bias=float(boot.mean()) - point)
 
 
@@ -225,15 +262,15 @@ def _bca(point: float, boot: Floats, jack: Floats, widen: float, level: float) -
     return float(low), float(high)
 
 
-def _band(point: float, above: Floats, below: Floats, widen: float, plan: Plan) -> tuple[Interval, tuple[float, float]]:
-    """Simultaneous band of a maximum from the largest deviations [B] upwards and downwards."""
-    if not (math.isfinite(point) and np.isfinite(above).all() and np.isfinite(below).all()):
+def _band(point: float, deviations: Floats, widen: float, plan: Plan) -> tuple[Interval, tuple[float, float]]:
+    """Simultaneous band of a maximum from the largest deviations [2, B] upwards and downwards."""
+    if not (math.isfinite(point) and np.isfinite(deviations).all()):
         return Interval(reason="the metric is null here"), (math.nan, math.nan)
-    u, v = (widen * float(np.quantile(side, (1 + plan.level) / 2)) for side in (above, below))
+    u, v = (widen * float(np.quantile(side, (1 + plan.level) / 2)) for side in deviations)
     return Interval(point - u, point + v, "simultaneous band over experts"), (u, v)
 
 
-def widening(n_tokens: npt.NDArray[Any], n_strata: int, level: float) -> float:
+def widening(n_tokens: Numbers, n_strata: int, level: float) -> float:
     """Student's t over normal quantile, times sqrt(G / (G - D)): what resampling the clusters falls short by."""
     x2 = n_tokens.astype(np.float64) ** 2
     clusters = float(x2.sum() ** 2 / max((x2**2).sum(), 1.0))
@@ -241,33 +278,33 @@ def widening(n_tokens: npt.NDArray[Any], n_strata: int, level: float) -> float:
     return float(stdtrit(free, (1 + level) / 2) / ndtri((1 + level) / 2)) * math.sqrt(1 + n_strata / free)
 
 
-def _clip(interval: Interval, m: Metric, experts: tuple[int, int], top_k: int) -> Interval:
-    """Keep an interval inside the metric's range; ``experts`` = (largest E, smallest E) of the routers it covers."""
+def limits(m: Metric, forms: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """The range of a metric over routers of these (E, K)."""
+    return min(m.low(*form) for form in forms), max(m.high(*form) for form in forms)
+
+
+def clipped(interval: Interval, bounds: tuple[float, float], integer: bool = False) -> Interval:
+    """Inside the bounds; of an integer, from the integer below to the one above."""
     if interval.low is None or interval.high is None:
         return interval
-    least = min(m.low(e, top_k) for e in experts)
-    most = max(m.high(e, top_k) for e in experts)
-    low, high = (min(max(x, least), most) for x in (interval.low, interval.high))
-    if m.integer:  # outwards, less what rounding in the clipping may have left
+    low, high = (min(max(x, bounds[0]), bounds[1]) for x in (interval.low, interval.high))
+    if integer:  # outwards, less what rounding in the clipping may have left
         low, high = math.floor(low + 1e-6), math.ceil(high - 1e-6)
-    return Interval(low, high, interval.method, interval.bias, interval.reason)
+    return replace(interval, low=low, high=high)
 
 
 def _layer_intervals(routers: Sequence[Sums], metrics: Sequence[Metric], plan: Plan) -> Intervals:
     """The published "95% layer bootstrap" of means over layers, for comparison: layers are a census, not a sample."""
     label = "percentile bootstrap over layers (layers are a census, not a sample)"
     single = {m.name: Interval(reason="a layer bootstrap gives one router no interval") for m in metrics}
-    peaks = {
-        m.name: Interval(reason="a layer bootstrap gives a peak no interval")
-        for m in metrics
-        if m.interval == "maximum"
-    }
+    no_peak = Interval(reason="a layer bootstrap gives a peak no interval")
+    peaks = {m.name: no_peak for m in metrics if m.interval == "maximum"}
     draws = np.random.default_rng(plan.seed).integers(len(routers), size=(plan.resamples, len(routers)))
     tail = (1 - plan.level) / 2
     mean: dict[str, Interval] = {}
     for m in metrics:
         values = np.array([float(m.values(s.total())) for s in routers])
-        if m.interval in ("mean", "plugin", "distance") and np.isfinite(values).all():
+        if m.interval in SCALAR and np.isfinite(values).all():
             low, high = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
             mean[m.name] = Interval(float(low), float(high), label)
     return Intervals([single for _ in routers], mean, peaks, {}, [{} for _ in routers])
@@ -306,21 +343,19 @@ def ratio_intervals(
     if plan.method == "layer":
         return [Interval(reason="a layer bootstrap says nothing about this number")] * len(taking_part)
     weights = resample_weights(labels, plan.resamples, plan.seed)
-    found = []
-    for column, n in enumerate(taking_part):
-        x, y = over[:, column], under[:, column]
-        if n < MIN_CLUSTERS or not np.isfinite(x).all():
-            few = f"{n} sequence{' is' if n == 1 else 's are'} too few for an interval: {MIN_CLUSTERS} are needed"
-            found.append(Interval(reason=few if n < MIN_CLUSTERS else "the number is null here"))
-            continue
-        with np.errstate(invalid="ignore", divide="ignore"):
-            boot = (weights @ x) / (weights @ y)
-            jack = (x.sum() - x) / (y.sum() - y)
-        boot, jack, point = boot[np.isfinite(boot)], jack[np.isfinite(jack)], float(x.sum() / y.sum())
-        if plan.method == "percentile":
-            low, high = np.quantile(boot, [(1 - plan.level) / 2, (1 + plan.level) / 2])
-            found.append(Interval(float(low), float(high), "percentile bootstrap over sequences"))
-        else:
-            low, high = _bca(point, boot, jack, widening(y, len(np.unique(labels)), plan.level), plan.level)
-            found.append(Interval(low, high, "BCa bootstrap over sequences"))
-    return found
+    n_strata = len(np.unique(labels))
+    return [
+        _ratio_interval(x, y, n, weights, n_strata, plan) for x, y, n in zip(over.T, under.T, taking_part, strict=True)
+    ]
+
+
+def _ratio_interval(x: Floats, y: Floats, n: int, weights: Floats, n_strata: int, plan: Plan) -> Interval:
+    """Of sum x / sum y, sums [N] of the clusters, of which n have part in it."""
+    if n < MIN_CLUSTERS:
+        return Interval(reason=too_few(n))
+    if not np.isfinite(x).all():
+        return Interval(reason="the number is null here")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        boot = (weights @ x) / (weights @ y)
+        jack = (x.sum() - x) / (y.sum() - y)
+    return resampled_interval("mean", float(x.sum() / y.sum()), boot, jack, widening(y, n_strata, plan.level), plan)

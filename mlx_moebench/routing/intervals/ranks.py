@@ -14,7 +14,6 @@ their skewness is then mostly noise. Simulated coverage stands in docs/uncertain
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,8 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from ...options import Plan
-from ..sums import Floats
-from .bootstrap import MIN_CLUSTERS, Interval, ratio_intervals, resample_weights, widening
+from ..sums import Floats, Numbers
+from .bootstrap import MIN_CLUSTERS, Interval, ratio_intervals, resample_weights, too_few, widening
 
 BINS = 10
 
@@ -35,7 +34,7 @@ class RankCorrelation:
     rho: float
     interval: Interval
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For JSON."""
         return {"rho": None if np.isnan(self.rho) else self.rho, **self.interval.to_dict()}
 
@@ -51,7 +50,7 @@ class Bin:
     outcome: float
     interval: Interval
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For JSON."""
         score = {"low": self.low, "high": self.high, "mean": self.mean}
         return {"score": score, "n_tokens": self.n_tokens, "loss": {"value": self.outcome, **self.interval.to_dict()}}
@@ -100,13 +99,13 @@ def rank_correlations(
     """
     columns = np.asarray(scores, dtype=np.float64)
     sequence, labels = np.asarray(cluster), np.asarray(strata)
-    found = [spearman(column, outcome) for column in columns.T]
-    pseudo = np.stack([values for _, values in found], axis=1)
+    correlations = [spearman(column, outcome) for column in columns.T]
+    pseudo = np.stack([values for _, values in correlations], axis=1)
     have = np.isfinite(pseudo).all(axis=0)
     mean = pseudo[:, have].mean(axis=1) if have.any() else np.full(len(columns), np.nan)
     sums = _by_cluster(np.column_stack([pseudo, mean]), sequence, len(labels))
     tokens = np.bincount(sequence, minlength=len(labels))
-    rhos = [rho for rho, _ in found]
+    rhos = [rho for rho, _ in correlations]
     rhos.append(float(np.mean([rho for rho in rhos if np.isfinite(rho)])) if have.any() else float("nan"))
     intervals = _fisher_intervals(rhos, sums, tokens, labels, plan or Plan())
     *each, joint = [RankCorrelation(rho, ci) for rho, ci in zip(rhos, intervals, strict=True)]
@@ -134,10 +133,12 @@ def calibration(
     inside = part[:, None] == numbers
     over, under = (_by_cluster(values, sequence, len(labels)) for values in (inside * y[:, None], inside * 1.0))
     intervals = ratio_intervals(over, under, labels, plan)
-    return [
-        Bin(float(x[own].min()), float(x[own].max()), float(x[own].mean()), int(own.sum()), float(y[own].mean()), ci)
-        for own, ci in zip(inside.T, intervals, strict=True)
-    ]
+    return [_bin(x[rows], y[rows], ci) for rows, ci in zip(inside.T, intervals, strict=True)]
+
+
+def _bin(score: Floats, outcome: Floats, interval: Interval) -> Bin:
+    low, high, mean = (float(number) for number in (score.min(), score.max(), score.mean()))
+    return Bin(low, high, mean, len(score), float(outcome.mean()), interval)
 
 
 def _above(f: Floats, g: Floats) -> Floats:
@@ -149,28 +150,27 @@ def _above(f: Floats, g: Floats) -> Floats:
     return result
 
 
-def _by_cluster(values: Floats, sequence: npt.NDArray[Any], n: int) -> Floats:
+def _by_cluster(values: Floats, sequence: npt.NDArray[np.integer], n: int) -> Floats:
     return np.stack([np.bincount(sequence, weights=column, minlength=n) for column in values.T], axis=1)
 
 
 def _fisher_intervals(
-    rhos: list[float], sums: Floats, tokens: npt.NDArray[Any], strata: npt.NDArray[Any], plan: Plan
+    rhos: list[float], sums: Floats, tokens: Numbers, strata: npt.NDArray[np.generic], plan: Plan
 ) -> list[Interval]:
     """Intervals of C rank correlations from the sums of their pseudo-values over sequences [N, C]."""
     n = int((tokens > 0).sum())
     if n < MIN_CLUSTERS:
-        few = f"{n} sequence{' is' if n == 1 else 's are'} too few for an interval: {MIN_CLUSTERS} are needed"
-        return [Interval(reason=few)] * len(rhos)
+        return [Interval(reason=too_few(n))] * len(rhos)
     weights = resample_weights(strata, plan.resamples, plan.seed)
     errors = ((weights @ sums) / (weights @ tokens)[:, None]).std(axis=0)
     wide = widening(tokens, len(np.unique(strata)), plan.level) * float(ndtri((1 + plan.level) / 2))
-    found = []
+    intervals = []
     for rho, error in zip(rhos, errors.tolist(), strict=True):
         if not np.isfinite(rho):
-            found.append(Interval(reason="one side does not vary, or is null"))
+            intervals.append(Interval(reason="one side does not vary, or is null"))
             continue
         rest = 1 - rho * rho
         half = wide * error / rest if rest > 1e-12 else 0.0
         low, high = np.tanh(np.arctanh(np.clip(rho, -1 + 1e-15, 1 - 1e-15)) + np.array([-half, half]))
-        found.append(Interval(float(low), float(high), "normal bootstrap over sequences on Fisher's scale"))
-    return found
+        intervals.append(Interval(float(low), float(high), "normal bootstrap over sequences on Fisher's scale"))
+    return intervals

@@ -11,7 +11,7 @@ from ...errors import MoebenchError, did_you_mean
 from ..sums import Floats, Sums
 
 Group = Literal["entropy", "load", "margin", "structure"]
-Interval = Literal["mean", "maximum", "plugin", "distance", "none"]
+IntervalKind = Literal["mean", "maximum", "plugin", "distance", "none"]
 """Which interval a metric gets (see `routing.intervals.bootstrap`).
 
 ``mean``: a ratio of sums over tokens. ``maximum``: the largest of R shares. ``plugin``: a smooth function of the
@@ -41,7 +41,7 @@ class Metric:
     name: str
     group: Group
     unit: str
-    interval: Interval
+    interval: IntervalKind
     low: Limit
     high: Limit
     function: Callable[[Sums], Floats]
@@ -61,7 +61,7 @@ METRICS: dict[str, Metric] = {}
 def metric(
     group: Group,
     unit: str,
-    interval: Interval,
+    interval: IntervalKind,
     low: Limit = lambda e, k: 0.0,
     high: Limit = lambda e, k: math.inf,
     *,

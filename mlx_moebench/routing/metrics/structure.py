@@ -40,8 +40,8 @@ def coactivation(pairs: npt.ArrayLike) -> Floats:
     Source: Muennighoff et al. 2024 (OLMoE), section 5.2, but over all pairs, not rank-adjacent ones.
     """
     n = np.asarray(pairs, dtype=np.float64)
-    own = np.diag(n)
-    result: Floats = n / np.where(own > 0, own, np.nan)[:, None]
+    of_expert = np.diag(n)
+    result: Floats = n / np.where(of_expert > 0, of_expert, np.nan)[:, None]
     np.fill_diagonal(result, np.nan)
     return result
 
@@ -56,8 +56,8 @@ def coactivation_lift(pairs: npt.ArrayLike, n_tokens: int) -> Floats:
     Source: lift of association rules (Brin et al. 1997).
     """
     n = np.asarray(pairs, dtype=np.float64)
-    own = np.where(np.diag(n) > 0, np.diag(n), np.nan)
-    result: Floats = n * n_tokens / (own[:, None] * own[None, :])
+    of_expert = np.where(np.diag(n) > 0, np.diag(n), np.nan)
+    result: Floats = n * n_tokens / (of_expert[:, None] * of_expert[None, :])
     np.fill_diagonal(result, np.nan)
     return result
 
@@ -72,6 +72,6 @@ def transition(counts: npt.ArrayLike, next_top_k: int) -> Floats:
     Source: definition; conditional distribution of the next router's selection.
     """
     n = np.asarray(counts, dtype=np.float64)
-    own = n.sum(axis=1) / next_top_k
-    result: Floats = n / (np.where(own > 0, own, np.nan) * next_top_k)[:, None]
+    of_expert = n.sum(axis=1) / next_top_k
+    result: Floats = n / (np.where(of_expert > 0, of_expert, np.nan) * next_top_k)[:, None]
     return result

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import yaml
 
 from ...errors import StatsError
-from ..figures.base import unit_of_text
+from ...types import Facts, Json
 from ..inputs import Inputs, Run
 from ..markdown import Cells, code, listed, table, text
+from ..names import SUMMARY, model_name, sizes
 from ..numbers import count
-from ..tables.routers import SUMMARY, model_name
 
 TASK = {"type": "text-generation", "name": "Text generation"}
 PROJECT = "mlx_moebench"
@@ -28,7 +27,7 @@ def to_card(inputs: Inputs) -> str:
     reports = list(_reports(inputs))
     if not reports:
         raise StatsError("A model card needs a stats pair: give what analyze or profile wrote.")
-    models: dict[str, list[dict[str, Any]]] = {}
+    models: dict[str, list[Json]] = {}
     for report in reports:
         models.setdefault(model_name(report["model"]), []).extend(_results(report))
     fields = {
@@ -39,13 +38,13 @@ def to_card(inputs: Inputs) -> str:
     return f"---\n{front}---\n\n" + "\n".join(_section(inputs, reports)) + "\n"
 
 
-def _reports(inputs: Inputs) -> Iterator[dict[str, Any]]:
+def _reports(inputs: Inputs) -> Iterator[Json]:
     """The report of each domain of each run."""
     for run in inputs.runs:
         yield from run.domains.values() if run.domains else (run.report,)
 
 
-def _results(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _results(report: Facts) -> Iterator[Json]:
     data, level = report["data"], report["settings"]["ci"]["level"]
     facts = ("phase", "n_sequences", "n_tokens", "max_length", "sha256")
     for kind, summary in report["summary_by_router"].items():
@@ -64,18 +63,18 @@ def _results(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"task": dict(TASK), "dataset": dataset, "metrics": metrics}
 
 
-def _data_id(data: Mapping[str, Any]) -> str:
+def _data_id(data: Facts) -> str:
     """The id on the Hub of a data set that comes from there, else its name."""
     return str(data["name"]).removeprefix("hub:").partition(":")[0] or "data"
 
 
-def _interval(entry: Mapping[str, Any], level: float) -> dict[str, Any]:
+def _interval(entry: Facts, level: float) -> Json:
     if entry.get("low") is None:
         return {"reason": str(entry.get("reason") or "no interval for this number")}
     return {"low": entry["low"], "high": entry["high"], "level": level, "method": entry["method"]}
 
 
-def _section(inputs: Inputs, reports: list[dict[str, Any]]) -> Iterator[str]:
+def _section(inputs: Inputs, reports: list[Json]) -> Iterator[str]:
     cells = Cells()
     yield "## Routing"
     yield ""
@@ -97,7 +96,7 @@ def _section(inputs: Inputs, reports: list[dict[str, Any]]) -> Iterator[str]:
     yield from _sources(reports)
 
 
-def _column(report: Mapping[str, Any], reports: list[dict[str, Any]]) -> str:
+def _column(report: Facts, reports: list[Json]) -> str:
     """The data set, and the model where there are several."""
     several = len({model_name(other["model"]) for other in reports}) > 1
     phases = len({other["data"]["phase"] for other in reports}) > 1
@@ -114,16 +113,9 @@ def verdicts(runs: tuple[Run, ...]) -> Iterator[str]:
             yield f"- Over {domains}: {', '.join(named)} of {count(sum(words.values()), f'{kind} router')}."
 
 
-def measured(report: Mapping[str, Any]) -> str:
-    """``104 sequences, 12,300 tokens, prefill``."""
-    data = report["data"]
-    texts = count(data["n_sequences"], unit_of_text(report["model"]))
-    return f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
-
-
-def _sources(reports: list[dict[str, Any]]) -> Iterator[str]:
+def _sources(reports: list[Json]) -> Iterator[str]:
     for report in reports:
-        data, counted = report["data"], measured(report)
+        data, counted = report["data"], sizes(report)
         command = report["environment"].get("command")
         made = f", made by {code(command)}" if command else ""
         yield f"- {text(data['name'])}: {counted}, data sha256 {code(str(data.get('sha256', 'unknown'))[:12])}{made}."

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from ...types import Facts
 from ..figures import answer, difference_series
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
-from ..numbers import count, percent
-from ..tables.loss import SCORES
-from ..tables.routers import SUMMARY, model_name
-from ..tables.training import ROWS
-from .card import measured, verdicts
+from ..names import HEADS, SCORES, SUMMARY, label_and_unit, model_name, router_forms, sizes
+from ..numbers import count, decimals, percent
+from ..tables.training import ENDS, ROWS
+from .card import verdicts
+
+FIGURES = (("mean_entropy", 3), ("top_share_token", 3), ("top_load_ratio", 2), ("n_eff", 1))
+"""Metrics of each router, and their digits; experts without a token and the flag stand beside them."""
 
 
 def to_markdown(inputs: Inputs) -> str:
     """The answer in sentences, each run and its routers, what lies between domains, and so on, then provenance."""
-    found = answer(inputs)
-    lines = ["# Routing report", "", *(line for said in found.sentences for line in (text(said), ""))]
-    lines += [*(f"- {text(caution)}" for caution in found.cautions), *[""] * bool(found.cautions)]
+    words = answer(inputs)
+    lines = ["# Routing report", "", *(line for sentence in words.sentences for line in (text(sentence), ""))]
+    lines += [*(f"- {text(caution)}" for caution in words.cautions), *[""] * bool(words.cautions)]
     for part in (
         *(_run(run) for run in inputs.runs),
         *(_domains(name, profile) for name, profile in inputs.profiles.items()),
-        *(_comparison(found) for found in inputs.comparisons),
-        *(_uncertainty(found) for found in inputs.uncertainties),
+        *(_comparison(comparison) for comparison in inputs.comparisons),
+        *(_uncertainty(report) for report in inputs.uncertainties),
         *(_training(training) for training in inputs.trainings),
     ):
         lines += [*part, ""]
@@ -37,7 +39,7 @@ def _run(run: Run) -> Iterator[str]:
     label = "" if run.name == model else f"{text(run.name)}: "
     yield f"## {label}{text(model)} on {text(report['data']['name'])}"
     yield ""
-    yield measured(report) + ", " + ", ".join(sorted(_forms(report))) + "."
+    yield sizes(report) + ", " + ", ".join(sorted(router_forms(report))) + "."
     yield from (f"Warning: {text(warning)}." for warning in report["model"].get("warnings", ()))
     yield ""
     kinds = report["summary_by_router"]
@@ -46,26 +48,24 @@ def _run(run: Run) -> Iterator[str]:
         yield from table([f"{kind} routers" if len(kinds) > 1 else "all routers", "value", "unit"], rows)
         yield ""
     several = len(kinds) > 1
-    columns = ["layer", *(["router"] if several else []), "entropy, nats", "busiest, of tokens", "x even"]
-    columns += ["n_eff, experts", "dead, experts", "above tau"]
-    yield from table(columns, (_router(r, several, cells) for r in report["routers"]))
+    columns = ["layer", *(["router"] if several else []), *(HEADS[name] for name, _ in FIGURES), HEADS["dead_experts"]]
+    yield from table([*columns, "above tau"], (_router(r, several, cells) for r in report["routers"]))
     yield ""
     yield from verdicts((run,))
     yield from _notes(report, cells)
 
 
-def _router(r: Mapping[str, Any], several: bool, cells: Cells) -> list[str]:
-    numbers = (("mean_entropy", 3), ("top_share_token", 3), ("top_load_ratio", 2), ("n_eff", 1))
+def _router(r: Facts, several: bool, cells: Cells) -> list[str]:
     return [
         str(r["layer"]),
         *([text(r["router"])] if several else []),
-        *(cells.cell({"value": r[name], **r["ci"].get(name, {})}, digits) for name, digits in numbers),
+        *(cells.cell({"value": r[name], **r["ci"].get(name, {})}, digits) for name, digits in FIGURES),
         "null" if r["dead_experts"] is None else f"{r['dead_experts']} of {r['n_experts']}",
         {True: "yes", False: "no", None: "null"}[r["collapsed"]],
     ]
 
 
-def _notes(report: Mapping[str, Any], cells: Cells) -> Iterator[str]:
+def _notes(report: Facts, cells: Cells) -> Iterator[str]:
     settings = report["settings"]
     ci, share = settings["ci"], settings["collapse_on"].removeprefix("top_share_")
     yield f"- above tau: the busiest expert's {share} share exceeds {settings['tau']:g}; a flag, no verdict."
@@ -77,7 +77,7 @@ def _notes(report: Mapping[str, Any], cells: Cells) -> Iterator[str]:
     yield from (f"- above tau is null: {text(reason)}." for reason in reasons)
 
 
-def _domains(name: str, profile: Mapping[str, Any]) -> Iterator[str]:
+def _domains(name: str, profile: Facts) -> Iterator[str]:
     cells, domains = Cells(), profile["routers"][0]["verdict"]["domains"]
     yield f"## Between the domains of {text(name)}: {', '.join(text(domain) for domain in domains)}"
     yield ""
@@ -109,33 +109,33 @@ def _domains(name: str, profile: Mapping[str, Any]) -> Iterator[str]:
     yield from listed(cells)
 
 
-def _comparison(found: Mapping[str, Any]) -> Iterator[str]:
-    cells, paired = Cells(), found["design"]["paired"]
-    first, second = difference_series(found).names
+def _comparison(comparison: Facts) -> Iterator[str]:
+    cells, paired = Cells(), comparison["design"]["paired"]
+    first, second = difference_series(comparison).names
     yield f"## A: {text(first.removeprefix('A: '))}; B: {text(second.removeprefix('B: '))}"
     yield ""
     how = {True: "Paired on the same sequences", False: "Unpaired, other sequences on either side", None: "Values only"}
-    a, b = (measured(found[side]) for side in "ab")
+    a, b = (sizes(comparison[side]) for side in "ab")
     yield f"{how[paired]}; differences are B minus A. A: {a}. B: {b}."
-    for kind, effects in found["overall"].items():
+    for kind, effects in comparison["overall"].items():
         rows = []
         for name, words, unit in SUMMARY:
             if name in effects:
                 e = effects[name]
-                values = ["null" if e[side] is None else f"{e[side]:z.4f}" for side in "ab"]
+                values = [decimals(e[side], 4) for side in "ab"]
                 rows.append([words, unit, *values, cells.cell(e | {"value": e["effect"]}, 4)])
         yield ""
-        yield from table([f"{kind} routers" if len(found["overall"]) > 1 else "", "unit", "A", "B", "B - A"], rows)
+        yield from table([f"{kind} routers" if len(comparison["overall"]) > 1 else "", "unit", "A", "B", "B - A"], rows)
     yield ""
     yield from listed(cells)
 
 
-def _uncertainty(found: Mapping[str, Any]) -> Iterator[str]:
-    cells, data = Cells(), found["data"]
-    yield f"## Loss by routing uncertainty: {text(model_name(found['model']))} on {text(data['name'])}"
+def _uncertainty(report: Facts) -> Iterator[str]:
+    cells, data = Cells(), report["data"]
+    yield f"## Loss by routing uncertainty: {text(model_name(report['model']))} on {text(data['name'])}"
     yield ""
-    loss = cells.cell(found["mean_loss"], 3)
-    yield f"{measured(found)}; mean loss of the next token {loss} nats. Rank correlations with that loss:"
+    loss = cells.cell(report["mean_loss"], 3)
+    yield f"{sizes(report)}; mean loss of the next token {loss} nats. Rank correlations with that loss:"
     yield ""
     rows = [
         [
@@ -143,13 +143,13 @@ def _uncertainty(found: Mapping[str, Any]) -> Iterator[str]:
             text(r["router"]),
             *(cells.cell(r[score] | {"value": r[score]["rho"]}, 3) for score in SCORES),
         ]
-        for r in found["routers"]
+        for r in report["routers"]
     ]
     rows += [
         ["mean", text(kind), *(cells.cell(means[score] | {"value": means[score]["rho"]}, 3) for score in SCORES)]
-        for kind, means in found["summary"].items()
+        for kind, means in report["summary"].items()
     ]
-    yield from table(["layer", "router", *(f"rho, {words}" for words in SCORES.values())], rows)
+    yield from table(["layer", "router", *(f"rho, {words}" for words, _ in SCORES.values())], rows)
     yield ""
     yield from listed(cells)
 
@@ -166,12 +166,11 @@ def _training(training: Training) -> Iterator[str]:
     yield f"Model {text(report['model'])}, {text(name)}, {count(report['tokens_trained'], 'token')} trained."
     yield ""
     rows = [
-        [label, *(cells.cell(report[f"routing_{when}"][key], digits) for when in ("before", "after"))]
-        for key, label, digits in ROWS
+        [", ".join(label_and_unit(key)), *(cells.cell(report[f"routing_{when}"][key], digits) for when in ENDS)]
+        for key, digits in ROWS
     ]
-    ends = [report["ce"].get(f"validation_{when}") for when in ("before", "after")]
-    rows.append(["Validation CE, nats per token", *("null" if value is None else f"{value:.4f}" for value in ends)])
-    yield from table(["", "before", "after"], rows)
+    rows.append(["Validation CE, nats per token", *(decimals(report["ce"].get(f"validation_{w}"), 4) for w in ENDS)])
+    yield from table(["", *ENDS], rows)
     yield ""
     yield from listed(cells)
 
@@ -181,7 +180,7 @@ def _provenance(inputs: Inputs) -> Iterator[str]:
     yield ""
     reports = [
         *(report for run in inputs.runs for report in (run.domains.values() if run.domains else (run.report,))),
-        *(found[side] for found in inputs.comparisons for side in "ab"),
+        *(comparison[side] for comparison in inputs.comparisons for side in "ab"),
         *inputs.uncertainties,
     ]
     rows, seen = [], set()
@@ -203,7 +202,3 @@ def _provenance(inputs: Inputs) -> Iterator[str]:
             rows.append(row)
     columns = ["model", "data", "sha256", "sequences", "tokens", "phase", "max length, tokens", "backend", "command"]
     yield from table(columns, rows)
-
-
-def _forms(report: Mapping[str, Any]) -> set[str]:
-    return {f"top-{r['top_k']} of {r['n_experts']}" for r in report["routers"]}

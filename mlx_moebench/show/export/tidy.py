@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ...routing.metrics import METRICS
+from ...types import Facts, Json
 from ..inputs import Inputs
-from ..tables.comparison import side_name
-from ..tables.loss import SCORES
+from ..names import SCORES, model_name, side_name
 from ..tables.profile import BETWEEN
-from ..tables.routers import model_name
 
 COLUMNS = (
     *("model", "data", "phase", "layer", "moe_layer", "router", "metric", "unit", "value", "low", "high", "level"),
@@ -44,7 +43,7 @@ def _cell(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
-def _rows(inputs: Inputs) -> Iterator[dict[str, Any]]:
+def _rows(inputs: Inputs) -> Iterator[Json]:
     for run in inputs.runs:
         for report in (run.report, *run.domains.values()):
             yield from _report(report)
@@ -52,11 +51,11 @@ def _rows(inputs: Inputs) -> Iterator[dict[str, Any]]:
         yield from _between(profile)
     for comparison in inputs.comparisons:
         yield from _differences(comparison)
-    for found in inputs.uncertainties:
-        yield from _losses(found)
+    for report in inputs.uncertainties:
+        yield from _losses(report)
 
 
-def _report(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _report(report: Facts) -> Iterator[Json]:
     level, tau = report["settings"]["ci"]["level"], report["settings"]["tau"]
     about = _about(report["model"], report["data"])
     for router in report["routers"]:
@@ -72,7 +71,7 @@ def _report(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield about | {"router": kind} | _number(name, unit, entry["value"], entry, level)
 
 
-def _between(profile: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _between(profile: Facts) -> Iterator[Json]:
     level = profile["settings"]["ci"]["level"]
     about = _about(profile["model"], profile["data"] | {"phase": profile["phase"]})
     for router in profile["routers"]:
@@ -86,32 +85,32 @@ def _between(profile: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield common | pair | _number("jensen_shannon", BETWEEN["jensen_shannon"], entry["value"], entry, level)
 
 
-def _differences(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    level, units = found["settings"]["ci"]["level"], found["units"]
-    sides, names = [found[side]["data"] for side in "ab"], [side_name(found[side]) for side in "ab"]
+def _differences(comparison: Facts) -> Iterator[Json]:
+    level, units = comparison["settings"]["ci"]["level"], comparison["units"]
+    sides, names = [comparison[side]["data"] for side in "ab"], [side_name(comparison[side]) for side in "ab"]
     about = {
         "model": f"B: {names[1]} minus A: {names[0]}",
         "data": "+".join(dict.fromkeys(str(data["name"]) for data in sides)),
         "phase": "+".join(dict.fromkeys(data["phase"] for data in sides)),
     }
-    for router in found["routers"]:
+    for router in comparison["routers"]:
         for name, entry in router["effects"].items():
             yield about | _identity(router) | _difference(name, units[name], entry, level)
-    for kind, effects in found["overall"].items():
+    for kind, effects in comparison["overall"].items():
         for name, entry in effects.items():
             unit = units.get(name) or units.get(name.removeprefix("peak_"), "")
             yield about | {"router": kind} | _difference(name, unit, entry, level)
 
 
-def _difference(name: str, unit: str, entry: Mapping[str, Any], level: float) -> dict[str, Any]:
+def _difference(name: str, unit: str, entry: Facts, level: float) -> Json:
     return _number(f"difference.{name}", unit, entry["effect"], entry, level)
 
 
-def _losses(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    level = found["settings"]["ci"]["level"]
-    about = _about(found["model"], found["data"]) | {"n_tokens": found["n_pairs"]}
-    yield about | _number("mean_loss", "nats", found["mean_loss"]["value"], found["mean_loss"], level)
-    for router in found["routers"]:
+def _losses(report: Facts) -> Iterator[Json]:
+    level = report["settings"]["ci"]["level"]
+    about = _about(report["model"], report["data"]) | {"n_tokens": report["n_pairs"]}
+    yield about | _number("mean_loss", "nats", report["mean_loss"]["value"], report["mean_loss"], level)
+    for router in report["routers"]:
         common = about | _identity(router)
         for score in SCORES:
             entry = router[score]
@@ -119,7 +118,7 @@ def _losses(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             for tenth, part in enumerate(entry.get("calibration") or (), start=1):
                 name, loss = f"loss_by_{score}.tenth_{tenth}", part["loss"]
                 yield common | {"n_tokens": part["n_tokens"]} | _number(name, "nats", loss["value"], loss, level)
-    for kind, means in found["summary"].items():
+    for kind, means in report["summary"].items():
         for score in SCORES:
             entry = means[score]
             yield (
@@ -129,18 +128,18 @@ def _losses(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             )
 
 
-def _about(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+def _about(model: Facts, data: Facts) -> Json:
     counted = {key: data[key] for key in ("phase", "n_sequences", "n_tokens") if key in data}
-    return {"model": model_name(dict(model)), "data": str(data["name"]), **counted}
+    return {"model": model_name(model), "data": str(data["name"]), **counted}
 
 
-def _identity(router: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(router: Facts) -> Json:
     return {key: router[key] for key in ("layer", "moe_layer", "router")}
 
 
-def _number(name: str, unit: str, value: Any, entry: Mapping[str, Any], level: float) -> dict[str, Any]:
+def _number(name: str, unit: str, value: Any, entry: Facts, level: float) -> Json:
     """Level and method belong to an interval: without one their cells are empty."""
     low, high = entry.get("low"), entry.get("high")
-    given = {"reason": entry.get("reason")}
-    given |= {"level": level, "method": entry.get("method")} if low is not None else {}
-    return {"metric": name, "unit": unit, "value": value, "low": low, "high": high, **given}
+    facts = {"reason": entry.get("reason")}
+    facts |= {"level": level, "method": entry.get("method")} if low is not None else {}
+    return {"metric": name, "unit": unit, "value": value, "low": low, "high": high, **facts}

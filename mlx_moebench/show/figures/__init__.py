@@ -1,45 +1,82 @@
-"""The numbers behind every figure, as plain data: what pages and plots draw from, and nothing about how.
+"""Every figure, described once: the numbers as series, and the charts and heatmaps that plots and pages both draw.
 
 Every series says its unit, how many sequences and tokens it is of, and what it means. Undefined numbers are NaN, with
 a reason beside them.
 """
 
 from .answer import Answer, Fact, answer
-from .base import Estimate, RouterId
-from .coactivation import CoactivationSeries, coactivation_series
-from .differences import DifferenceSeries, LoadDifference, difference_series
-from .domains import DomainSeries, RouterDomains, domain_series
-from .layers import LAYER_METRICS, LayerSeries, layer_series
-from .load import DeadSeries, LoadSeries, RouterLoad, dead_series, load_series
-from .training import TrainingSeries, training_series
-from .uncertainty import SCORES, Curve, UncertaintySeries, uncertainty_series
+from .base import RouterId, Value
+from .coactivation import CoactivationSeries, coactivation_heat, coactivation_series
+from .differences import DifferenceSeries, LoadDifference, change_heat, difference_series, distance_chart, effect_chart
+from .domains import (
+    DomainSeries,
+    RouterDomains,
+    divergence_chart,
+    domain_heat,
+    domain_series,
+    information_chart,
+    router_heat,
+    share_chart,
+    spread_chart,
+)
+from .drawing import CLEAR, Chart, Heat, Line, Measure, Points, Reference, Scale, kinds_of
+from .layers import LAYER_METRICS, LayerSeries, layer_chart, layer_series
+from .load import Band, DeadSeries, LoadSeries, RouterLoad, dead_chart, dead_series, load_heat, load_series, none_dead
+from .training import TrainingSeries, training_charts, training_series
+from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncertainty_series
 
 __all__ = [
+    "CLEAR",
     "LAYER_METRICS",
-    "SCORES",
     "Answer",
+    "Band",
+    "Chart",
     "CoactivationSeries",
     "Curve",
     "DeadSeries",
     "DifferenceSeries",
     "DomainSeries",
-    "Estimate",
     "Fact",
+    "Heat",
     "LayerSeries",
+    "Line",
     "LoadDifference",
     "LoadSeries",
+    "Measure",
+    "Points",
+    "Reference",
     "RouterDomains",
     "RouterId",
     "RouterLoad",
+    "Scale",
     "TrainingSeries",
     "UncertaintySeries",
+    "Value",
     "answer",
+    "change_heat",
+    "coactivation_heat",
     "coactivation_series",
+    "dead_chart",
     "dead_series",
     "difference_series",
+    "distance_chart",
+    "divergence_chart",
+    "domain_heat",
     "domain_series",
+    "effect_chart",
+    "information_chart",
+    "kinds_of",
+    "layer_chart",
     "layer_series",
+    "load_heat",
     "load_series",
+    "loss_chart",
+    "none_dead",
+    "rho_chart",
+    "router_heat",
+    "share_chart",
+    "spread_chart",
+    "training_charts",
     "training_series",
     "uncertainty_series",
 ]

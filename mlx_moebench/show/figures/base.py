@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...routing.metrics import get_metric
-
-_LEFT_TO_RIGHT = frozenset(("L", "EN", "ES", "ET", "CS", "NSM", "ON", "WS", "BN", "B", "S", ""))
-_CONTROLS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
-"""Classes of the Unicode bidirectional algorithm: those that need nothing, and those that turn what follows."""
+from ...types import Facts
+from ..numbers import count, percent
 
 
-class Estimate(NamedTuple):
+class Value(NamedTuple):
     """A value with its interval; NaN where there is none, and ``reason`` then says why. p, q: of a test, or NaN."""
 
     value: float
@@ -47,10 +44,10 @@ class RouterId:
         return self.top_k / self.n_experts
 
 
-def router_id(found: Mapping[str, Any]) -> RouterId:
+def router_id(entry: Facts) -> RouterId:
     """The router of an entry of a report; E and K are 0 where the entry does not say them."""
-    experts, top_k = found.get("n_experts", 0), found.get("top_k", 0)
-    return RouterId(found["layer"], found["moe_layer"], found["router"], experts, top_k)
+    experts, top_k = entry.get("n_experts", 0), entry.get("top_k", 0)
+    return RouterId(entry["layer"], entry["moe_layer"], entry["router"], experts, top_k)
 
 
 def labels(routers: Sequence[RouterId]) -> list[str]:
@@ -59,27 +56,15 @@ def labels(routers: Sequence[RouterId]) -> list[str]:
     return [f"{r.layer} {r.router}" if several else str(r.layer) for r in routers]
 
 
-def estimate(value: float | None, ci: Mapping[str, Any] | None = None) -> Estimate:
+def value_of(value: float | None, entry: Facts | None = None) -> Value:
     """From JSON, where null is None: a value and the entry with its low, high, reason, p and q."""
-    ci = ci or {}
-    reason = ci.get("reason")
-    numbers = {name: number(ci.get(name)) for name in ("low", "high", "p", "q")}
-    return Estimate(number(value), reason=None if reason is None else str(reason), **numbers)
+    entry = entry or {}
+    reason = entry.get("reason")
+    numbers = {name: or_nan(entry.get(name)) for name in ("low", "high", "p", "q")}
+    return Value(or_nan(value), reason=None if reason is None else str(reason), **numbers)
 
 
-def isolated(name: str) -> str:
-    """A name for the middle of a sentence: one of a right-to-left script stands between isolates, less its own."""
-    if all(unicodedata.bidirectional(character) in _LEFT_TO_RIGHT for character in name):
-        return name
-    return f"\u2068{''.join(c for c in name if unicodedata.bidirectional(c) not in _CONTROLS)}\u2069"
-
-
-def unit_of_text(model: Mapping[str, Any]) -> str:
-    """What was counted: sequences, or the files that imported counts came in."""
-    return "count file" if model.get("backend") == "counts" else "sequence"
-
-
-def number(value: Any) -> float:
+def or_nan(value: Any) -> float:
     """NaN for None."""
     return math.nan if value is None else float(value)
 
@@ -90,3 +75,16 @@ def definition(metric: str) -> str:
     first = " ".join(text.partition("\n\n")[0].split())
     formula = text.partition("Formula:")[2].partition("\n    Unit:")[0]
     return f"{first} {' '.join(formula.split())}".strip()
+
+
+def n_of(n_sequences: int, n_tokens: int, noun: str = "sequence") -> str:
+    """``n = 104 sequences, 12,300 tokens``."""
+    return f"n = {count(n_sequences, noun)}, {count(n_tokens, 'token')}"
+
+
+def intervals_of(values: Iterable[Value], level: float, shown_as: str = "Bars") -> str:
+    """``Bars: 95% intervals over sequences``, or why there are none."""
+    known = list(values)
+    if any(value.has_interval for value in known):
+        return f"{shown_as}: {percent(level)} intervals over sequences"
+    return f"No intervals: {next((v.reason for v in known if v.reason), 'none can be given')}"

@@ -10,8 +10,12 @@ import numpy as np
 from ...routing.metrics import coactivation, coactivation_lift
 from ...routing.sums import Floats
 from ..inputs import Run
-from .base import RouterId
+from .base import RouterId, n_of, router_id
+from .drawing import Heat, Measure, Scale
 from .load import WITHOUT_SUMS
+
+WIDEST = 8.0
+"""Lifts beyond this multiple of chance, or below its inverse, have the last colour."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class CoactivationSeries:
         """N_ij T / (N_i N_j) [E, E]; NaN on the diagonal, for experts without tokens, or without pairs."""
         return coactivation_lift(self._pairs(), self.n_tokens)
 
+    @property
+    def over_chance(self) -> Floats:
+        """Lift over that of even routing [E, E]: 1 is chance."""
+        return np.asarray(self.lift / self.chance_lift)
+
     def _pairs(self) -> Floats:
         e = self.router.n_experts
         return np.full((e, e), np.nan) if self.pairs is None else self.pairs.astype(np.float64)
@@ -54,9 +63,9 @@ class CoactivationSeries:
 
 def coactivation_series(run: Run, number: int) -> CoactivationSeries:
     """Pairs of the router of that ``number`` (its place in the report), over all the data of the run."""
-    found, data = run.report["routers"][number], run.report["data"]
-    e, k = found["n_experts"], found["top_k"]
-    router = RouterId(found["layer"], found["moe_layer"], found["router"], e, k)
+    entry, data = run.report["routers"][number], run.report["data"]
+    router = router_id(entry)
+    e, k = router.n_experts, router.top_k
     chance = (k - 1) / (e - 1) if e > 1 else math.nan
     pairs, reason = None, None
     if k == 1:
@@ -67,5 +76,56 @@ def coactivation_series(run: Run, number: int) -> CoactivationSeries:
         pairs = run.stats.pairs(number)
         if pairs.sum() != k * np.trace(pairs) or not pairs.any():  # every selection stands in K pairs
             pairs, reason = None, "pairs were not recorded"
-    sizes = int(data["n_sequences"]), int(found["n_tokens"])
+    sizes = int(data["n_sequences"]), int(entry["n_tokens"])
     return CoactivationSeries(run.name, router, *sizes, pairs, chance, chance * e / k, reason)
+
+
+def coactivation_heat(series: CoactivationSeries, label: str, texts: str, note: str = "") -> Heat:
+    """Experts by experts of one router with pairs, which is called ``label``. note: the end of the caption.
+
+    The lift is written as T N_ij / N_i / N_j, so that the pairs are kept once; it is that of ``series.lift``.
+    """
+    pairs = series.pairs
+    if pairs is None:
+        raise ValueError(f"layer {label} has no pairs: {series.reason}")
+    own, cells = np.diagonal(pairs), tuple(pairs)
+    experts = tuple(map(str, range(len(pairs))))
+    lift, chance = f"{series.chance_lift:.3f}", f"{series.chance:.3f}"
+    by_lift = Scale("log", WIDEST, "lift (middle: chance)", series.chance_lift)
+    by_share = Scale("log", WIDEST, "share of the row's tokens (middle: chance)", series.chance)
+    of_row = tuple(int(n) for n in own)
+    n = n_of(series.n_sequences, series.n_tokens, texts)
+    router = series.router
+    return Heat(
+        f"Co-activation of the experts of layer {label}",
+        "Heatmap of how often two experts of a layer are chosen together",
+        "expert",
+        "expert",
+        experts,
+        {
+            "pairs": Measure("tokens with both", "tokens", cells),
+            "lift": Measure("lift", "ratio", cells, of_row, of_row, series.n_tokens, scale=by_lift),
+            "share": Measure(
+                "share of the expert's tokens",
+                "ratio",
+                cells,
+                of_row,
+                scale=by_share,
+                mirrored="share of the other's tokens",
+            ),
+        },
+        "lift",
+        (
+            f"Experts {{row}} and {{column}}, layer {label}",
+            f"{{pairs:token}} of {series.n_tokens:,} chose both",
+            f"Lift {{lift:2}} (chance {series.chance_lift:.2f})",
+            "{column} is used by {share} of the tokens of {row}, {row} by {share^} of those of {column} "
+            f"(chance {chance})",
+        ),
+        f"{series.definition} Chance here: lift {lift}, share {chance}; the neutral colour is chance, orange more, "
+        f"blue less. Unit: ratio; share: of the tokens of the row's expert. {n}. {note}".rstrip(),
+        ("layer", "router", "tokens", "chance of the lift"),
+        ((router.layer, router.router, series.n_tokens, series.chance_lift),),
+        {"own": of_row},
+        diagonal=(f"Expert {{row}}, layer {label}", f"{{own:token}} of {series.n_tokens:,}"),
+    )

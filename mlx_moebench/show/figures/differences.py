@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...routing.sums import Floats
-from ..tables.comparison import side_name
-from .base import Estimate, RouterId, estimate, number, router_id
+from ...types import Facts
+from ..names import isolated, label_and_unit, side_name
+from ..numbers import count, percent
+from .base import RouterId, Value, definition, intervals_of, labels, or_nan, router_id, value_of
+from .drawing import CLEAR, Chart, Heat, Line, Measure, Reference, Scale, kinds_of, points_of
 
 
 class Effect(NamedTuple):
@@ -18,22 +21,22 @@ class Effect(NamedTuple):
 
     a: float
     b: float
-    effect: Estimate
+    effect: Value
 
 
 @dataclass(frozen=True)
 class LoadDifference:
     """One router: change of each expert's share of tokens [E], B minus A, with its simultaneous band.
 
-    change: None where E differs, for ``reason``. below, above: half-widths of the band. l1: sum of |g - f| over
-    experts, with the mean and 95% quantile of sides exchanged at random.
+    change: None where E differs, for ``reason``. low, high [E]: the ends of the band, NaN without one. l1: sum of
+    |g - f| over experts, with the mean and 95% quantile of sides exchanged at random.
     """
 
     router: RouterId
     change: Floats | None
-    below: float
-    above: float
-    l1: Estimate
+    low: Floats
+    high: Floats
+    l1: Value
     null_mean: float
     null_high: float
     reason: str | None
@@ -41,7 +44,7 @@ class LoadDifference:
 
 @dataclass(frozen=True)
 class DifferenceSeries:
-    """A comparison. routers: {metric: effect} of each router; overall: the same of the mean over those of one kind.
+    """A comparison. effects: {metric: effect} of each router; overall: the same of the mean over those of one kind.
 
     paired: whether both sides ran the same sequences, None for values alone. allowed, notes: what to know of it.
     """
@@ -64,45 +67,162 @@ class DifferenceSeries:
         "(Benjamini-Hochberg)."
     )
 
+    @property
+    def how(self) -> str:
+        """By what the sides are compared."""
+        return {
+            True: "paired on the same sequences",
+            False: "unpaired, other sequences on either side",
+            None: "values only, without intervals",
+        }[self.paired]
 
-def difference_series(found: Mapping[str, Any]) -> DifferenceSeries:
+    @property
+    def sides(self) -> str:
+        """``A: base, 40 sequences, 4,699 tokens. B: ...``, and how they are compared."""
+        parts = (
+            f"{letter}: {isolated(name)}, {count(n, 'sequence')}, {count(tokens, 'token')}."
+            for letter, name, n, tokens in zip("AB", self.names, self.n_sequences, self.n_tokens, strict=True)
+        )
+        return f"{' '.join(parts)} {self.how[0].upper()}{self.how[1:]}."
+
+
+def difference_series(comparison: Facts) -> DifferenceSeries:
     """From `Comparison.to_dict`, with ``names`` of the sides if they have others than model and data."""
-    sides = found["a"], found["b"]
-    first, second = found.get("names") or [side_name(side) for side in sides]
+    sides = comparison["a"], comparison["b"]
+    first, second = comparison.get("names") or [side_name(side) for side in sides]
     names = (first, second) if first != second else (f"A: {first}", f"B: {second}")
-    routers = found["routers"]
+    routers = comparison["routers"]
     sizes = [tuple(int(side["data"][key]) for side in sides) for key in ("n_sequences", "n_tokens")]
     return DifferenceSeries(
         names,
-        found["design"]["paired"],
+        comparison["design"]["paired"],
         (sizes[0][0], sizes[0][1]),
         (sizes[1][0], sizes[1][1]),
-        number(found["settings"]["ci"].get("level")),
-        found["units"],
+        or_nan(comparison["settings"]["ci"].get("level")),
+        comparison["units"],
         tuple(router_id(r) for r in routers),
         tuple(_effects(r["effects"]) for r in routers),
         tuple(_load(r) for r in routers),
-        {kind: _effects(row) for kind, row in found["overall"].items()},
+        {kind: _effects(row) for kind, row in comparison["overall"].items()},
         tuple((r["collapsed"]["a"], r["collapsed"]["b"]) for r in routers),
-        tuple(str(one["what"]) for one in found.get("allowed", ())),
-        tuple(map(str, found.get("notes", ()))),
+        tuple(str(one["what"]) for one in comparison.get("allowed", ())),
+        tuple(map(str, comparison.get("notes", ()))),
     )
 
 
-def _effects(row: Mapping[str, Any]) -> dict[str, Effect]:
-    return {name: Effect(number(e["a"]), number(e["b"]), estimate(e["effect"], e)) for name, e in row.items()}
+def _effects(row: Facts) -> dict[str, Effect]:
+    return {name: Effect(or_nan(e["a"]), or_nan(e["b"]), value_of(e["effect"], e)) for name, e in row.items()}
 
 
-def _load(found: Mapping[str, Any]) -> LoadDifference:
-    change, l1 = found["load"]["token_share_change"], found["load"]["load_l1"]
-    values = change["values"]
+def _load(router: Facts) -> LoadDifference:
+    change, l1 = router["load"]["token_share_change"], router["load"]["load_l1"]
+    values = None if change["values"] is None else np.array([or_nan(x) for x in change["values"]])
+    middle = np.zeros(0) if values is None else values
     return LoadDifference(
-        router_id(found),
-        None if values is None else np.array([number(x) for x in values]),
-        number(change.get("below")),
-        number(change.get("above")),
-        estimate(l1["value"], l1),
-        number(l1.get("null_mean")),
-        number(l1.get("null_high")),
+        router_id(router),
+        values,
+        middle - or_nan(change.get("below")),
+        middle + or_nan(change.get("above")),
+        value_of(l1["value"], l1),
+        or_nan(l1.get("null_mean")),
+        or_nan(l1.get("null_high")),
         change.get("reason") or l1.get("reason"),
+    )
+
+
+def effect_chart(series: DifferenceSeries, metric: str, kind: str | None = None) -> Chart:
+    """B minus A of a metric, layer by layer, of the routers of one ``kind`` or a line for each kind."""
+    label, unit = label_and_unit(metric)
+    lines = []
+    for name in kinds_of(series.routers) if kind is None else [kind]:
+        points, places = points_of(series.routers, name)
+        effects = [series.effects[place].get(metric, _NO_EFFECT) for place in places]
+        facts = {
+            "A": tuple(e.a for e in effects),
+            "B": tuple(e.b for e in effects),
+            "p": tuple(e.effect.p for e in effects),
+            "q": tuple(e.effect.q for e in effects),
+        }
+        lines.append(Line(f"{name} routers", points, tuple(e.effect for e in effects), facts))
+    intervals = intervals_of((v for one in lines for v in one.values), series.level)
+    return Chart(
+        f"Difference by layer: {label}",
+        "Difference of a quantity between two runs, layer by layer",
+        "layer",
+        f"B - A, {unit}",
+        f"{label}, B - A, {unit}",
+        (f"{label}: B - A {{value:4}} {unit}", "A {A}, B {B}", "p {p}, q {q}"),
+        f"{definition(metric)} {series.definition} Unit: {unit}. {intervals}; filled: q < {CLEAR:g}; dotted: no "
+        f"difference. {series.sides}",
+        tuple(lines),
+        (_zero(series.routers, "no difference"),),
+        joined=False,
+        tested=True,
+        signed=True,
+    )
+
+
+_NO_EFFECT = Effect(np.nan, np.nan, Value(np.nan))
+
+
+def _zero(routers: tuple[RouterId, ...], name: str) -> Reference:
+    layers = tuple(dict.fromkeys(float(r.layer) for r in routers))
+    return Reference(name, layers, (0.0,) * len(layers))
+
+
+def distance_chart(series: DifferenceSeries) -> Chart:
+    """How far the loads of the two sides lie apart, layer by layer, against chance."""
+    lines, references = [], []
+    for number, kind in enumerate(kinds_of(series.routers)):
+        points, places = points_of(series.routers, kind)
+        loads = [series.loads[place] for place in places]
+        high = tuple(load.null_high for load in loads)
+        facts = {
+            "null mean": tuple(load.null_mean for load in loads),
+            "null 95%": high,
+            "q": tuple(load.l1.q for load in loads),
+        }
+        lines.append(Line(f"{kind} routers", points, tuple(load.l1 for load in loads), facts))
+        references.append(Reference("95% by chance", points.x, high, number))
+    return Chart(
+        "How far the loads lie apart",
+        "Distance of the loads of two runs, layer by layer, against chance",
+        "layer",
+        "share of selections",
+        "L1, share of selections",
+        ("L1 distance of the loads {value:4}", "by chance {null mean:4}, below {null 95%:4} in 95%; q {q}"),
+        "Sum over experts of |g - f|, f and g the loads of A and B: twice the share of selections that moved. Unit: "
+        "share of selections, from 0 to 2; above 0 in finite samples also without a difference. Dotted: 95% quantile "
+        f"with sides exchanged at random; filled: q < {CLEAR:g}. {series.sides}",
+        tuple(lines),
+        tuple(references),
+        joined=False,
+        tested=True,
+    )
+
+
+def change_heat(series: DifferenceSeries) -> Heat | None:
+    """Layers by experts: who gained and who lost; None where no change is known."""
+    changes = tuple(np.zeros(0) if load.change is None else load.change for load in series.loads)
+    most = max((float(np.nanmax(np.abs(change), initial=0.0)) for change in changes), default=0.0)
+    if not any(np.isfinite(change).any() for change in changes):
+        return None
+    low, high = (tuple(getattr(load, end) for load in series.loads) for end in ("low", "high"))
+    scale = Scale("linear", max(most, 1e-6), "change of the share of tokens, B - A", 0.0)
+    return Heat(
+        "Which experts gained and lost",
+        "Heatmap of the change of each expert's share of tokens, layers by experts",
+        "expert",
+        "layer",
+        tuple(labels(series.routers)),
+        {"change": Measure("change of share of tokens", "share of tokens", changes, low=low, high=high, scale=scale)},
+        "change",
+        ("Layer {row}, expert {column}", "Share of tokens {change:4}", "{band}"),
+        "Share of tokens that use an expert, at B minus at A; orange gained, blue lost. The interval is a simultaneous "
+        f"band over the experts of a layer. Unit: share of tokens. {series.sides}",
+        ("layer", "router"),
+        tuple((router.layer, router.router) for router in series.routers),
+        band=f"{percent(series.level)} band over all experts of the layer",
+        reasons=tuple(load.reason for load in series.loads),
+        x_ordered="expert, most gained first in each layer",
     )

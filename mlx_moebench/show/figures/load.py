@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...options import Plan
+from ...pair.report import token_share
 from ...routing.intervals.bootstrap import intervals
 from ...routing.stats import RoutingStats
-from ...routing.sums import Floats
-from ..inputs import Run
-from .base import RouterId, number, router_id
+from ...routing.sums import Floats, Numbers
+from ...types import Facts
+from ..inputs import Run, View
+from ..names import label_and_unit, unit_of_text
+from ..numbers import percent, with_interval
+from .base import RouterId, Value, labels, n_of, or_nan, router_id, value_of
+from .drawing import Chart, Heat, Line, Measure, Reference, Scale, points_of
 
 WITHOUT_SUMS = "the sums beside the report are missing"
+
+
+@dataclass(frozen=True)
+class Band:
+    """A simultaneous band around all shares of a router, inside [0, 1]; NaN where there is none, for ``reason``."""
+
+    low: Floats
+    high: Floats
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class RouterLoad:
     """One router: selections [E], shares of tokens [E], loads as multiples of the even share [E].
 
-    below, above: half-widths of the simultaneous band around all its shares, [share - below, share + above]: the one
-    of `top_share_token`; NaN without it, for ``reason``. flagged: `collapsed` of the report, None where it has none.
+    band: of its shares, None where none was asked for. flagged: `collapsed` of the report, None where it has none.
     """
 
     router: RouterId
     n_tokens: int
-    counts: np.ndarray[tuple[int], np.dtype[np.int64]]
-    below: float
-    above: float
-    reason: str | None
-    flagged: bool | None
+    counts: Numbers
+    band: Band | None = None
+    flagged: bool | None = None
 
     @property
     def shares(self) -> Floats:
@@ -43,26 +54,23 @@ class RouterLoad:
         """Load as a multiple of the even share: 1 is even."""
         return np.asarray(self.shares / self.router.even)
 
-    @property
-    def bands(self) -> tuple[Floats, Floats]:
-        """Lower and upper ends of the shares' band, inside [0, 1]."""
-        shares = self.shares
-        return np.clip(shares - self.below, 0, 1), np.clip(shares + self.above, 0, 1)
-
 
 @dataclass(frozen=True)
 class LoadSeries:
-    """Layer x expert load of one run, on all its data (``domain`` None) or on one domain."""
+    """Layer x expert load of one run, on all its data or on one domain.
 
-    run: str
-    domain: str | None
+    busiest: share of tokens of each router's busiest expert, with its interval, as the report has it.
+    """
+
     data: str
     phase: str
     n_sequences: int
     n_tokens: int
+    texts: str
     tau: float
     level: float
     routers: tuple[RouterLoad, ...]
+    busiest: tuple[Value, ...]
     unit: str = "multiple of even load"
     definition: str = (
         "Selections of an expert over the even share of all selections, E f; 1 is even. Its share of tokens is K f: a "
@@ -80,8 +88,6 @@ class LoadSeries:
 class DeadSeries:
     """Experts without a selection, per router, against the number that even routing leaves out on as many tokens."""
 
-    run: str
-    domain: str | None
     n_sequences: int
     n_tokens: int
     routers: tuple[RouterId, ...]
@@ -95,60 +101,180 @@ class DeadSeries:
     )
 
 
-def load_series(run: Run, domain: str | None = None, plan: Plan | None = None) -> LoadSeries:
-    """The load of a run on all its data or on one of its ``domains``.
+def load_series(view: Run | View, plan: Plan | None = None, *, bands: bool = True) -> LoadSeries:
+    """The load of a run on all its data, or of a view of it.
 
-    plan: for the bands; its resamples are those of the report unless it says otherwise. With the JSON alone there are
-    no bands, with the reason.
+    plan: for bands that the report does not hold; its resamples are those of the report unless it says otherwise. With
+    the JSON of an old report alone there are none, with the reason. bands: whether they are wanted.
     """
-    report = run.report if domain is None else run.domains[domain]
-    stats = run.stats if domain is None else run.parts.get(domain)
+    report, stats = view.report, view.stats
     plan = plan or _plan(report)
-    bands = [(math.nan, math.nan, WITHOUT_SUMS)] * len(report["routers"]) if stats is None else share_bands(stats, plan)
+    every = _bands(report, stats, plan) if bands else [None] * len(report["routers"])
     data, settings = report["data"], report["settings"]
     routers = tuple(
         RouterLoad(
-            router_id(r),
-            int(r["n_tokens"]),
-            np.array(r["selection_counts"], dtype=np.int64),
-            *band,
-            r["collapsed"],
+            router_id(r), int(r["n_tokens"]), np.array(r["selection_counts"], dtype=np.int64), band, r["collapsed"]
         )
-        for r, band in zip(report["routers"], bands, strict=True)
+        for r, band in zip(report["routers"], every, strict=True)
     )
-    facts = str(data["name"]), str(data["phase"]), int(data["n_sequences"]), int(data["n_tokens"])
-    return LoadSeries(run.name, domain, *facts, float(settings["tau"]), plan.level, routers)
+    sizes = int(data["n_sequences"]), int(data["n_tokens"])
+    return LoadSeries(
+        str(data["name"]),
+        str(data["phase"]),
+        *sizes,
+        unit_of_text(report["model"]),
+        float(settings["tau"]),
+        plan.level,
+        routers,
+        tuple(value_of(r.get("top_share_token"), r["ci"].get("top_share_token")) for r in report["routers"]),
+    )
 
 
-def share_bands(stats: RoutingStats, plan: Plan) -> list[tuple[float, float, str | None]]:
-    """(below, above, None) of each router's simultaneous band around its shares of tokens; NaN with the reason."""
-    found: list[tuple[float, float, str | None]] = []
-    metric = "top_share_token"
-    for number_of_router in range(len(stats.specs)):
-        one = intervals([stats.sums(number_of_router)], stats.strata, plan, [metric])
-        below, above = one.peak_margin.get(metric, (math.nan, math.nan))
-        found.append((below, above, one.routers[0][metric].reason if metric in one.routers[0] else None))
-    return found
+def _bands(report: Facts, stats: RoutingStats | None, plan: Plan) -> list[Band]:
+    """As the report holds them; of reports before schema version 2 from the sums."""
+    if all("token_share" in r for r in report["routers"]):
+        return [_stored(r["token_share"], r["n_experts"]) for r in report["routers"]]
+    if stats is None:
+        return [_without(r["n_experts"], WITHOUT_SUMS) for r in report["routers"]]
+    return share_bands(stats, plan)
 
 
-def dead_series(run: Run, domain: str | None = None) -> DeadSeries:
-    """The experts without a selection of a run, on all its data or on one domain."""
-    report = run.report if domain is None else run.domains[domain]
+def _stored(entry: Facts, n_experts: int) -> Band:
+    if entry.get("low") is None:
+        return _without(n_experts, entry.get("reason"))
+    return Band(np.array(entry["low"], dtype=np.float64), np.array(entry["high"], dtype=np.float64))
+
+
+def _without(n_experts: int, reason: str | None) -> Band:
+    nothing = np.full(n_experts, np.nan)
+    return Band(nothing, nothing, reason)
+
+
+def share_bands(stats: RoutingStats, plan: Plan) -> list[Band]:
+    """Each router's simultaneous band around its shares of tokens, made as a report makes it."""
+    bands = []
+    for number, spec in enumerate(stats.specs):
+        result = intervals([stats.sums(number)], stats.strata, plan, ["top_share_token"])
+        busiest, (margins,) = result.routers[0]["top_share_token"], result.margins
+        bands.append(_stored(token_share(stats.totals(number), busiest, margins), spec.n_experts))
+    return bands
+
+
+def dead_series(report: Facts) -> DeadSeries:
+    """The experts without a selection of a report."""
     data, routers = report["data"], report["routers"]
     return DeadSeries(
-        run.name,
-        domain,
         int(data["n_sequences"]),
         int(data["n_tokens"]),
         tuple(router_id(r) for r in routers),
         tuple(int(r["dead_experts"] or 0) for r in routers),
-        tuple(number(r["dead_experts_expected"]) for r in routers),
+        tuple(or_nan(r["dead_experts_expected"]) for r in routers),
         tuple(tuple(i for i, count in enumerate(r["selection_counts"]) if not count) for r in routers),
     )
 
 
-def _plan(report: dict[str, object]) -> Plan:
+def load_heat(series: LoadSeries, most: float, kind: str | None = None, *, brief: bool = False) -> Heat:
+    """Layers by experts: loads in colour on a scale up to ``most``, of one ``kind`` of router or of all.
+
+    Beside each router stands the share of its busiest expert, its interval too unless that is to be ``brief``.
+    """
+    places = [n for n, one in enumerate(series.routers) if kind in (None, one.router.router)]
+    routers = [series.routers[place] for place in places]
+    counts = tuple(one.counts for one in routers)
+    tokens = tuple(one.n_tokens for one in routers)
+    bands = [one.band or _without(one.router.n_experts, None) for one in routers]
+    flagged = any(one.flagged for one in routers)
+    scale = Scale("even", most, "load, multiple of the even share (1 = even)")
+    reason = next((band.reason for band in bands if band.reason), "none can be given")
+    known = any(np.isfinite(band.low).any() for band in bands)
+    intervals = f"Level {percent(series.level)}" if known else f"No intervals: {reason}"
+    n = n_of(series.n_sequences, series.n_tokens, series.texts)
+    low, high = (tuple(getattr(band, end) for band in bands) for end in ("low", "high"))
+    return Heat(
+        "Layer by expert load",
+        "Heatmap of the load, layers by experts",
+        "expert",
+        "layer",
+        tuple(labels([one.router for one in routers])),
+        {
+            "selections": Measure("selections", "selections", counts),
+            "share": Measure("share of tokens", "share of tokens", counts, tokens, low=low, high=high),
+            "ratio": Measure(
+                series.unit, "ratio", counts, tuple(r.n_tokens * r.router.even for r in routers), scale=scale
+            ),
+        },
+        "ratio",
+        (
+            "Layer {row}, expert {column}",
+            "{selections:selection} by {tokens:token}",
+            "Share of tokens {share}",
+            "{band}",
+            "{ratio:2} times the even share, {even}",
+        ),
+        f"{series.definition} {n}, {series.phase}. {intervals}. Unit: {series.unit}.",
+        ("data", "layer", "router", "tokens"),
+        tuple((series.data, one.router.layer, one.router.router, one.n_tokens) for one in routers),
+        {"tokens": tokens, "even": tuple(one.router.even for one in routers)},
+        f"{percent(series.level)} band over all experts of the layer",
+        tuple(band.reason for band in bands),
+        tuple(_beside(series.busiest[place], series.routers[place].flagged, brief) for place in places),
+        f"busiest, of tokens{f'; * > {series.tau:g}' if flagged else ''}",
+        "expert, busiest first in each layer",
+    )
+
+
+def dead_chart(views: Sequence[View], kind: str) -> Chart:
+    """Experts without a token of the routers of a ``kind``, a line for each view, and how many even routing leaves."""
+    lines, references = [], []
+    for number, view in enumerate(views):
+        series = dead_series(view.report)
+        points, places = points_of(series.routers, kind)
+        expected = tuple(series.expected[place] for place in places)
+        facts = {
+            "expected under even routing": expected,
+            "which": tuple(" ".join(map(str, series.experts[place])) for place in places),
+            "experts": tuple(series.routers[place].n_experts for place in places),
+        }
+        values = tuple(value_of(series.dead[place]) for place in places)
+        note = n_of(series.n_sequences, series.n_tokens, unit_of_text(view.report["model"]))
+        lines.append(Line(view.name, points, values, facts, note))
+        references.append(Reference("expected", points.x, expected, number))
+    label, unit = label_and_unit("dead_experts")
+    series = dead_series(views[0].report)
+    return Chart(
+        label,
+        f"Dead experts of every {kind} router, layer by layer",
+        "layer",
+        unit,
+        label,
+        (
+            "{value:expert} without a token, of {experts:expert}; {expected under even routing:2} expected",
+            "Which: {which}",
+        ),
+        f"{series.definition} Unit: {unit}. Dotted: expected under even routing.",
+        tuple(lines),
+        tuple(references),
+        line_head="data",
+    )
+
+
+def none_dead(views: Sequence[View]) -> str | None:
+    """What stands in place of a chart where every expert has tokens and none was expected to lack them, else None."""
+    every = [dead_series(view.report) for view in views]
+    largest = max(float(np.nanmax(series.expected, initial=0.0)) for series in every)
+    if any(any(series.dead) for series in every) or largest > 0.5:
+        return None
+    return (
+        "Every expert of every layer was chosen by a token, on all data and on each domain: 0 dead experts, against "
+        f"fewer than {max(largest, 0.001):.3f} a layer under even routing. {every[0].definition}"
+    )
+
+
+def _beside(share: Value, flagged: bool | None, brief: bool) -> str:
+    return with_interval(share.value, None if brief else share, 2) + (" *" if flagged else "")
+
+
+def _plan(report: Facts) -> Plan:
     """The plan that a report's own intervals were made by."""
-    settings = report["settings"]
-    ci = settings.get("ci") if isinstance(settings, dict) else None
+    ci = report["settings"].get("ci")
     return Plan(**ci) if ci else Plan()

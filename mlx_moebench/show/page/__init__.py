@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import jinja2
 
 from ... import __version__
-from ..figures import answer
-from ..figures.answer import with_interval
+from ...types import Facts, Json
+from ..figures import Fact, answer
 from ..inputs import Inputs
+from ..numbers import with_interval
 from ..tokens import SCRIPTS as TOKEN_SCRIPTS
 from ..tokens import STYLES as TOKEN_STYLES
 from ..tokens import assets, script_json
@@ -22,19 +22,19 @@ from .provenance import provenance
 STYLES = ("page.css",)
 SCRIPTS = (
     "base.js",
+    "numbers.js",
     "chart.js",
     "heatmap.js",
+    "tables.js",
     "figure.js",
+    "png.js",
     "sections.js",
-    "domains.js",
-    "uncertainty.js",
-    "compare.js",
 )
 """Files of ``assets``, in the order in which they are put into the page; those of a token view, then ``start.js``."""
 
 
 def build_page(
-    inputs: Inputs, *, tokens: Mapping[str, Any] | None = None, title: str | None = None, command: str | None = None
+    inputs: Inputs, *, tokens: Facts | None = None, title: str | None = None, command: str | None = None
 ) -> str:
     """The page as HTML. tokens: the data of a token view (`tokens.token_data`), which becomes a section of its own.
 
@@ -44,13 +44,13 @@ def build_page(
     data = page_data(inputs) | ({"tokens": tokens} if tokens is not None else {})
     style = assets(*STYLES, *(TOKEN_STYLES if tokens is not None else ()))
     script = assets(*SCRIPTS, *(TOKEN_SCRIPTS if tokens is not None else ()), "start.js")
-    found = answer(inputs)
-    settings: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    settings: Json = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
+    words = answer(inputs)
     text = environment.from_string(assets("page.html.j2")).render(
         title=title or _title(inputs),
-        answer=found,
-        facts=_facts(inputs, found.facts),
+        answer=words,
+        facts=_facts(inputs, words.facts),
         runs=[run.name for run in inputs.runs],
         with_interval=with_interval,
         provenance=provenance(inputs),
@@ -78,9 +78,9 @@ def _title(inputs: Inputs) -> str:
     return "Routing of " + ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
-def _facts(inputs: Inputs, facts: Any) -> list[dict[str, Any]]:
+def _facts(inputs: Inputs, facts: Iterable[Fact]) -> list[Json]:
     """The figures as rows of a table, a column for each run."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str], Json] = {}
     for fact in facts:
         row = rows.setdefault((fact.words, fact.unit), {"words": fact.words, "unit": fact.unit, "values": {}})
         row["values"][fact.run] = fact.value

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...types import Facts
 from ..inputs import Inputs, Run
-from ..tables.comparison import side_name
+from ..names import side_name
 
 MODEL = (
     *("id", "revision", "model_type", "dtype", "weight_bits", "router_bits", "quantised_on_load", "backend"),
@@ -17,24 +18,24 @@ DATA = ("name", "sha256", "n_sequences", "n_tokens", "phase", "max_length", "max
 
 def provenance(inputs: Inputs) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, [(name, value)]) for each thing that was given: model, data, settings, environment and command."""
-    found = [(run.name, [*_report(run.report), *_domain_commands(run)]) for run in inputs.runs]
+    parts = [(run.name, [*_report(run.report), *_domain_commands(run)]) for run in inputs.runs]
     known = {run.name for run in inputs.runs}
     for name, profile in inputs.profiles.items():
         if name not in known:
-            found.append((f"{name}, profile", list(_report({**profile, "environment": {}}))))
+            parts.append((f"{name}, profile", list(_report({**profile, "environment": {}}))))
     for comparison in inputs.comparisons:
         sides = [side_name(comparison[side]) for side in ("a", "b")]
         rows = [("A", sides[0]), ("B", sides[1]), *_flat("settings", comparison["settings"])]
-        found.append((f"Comparison of {sides[0]} and {sides[1]}", rows + _command(comparison)))
+        parts.append((f"Comparison of {sides[0]} and {sides[1]}", rows + _command(comparison)))
     for report in inputs.uncertainties:
-        found.append((f"Uncertainty of {report['data']['name']}", list(_report(report))))
+        parts.append((f"Uncertainty of {report['data']['name']}", list(_report(report))))
     for training in inputs.trainings:
         rows = [*_flat("routing loss", (training.report.get("settings") or {}).get("routing_loss") or {})]
-        found.append((f"Training {training.name}", rows + _command(training.report)))
-    return found
+        parts.append((f"Training {training.name}", rows + _command(training.report)))
+    return parts
 
 
-def _report(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _report(report: Facts) -> Iterator[tuple[str, str]]:
     model, data = report["model"], report["data"]
     for key in MODEL:
         if model.get(key) is not None:
@@ -52,21 +53,21 @@ def _domain_commands(run: Run) -> Iterator[tuple[str, str]]:
     """How each domain was measured, where that is not the command of the whole run."""
     whole = _command(run.report.get("environment", {}))
     for domain, report in run.domains.items():
-        own = _command(report.get("environment", {}))
-        if own != whole:
-            yield from ((f"{name}, {domain}", value) for name, value in own)
+        command = _command(report.get("environment", {}))
+        if command != whole:
+            yield from ((f"{name}, {domain}", value) for name, value in command)
 
 
-def _flat(prefix: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in found.items():
+def _flat(prefix: str, settings: Facts) -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(f"{prefix} {key}", value)
         elif value is not None:
             yield f"{prefix} {key}", _words(value)
 
 
-def _command(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [("command", str(found["command"]))] if found.get("command") else []
+def _command(holder: Facts) -> list[tuple[str, str]]:
+    return [("command", str(holder["command"]))] if holder.get("command") else []
 
 
 def _words(value: Any) -> str:

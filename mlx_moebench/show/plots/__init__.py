@@ -20,8 +20,8 @@ def plots() -> dict[str, Plot]:
     """Every kind of picture by name, sorted."""
     files = (module.name for module in pkgutil.iter_modules(__path__))
     names = sorted(name for name in files if name != "base" and not name.startswith("_"))
-    found = [importlib.import_module(f"{__name__}.{name}").PLOT for name in names]
-    return {plot.name: plot for plot in found}
+    every = [importlib.import_module(f"{__name__}.{name}").PLOT for name in names]
+    return {plot.name: plot for plot in every}
 
 
 def get_plot(name: str) -> Plot:

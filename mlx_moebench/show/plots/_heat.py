@@ -1,4 +1,4 @@
-"""Routers by experts as panels of one colour scale, where white is an even share."""
+"""Heatmaps as panels of one colour scale."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...routing.sums import Floats
+from ..figures import Heat
 from .base import WIDTH, plain
 
 if TYPE_CHECKING:
@@ -19,22 +20,22 @@ NAMED_ROWS = 32
 
 
 @dataclass(frozen=True)
-class Heat:
-    """One panel: values [rows, largest E], NaN where there is no such expert. beside: what stands right of each row.
-
-    name: shortened to the room that the rest of the title leaves.
-    """
+class Panel:
+    """One heatmap under ``name``, shortened to the room that the ``rest`` of the title leaves."""
 
     name: str
     rest: str
-    values: Floats
-    rows: Sequence[str]
-    beside: Sequence[str] = ()
+    heat: Heat
 
     @property
     def named(self) -> bool:
         """Whether there is room for the name of every row and what stands beside it."""
-        return len(self.rows) <= NAMED_ROWS
+        return len(self.heat.rows) <= NAMED_ROWS
+
+    @property
+    def values(self) -> Floats:
+        """What is shown of the heatmap, [rows, most columns]; NaN where a row has fewer."""
+        return padded(self.heat.measures[self.heat.shown].values)
 
 
 def padded(rows: Sequence[Floats]) -> Floats:
@@ -45,33 +46,37 @@ def padded(rows: Sequence[Floats]) -> Floats:
     return matrix
 
 
-def draw_even(panels: Sequence[Heat], bar: str) -> Figure:
-    """Multiples of the even share: blue is less, white is 1, red is more, on one scale for all; ``bar`` names it."""
+def draw_even(panels: Sequence[Panel]) -> Figure:
+    """Multiples of the even share: blue is less, white is 1, red is more, on the one scale of all."""
     from matplotlib.colors import TwoSlopeNorm
 
-    most = max(2.0, *(float(np.nanmax(panel.values, initial=1.0)) for panel in panels))
-    ticks = np.unique(np.concatenate([[0, 0.5, 1], np.floor(10 * np.linspace(1, most, 4)[1:]) / 10]))
-    figure, axes, image = draw_panels(panels, TwoSlopeNorm(vmin=0.0, vcenter=1.0, vmax=most))
-    scale = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
-    scale.set_label(bar)
-    scale.set_ticks([float(t) for t in ticks])
+    heat = panels[0].heat
+    scale = heat.measures[heat.shown].scale
+    assert scale is not None
+    ticks = np.unique(np.concatenate([[0, 0.5, 1], np.floor(10 * np.linspace(1, scale.most, 4)[1:]) / 10]))
+    norm = TwoSlopeNorm(vmin=0.0, vcenter=1.0, vmax=scale.most)
+    figure, axes, image = draw_panels(panels, [panel.values for panel in panels], norm)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+    bar.set_label(scale.label)
+    bar.set_ticks([float(t) for t in ticks])
     return figure
 
 
-def draw_panels(panels: Sequence[Heat], norm: Any, *, square: bool = False) -> tuple[Figure, list[Any], Any]:
-    """(figure, axes, image) of the panels, as many side by side as their experts leave room for.
+def draw_panels(panels: Sequence[Panel], values: Sequence[Floats], norm: Any) -> tuple[Figure, list[Any], Any]:
+    """(figure, axes, image) of the panels' values, as many side by side as their experts leave room for.
 
-    square: rows are experts, too, and panels as high as they are wide.
+    Squares of experts by experts are as high as they are wide.
     """
     from matplotlib.figure import Figure
 
-    experts = max(panel.values.shape[1] for panel in panels)
-    most_rows = max(len(panel.rows) for panel in panels)
-    text = sum(max(map(len, panel.beside), default=0) for panel in panels) / len(panels)
+    square = panels[0].heat.square
+    experts = max(matrix.shape[1] for matrix in values)
+    most_rows = max(len(panel.heat.rows) for panel in panels)
+    text = sum(max(map(len, panel.heat.beside), default=0) for panel in panels) / len(panels)
     columns = min(len(panels), 3 if square else max(1, int(WIDTH / (0.6 + 0.08 * experts + 0.06 * text))))
     lines = -(-len(panels) // columns)
     row = 0.15 if most_rows <= NAMED_ROWS else 0.09
-    rows = [max(len(panel.rows) for panel in panels[n * columns : (n + 1) * columns]) for n in range(lines)]
+    rows = [max(len(panel.heat.rows) for panel in panels[n * columns : (n + 1) * columns]) for n in range(lines)]
     heights = [WIDTH / max(columns, 2) - 0.4 if square else max(0.7, row * most) for most in rows]
     titles = 0.45 if "\n" not in panels[0].rest else 0.58
     figure = Figure(figsize=(WIDTH, 1.1 + titles * lines + sum(heights)), layout="constrained")
@@ -79,19 +84,19 @@ def draw_panels(panels: Sequence[Heat], norm: Any, *, square: bool = False) -> t
     axes = list(grid.flat[: len(panels)])
     for axis in grid.flat[len(panels) :]:
         axis.remove()
-    for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
-        image = _draw_panel(axis, panel, norm, int(14 * (WIDTH / columns - 0.4)), square)
+    for place, (axis, panel, matrix) in enumerate(zip(axes, panels, values, strict=True)):
+        image = _draw_panel(axis, panel, matrix, norm, int(14 * (WIDTH / columns - 0.4)))
         if place % columns == 0:
-            axis.set_ylabel("expert" if square else "layer")
+            axis.set_ylabel(panel.heat.y)
         if place + columns >= len(panels):
-            axis.set_xlabel("expert")
+            axis.set_xlabel(panel.heat.x)
     return figure, axes, image
 
 
-def _draw_panel(axis: Any, panel: Heat, norm: Any, room: int, square: bool) -> Any:
+def _draw_panel(axis: Any, panel: Panel, values: Floats, norm: Any, room: int) -> Any:
     """The image of one panel, under a title of about ``room`` letters."""
-    shape = "equal" if square else "auto"
-    image = axis.imshow(panel.values, cmap="RdBu_r", norm=norm, aspect=shape, interpolation="nearest")
+    rows, beside, square = panel.heat.rows, panel.heat.beside, panel.heat.square
+    image = axis.imshow(values, cmap="RdBu_r", norm=norm, aspect="equal" if square else "auto", interpolation="nearest")
     axis.set_facecolor("0.85")  # shows where a router has no such expert
     axis.set_title(plain(panel.name, max(8, room - len(panel.rest.partition("\n")[0]))) + panel.rest)
     axis.spines[:].set_visible(True)
@@ -100,9 +105,9 @@ def _draw_panel(axis: Any, panel: Heat, norm: Any, room: int, square: bool) -> A
         axis.yaxis.get_major_locator().set_params(integer=True)
         return image
     step = 1 if panel.named else 4
-    axis.set_yticks(range(0, len(panel.rows), step), panel.rows[::step])
-    if panel.beside and panel.named:
+    axis.set_yticks(range(0, len(rows), step), rows[::step])
+    if beside and panel.named:
         right = axis.secondary_yaxis("right")
-        right.set_yticks(range(len(panel.rows)), panel.beside)
+        right.set_yticks(range(len(rows)), beside)
         right.tick_params(length=0, labelsize=6)
     return image

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import bidirectional
 
 from ...errors import StatsError
 from ...files import probe_folder, write_aside
-from ..figures.base import unit_of_text
-from ..numbers import count, percent
-from ..tables.routers import model_name
+from ...types import Facts, Json
+from ..names import model_name, sizes, unit_of_text
+from ..numbers import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..inputs import Inputs
+    from ..inputs import Inputs, View
 
 FORMATS = (".png", ".svg", ".pdf")
 WIDTH = 7.0
 """Inches: the text width of a paper with one column."""
 
-STYLE: dict[str, Any] = {
+STYLE: Json = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
     "font.size": 8,
     "axes.titlesize": 8,
@@ -69,68 +69,48 @@ class Plot:
     options: tuple[Literal["layers", "allow"], ...] = ()
 
 
-class Source(NamedTuple):
-    """What one line or panel shows: its label, and the routing report."""
-
-    label: str
-    report: dict[str, Any]
-
-    @property
-    def size(self) -> str:
-        """`` (n = 104)``: of how many sequences."""
-        return f" (n = {self.report['data']['n_sequences']:,})"
-
-
-def sources(inputs: Inputs, kind: str) -> list[Source]:
-    """The report of each domain of each run, labelled by what tells them apart; raises `StatsError` for none."""
+def views(inputs: Inputs, kind: str) -> list[View]:
+    """Each domain of each run, named by what tells them apart; raises `StatsError` for none."""
     if not inputs.runs:
         raise StatsError(f"There is nothing to draw {kind} from: give a stats pair, or the folder of a profile.")
     several = len(inputs.runs) > 1
-    found = []
+    every = []
     for run in inputs.runs:
-        named = {f"{run.name}: {d}" if several else d: report for d, report in run.domains.items()}
-        found += [Source(label, report) for label, report in (named or {run.name: run.report}).items()]
-    return found
+        every += [run.view(d, f"{run.name}: {d}" if several else d) for d in run.domains] or [run.view()]
+    return every
 
 
-def heading(found: Sequence[Source], *said: str) -> str:
-    """Model, data and sizes of one source; of several their models, and that n counts sequences. Then what is said."""
-    if len(found) == 1:
-        data, name = found[0].report["data"], model_name(found[0].report["model"])
-        return lines(f"{plain(name)} on {plain(data['name'], 40)}: {sizes(found[0].report)}", *said)
-    models = dict.fromkeys(plain(model_name(one.report["model"])) for one in found)
-    data = {plain(one.report["data"]["name"], 40) for one in found}
+def heading(views: Sequence[View], *below: str) -> str:
+    """Model, data and sizes of one view; of several their models, and that n counts sequences. Then what is said."""
+    if len(views) == 1:
+        data, name = views[0].report["data"], model_name(views[0].report["model"])
+        return lines(f"{plain(name)} on {plain(data['name'], 40)}: {sizes(views[0].report)}", *below)
+    models = dict.fromkeys(plain(model_name(one.report["model"])) for one in views)
+    data = {plain(one.report["data"]["name"], 40) for one in views}
     on = f" on {data.pop()}" if len(data) == 1 else ""
-    phases = dict.fromkeys(str(one.report["data"]["phase"]) for one in found)
-    counted = dict.fromkeys(f"{unit_of_text(one.report['model'])}s" for one in found)
-    return lines(f"{', '.join(models)}{on}, {', '.join(phases)} (n: {', '.join(counted)})", *said)
+    phases = dict.fromkeys(str(one.report["data"]["phase"]) for one in views)
+    counted = dict.fromkeys(f"{unit_of_text(one.report['model'])}s" for one in views)
+    return lines(f"{', '.join(models)}{on}, {', '.join(phases)} (n: {', '.join(counted)})", *below)
 
 
-def lines(*said: str) -> str:
+def lines(*texts: str) -> str:
     """Each text on a line of its own, or on several where it is wider than a figure."""
-    return "\n".join(part for text in said for part in textwrap.wrap(text, 96, break_on_hyphens=False))
+    return "\n".join(part for text in texts for part in textwrap.wrap(text, 96, break_on_hyphens=False))
 
 
-def intervals_of(found: Iterable[Source], metrics: Iterable[str], shown_as: str) -> str:
+def intervals_of(views: Iterable[View], metrics: Iterable[str], shown_as: str) -> str:
     """``bands: 95% intervals over sequences`` where that is how they are shown, or why there are none."""
     names = tuple(metrics)
-    said = dict.fromkeys(_intervals(one.report, names) for one in found)
-    return "; ".join(text if text.startswith("no ") else f"{shown_as}: {text}" for text in said)
+    every = dict.fromkeys(_intervals(one.report, names) for one in views)
+    return "; ".join(text if text.startswith("no ") else f"{shown_as}: {text}" for text in every)
 
 
-def _intervals(report: Mapping[str, Any], metrics: Sequence[str]) -> str:
+def _intervals(report: Facts, metrics: Sequence[str]) -> str:
     entries = [router["ci"].get(metric, {}) for metric in metrics for router in report["routers"]]
     if all(entry.get("low") is None for entry in entries):
         return f"no intervals: {next((e['reason'] for e in reversed(entries) if e.get('reason')), 'not computed')}"
     ci = report["settings"]["ci"]
     return f"{percent(ci['level'])} intervals over {'layers' if ci['method'] == 'layer' else 'sequences'}"
-
-
-def sizes(report: Mapping[str, Any]) -> str:
-    """``104 sequences, 12,300 tokens, prefill``."""
-    data = report["data"]
-    texts = count(data["n_sequences"], unit_of_text(report["model"]))
-    return f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
 
 
 def check_plot(path: Path) -> None:
@@ -152,7 +132,7 @@ def write_picture(path: Path, draw: Callable[[], Figure], title: str | None = No
 
     kind = path.suffix.lower()
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[kind]
-    options: dict[str, Any] = {"pil_kwargs": {"optimize": True}} if kind == ".png" else {}
+    options: Json = {"pil_kwargs": {"optimize": True}} if kind == ".png" else {}
     style: Any = STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
     content = io.BytesIO()
     with mpl.rc_context():
@@ -192,21 +172,21 @@ def marker_of(number: int) -> str:
     return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
-def legend(figure: Figure, axes: Iterable[Any], found: Sequence[Source]) -> None:
-    """Under the panels, which line is which of several sources: the lines of ``axes`` labelled by their number."""
-    if len(found) < 2:
+def legend(figure: Figure, axes: Iterable[Any], views: Sequence[View]) -> None:
+    """Under the panels, which line is which of several views: the lines of ``axes`` labelled by their number."""
+    if len(views) < 2:
         return
-    columns, room = (3, 24) if max(len(source.label) for source in found) <= 24 else (2, 42)
+    columns, room = (3, 24) if max(len(view.name) for view in views) <= 24 else (2, 42)
     handles: dict[int, Any] = {}
     for axis in axes:
         for line, number in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(int(number), line)
     order = sorted(handles)
-    names = [plain(found[number].label, room) + found[number].size for number in order]
+    names = [plain(views[number].name, room) + views[number].size for number in order]
     figure.legend([handles[number] for number in order], names, loc="outside lower center", ncols=columns)
 
 
-def layer_ticks(axis: Any, layers: Iterable[int], most: int = 8) -> None:
+def layer_ticks(axis: Any, layers: Iterable[float], most: int = 8) -> None:
     """Layers along the x axis, named every so many of them where there are more than ``most``."""
     known = sorted(set(layers))
     axis.set_xticks(known[:: -(-len(known) // most)])

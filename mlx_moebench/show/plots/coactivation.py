@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import StatsError
-from ..figures import CoactivationSeries, coactivation_series
+from ..figures import CoactivationSeries, coactivation_heat, coactivation_series
+from ..figures.coactivation import WIDEST
 from ..inputs import Inputs, Run
-from ._heat import Heat, draw_panels
-from .base import Plot, lines, plain, sizes
+from ..names import sizes, unit_of_text
+from ._heat import Panel, draw_panels
+from .base import Plot, lines, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-WIDEST = 8.0
-"""Lifts beyond this multiple of chance, or below its inverse, have the last colour."""
 
 
 def draw(inputs: Inputs, layers: Sequence[int] = ()) -> Figure:
@@ -27,20 +26,18 @@ def draw(inputs: Inputs, layers: Sequence[int] = ()) -> Figure:
 
     if not inputs.runs:
         raise StatsError("There is nothing to draw co-activation from: give a stats pair.")
-    found = [one for run in inputs.runs for one in _chosen(run, layers)]
-    ratios = [one.lift / one.chance_lift for one in found]
+    panels, ratios = [], []
+    for run in inputs.runs:
+        for one in _chosen(run, layers):
+            texts = unit_of_text(run.report["model"])
+            heat = coactivation_heat(one, f"{one.router.layer} ({one.router.router})", texts)
+            name = f"{one.run}, " if len(inputs.runs) > 1 else ""
+            panels.append(Panel(name, f"layer {one.router.layer} ({one.router.router})", heat))
+            ratios.append(one.over_chance)
     largest = max(float(np.nanmax(np.abs(np.log2(np.maximum(r, 1 / WIDEST))), initial=1.0)) for r in ratios)
     most = 2.0 ** min(np.ceil(largest), np.log2(WIDEST))
-    panels = [
-        Heat(
-            f"{one.run}, " if len(inputs.runs) > 1 else "",
-            f"layer {one.router.layer} ({one.router.router})",
-            np.clip(ratio, 1 / most, most),
-            [str(e) for e in range(len(ratio))],
-        )
-        for one, ratio in zip(found, ratios, strict=True)
-    ]
-    figure, axes, image = draw_panels(panels, LogNorm(1 / most, most), square=True)
+    clipped = [np.clip(ratio, 1 / most, most) for ratio in ratios]
+    figure, axes, image = draw_panels(panels, clipped, LogNorm(1 / most, most))
     ticks = 2.0 ** np.arange(-np.log2(most), np.log2(most) + 1)
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02, extend="both")
     bar.ax.xaxis.set(major_locator=FixedLocator(list(ticks)), minor_locator=NullLocator())
@@ -57,11 +54,11 @@ def _chosen(run: Run, layers: Sequence[int]) -> list[CoactivationSeries]:
     if missing := sorted({*layers} - {*have}):
         raise StatsError(f"{run.name} has no router in layer {missing[0]}: it has layers {', '.join(map(str, have))}.")
     wanted = set(layers) or {have[0], have[len(have) // 2], have[-1]}
-    found = [coactivation_series(run, number) for number, r in enumerate(routers) if r["layer"] in wanted]
-    reasons = [one.reason for one in found if one.pairs is None]
+    chosen = [coactivation_series(run, number) for number, r in enumerate(routers) if r["layer"] in wanted]
+    reasons = [one.reason for one in chosen if one.pairs is None]
     if reasons:
         raise StatsError(f"There is no co-activation of {run.name} to draw: {reasons[0]}.")
-    return found
+    return chosen
 
 
 def _heading(runs: Sequence[Run]) -> str:

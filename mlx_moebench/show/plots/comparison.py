@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...errors import StatsError
-from ..figures import DifferenceSeries, difference_series
+from ...types import Facts
+from ..figures import CLEAR, Chart, DifferenceSeries, difference_series, effect_chart
 from ..inputs import Inputs
+from ..names import label_and_unit
 from ..numbers import percent
-from ..tables.comparison import CLEAR, DEFAULT
+from ..tables.comparison import DEFAULT
+from ._lines import draw_points
 from .base import COLOURS, WIDTH, Plot, layer_ticks, plain, write_picture
 from .base import lines as fitted
 
@@ -34,63 +35,54 @@ def draw(inputs: Inputs) -> Figure:
     return draw_comparison(difference_series(inputs.comparisons[0]))
 
 
-def draw_comparison(found: DifferenceSeries, metrics: Sequence[str] = DEFAULT) -> Figure:
+def draw_comparison(series: DifferenceSeries, metrics: Sequence[str] = DEFAULT) -> Figure:
     """A panel per metric and kind of router: B minus A of each layer with its interval, filled where q is small."""
     from matplotlib.figure import Figure
 
-    kinds = list(found.overall)
+    kinds = list(series.overall)
     columns = min(3, len(metrics)) if len(kinds) == 1 else len(kinds)
     panels = [(metric, kind) for metric in metrics for kind in kinds]
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(WIDTH, 0.9 + 1.9 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
     for axis, (metric, kind) in zip(grid.flat, panels, strict=False):
-        _panel(axis, found, metric, kind)
-        axis.set_title(metric.replace("_", " ") + (f", {kind} routers" if len(kinds) > 1 else ""))
-        axis.set_ylabel(f"B - A, {found.units[metric]}")
+        chart = effect_chart(series, metric, kind)
+        _panel(axis, chart)
+        axis.set_title(label_and_unit(metric)[0] + (f", {kind} routers" if len(kinds) > 1 else ""))
+        axis.set_ylabel(chart.y)
     for axis in grid.flat[len(panels) :]:
         axis.remove()
     for row in grid if len(kinds) > 1 else ():
         low, high = (pick(axis.get_ylim()[end] for axis in row) for end, pick in enumerate((min, max)))
         for axis in row:  # the same metric of two kinds of router: one scale
             axis.set_ylim(low, high)
-    figure.suptitle(_heading(found))
+    figure.suptitle(_heading(series))
     return figure
 
 
-def plot_effects(found: Mapping[str, Any], path: Path, metrics: Sequence[str] = DEFAULT) -> None:
+def plot_effects(comparison: Facts, path: Path, metrics: Sequence[str] = DEFAULT) -> None:
     """The picture of `Comparison.to_dict`, as ``compare --plot`` writes it."""
-    write_picture(path, lambda: draw_comparison(difference_series(found), metrics))
+    write_picture(path, lambda: draw_comparison(difference_series(comparison), metrics))
 
 
-def _panel(axis: Any, found: DifferenceSeries, metric: str, kind: str) -> None:
-    axis.axhline(0, color="0.35", ls="--", lw=0.9, zorder=0)
-    layers = []
-    for router, effects in zip(found.routers, found.effects, strict=True):
-        if router.router != kind:
-            continue
-        layers.append(router.layer)
-        if metric not in effects or not np.isfinite(effects[metric].effect.value):
-            continue
-        e = effects[metric].effect
-        if e.has_interval:
-            axis.vlines(router.layer, e.low, e.high, color=COLOURS[0])
-        axis.plot(router.layer, e.value, "o", color=COLOURS[0], mfc=COLOURS[0] if e.q < CLEAR else "white")
-    layer_ticks(axis, layers)
+def _panel(axis: Any, chart: Chart) -> None:
+    axis.axhline(chart.references[0].y[0], color="0.35", ls="--", lw=0.9, zorder=0)
+    draw_points(axis, chart.lines[0], COLOURS[0])
+    layer_ticks(axis, chart.lines[0].points.x)
     axis.margins(y=0.12)
     axis.grid(axis="y")
 
 
-def _heading(found: DifferenceSeries) -> str:
-    how = {True: "paired", False: "unpaired", None: "values only"}[found.paired]
-    known = [e.effect for row in found.effects for e in row.values()]
-    if found.paired is not None and any(effect.has_interval for effect in known):
-        how += f", {percent(found.level)} intervals over sequences; filled: q < {CLEAR:g}; dashed: no difference"
-    elif found.paired is not None:
+def _heading(series: DifferenceSeries) -> str:
+    how = {True: "paired", False: "unpaired", None: "values only"}[series.paired]
+    known = [e.effect for row in series.effects for e in row.values()]
+    if series.paired is not None and any(effect.has_interval for effect in known):
+        how += f", {percent(series.level)} intervals over sequences; filled: q < {CLEAR:g}; dashed: no difference"
+    elif series.paired is not None:
         how += f", no intervals: {next((effect.reason for effect in known if effect.reason), 'not computed')}"
     sides = [
         f"{letter}: {plain(name, 70)}, n = {n:,} sequences"
-        for letter, name, n in zip("AB", found.names, found.n_sequences, strict=True)
+        for letter, name, n in zip("AB", series.names, series.n_sequences, strict=True)
     ]
     return fitted(*sides, how)
 

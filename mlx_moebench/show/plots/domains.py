@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import StatsError
-from ..figures import DomainSeries, RouterDomains, domain_series
+from ..figures import DomainSeries, domain_series, information_chart, kinds_of, share_chart, spread_chart
 from ..inputs import Inputs
 from ..numbers import percent
-from ._lines import line, title_with
-from .base import WIDTH, Plot, layer_ticks, lines, plain
+from ._lines import draw_line, title_with
+from .base import COLOURS, WIDTH, Plot, layer_ticks, lines, marker_of, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,74 +29,76 @@ def profiles(inputs: Inputs, kind: str) -> list[DomainSeries]:
     return [domain_series(name, profile) for name, profile in inputs.profiles.items()]
 
 
-def over(found: DomainSeries) -> str:
+def over(series: DomainSeries) -> str:
     """``moebench-nano over code, general, math``."""
-    return f"{plain(found.name, 40)} over {plain(', '.join(found.domains), 60)}"
+    return f"{plain(series.name, 40)} over {plain(', '.join(series.domains), 60)}"
 
 
 def draw(inputs: Inputs) -> Figure:
     """A row of panels per profile and kind of router: information, shares that decide the verdict, spread."""
     from matplotlib.figure import Figure
 
-    found = profiles(inputs, "domains")
-    rows = [(one, kind) for one in found for kind in dict.fromkeys(r.router.router for r in one.routers)]
+    every = profiles(inputs, "domains")
+    rows = [(one, kind) for one in every for kind in kinds_of(one.ids)]
     figure = Figure(figsize=(WIDTH, 0.9 + 2.0 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, sharey="col")
     for row, (one, kind) in zip(axes, rows, strict=True):
-        routers = [r for r in one.routers if r.router.router == kind]
-        layers = [r.router.layer for r in routers]
-        _information(row[0], one, routers, layers)
-        _shares(row[1], one, routers, layers)
-        line(row[2], layers, [r.r for r in routers], 0)
-        row[2].axhline(0.5, color="0.35", ls=":", lw=1)
-        title_with(row[2], "experts in use, r", "dotted: 0.5, collapsed below")
-        row[2].set_ylabel("ratio")
-        row[2].set_ylim(0, 1.02)
+        _information(row[0], one, kind)
+        _shares(row[1], one, kind)
+        _spread(row[2], one, kind)
         for axis in row:
-            layer_ticks(axis, layers)
+            layer_ticks(axis, [r.layer for r in one.ids if r.router == kind])
             axis.grid(axis="y")
         if len(rows) > 1:
             row[0].set_ylabel(f"{plain(one.name, 28)}\n{kind} routers\nnats")
     for axis in axes[0, :2]:  # a limit that is set before all rows are drawn would cut the next ones
         axis.set_ylim(bottom=0)
     _legend(figure, axes[0, 1])
-    figure.suptitle(lines(*(over(one) for one in found), _intervals(found[0])))
+    figure.suptitle(lines(*(over(one) for one in every), _intervals(every[0])))
     return figure
 
 
-def _intervals(found: DomainSeries) -> str:
-    known = [value for r in found.routers for value in (r.a, r.b, r.r, r.mi)]
+def _intervals(series: DomainSeries) -> str:
+    known = [value for r in series.routers for value in (r.a, r.b, r.r, r.mi)]
     if any(value.has_interval for value in known):
-        return f"bands: {percent(found.level)} intervals over sequences"
+        return f"bands: {percent(series.level)} intervals over sequences"
     return f"no intervals: {next((value.reason for value in known if value.reason), 'not computed')}"
 
 
-def _information(axis: Any, found: DomainSeries, routers: Sequence[RouterDomains], layers: Sequence[int]) -> None:
-    line(axis, layers, [r.mi for r in routers], 0)
-    null = [r.null_high for r in routers]
-    said = f"at most ln {len(found.domains)} = {found.highest:.2f}"
-    if np.isfinite(null).all():
-        axis.fill_between(layers, 0, null, color="0.75", lw=0, zorder=0.5)  # under the bands
-        said += "; grey: 95% of permutations"
-    title_with(axis, "information about the expert", said)
-    axis.set_ylabel("nats")
+def _information(axis: Any, series: DomainSeries, kind: str) -> None:
+    chart = information_chart(series, kind)
+    (line,), (null,) = chart.lines, chart.references
+    draw_line(axis, line, COLOURS[0], marker=marker_of(0))
+    below = f"at most ln {len(series.domains)} = {series.highest:.2f}"
+    if np.isfinite(null.y).all():
+        axis.fill_between(null.x, 0, null.y, color="0.75", lw=0, zorder=0.5)  # under the bands
+        below += "; grey: 95% of permutations"
+    title_with(axis, "information about the expert", below)
+    axis.set_ylabel(chart.y)
 
 
-def _shares(axis: Any, found: DomainSeries, routers: Sequence[RouterDomains], layers: Sequence[int]) -> None:
-    line(axis, layers, [r.b for r in routers], 1, label="b: busiest expert of any domain")
-    line(axis, layers, [r.a for r in routers], 0, label="a: expert that no domain escapes")
-    axis.axhline(found.tau, color="0.35", ls=":", lw=1)
-    for r in routers:
-        axis.plot(
-            r.router.layer,
-            0.03,
-            "s",
-            color=VERDICTS.get(r.word or "", "white"),
-            ms=4,
-            transform=axis.get_xaxis_transform(),
-        )
-    title_with(axis, "deciding shares", f"dotted: tau = {found.tau:g}; squares: verdict")
-    axis.set_ylabel("share of tokens")
+def _shares(axis: Any, series: DomainSeries, kind: str) -> None:
+    chart = share_chart(series, kind)
+    for number, line in reversed(list(enumerate(chart.lines))):
+        draw_line(axis, line, COLOURS[number], marker=marker_of(number), label=line.name)
+    (tau,) = chart.references
+    axis.axhline(tau.y[0], color="0.35", ls=":", lw=1)
+    for r in series.routers:
+        if r.router.router == kind:
+            colour = VERDICTS.get(r.word or "", "white")
+            axis.plot(r.router.layer, 0.03, "s", color=colour, ms=4, transform=axis.get_xaxis_transform())
+    title_with(axis, "deciding shares", f"dotted: {tau.name}; squares: verdict")
+    axis.set_ylabel(chart.y)
+
+
+def _spread(axis: Any, series: DomainSeries, kind: str) -> None:
+    chart = spread_chart(series, kind)
+    draw_line(axis, chart.lines[0], COLOURS[0], marker=marker_of(0))
+    (half,) = chart.references
+    axis.axhline(half.y[0], color="0.35", ls=":", lw=1)
+    title_with(axis, "experts in use, r", f"dotted: {half.name}")
+    axis.set_ylabel(chart.y)
+    axis.set_ylim(0, 1.02)
 
 
 def _legend(figure: Figure, axis: Any) -> None:

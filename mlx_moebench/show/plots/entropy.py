@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..inputs import Inputs
 from ._lines import draw_by_layer
-from .base import Plot, sources
+from .base import Plot, views
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 
 def draw(inputs: Inputs) -> Figure:
     """Entropy of a token's routing, of the mean routing and of the load, below ln E."""
-    metrics = {
-        "mean_entropy": "of a token's routing",
-        "marginal_entropy": "of the mean routing",
-        "load_entropy": "of the load",
-    }
-    return draw_by_layer(sources(inputs, "entropies"), metrics, "entropy, nats")
+    metrics = ("mean_entropy", "marginal_entropy", "load_entropy")
+    return draw_by_layer(views(inputs, "entropies"), metrics, "nats")
 
 
 PLOT = Plot("entropy", "Entropies by layer with their intervals, below ln E.", "stats pairs or profiles", draw)

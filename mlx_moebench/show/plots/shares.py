@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..inputs import Inputs
 from ._lines import draw_by_layer
-from .base import Plot, sources
+from .base import Plot, views
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 
 def draw(inputs: Inputs) -> Figure:
     """Shares of the busiest expert and of the experts that adjacent tokens share, over even routing's."""
-    metrics = {
-        "top_share_token": "busiest, of tokens",
-        "top_share_top1": "busiest, of first choices",
-        "adjacent_overlap": "adjacent tokens, of experts",
-    }
-    return draw_by_layer(sources(inputs, "shares"), metrics, "share")
+    metrics = ("top_share_token", "top_share_top1", "adjacent_overlap")
+    return draw_by_layer(views(inputs, "shares"), metrics, "share")
 
 
 PLOT = Plot(

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StatsError
-from ...routing.sums import Floats
-from ..figures import TrainingSeries, training_series
+from ...types import Facts, Json
+from ..figures import Chart, TrainingSeries, training_charts, training_series
 from ..inputs import Inputs, Training
+from ._lines import draw_line
 from .base import COLOURS, WIDTH, Plot, lines, plain, write_picture
 
 if TYPE_CHECKING:
@@ -20,24 +21,22 @@ def draw(inputs: Inputs) -> Figure:
     """A column of panels per training, with one axis per row."""
     if not inputs.trainings:
         raise StatsError("There is no training to draw: give the folder that train wrote.")
-    found = [training_series(training) for training in inputs.trainings]
-    if empty := [series.name for series in found if not series.steps]:
+    every = [training_series(training) for training in inputs.trainings]
+    if empty := [series.name for series in every if not series.steps]:
         raise StatsError(f"The log of {empty[0]} holds no step yet, so that there is nothing to draw of it.")
-    return draw_training(found)
+    return draw_training(every)
 
 
-def draw_training(found: Sequence[TrainingSeries]) -> Figure:
+def draw_training(every: Sequence[TrainingSeries]) -> Figure:
     """Cross-entropy, routing loss, entropies and load per step. Lines are means over routers, bands their range."""
     from matplotlib.figure import Figure
 
-    one = len(found) == 1
+    one = len(every) == 1
     figure = Figure(figsize=(WIDTH, 5.2 if one else 8.4), layout="constrained")
-    grid = figure.subplots(2, 2).reshape(4, 1) if one else figure.subplots(4, len(found), sharey="row")
-    for column, series in zip(grid.T, found, strict=True):
-        for axis, panel in zip(column, (_ce, _routing_loss, _entropies, _load), strict=True):
-            panel(axis, series)
-            axis.grid()
-            axis.set_xlabel("step")
+    grid = figure.subplots(2, 2).reshape(4, 1) if one else figure.subplots(4, len(every), sharey="row")
+    for column, series in zip(grid.T, every, strict=True):
+        for axis, chart, colours in zip(column, training_charts(series), HUES, strict=True):
+            _panel(axis, chart, colours)
         if not one:
             column[0].set_title(f"{plain(series.name, 36)}\n{_loss(series, 40)}\n\n", fontsize=7)
     # A limit that is set before all columns are drawn would cut the next ones.
@@ -46,56 +45,33 @@ def draw_training(found: Sequence[TrainingSeries]) -> Figure:
     for axis in grid[:, 1:].flat:
         axis.set_ylabel("")
     for axis in grid[[0, 2, 3], 0]:
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1.2, borderaxespad=0.1)
-    title = f"{plain(found[0].name, 40)}, {_loss(found[0], 70)}" if one else f"{len(found)} trainings"
+        columns = 1 if any(len(name) > 24 for name in axis.get_legend_handles_labels()[1]) else 2
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, handlelength=1.2, borderaxespad=0.1)
+    title = f"{plain(every[0].name, 40)}, {_loss(every[0], 70)}" if one else f"{len(every)} trainings"
     figure.suptitle(lines(title, "of each step's batch, so without intervals; bands: the range over routers"))
     return figure
 
 
-def plot_training(log: Sequence[Mapping[str, Any]], report: dict[str, Any], path: Path) -> Path:
+def plot_training(log: Sequence[Facts], report: Json, path: Path) -> Path:
     """The picture of a training, as ``train`` writes it beside the adapter; returns ``path``."""
     series = training_series(Training(str(report["model"]), report, log))
     write_picture(path, lambda: draw_training([series]))
     return path
 
 
-def _ce(axis: Any, series: TrainingSeries) -> None:
-    axis.plot(series.steps, series.ce, color=COLOURS[0], lw=0.9, label="training batch")
-    steps, values = series.validation
-    axis.plot(steps, values, "o-", color=COLOURS[1], label="validation")
-    axis.set_ylabel("cross-entropy, nats per token")
+HUES = ((0, 1), (5,), (2, 3, 0), (1, 7))
+"""Which of `COLOURS` the lines of each chart have."""
 
 
-def _routing_loss(axis: Any, series: TrainingSeries) -> None:
-    axis.plot(series.steps, series.routing_loss, color=COLOURS[5], lw=0.9)
-    unit = ", nats" if series.loss is None or series.loss.get("name") == "entropy_floor" else ""
-    axis.set_ylabel(f"routing loss, unweighted{unit}")
-
-
-def _entropies(axis: Any, series: TrainingSeries) -> None:
-    words = {
-        "token_entropy": "token, mean H(p)",
-        "marginal_entropy": "marginal, H(mean p)",
-        "load_entropy": "load, H(f)",
-    }
-    for colour, (name, label) in zip((2, 3, 0), words.items(), strict=True):
-        _band(axis, series.steps, series.routers[name], label, COLOURS[colour])
-    for nats in series.floors:
-        axis.axhline(nats, color="0.3", ls="--", lw=1, label="floor" if nats == series.floors[0] else None)
-    axis.set_ylabel("entropy, nats")
-
-
-def _load(axis: Any, series: TrainingSeries) -> None:
-    _band(axis, series.steps, series.routers["top_load_ratio"], "busiest expert's load", COLOURS[1])
-    _band(axis, series.steps, series.routers["dead_experts"], "experts not chosen", "0.4")
-    axis.axhline(1, color="0.7", lw=0.8)
-    axis.set_ylabel("multiple of even; experts")
-
-
-def _band(axis: Any, x: Sequence[int], values: Floats, label: str, colour: str) -> None:
-    if values.size:
-        axis.plot(x, values.mean(axis=1), color=colour, label=label)
-        axis.fill_between(x, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.15, lw=0)
+def _panel(axis: Any, chart: Chart, hues: Sequence[int]) -> None:
+    for line, hue in zip(chart.lines, hues, strict=False):
+        style: Json = {"marker": "o"} if line.name == "validation" else {"lw": 0.9}
+        draw_line(axis, line, COLOURS[hue], band=0.15, label=line.name, **style)
+    for number, reference in enumerate(chart.references):
+        axis.axhline(reference.y[0], color="0.3", ls="--", lw=1, label=None if number else reference.name)
+    axis.set_ylabel(f"{chart.title},\n{chart.y}")
+    axis.set_xlabel(chart.x)
+    axis.grid()
 
 
 def _loss(series: TrainingSeries, limit: int) -> str:

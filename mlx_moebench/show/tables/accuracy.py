@@ -5,23 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..numbers import percent
-from .routers import model_name
+from ...types import Json
+from ..names import model_name
+from ..numbers import count, decimals, percent, signed, with_interval
+from .base import plain_table
 
-_PLAIN: dict[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False, "padding": (0, 2, 0, 0)}
 
-
-def print_evaluation(report: dict[str, Any], console: Console | None = None) -> None:
+def print_evaluation(report: Json, console: Console | None = None) -> None:
     """Print one row per subject, or per metric of a task, then the summary, each number with its interval."""
     console = console or Console()
     console.print(render(report))
 
 
-def render(report: dict[str, Any]) -> Group:
+def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
     if report["task"] != "mmlu":
         return Group(_heading(report), _tasks(report), _task_notes(report))
@@ -31,24 +30,21 @@ def render(report: dict[str, Any]) -> Group:
     return Group(*parts, _notes(report))
 
 
-def _heading(report: dict[str, Any]) -> Text:
+def _heading(report: Json) -> Text:
     data, settings = report["data"], report["settings"]
     name = model_name(report["model"])
     if report["task"] != "mmlu":
         return Text(f"{name} on {report['task']}, by lm-evaluation-harness {data['lm_eval']}", style="bold")
     if "compared" in report:
         name += f", and with {report['compared']['model']['adapter']['name']}"
-    n = report["results"]["n"]
-    return Text(
-        f"{name} on MMLU ({data['split']}): {n:,} question{'' if n == 1 else 's'} of {len(report['subjects'])} "
-        f"subject{'' if len(report['subjects']) == 1 else 's'}, {settings['shots']}-shot",
-        style="bold",
-    )
+    n = count(report["results"]["n"], "question")
+    subjects = count(len(report["subjects"]), "subject")
+    return Text(f"{name} on MMLU ({data['split']}): {n} of {subjects}, {settings['shots']}-shot", style="bold")
 
 
-def _subjects(report: dict[str, Any]) -> Table:
+def _subjects(report: Json) -> Table:
     compared = report.get("compared")
-    table = Table(**_PLAIN)
+    table = plain_table()
     table.add_column("subject", no_wrap=True)
     table.add_column("n", justify="right")
     if not compared:  # or the longest subject would not fit a terminal of 80 columns
@@ -60,22 +56,22 @@ def _subjects(report: dict[str, Any]) -> Table:
     for entry in report["subjects"]:
         cells = [entry["subject"], f"{entry['n']:,}"]
         cells += [] if compared else [f"{entry['correct']:,}"]
-        cells.append(_interval(entry["accuracy"], entry, 2))
+        cells.append(with_interval(entry["accuracy"], entry, 2, decimals))
         if entry["subject"] in others:
             other = others[entry["subject"]]
-            cells.append(_interval(other["accuracy"], other, 2))
+            cells.append(with_interval(other["accuracy"], other, 2, decimals))
         table.add_row(*cells)
     return table
 
 
-def _summary(results: dict[str, Any], compared: dict[str, Any] | None) -> Table:
-    table = _titled("Summary")
+def _summary(results: Json, compared: Json | None) -> Table:
+    table = plain_table("Summary", show_header=False)
     for name, words in (("macro", "Accuracy, mean of subjects (macro)"), ("micro", "Accuracy, all questions (micro)")):
         entry = results[f"{name}_accuracy"]
-        table.add_row(words, _interval(entry["value"], entry), "share")
+        table.add_row(words, with_interval(entry["value"], entry, 3, decimals), "share")
         if compared:
             entry = compared["results"][f"{name}_accuracy"]
-            table.add_row("  with the adapter", _interval(entry["value"], entry), "share")
+            table.add_row("  with the adapter", with_interval(entry["value"], entry, 3, decimals), "share")
     table.add_row("Guessing", f"{results['chance']:.3f}", "share")
     shots = results["shots"]
     table.add_row("Shots used", f"mean {shots['mean']:.2f}, min {shots['min']}, max {shots['max']}", "examples")
@@ -86,12 +82,12 @@ def _summary(results: dict[str, Any], compared: dict[str, Any] | None) -> Table:
     return table
 
 
-def _comparison(found: dict[str, Any]) -> Table:
-    table = _titled("With the adapter minus without, same questions")
+def _comparison(comparison: Json) -> Table:
+    table = plain_table("With the adapter minus without, same questions", show_header=False)
     for name in ("macro", "micro"):
-        entry = found[f"{name}_difference"]
-        table.add_row(f"Difference ({name})", _interval(entry["value"], entry, sign=True), "share")
-    pairs, seen = found["mcnemar"], found["smallest_detectable"]
+        entry = comparison[f"{name}_difference"]
+        table.add_row(f"Difference ({name})", with_interval(entry["value"], entry, 3, signed), "share")
+    pairs, seen = comparison["mcnemar"], comparison["smallest_detectable"]
     table.add_row("Right only without, only with", f"{pairs['first_only']:,}, {pairs['second_only']:,}", "questions")
     table.add_row("McNemar's exact test", f"{pairs['p_value']:.3g}", "p")
     for name in ("macro", "micro"):
@@ -102,12 +98,7 @@ def _comparison(found: dict[str, Any]) -> Table:
     return table
 
 
-def _titled(title: str) -> Table:
-    options = _PLAIN | {"show_header": False, "title": title, "title_justify": "left", "title_style": "bold"}
-    return Table(**options)
-
-
-def _notes(report: dict[str, Any]) -> Text:
+def _notes(report: Json) -> Text:
     results, data = report["results"], report["data"]
     lines = [] if report["complete"] else ["unfinished: evaluate --resume goes on."]
     lines.append(results["reading"])
@@ -118,9 +109,9 @@ def _notes(report: dict[str, Any]) -> Text:
     lines += [f"Warning: {warning}" for warning in report["model"].get("warnings", [])]
     entries = [results["macro_accuracy"], *report["subjects"]]
     if "comparison" in report:
-        found = report["comparison"]
-        entries.append(found["macro_difference"])
-        reason = found["smallest_detectable"].get("reason")
+        comparison = report["comparison"]
+        entries.append(comparison["macro_difference"])
+        reason = comparison["smallest_detectable"].get("reason")
         lines += [f"No smallest detectable difference: {reason}."] if reason else []
     lines += [f"Note: {reason}." for reason in dict.fromkeys(e["reason"] for e in entries if e.get("reason"))]
     ci = report["settings"]["ci"]
@@ -131,8 +122,8 @@ def _notes(report: dict[str, Any]) -> Text:
     return Text("\n".join(lines), style="dim")
 
 
-def _tasks(report: dict[str, Any]) -> Table:
-    table = Table(**_PLAIN)
+def _tasks(report: Json) -> Table:
+    table = plain_table()
     for column in ("task", "documents", "shots", "metric", "value"):
         table.add_column(column, justify="right" if column in ("documents", "shots") else "left", no_wrap=True)
     for task, metrics in report["results"].items():
@@ -140,22 +131,13 @@ def _tasks(report: dict[str, Any]) -> Table:
         for name, entry in metrics.items():
             n, shots = facts.get("n"), facts.get("shots")
             cells = ["-" if x is None else f"{x:,}" for x in (n, shots)]
-            table.add_row(task, *cells, name, _interval(entry["value"], entry))
+            table.add_row(task, *cells, name, with_interval(entry["value"], entry, 3, decimals))
     return table
 
 
-def _task_notes(report: dict[str, Any]) -> Text:
+def _task_notes(report: Json) -> Text:
     entries = [entry for metrics in report["results"].values() for entry in metrics.values()]
     lines = [f"Warning: {warning}" for warning in report["model"].get("warnings", [])]
     lines += [f"Note: {reason}." for reason in dict.fromkeys(e["reason"] for e in entries if e.get("reason"))]
     lines.append("[low, high]: 95%, 1.96 of the harness's standard errors to either side.")
     return Text("\n".join(lines), style="dim")
-
-
-def _interval(value: float | None, entry: dict[str, Any], digits: int = 3, sign: bool = False) -> str:
-    if value is None:
-        return "null"
-    form = f"{'+' if sign else ''}.{digits}f"
-    if entry.get("low") is None:
-        return f"{value:{form}}"
-    return escape(f"{value:{form}} [{entry['low']:{form}}, {entry['high']:{form}}]")

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from ...routing.comparison.differences import ROUNDING
-from ..numbers import percent
-from .routers import model_name
+from ...types import Json
+from ..figures import CLEAR
+from ..names import side_name, sizes
+from ..numbers import decimals, percent, signed, with_interval
+from .base import plain_table
 
 DEFAULT = ("mean_entropy", "top_share_token", "load_entropy")
 """Metrics shown layer by layer unless others are asked for."""
@@ -32,39 +34,29 @@ SHORT = {
 RESCALED = ("peak_top_share_selection", "peak_max_violation")
 """Effects over all routers that are others in another unit; the JSON has them."""
 
-CLEAR = 0.05
-"""Effects with a smaller q are marked."""
 
-
-def print_comparison(found: dict[str, Any], metrics: Sequence[str] = DEFAULT, console: Console | None = None) -> None:
+def print_comparison(comparison: Json, metrics: Sequence[str] = DEFAULT, console: Console | None = None) -> None:
     """Print both sides, every metric over all routers, the chosen ones layer by layer, and what became of the loads."""
-    (console or Console()).print(render(found, metrics))
+    (console or Console()).print(render(comparison, metrics))
 
 
-def render(found: dict[str, Any], metrics: Sequence[str] = DEFAULT) -> Group:
+def render(comparison: Json, metrics: Sequence[str] = DEFAULT) -> Group:
     """The tables of `Comparison.to_dict` as one rich renderable."""
-    parts: list[Any] = [_heading(found)]
-    for kind, effects in found["overall"].items():
-        count = sum(router["router"] == kind for router in found["routers"])
-        of = f"{kind} routers" if len(found["overall"]) > 1 else "routers"
-        parts.append(_overall(effects, found["units"], f"Mean over {count} {of} (peak: the largest over them)"))
-    parts += [_layers(found, metric) for metric in metrics]
-    parts += [_loads(found), _notes(found)]
+    parts: list[Any] = [_heading(comparison)]
+    for kind, effects in comparison["overall"].items():
+        count = sum(router["router"] == kind for router in comparison["routers"])
+        of = f"{kind} routers" if len(comparison["overall"]) > 1 else "routers"
+        parts.append(_overall(effects, comparison["units"], f"Mean over {count} {of} (peak: the largest over them)"))
+    parts += [_layers(comparison, metric) for metric in metrics]
+    parts += [_loads(comparison), _notes(comparison)]
     return Group(*parts)
 
 
-def side_name(side: dict[str, Any]) -> str:
-    """``moebench-nano on math``: model and data of one side."""
-    return f"{model_name(side['model'])} on {side['data']['name']}"
-
-
-def _heading(found: dict[str, Any]) -> Text:
+def _heading(comparison: Json) -> Text:
     lines = []
     for label in ("a", "b"):
-        data = found[label]["data"]
-        counted = f"{data['n_sequences']:,} sequences, {data['n_tokens']:,} tokens, {data['phase']}"
-        lines.append(f"{label.upper()}: {side_name(found[label])}: {counted}")
-    design = found["design"]
+        lines.append(f"{label.upper()}: {side_name(comparison[label])}: {sizes(comparison[label])}")
+    design = comparison["design"]
     if design["paired"]:
         lines.append(f"Paired on {design['compared']['a']:,} sequences; every effect is B minus A.")
     elif design["paired"] is False:
@@ -74,20 +66,8 @@ def _heading(found: dict[str, Any]) -> Text:
     return Text("\n".join(lines), style="bold")
 
 
-def _table(title: str) -> Table:
-    return Table(
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title=title,
-        title_justify="left",
-        title_style="bold",
-    )
-
-
-def _overall(effects: dict[str, Any], units: dict[str, str], title: str) -> Table:
-    table = _table(title)
+def _overall(effects: Json, units: dict[str, str], title: str) -> Table:
+    table = plain_table(title, gap=1)
     table.add_column("metric", overflow="fold")  # where the line is too short for all, names break, not numbers
     for name in ("A", "B"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -101,9 +81,9 @@ def _overall(effects: dict[str, Any], units: dict[str, str], title: str) -> Tabl
     return table
 
 
-def _layers(found: dict[str, Any], metric: str) -> Table:
-    table = _table(f"{metric}, {found['units'][metric]}")
-    kinds = len(found["overall"]) > 1
+def _layers(comparison: Json, metric: str) -> Table:
+    table = plain_table(f"{metric}, {comparison['units'][metric]}", gap=1)
+    kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right")
     if kinds:
         table.add_column("router")
@@ -112,7 +92,7 @@ def _layers(found: dict[str, Any], metric: str) -> Table:
     table.add_column("B - A", no_wrap=True)
     for name in ("p", "q"):
         table.add_column(name, justify="right")
-    for router in found["routers"]:
+    for router in comparison["routers"]:
         e = router["effects"].get(metric)
         if e is not None:
             cells = [str(router["layer"]), *([router["router"]] if kinds else []), *_sides(e)]
@@ -120,10 +100,10 @@ def _layers(found: dict[str, Any], metric: str) -> Table:
     return table
 
 
-def _loads(found: dict[str, Any]) -> Table:
+def _loads(comparison: Json) -> Table:
     """L1 distance of the loads against permuted ones, and the experts that gained and lost the most."""
-    table = _table("Load: who gained and who lost, of tokens")
-    kinds = len(found["overall"]) > 1
+    table = plain_table("Load: who gained and who lost, of tokens", gap=1)
+    kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right", no_wrap=True)
     if kinds:
         table.add_column("router", no_wrap=True)
@@ -131,38 +111,36 @@ def _loads(found: dict[str, Any]) -> Table:
     table.add_column("q", justify="right", no_wrap=True)
     for name in ("gained most", "lost most"):
         table.add_column(name)
-    for router in found["routers"]:
+    for router in comparison["routers"]:
         l1, change = router["load"]["load_l1"], router["load"]["token_share_change"]
-        chance = "" if l1["null_high"] is None else f" (<{_number(l1['null_high'], 2)})"
-        cells = [str(router["layer"]), *([router["router"]] if kinds else []), _number(l1["value"], 2) + chance]
+        chance = "" if l1["null_high"] is None else f" (<{decimals(l1['null_high'], 2)})"
+        cells = [str(router["layer"]), *([router["router"]] if kinds else []), decimals(l1["value"], 2) + chance]
         cells.append(_p(l1.get("q"), mark=True))
         table.add_row(*cells, _mover(change, largest=True), _mover(change, largest=False))
     return table
 
 
-def _mover(change: dict[str, Any], largest: bool) -> str:
+def _mover(change: Json, largest: bool) -> str:
     values = change["values"]
     if values is None or None in values:
         return "null"
     value = max(values) if largest else min(values)
     if value == 0:
         return "none"
-    text = f"{values.index(value)}: {value:+.3f}"
-    if "below" in change:
-        text += f" [{value - change['below']:.3f}, {value + change['above']:.3f}]"
-    return escape(text)
+    ends = {"low": value - change["below"], "high": value + change["above"]} if "below" in change else None
+    return f"{values.index(value)}: {with_interval(value, ends, 3, signed, ends=decimals)}"
 
 
-def _notes(found: dict[str, Any]) -> Text:
-    ci = found["settings"]["ci"]
-    lines = [f"Allowed ({one['kind']}): {one['what']}." for one in found["allowed"]] + list(found["notes"])
-    changed = [r for r in found["routers"] if r["collapsed"]["a"] != r["collapsed"]["b"]]
+def _notes(comparison: Json) -> Text:
+    ci = comparison["settings"]["ci"]
+    lines = [f"Allowed ({one['kind']}): {one['what']}." for one in comparison["allowed"]] + list(comparison["notes"])
+    changed = [r for r in comparison["routers"] if r["collapsed"]["a"] != r["collapsed"]["b"]]
     if changed:
         named = ", ".join(
             f"{r['layer']} ({_flag(r['collapsed']['a'])} to {_flag(r['collapsed']['b'])})" for r in changed
         )
         lines.append(f"collapse flags that differ: layer {named}.")
-    if found["design"]["paired"] is not None:
+    if comparison["design"]["paired"] is not None:
         lines.append(
             f"[low, high]: {percent(ci['level'])} bootstrap over sequences, {ci['resamples']:,} resamples; p: of no "
             f"difference, from the same; q: p adjusted over layers (Benjamini-Hochberg); *: q < {CLEAR}."
@@ -176,38 +154,20 @@ def _flag(value: bool | None) -> str:
     return {True: "collapsed", False: "not", None: "n/a"}[value]
 
 
-def _sides(e: dict[str, Any]) -> list[str]:
+def _sides(e: Json) -> list[str]:
     """The values at A and at B, to the digits of their effect, four at most."""
     digits = min(4, _digits(e))
-    return ["null" if e[side] is None else f"{e[side]:.{digits}f}" for side in ("a", "b")]
+    return [decimals(e[side], digits) for side in ("a", "b")]
 
 
-def _effect(e: dict[str, Any]) -> str:
-    if e["effect"] is None:
-        return "null"
-    value = _signed(e["effect"], _digits(e))
-    if e["low"] is None:
-        return value
-    low, high = (_number(e[end], _digits(e)) for end in ("low", "high"))
-    return escape(f"{value} [{low}, {high}]")
+def _effect(e: Json) -> str:
+    return with_interval(e["effect"], e, _digits(e), signed, ends=decimals)
 
 
-def _digits(e: dict[str, Any]) -> int:
+def _digits(e: Json) -> int:
     """Decimals that show two digits of the interval's width; three without an interval."""
     width = 0.0 if e["low"] is None else e["high"] - e["low"]
     return min(6, max(0, 1 - math.floor(math.log10(width)))) if width > ROUNDING else 3
-
-
-def _signed(value: float, digits: int = 3) -> str:
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "null"
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _p(value: float | None, mark: bool = False) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -13,14 +12,15 @@ from rich.text import Text
 
 from ...blas import blas_in_use
 from ...environment import package_version
+from ...types import Json
 
-WORDS = {"True": "present", "False": "missing", "None": "not installed"}
+PRESENCE = {"True": "present", "False": "missing", "None": "not installed"}
 EXTRAS = {"data": "datasets", "demo": "gradio", "torch": "torch"}
 
 
-def examine() -> dict[str, Any]:
+def examine() -> Json:
     """Versions, device, memory, BLAS and what is missing; ``ready`` says whether a model can be measured."""
-    findings: dict[str, Any] = {
+    findings: Json = {
         "mlx_moebench": package_version("mlx-moebench"),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -58,7 +58,7 @@ def examine() -> dict[str, Any]:
     return findings | {"missing": missing, "optional": notes}
 
 
-def print_findings(findings: dict[str, Any], console: Console | None = None) -> None:
+def print_findings(findings: Json, console: Console | None = None) -> None:
     """One line a finding, then what is missing and what could be added."""
     console = console or Console(highlight=False)
     words = {
@@ -73,7 +73,7 @@ def print_findings(findings: dict[str, Any], console: Console | None = None) -> 
     for key, value in findings.items():
         if key not in ("missing", "optional", "ready", "selftest"):
             shown = ", ".join(f"{k}={v}" for k, v in value.items()) or "default" if isinstance(value, dict) else value
-            shown = WORDS.get(str(shown), shown)
+            shown = PRESENCE.get(str(shown), shown)
             console.print(f"{words.get(key, key):<22} {shown}", markup=False)
     for line in findings["missing"]:
         console.print(f"Missing: {line}", style="red", markup=False)
@@ -85,7 +85,7 @@ def print_findings(findings: dict[str, Any], console: Console | None = None) -> 
         console.print(render_selftest(findings["selftest"]))
 
 
-def render_selftest(result: dict[str, Any]) -> Group:
+def render_selftest(result: Json) -> Group:
     """One row a check and device, the verdict, and after a failure what to do."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("device", "check", "differences found", "limit", ""):
@@ -100,7 +100,7 @@ def render_selftest(result: dict[str, Any]) -> Group:
     return Group(heading, table, *(Text(line) for line in _verdict(result)))
 
 
-def _verdict(result: dict[str, Any]) -> list[str]:
+def _verdict(result: Json) -> list[str]:
     lines = []
     for device in result["devices"]:
         name, seconds = f"{device['device']} ({device['name']})", f"{device['seconds']:.1f} s"

@@ -6,23 +6,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..numbers import percent
-from .routers import model_name
+from ...types import Json
+from ..names import SCORES, model_name
+from ..numbers import decimals, percent, with_interval
+from .base import plain_table
 
-SCORES = {"entropy": "entropy", "selection_margin": "margin"}
-UNITS = {"entropy": "nats", "selection_margin": "selection score"}
 
-
-def print_uncertainty(report: dict[str, Any], console: Console | None = None) -> None:
+def print_uncertainty(report: Json, console: Console | None = None) -> None:
     """Print the correlations of every router, their means, the loss of the outer tenths, and the example tokens."""
     (console or Console()).print(render(report))
 
 
-def render(report: dict[str, Any]) -> Group:
+def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
     data, ci = report["data"], report["settings"]["ci"]
     heading = Text(
@@ -45,33 +43,33 @@ def render(report: dict[str, Any]) -> Group:
     return Group(*parts, Text(note.replace("\n\n", "\n"), style="dim"))
 
 
-def _routers(report: dict[str, Any]) -> Table:
+def _routers(report: Json) -> Table:
     kinds = {router["router"] for router in report["routers"]}
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     table.add_column("layer", justify="right")
     if len(kinds) > 1:
         table.add_column("router")
-    for words in SCORES.values():
+    for words, _ in SCORES.values():
         table.add_column(f"rho, {words}", no_wrap=True)
     table.add_column("loss", no_wrap=True)
     for r in report["routers"]:
         cells = [str(r["layer"]), *([r["router"]] if len(kinds) > 1 else [])]
-        cells += [_value(r[name], "rho") for name in SCORES]
+        cells += [_plain(r[name], "rho") for name in SCORES]
         bins = r["entropy"]["calibration"]
         ends = [f"{bins[i]['loss']['value']:.2f}" for i in (0, -1)] if bins else ["null"]
         table.add_row(*cells, " to ".join(ends))
     for kind, means in report["summary"].items():
         name = ["mean", *([kind] if len(kinds) > 1 else [])]
-        table.add_row(*name, *(_value(means[score], "rho") for score in SCORES), "", style="bold")
+        table.add_row(*name, *(_plain(means[score], "rho") for score in SCORES), "", style="bold")
     return table
 
 
-def _tokens(report: dict[str, Any]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+def _tokens(report: Json) -> Table:
+    table = plain_table()
     table.add_column("routing, loss")
     table.add_column("entropy", justify="right")
     table.add_column("loss", justify="right")
-    table.add_column(escape("text, [token] and the next"), overflow="fold")
+    table.add_column(r"text, \[token] and the next", overflow="fold")
     previous = ""
     for t in report["tokens"]:
         text = Text(_shown(t["before"][-48:]), style="dim")
@@ -87,19 +85,11 @@ def _shown(text: str) -> str:
     return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
-def _value(entry: dict[str, Any], key: str) -> str:
-    return escape(_plain(entry, key))
+def _plain(entry: Json, key: str) -> str:
+    return with_interval(entry[key], entry, 3, decimals)
 
 
-def _plain(entry: dict[str, Any], key: str) -> str:
-    if entry[key] is None:
-        return "null"
-    if entry["low"] is None:
-        return f"{entry[key]:.3f}"
-    return f"{entry[key]:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
-
-
-def _reasons(report: dict[str, Any]) -> Iterator[str]:
+def _reasons(report: Json) -> Iterator[str]:
     for router in report["routers"]:
         for name in SCORES:
             if "reason" in router[name]:

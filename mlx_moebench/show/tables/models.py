@@ -14,6 +14,7 @@ from rich.text import Text
 from ...environment import package_version
 from ...families import GUIDE, Family, families
 from ...families.base import names_of
+from ...types import Json
 
 TESTED = {
     "outputs bit-identical with the tap": "test_instrument.test_taps_change_no_output_and_no_parameter",
@@ -32,7 +33,7 @@ TESTED = {
 """What holds for every family, and the test that runs once for each; a test checks that it does."""
 
 
-def supported() -> dict[str, Any]:
+def supported() -> Json:
     """``families``: each with its facts; ``tested``: `TESTED`; ``mlx_lm``: its version and what it has beyond."""
     unique = {family.name: family for family in families().values()}
     return {
@@ -59,12 +60,12 @@ def unsupported_in_mlx_lm() -> list[str] | None:
     return [name for name in names if name not in families()]
 
 
-def print_supported(found: dict[str, Any], console: Console | None = None) -> None:
+def print_supported(found: Json, console: Console | None = None) -> None:
     """A table of families, what they are tested for, and what else mlx-lm has."""
     (console or Console(highlight=False)).print(render(found))
 
 
-def render(found: dict[str, Any]) -> Group:
+def render(found: Json) -> Group:
     """What `supported` returns as one rich renderable."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("model_type", "computed by", "router", "logits from"):
@@ -91,7 +92,7 @@ def render(found: dict[str, Any]) -> Group:
     return Group(table, *lines)
 
 
-def _facts(family: Family) -> dict[str, Any]:
+def _facts(family: Family) -> Json:
     return {
         "name": family.name,
         "model_types": list(family.model_types),

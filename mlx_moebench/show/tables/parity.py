@@ -6,24 +6,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
+
+from ...types import Json
+from .base import plain_table
 
 COLUMNS = (("mean_entropy", "entropy"), ("margin_prob", "margin"), ("marginal", "marginal p"))
 
 
-def print_parity(report: dict[str, Any], console: Console | None = None) -> None:
+def print_parity(report: Json, console: Console | None = None) -> None:
     """Print what differs between the first backend and each other, router by router."""
     (console or Console()).print(Group(*(part for pair in report["pairs"] for part in _pair(report, pair))))
 
 
-def _pair(report: dict[str, Any], pair: dict[str, Any]) -> Sequence[Any]:
+def _pair(report: Json, pair: Json) -> Sequence[Any]:
     data = report["data"]
     heading = Text(
         f"{report['model']['id']} on {data['name']}, {pair['b']} against {pair['a']}: {data['n_tokens']:,} tokens",
         style="bold",
     )
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     kinds = {router["router"] for router in pair["routers"]}
     for title in ("layer", *(["router"] if len(kinds) > 1 else []), "moved", "other sets", "ties"):
         table.add_column(title, justify="right")
@@ -38,7 +40,7 @@ def _pair(report: dict[str, Any], pair: dict[str, Any]) -> Sequence[Any]:
     return [heading, table, *_choices(pair), Text(_verdict(report, pair), style="dim")]
 
 
-def _choices(pair: dict[str, Any]) -> list[Text]:
+def _choices(pair: Json) -> list[Text]:
     lines = [
         f"layer {r['layer']} {r['router']}: row {c['row']}, position {c['position']}: {c['a']} or {c['b']}, "
         f"margin {c['margin']:.1e}"
@@ -48,7 +50,7 @@ def _choices(pair: dict[str, Any]) -> list[Text]:
     return [Text("\n".join(lines))] if lines else []
 
 
-def _verdict(report: dict[str, Any], pair: dict[str, Any]) -> str:
+def _verdict(report: Json, pair: Json) -> str:
     limits = report["limits"]
     word = "equal" if pair["equal"] else "NOT equal"
     return (

@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ...routing.metrics import METRICS
+from ...types import Json
+from ..names import HEADS, model_name
 from ..numbers import number, percent, with_interval
-from .routers import model_name
+from .base import plain_table
 from .verdict import verdict_parts
 
 COLUMNS = (
@@ -33,9 +35,9 @@ BETWEEN = {
 
 
 def print_profile(
-    profile: dict[str, Any],
-    reports: dict[str, dict[str, Any]],
-    settings: dict[str, Any],
+    profile: Json,
+    reports: dict[str, Json],
+    settings: Json,
     console: Console | None = None,
 ) -> None:
     """Print what each domain is like and what lies between them, for one model."""
@@ -43,7 +45,7 @@ def print_profile(
     console.print(render_profile(profile, reports, settings))
 
 
-def render_profile(profile: dict[str, Any], reports: dict[str, dict[str, Any]], settings: dict[str, Any]) -> Group:
+def render_profile(profile: Json, reports: dict[str, Json], settings: Json) -> Group:
     """The tables of one model's profile as one rich renderable."""
     routers = profile["routers"]
     forms = sorted({f"top-{r['top_k']} of {r['n_experts']} (K/E {r['top_k'] / r['n_experts']:.3g})" for r in routers})
@@ -64,13 +66,13 @@ def render_profile(profile: dict[str, Any], reports: dict[str, dict[str, Any]], 
     return Group(*parts)
 
 
-def _domains(reports: dict[str, dict[str, Any]]) -> Table:
+def _domains(reports: dict[str, Json]) -> Table:
     """One row per domain: how much text, and the summary of its routers of the main kind."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     table.add_column("domain")
     for name in ("texts", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("entropy, nats", "adjacent overlap", "busiest", "> tau"):
+    for name in (HEADS["mean_entropy"], HEADS["adjacent_overlap"], "busiest", "> tau"):
         table.add_column(name, no_wrap=True)
     for name, report in reports.items():
         summary, flags = report["summary"], [r["collapsed"] for r in report["routers"]]
@@ -86,7 +88,7 @@ def _domains(reports: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def tidy_rows(profile: dict[str, Any], reports: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def tidy_rows(profile: Json, reports: dict[str, Json]) -> Iterator[Json]:
     """One row per number: every metric of every router on each domain, then the numbers between domains."""
     for domain, report in reports.items():
         for router in report["routers"]:
@@ -101,7 +103,7 @@ def tidy_rows(profile: dict[str, Any], reports: dict[str, dict[str, Any]]) -> It
     for router in profile["routers"]:
         verdict = router["verdict"]
         every = verdict["domains"]
-        entries: list[tuple[str, Sequence[str], dict[str, Any]]] = [
+        entries: list[tuple[str, Sequence[str], Json]] = [
             ("domain_information", every, router["domain_information"]),
             ("verdict_a", every, {"value": verdict["a"], **verdict["ci"]["a"]}),
             ("verdict_b", every, {"value": verdict["b"], **verdict["ci"]["b"]}),
@@ -117,16 +119,16 @@ def tidy_rows(profile: dict[str, Any], reports: dict[str, dict[str, Any]]) -> It
             yield common | _cells(name, BETWEEN[name], entry)
 
 
-def _common(profile: dict[str, Any], router: dict[str, Any]) -> dict[str, Any]:
+def _common(profile: Json, router: Json) -> Json:
     identity = {key: router[key] for key in ("layer", "moe_layer", "router")}
     return {"model": profile["name"], **identity, "phase": profile["phase"]}
 
 
-def _cells(name: str, unit: str, entry: dict[str, Any]) -> dict[str, Any]:
+def _cells(name: str, unit: str, entry: Json) -> Json:
     return {"metric": name, "unit": unit, **{key: entry.get(key) for key in ("value", "low", "high", "reason")}}
 
 
-def tidy_csv(rows: Iterator[dict[str, Any]]) -> bytes:
+def tidy_csv(rows: Iterator[Json]) -> bytes:
     """The rows as CSV with a header; an undefined number is an empty cell."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ...routing.metrics import get_metric
-from ..numbers import count as _count
-from ..numbers import number as _number
-from ..numbers import percent
-from ..numbers import with_interval as _with_interval
+from ...types import Json
+from ..names import HEADS, SUMMARY, missing, model_name, router_forms, sizes
+from ..numbers import number, percent, with_interval
+from .base import plain_table
 from .verdict import verdict_parts
 
-_SHOWN = (
-    *("collapsed_fraction", "mean_entropy", "peak_top_share_token", "peak_top_load_ratio", "eae"),
-    *("token_information", "margin_prob", "adjacent_overlap"),
-)
 
-
-def label_and_unit(name: str) -> tuple[str, str]:
-    """What people call an entry of a report's summary, and its unit."""
-    if name == "collapsed_fraction":
-        return "Routers flagged as collapsed", "fraction"
-    metric = get_metric(name.removeprefix("peak_"))
-    return metric.label + (", peak" if name.startswith("peak_") else ""), metric.unit
-
-
-SUMMARY = tuple((name, *label_and_unit(name)) for name in _SHOWN)
-"""(entry of a report's summary, label, unit) that people are shown first. A peak is the largest of any layer."""
-
-
-def print_report(report: dict[str, Any], console: Console | None = None) -> None:
+def print_report(report: Json, console: Console | None = None) -> None:
     """Print one row per router, then the summary, each number with its interval."""
     console = console or Console()
     console.print(render(report))
 
 
-def render(report: dict[str, Any]) -> Group:
+def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
     parts: list[Any] = [_heading(report), _routers(report)]
     summaries = report.get("summary_by_router") or {"": report["summary"]}
@@ -51,53 +32,36 @@ def render(report: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-def _heading(report: dict[str, Any]) -> Text:
-    model, data = report["model"], report["data"]
-    unit = "count file" if model.get("backend") == "counts" else "sequence"
-    return Text(
-        f"{model_name(model)} on {data['name']}: {_count(data['n_sequences'], unit)}, "
-        f"{_count(data['n_tokens'], 'token')}, {data['phase']}, {', '.join(sorted(_forms(report)))}",
-        style="bold",
-    )
+def _heading(report: Json) -> Text:
+    name, data = model_name(report["model"]), report["data"]["name"]
+    return Text(f"{name} on {data}: {sizes(report)}, {', '.join(sorted(router_forms(report)))}", style="bold")
 
 
-def model_name(model: dict[str, Any]) -> str:
-    """Its id, and what makes it another model than that: experts of less than 16 bit (mean), an adapter."""
-    name = str(model.get("id", "model"))
-    bits, adapter = model.get("weight_bits"), model.get("adapter")
-    if bits is not None and bits < 16:
-        name += f" at {bits:.3g} bits per expert weight"
-    return f"{name} with {adapter['name']}" if adapter else name
-
-
-def _forms(report: dict[str, Any]) -> set[str]:
-    return {f"top-{r['top_k']} of {r['n_experts']}" for r in report["routers"]}
-
-
-def _routers(report: dict[str, Any]) -> Table:
+def _routers(report: Json) -> Table:
     kinds = {router["router"] for router in report["routers"]}
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    several_forms = len(router_forms(report)) > 1
+    table = plain_table()
     table.add_column("layer", justify="right")
     if len(kinds) > 1:
         table.add_column("router")
-    if len(_forms(report)) > 1:
+    if several_forms:
         table.add_column("top-K of E", justify="right")
-    table.add_column("entropy, nats", no_wrap=True)
-    table.add_column("busiest, of tokens", no_wrap=True)
-    for name in ("x even", "n_eff", "dead"):
-        table.add_column(name, justify="right")
+    for name in ("mean_entropy", "top_share_token"):
+        table.add_column(HEADS[name], no_wrap=True)
+    for name in ("top_load_ratio", "n_eff", "dead_experts"):
+        table.add_column(HEADS[name].removesuffix(", experts"), justify="right")  # a line has 80 characters
     table.add_column("> tau")
     for r in report["routers"]:
         cells = [str(r["layer"])]
         if len(kinds) > 1:
             cells.append(r["router"])
-        if len(_forms(report)) > 1:
+        if several_forms:
             cells.append(f"{r['top_k']} of {r['n_experts']}")
         cells += [
-            _with_interval(r["mean_entropy"], r["ci"].get("mean_entropy")),
-            _with_interval(r["top_share_token"], r["ci"].get("top_share_token"), digits=2),
-            _number(r["top_load_ratio"], 2),
-            _number(r["n_eff"]),
+            with_interval(r["mean_entropy"], r["ci"].get("mean_entropy")),
+            with_interval(r["top_share_token"], r["ci"].get("top_share_token"), digits=2),
+            number(r["top_load_ratio"], 2),
+            number(r["n_eff"]),
             str(r["dead_experts"]),
             {True: "collapsed", False: "-", None: "n/a"}[r["collapsed"]],
         ]
@@ -105,23 +69,15 @@ def _routers(report: dict[str, Any]) -> Table:
     return table
 
 
-def _summary(summary: dict[str, Any], title: str) -> Table:
-    table = Table(
-        box=None,
-        show_header=False,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        title=title,
-        title_justify="left",
-        title_style="bold",
-    )
+def _summary(summary: Json, title: str) -> Table:
+    table = plain_table(title, show_header=False)
     for name, label, unit in SUMMARY:
         if name in summary:
-            table.add_row(label, _with_interval(summary[name]["value"], summary[name]), unit)
+            table.add_row(label, with_interval(summary[name]["value"], summary[name]), unit)
     return table
 
 
-def _notes(report: dict[str, Any]) -> Text:
+def _notes(report: Json) -> Text:
     settings, data = report["settings"], report["data"]
     entries = report["summary"]
     known = (
@@ -130,7 +86,7 @@ def _notes(report: dict[str, Any]) -> Text:
     first = next(known, entries["mean_entropy"])
     ci = settings["ci"]
     share = settings["collapse_on"].removeprefix("top_share_")
-    lines = [f"unfinished: {missing}." for missing in _missing(data)]
+    lines = [f"unfinished: {part}." for part in missing(data)]
     lines += [
         f"collapsed: the busiest expert's {share} share exceeds tau = {settings['tau']:g}; "
         "a flag on one domain, not a verdict."
@@ -147,18 +103,3 @@ def _notes(report: dict[str, Any]) -> Text:
             "the report names each method."
         )
     return Text("\n".join(lines), style="dim")
-
-
-def _missing(data: dict[str, Any]) -> Iterator[str]:
-    """What is not measured yet of each data set of which a run says what there was to measure."""
-    for source in data.get("sources", [data]):
-        parts = source.get("parts", [])
-        done, planned = (sum(part[key] for part in parts) for key in ("sequences_done", "sequences"))
-        if done < planned:
-            yield f"{done:,} of {_count(planned, 'sequence')} of {source['name']} measured; analyze --resume goes on"
-        if source.get("shards"):
-            documents = sum(part["documents"] for part in parts)
-            yield (
-                f"shard {', '.join(source['shards'])} of {source['name']}, "
-                f"{documents:,} of {_count(source['documents'], 'document')}; merge puts shards together"
-            )

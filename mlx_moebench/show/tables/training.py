@@ -2,56 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
+from ...types import Json
+from ..names import label_and_unit
+from ..numbers import decimals, with_interval
+
 ROWS = (
-    ("load_entropy", "Load entropy H(f), nats", 3),
-    ("n_eff", "Experts in effective use", 1),
-    ("dead_experts", "Experts never chosen", 2),
-    ("peak_top_share_token", "Busiest expert, share of tokens", 3),
-    ("marginal_entropy", "Entropy of the mean routing, nats", 3),
-    ("mean_entropy", "Entropy of a token's routing, nats", 3),
+    ("load_entropy", 3),
+    ("n_eff", 1),
+    ("dead_experts", 2),
+    ("peak_top_share_token", 3),
+    ("marginal_entropy", 3),
+    ("mean_entropy", 3),
 )
-"""(key in the summary of a routing report, label with unit, digits)"""
+"""(entry of the summary of a routing report, digits)"""
+
+ENDS = ("before", "after")
 
 
-def print_training(report: dict[str, Any], console: Console | None = None) -> None:
+def print_training(report: Json, console: Console | None = None) -> None:
     """Print routing before and after with intervals, the cross-entropies, and how often the floor fired."""
     console = console or Console()
     loss, ce = report["settings"]["routing_loss"], report["ce"]
     name = "no routing loss" if loss is None else f"{loss['name']}, weight {loss['weight']:g}"
     console.print(f"{report['model']}: {report['tokens_trained']:,} tokens, {name}", style="bold", markup=False)
     table = Table(box=None, pad_edge=False)
-    for column in ("", "before", "after"):
+    for column in ("", *ENDS):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for key, label, digits in ROWS:
-        table.add_row(label, *(_interval(report[f"routing_{when}"][key], digits) for when in ("before", "after")))
+    for key, digits in ROWS:
+        entries = (report[f"routing_{when}"][key] for when in ENDS)
+        cells = (with_interval(entry.get("value"), entry, digits, decimals) for entry in entries)
+        table.add_row(", ".join(label_and_unit(key)), *cells)
     if ce["validation_after"] is not None:
-        ends = (_figure(ce[f"validation_{when}"]) for when in ("before", "after"))
-        table.add_row("Validation CE, nats per token", *ends)
+        table.add_row("Validation CE, nats per token", *(decimals(ce[f"validation_{when}"], 4) for when in ENDS))
     if ce["test_after"] is not None:
-        table.add_row("Test CE, nats per token", "", _figure(ce["test_after"]))
+        table.add_row("Test CE, nats per token", "", decimals(ce["test_after"], 4))
     console.print(table)
-    found = report["routing_loss"]
-    if "steps_with_a_router_below_floor" in found:
-        floors = ", ".join(f"{nats:.3f}" for nats in found["floor_nats"])
-        fired = found["steps_with_a_router_below_floor"]
-        console.print(f"A router was below the floor of {floors} nats in {fired} of {found['steps']} steps.")
+    routing_loss = report["routing_loss"]
+    if "steps_with_a_router_below_floor" in routing_loss:
+        floors = ", ".join(f"{nats:.3f}" for nats in routing_loss["floor_nats"])
+        fired = routing_loss["steps_with_a_router_below_floor"]
+        console.print(f"A router was below the floor of {floors} nats in {fired} of {routing_loss['steps']} steps.")
     interval = report["routing_after"]["load_entropy"]
     how = "95% bootstrap intervals" if interval.get("low") is not None else f"no intervals ({interval.get('reason')})"
     console.print(f"Means over routers, but the busiest expert, which is that of any layer; {how}.", markup=False)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _interval(entry: dict[str, Any], digits: int) -> str:
-    value, low, high = (entry.get(key) for key in ("value", "low", "high"))
-    if value is None:
-        return "-"
-    text = f"{value:.{digits}f}"
-    return text if low is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"

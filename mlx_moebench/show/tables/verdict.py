@@ -8,10 +8,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from ...types import Json
 from ..numbers import number, with_interval
+from .base import plain_table
 
 
-def verdict_parts(routers: list[dict[str, Any]], counted: dict[str, dict[str, int]]) -> list[Any]:
+def verdict_parts(routers: list[Json], counted: dict[str, dict[str, int]]) -> list[Any]:
     """The table of verdicts, how many routers got which, and what they mean; nothing where there are none."""
     judged = [r for r in routers if "verdict" in r]
     if not judged:
@@ -20,17 +22,9 @@ def verdict_parts(routers: list[dict[str, Any]], counted: dict[str, dict[str, in
     return [_table(judged), Text("\n".join(lines), style="dim")]
 
 
-def _table(routers: list[dict[str, Any]]) -> Table:
+def _table(routers: list[Json]) -> Table:
     kinds = {router["router"] for router in routers}
-    table = Table(
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        title=f"Verdicts over {', '.join(routers[0]['verdict']['domains'])}",
-        title_justify="left",
-        title_style="bold",
-    )
+    table = plain_table(f"Verdicts over {', '.join(routers[0]['verdict']['domains'])}")
     table.add_column("layer", justify="right")
     if len(kinds) > 1:
         table.add_column("router")
@@ -57,7 +51,7 @@ def _counts(counted: dict[str, dict[str, int]]) -> Iterator[str]:
         yield f"{kind} routers: {', '.join(named)}."
 
 
-def _notes(routers: list[dict[str, Any]]) -> Iterator[str]:
+def _notes(routers: list[Json]) -> Iterator[str]:
     verdicts = [r["verdict"] for r in routers]
     tau = verdicts[0]["tau"]
     yield (

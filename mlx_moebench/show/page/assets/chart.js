@@ -1,138 +1,280 @@
 // Lines with bands over layers, steps or scores, as SVG.
 "use strict";
 
-// spec: x label, y label, series [{name, hue, points: [{x, y, low, high, lines}], band, line, hollow(point)}],
-// lines [{name, points: [[x, y]]}] (drawn dotted, the name at the end), zero (keep 0 in sight), integers (x has whole numbers only)
-MB.chart = (host, spec) => {
-  const width = Math.max(280, host.clientWidth);
-  const height = spec.height || Math.max(220, Math.min(330, width * 0.36));
-  const shown = spec.series.filter((s) => !s.hidden);
-  const values = shown.flatMap((s) => s.points.flatMap((p) => [p.y, p.low, p.high])).filter(Number.isFinite);
-  const lines = spec.lines || [];
-  for (const line of lines) values.push(...line.points.map((p) => p[1]).filter(Number.isFinite));
-  if (spec.zero) values.push(0);
-  let [low, high] = values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
-  const room = (high - low || Math.abs(high) || 1) * 0.06;
-  [low, high] = [low - (spec.zero && low >= 0 ? 0 : room), high + room];
-  const xs = [...shown.flatMap((s) => s.points.map((p) => p.x)), ...lines.flatMap((l) => l.points.map((p) => p[0]))];
-  let [left, right] = xs.length ? [Math.min(...xs), Math.max(...xs)] : [0, 1];
-  if (spec.integers) [left, right] = [left - 0.4, right + 0.4];
-  else if (left === right) [left, right] = [left - 1, right + 1];
-  const yTicks = MB.ticks(low, high, Math.max(3, Math.floor(height / 48)));
-  const digits = MB.decimals(yTicks);
-  const margin = { left: 20 + 7.2 * Math.max(...yTicks.map((t) => t.toFixed(digits).length)) + 14, right: 12, top: 10, bottom: 42 };
-  const X = (x) => margin.left + ((x - left) / (right - left)) * (width - margin.left - margin.right);
-  const Y = (y) => height - margin.bottom - ((y - low) / (high - low)) * (height - margin.top - margin.bottom);
-  const [fg, muted, grid, bg] = ["fg", "muted", "line", "bg"].map(MB.colour);
-  const font = { "font-size": 12, "font-family": "system-ui, sans-serif", fill: muted };
-  const svg = MB.svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spec.label });
-  const add = (name, attributes, text = null) => svg.appendChild(MB.svg(name, attributes, text));
-  for (const tick of yTicks) {
-    add("line", { x1: margin.left, x2: width - margin.right, y1: Y(tick), y2: Y(tick), stroke: grid });
-    add("text", { x: margin.left - 6, y: Y(tick) + 4, "text-anchor": "end", ...font }, tick.toFixed(digits));
-  }
-  let xTicks = MB.ticks(left, right, Math.max(3, Math.floor(width / 70)));
-  if (spec.integers) xTicks = xTicks.filter(Number.isInteger);
-  const xDigits = MB.decimals(xTicks);
-  for (const tick of xTicks) {
-    add("text", { x: X(tick), y: height - margin.bottom + 17, "text-anchor": "middle", ...font }, tick.toFixed(xDigits));
-  }
-  add("line", { x1: margin.left, x2: width - margin.right, y1: height - margin.bottom, y2: height - margin.bottom, stroke: muted });
-  add("text", { x: (margin.left + width - margin.right) / 2, y: height - 6, "text-anchor": "middle", ...font }, spec.x);
-  const middle = (height - margin.bottom + margin.top) / 2;
-  add("text", { x: 13, y: middle, "text-anchor": "middle", transform: `rotate(-90 13 ${middle})`, ...font }, spec.y);
-  const named = [];
-  const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join("");
-  for (const line of lines) {
-    const known = line.points.filter((p) => Number.isFinite(p[1]));
-    if (!known.length) continue;
-    const ends = spec.integers ? [[known[0][0] - 0.4, known[0][1]], ...known, [known[known.length - 1][0] + 0.4, known[known.length - 1][1]]] : known;
-    add("path", { d: path(ends), fill: "none", stroke: fg, "stroke-width": 1.2, "stroke-dasharray": "2 4", opacity: 0.8 });
-    if (line.name) named.push([line.name, ends[ends.length - 1]]);
-  }
-  for (const s of shown) {
-    const banded = s.points.filter((p) => Number.isFinite(p.low) && Number.isFinite(p.high));
-    if (s.band !== false && banded.length > 1) {
-      const d = `${path(banded.map((p) => [p.x, p.low]))}L${path(banded.map((p) => [p.x, p.high]).reverse()).slice(1)}Z`;
-      add("path", { d, fill: s.colour, opacity: s.faint ? 0.05 : 0.16 });
-    }
-    if (s.bars !== false && banded.length <= 64) {
-      for (const p of banded) add("line", { x1: X(p.x), x2: X(p.x), y1: Y(p.low), y2: Y(p.high), stroke: s.colour, "stroke-width": 1.5, opacity: s.faint ? 0.2 : 0.7 });
-    }
-  }
-  for (const s of shown) {
-    const known = s.points.filter((p) => Number.isFinite(p.y));
-    const ink = { stroke: s.colour, opacity: s.faint ? 0.25 : 1 };
-    if (s.line !== false) add("path", { d: path(known.map((p) => [p.x, p.y])), fill: "none", "stroke-width": s.wide ? 2.6 : 1.5, "stroke-dasharray": s.dash || "", ...ink });
-    if (known.length * 11 <= width) {
-      for (const p of known) svg.append(MB.marker(s.shape, X(p.x), Y(p.y), { ...ink, fill: s.hollow && s.hollow(p) ? bg : s.colour, "stroke-width": 1.5 }));
-    }
-  }
-  // What a dotted line is, at its end, over the data; lines of one name and height once.
-  const taken = [];
-  for (const [name, [x, y]] of named) {
-    const place = Y(y) - 5 < margin.top + 8 ? Y(y) + 14 : Y(y) - 5;
-    if (taken.some((other) => Math.abs(other - place) < 13)) continue;
-    taken.push(place);
-    add("text", { ...font, x: X(x) - 3, y: place, "text-anchor": "end", class: "line-name", fill: fg, stroke: bg, "stroke-width": 3, "paint-order": "stroke" }, name);
-  }
-  const ring = add("circle", { r: 8, fill: "none", stroke: fg, "stroke-width": 2, visibility: "hidden" });
-  host.replaceChildren(svg);
-  MB.walkPoints(host, shown, X, Y, ring);
+const FONT = { "font-size": 12, "font-family": "system-ui, sans-serif" };
+
+// The lines of a chart as they are drawn: points with what is said of them. hidden: a function of a line's number.
+// chosen: the number of the line that stands out, or null.
+MB.linesOf = (chart, hidden, chosen) =>
+  chart.lines.map((line, number) => {
+    const places = MB.shared(line.points);
+    const shift = chart.layers ? dodge(number, chart.lines) : 0;
+    const points = places.x.map((x, i) => ({
+      x: x + shift,
+      y: line.values[i][0],
+      low: line.values[i][1],
+      high: line.values[i][2],
+      hollow: line.clear !== null && !line.clear[i],
+      lines: () => tipOf(chart, line, i),
+    }));
+    return {
+      ...MB.style(number),
+      name: line.name,
+      note: line.note,
+      hidden: hidden(number),
+      joined: chart.joined,
+      bars: chart.bars || number === chosen,
+      faint: chosen !== null && number !== chosen,
+      wide: number === chosen,
+      points: points.filter((point) => point.y !== null),
+    };
+  });
+
+// Where several lines have intervals, they stand a little beside each other.
+const dodge = (number, lines) => {
+  const banded = lines.some((line) => line.values.some((value) => value[1] !== null));
+  return banded && lines.length > 1 ? (number - (lines.length - 1) / 2) * Math.min(0.09, 0.5 / lines.length) : 0;
 };
 
-MB.decimals = (ticks) => {
+const tipOf = (chart, line, i) => {
+  const name = MB.shared(line.points).names[i];
+  const first = chart.lines.length > 1 && line.name ? `${line.name}, ${name}` : name;
+  const value = line.values[i];
+  const parts = { value, mean: value[0], low: value[1], high: value[2] };
+  const find = (key) => {
+    const fact = key in parts ? parts[key] : MB.shared(line.facts[key])[i];
+    return typeof fact === "string" && fact.length > 90 ? `${fact.slice(0, 90)}…` : fact;
+  };
+  const lines = chart.tip.map((template) => MB.fill(template, find, chart.signed && template.includes("{value")));
+  return [
+    first.replace(/^(layer|step) /, (word) => word[0].toUpperCase() + word.slice(1)),
+    ...lines,
+    ...MB.because(value),
+    line.note,
+  ].filter(Boolean);
+};
+
+MB.chart = (host, chart, lines) => {
+  const shown = lines.filter((line) => !line.hidden);
+  const references = chart.references
+    .filter((one) => one.line === null || !lines[one.line].hidden)
+    .map((one) => ({ name: one.name, points: pairsOf(MB.shared(one.x), MB.shared(one.y)) }))
+    .filter((one) => one.points.length);
+  const frame = frameOf(host, chart, shown, references);
+  const attributes = { width: frame.width, height: frame.height, viewBox: `0 0 ${frame.width} ${frame.height}` };
+  const svg = MB.svg("svg", { ...attributes, role: "img", "aria-label": chart.title });
+  drawAxes(svg, frame, chart);
+  const ends = references.map((one) => drawReference(svg, frame, one, chart.layers));
+  for (const line of shown) drawIntervals(svg, frame, line);
+  for (const line of shown) drawLine(svg, frame, line);
+  nameReferences(svg, frame, references, ends, shown);
+  const ring = { r: 8, fill: "none", stroke: frame.fg, "stroke-width": 2, visibility: "hidden" };
+  host.replaceChildren(svg);
+  MB.walkPoints(host, shown, frame, svg.appendChild(MB.svg("circle", ring)));
+};
+
+const pairsOf = (x, y) => x.map((value, i) => [value, y[i]]).filter((pair) => pair[1] !== null);
+
+// Both axes of a chart: how numbers become places, where the ticks are, and what the margins are.
+const frameOf = (host, chart, shown, references) => {
+  const width = Math.max(280, host.clientWidth);
+  const height = Math.max(220, Math.min(330, width * 0.36));
+  const [low, high] = verticalEnds(chart, shown, references);
+  const [left, right] = horizontalEnds(chart, shown, references);
+  const yTicks = MB.ticks(low, high, Math.max(3, Math.floor(height / 48)));
+  let xTicks = MB.ticks(left, right, Math.max(3, Math.floor(width / 70)));
+  if (chart.layers) xTicks = xTicks.filter(Number.isInteger);
+  const digits = decimals(yTicks);
+  const widest = Math.max(...yTicks.map((tick) => tick.toFixed(digits).length));
+  const margin = { left: 34 + 7.2 * widest, right: 12, top: 10, bottom: 42 };
+  const [wide, tall] = [width - margin.left - margin.right, height - margin.top - margin.bottom];
+  const [fg, muted, grid, bg] = ["fg", "muted", "line", "bg"].map(MB.colour);
+  return {
+    ...{ width, height, margin, xTicks, yTicks, fg, muted, grid, bg },
+    x: (x) => margin.left + ((x - left) / (right - left)) * wide,
+    y: (y) => height - margin.bottom - ((y - low) / (high - low)) * tall,
+  };
+};
+
+const verticalEnds = (chart, shown, references) => {
+  const ends = shown.flatMap((line) => line.points.flatMap((point) => [point.y, point.low, point.high]));
+  const values = [...ends, ...references.flatMap((one) => one.points.map((point) => point[1]))];
+  const known = values.filter(Number.isFinite);
+  if (chart.zero) known.push(0);
+  const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 1];
+  const room = (high - low || Math.abs(high) || 1) * 0.06;
+  return [low - (chart.zero && low >= 0 ? 0 : room), high + room];
+};
+
+const horizontalEnds = (chart, shown, references) => {
+  const places = shown.flatMap((line) => line.points.map((point) => point.x));
+  places.push(...references.flatMap((one) => one.points.map((point) => point[0])));
+  const [left, right] = places.length ? [Math.min(...places), Math.max(...places)] : [0, 1];
+  if (chart.layers) return [left - 0.4, right + 0.4];
+  return left === right ? [left - 1, right + 1] : [left, right];
+};
+
+const drawAxes = (svg, frame, chart) => {
+  const { width, height, margin, muted } = frame;
+  const words = { ...FONT, fill: muted };
+  const line = (attributes) => svg.append(MB.svg("line", attributes));
+  const text = (attributes, content) => svg.append(MB.svg("text", { ...words, ...attributes }, content));
+  const [bottom, right] = [height - margin.bottom, width - margin.right];
+  for (const tick of frame.yTicks) {
+    const y = frame.y(tick);
+    line({ x1: margin.left, x2: right, y1: y, y2: y, stroke: frame.grid });
+    text({ x: margin.left - 6, y: y + 4, "text-anchor": "end" }, tick.toFixed(decimals(frame.yTicks)));
+  }
+  for (const tick of frame.xTicks) {
+    text({ x: frame.x(tick), y: bottom + 17, "text-anchor": "middle" }, tick.toFixed(decimals(frame.xTicks)));
+  }
+  line({ x1: margin.left, x2: right, y1: bottom, y2: bottom, stroke: muted });
+  text({ x: (margin.left + right) / 2, y: height - 6, "text-anchor": "middle" }, chart.x);
+  const middle = (bottom + margin.top) / 2;
+  text({ x: 13, y: middle, "text-anchor": "middle", transform: `rotate(-90 13 ${middle})` }, chart.y);
+};
+
+const pathOf = (frame, points) =>
+  points.map(([x, y], i) => `${i ? "L" : "M"}${frame.x(x).toFixed(1)} ${frame.y(y).toFixed(1)}`).join("");
+
+// Dotted, over layers a little farther than the first and last; returns both ends.
+const drawReference = (svg, frame, { points }, layers) => {
+  const [[firstX, firstY], [lastX, lastY]] = [points[0], points[points.length - 1]];
+  const ends = layers ? [[firstX - 0.4, firstY], ...points, [lastX + 0.4, lastY]] : points;
+  const dotted = { "stroke-width": 1.2, "stroke-dasharray": "2 4", opacity: 0.8 };
+  svg.append(MB.svg("path", { d: pathOf(frame, ends), fill: "none", stroke: frame.fg, ...dotted }));
+  return [ends[0], ends[ends.length - 1]];
+};
+
+// What a dotted line is, over the data, at its right end, or at the left if fewer points lie there; lines of one height
+// once.
+const nameReferences = (svg, frame, references, ends, shown) => {
+  const taken = [];
+  const points = shown.flatMap((line) => line.points.map((point) => [frame.x(point.x), frame.y(point.y)]));
+  const crowd = ([x, y], to) =>
+    points.filter((point) => (point[0] - frame.x(x)) * to > -80 && Math.abs(point[1] - frame.y(y)) < 20).length;
+  references.forEach(({ name }, i) => {
+    const [left, right] = ends[i];
+    const atRight = crowd(right, 1) <= crowd(left, -1);
+    const [x, y] = atRight ? right : left;
+    const place = frame.y(y) - 5 < frame.margin.top + 8 ? frame.y(y) + 14 : frame.y(y) - 5;
+    if (taken.some((other) => Math.abs(other - place) < 13)) return;
+    taken.push(place);
+    const side = { x: frame.x(x) + (atRight ? -3 : 3), "text-anchor": atRight ? "end" : "start" };
+    const halo = { stroke: frame.bg, "stroke-width": 3, "paint-order": "stroke" };
+    svg.append(MB.svg("text", { ...FONT, ...side, y: place, class: "line-name", fill: frame.fg, ...halo }, name));
+  });
+};
+
+const drawIntervals = (svg, frame, line) => {
+  const banded = line.points.filter((point) => Number.isFinite(point.low) && Number.isFinite(point.high));
+  if (line.joined && banded.length > 1) {
+    const there = banded.map((point) => [point.x, point.low]);
+    const back = banded.map((point) => [point.x, point.high]).reverse();
+    const d = `${pathOf(frame, there)}L${pathOf(frame, back).slice(1)}Z`;
+    svg.append(MB.svg("path", { d, fill: line.colour, opacity: line.faint ? 0.05 : 0.16 }));
+  }
+  if (!line.bars || banded.length > 64) return;
+  for (const { x, low, high } of banded) {
+    const ends = { x1: frame.x(x), x2: frame.x(x), y1: frame.y(low), y2: frame.y(high) };
+    svg.append(MB.svg("line", { ...ends, stroke: line.colour, "stroke-width": 1.5, opacity: line.faint ? 0.2 : 0.7 }));
+  }
+};
+
+const drawLine = (svg, frame, line) => {
+  const ink = { stroke: line.colour, opacity: line.faint ? 0.25 : 1 };
+  if (line.joined) {
+    const d = pathOf(
+      frame,
+      line.points.map((point) => [point.x, point.y]),
+    );
+    const width = { "stroke-width": line.wide ? 2.6 : 1.5, "stroke-dasharray": line.dash };
+    svg.append(MB.svg("path", { d, fill: "none", ...width, ...ink }));
+  }
+  if (line.points.length * 11 > frame.width) return;
+  for (const point of line.points) {
+    const fill = point.hollow ? frame.bg : line.colour;
+    svg.append(MB.marker(line.shape, frame.x(point.x), frame.y(point.y), { ...ink, fill, "stroke-width": 1.5 }));
+  }
+};
+
+const decimals = (ticks) => {
   const step = ticks.length > 1 ? ticks[1] - ticks[0] : 1;
   return Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
 };
 
 MB.marker = (shape, x, y, attributes) => {
   const r = 3.6;
+  const path = (d) => MB.svg("path", { d, ...attributes });
   if (shape === "square") return MB.svg("rect", { x: x - r, y: y - r, width: 2 * r, height: 2 * r, ...attributes });
-  if (shape === "triangle") return MB.svg("path", { d: `M${x} ${y - 4.5}L${x + 4.4} ${y + 3.4}L${x - 4.4} ${y + 3.4}Z`, ...attributes });
-  if (shape === "diamond") return MB.svg("path", { d: `M${x} ${y - 5}L${x + 5} ${y}L${x} ${y + 5}L${x - 5} ${y}Z`, ...attributes });
+  if (shape === "triangle") return path(`M${x} ${y - 4.5}L${x + 4.4} ${y + 3.4}L${x - 4.4} ${y + 3.4}Z`);
+  if (shape === "diamond") return path(`M${x} ${y - 5}L${x + 5} ${y}L${x} ${y + 5}L${x - 5} ${y}Z`);
   return MB.svg("circle", { cx: x, cy: y, r, ...attributes });
 };
 
+// The nearest point to a place, as [line, point]; null where all are far.
+const nearest = (points, frame, x, y) => {
+  let best = null;
+  points.forEach((row, line) =>
+    row.forEach((point, i) => {
+      const distance = 3 * Math.abs(frame.x(point.x) - x) + Math.abs(frame.y(point.y) - y);
+      if (best === null || distance < best[0]) best = [distance, line, i];
+    }),
+  );
+  return best && best[0] < 240 ? best.slice(1) : null;
+};
+
+const CHART_KEYS = {
+  ArrowLeft: [0, -1],
+  ArrowRight: [0, 1],
+  ArrowUp: [-1, 0],
+  ArrowDown: [1, 0],
+  Home: [0, -1e9],
+  End: [0, 1e9],
+};
+
+// The point that a key leads to from the one `at`, or from none.
+const stepped = (points, at, [lines, along]) => {
+  const alive = points.map((row, line) => (row.length ? line : -1)).filter((line) => line >= 0);
+  if (!alive.length) return null;
+  let [line, i] = at || [alive[0], -along];
+  if (at && lines) line = alive[(alive.indexOf(line) + lines + alive.length) % alive.length];
+  i = Math.max(0, Math.min(points[line].length - 1, i + along));
+  return [line, i];
+};
+
 // One handler for a whole chart: the nearest point under the pointer, arrow keys from point to point.
-MB.walkPoints = (host, series, X, Y, ring) => {
-  const points = series.map((s) => s.points.filter((p) => Number.isFinite(p.y)));
+MB.walkPoints = (host, lines, frame, ring) => {
+  const points = lines.map((line) => line.points);
   let at = null;
-  const show = (s, i, spoken) => {
-    const point = points[s][i];
-    at = [s, i];
-    ring.setAttribute("cx", X(point.x));
-    ring.setAttribute("cy", Y(point.y));
-    ring.setAttribute("visibility", "visible");
-    const box = host.getBoundingClientRect();
-    MB.tip(point.lines, box.left + X(point.x), box.top + Y(point.y));
-    if (spoken) MB.say(point.lines);
+  const hide = () => {
+    ring.setAttribute("visibility", "hidden");
+    MB.untip();
   };
-  const hide = () => { ring.setAttribute("visibility", "hidden"); MB.untip(); };
-  const near = (event) => {
+  const show = (place, spoken) => {
+    if (place === null) return hide();
+    at = place;
+    const point = points[place[0]][place[1]];
+    const [x, y] = [frame.x(point.x), frame.y(point.y)];
+    for (const [key, value] of Object.entries({ cx: x, cy: y, visibility: "visible" })) ring.setAttribute(key, value);
     const box = host.getBoundingClientRect();
-    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    let best = null;
-    points.forEach((row, s) => row.forEach((p, i) => {
-      const distance = 3 * Math.abs(X(p.x) - x) + Math.abs(Y(p.y) - y);
-      if (best === null || distance < best[0]) best = [distance, s, i];
-    }));
-    if (best && best[0] < 240) show(best[1], best[2], false);
-    else hide();
+    const words = point.lines();
+    if (spoken) MB.speak(words);
+    return MB.tip(words, box.left + x, box.top + y);
   };
-  host.onpointermove = near;
-  host.onpointerdown = near;
+  const under = (event) => {
+    const box = host.getBoundingClientRect();
+    show(nearest(points, frame, event.clientX - box.left, event.clientY - box.top), false);
+  };
+  host.onpointermove = under;
+  host.onpointerdown = under;
   host.onpointerleave = hide;
   host.onblur = hide;
   host.onkeydown = (event) => {
-    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -1e9], End: [0, 1e9] }[event.key];
     if (event.key === "Escape") hide();
-    const alive = points.map((row, s) => (row.length ? s : -1)).filter((s) => s >= 0);
-    if (!step || !alive.length) return;
+    const place = event.key in CHART_KEYS ? stepped(points, at, CHART_KEYS[event.key]) : null;
+    if (place === null) return;
     event.preventDefault();
-    let [s, i] = at || [alive[0], -step[1]];
-    if (at && step[0]) s = alive[(alive.indexOf(s) + step[0] + alive.length) % alive.length];
-    i = Math.max(0, Math.min(points[s].length - 1, i + step[1]));
-    show(s, i, true);
+    show(place, true);
   };
 };

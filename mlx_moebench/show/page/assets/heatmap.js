@@ -1,8 +1,10 @@
 // A matrix on a canvas: one handler for the pointer, arrow keys from cell to cell.
 "use strict";
 
+const CANVAS_FONT = "12px system-ui, sans-serif";
+
 // As much of a text as has room, measured in the font of the context.
-MB.fitted = (context, text, room) => {
+const fitted = (context, text, room) => {
   if (context.measureText(text).width <= room) return text;
   const letters = [...MB.plain(text)];
   let [low, high] = [0, Math.min(letters.length, 400)];
@@ -11,136 +13,252 @@ MB.fitted = (context, text, room) => {
     if (context.measureText(`${letters.slice(0, middle).join("")}…`).width <= room) low = middle;
     else high = middle - 1;
   }
-  return MB.name(`${letters.slice(0, low).join("")}…`);
+  return `\u2068${letters.slice(0, low).join("")}…\u2069`;
 };
 
 // Pixels of a canvas for one on the screen, within what phones can hold.
-MB.pixels = (width, height) => Math.min(3, Math.max(1, window.devicePixelRatio || 1), Math.sqrt(16e6 / (width * height)));
+const pixels = (width, height) =>
+  Math.min(3, Math.max(1, window.devicePixelRatio || 1), Math.sqrt(16e6 / (width * height)));
 
-// spec: rows [label], columns, order(row) -> the column at each place, value(row, column) -> null where there is none,
-// colour(value), describe(row, column) -> lines, note(row) -> words at the right, x and y labels, scale {at: [[t, label]]}
-MB.heatmap = (host, spec) => {
-  const font = "12px system-ui, sans-serif";
-  const measure = document.createElement("canvas").getContext("2d");
-  measure.font = font;
-  const wide = (text) => measure.measureText(text).width;
-  const room = Math.max(260, host.clientWidth);
-  const labels = spec.rows.map((label) => MB.fitted(measure, label, Math.max(60, Math.min(240, room / 3))));
-  const left = Math.ceil(Math.max(...labels.map(wide))) + 28;
-  const notes = spec.note && room > 700 ? spec.rows.map((_, row) => spec.note(row)) : [];
-  const right = notes.length ? Math.ceil(Math.max(wide(spec.noteLabel || ""), ...notes.map(wide))) + 14 : 4;
-  const least = spec.square ? 5 : 4;
-  let cell = Math.max(least, (room - left - right) / spec.columns);
-  if (spec.square) cell = Math.max(least, Math.min(cell, 26, Math.max(6, 640 / spec.rows.length)));
-  else cell = Math.min(cell, 64);
-  const line = spec.square ? cell : Math.max(13, Math.min(26, 720 / spec.rows.length));
-  const top = notes.length ? 20 : 4;
-  const [width, height] = [left + right + cell * spec.columns, top + line * spec.rows.length + 36];
-  const ratio = MB.pixels(width, height);
-  const canvas = MB.el("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio), "aria-hidden": "true" });
+const canvasOf = (width, height, attributes) => {
+  const ratio = pixels(width, height);
+  const size = { width: Math.round(width * ratio), height: Math.round(height * ratio) };
+  const canvas = MB.element("canvas", { ...size, ...attributes, "aria-hidden": "true" });
   canvas.style.width = `${width}px`;
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
-  context.font = font;
-  context.textBaseline = "middle";
-  const orders = spec.rows.map((_, row) => spec.order(row));
-  const absent = MB.colour("absent");
-  spec.rows.forEach((_, row) => orders[row].forEach((column, place) => {
-    const value = spec.value(row, column);
-    context.fillStyle = value === null || Number.isNaN(value) ? absent : spec.colour(value, row, column);
-    const x = left + place * cell;
-    // Edges on whole pixels leave no seams between cells.
-    const [x0, x1] = [Math.round(x * ratio) / ratio, Math.round((x + cell) * ratio) / ratio];
-    context.fillRect(x0, top + row * line, x1 - x0 - (cell > 9 ? 1 : 0), line - (line > 9 ? 1 : 0));
-  }));
-  context.fillStyle = MB.colour("muted");
-  context.textAlign = "right";
-  const every = Math.ceil(13 / line);
-  labels.forEach((label, row) => { if (row % every === 0) context.fillText(label, left - 5, top + (row + 0.5) * line); });
-  context.textAlign = "left";
-  notes.forEach((note, row) => { if (row % every === 0) context.fillText(note, left + cell * spec.columns + 8, top + (row + 0.5) * line); });
-  if (notes.length) context.fillText(spec.noteLabel || "", left + cell * spec.columns + 8, 8);
-  context.textAlign = "center";
-  const bottom = top + line * spec.rows.length;
-  const step = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64].find((n) => n * cell >= 26) || 128;
-  for (let place = 0; place < spec.columns; place += step) context.fillText(spec.places ? spec.places(place) : String(place), left + (place + 0.5) * cell, bottom + 10);
-  context.fillText(spec.x, left + (cell * spec.columns) / 2, bottom + 27);
-  context.save();
-  context.translate(8, top + (line * spec.rows.length) / 2);
-  context.rotate(-Math.PI / 2);
-  context.fillText(spec.y, 0, 0);
-  context.restore();
-  const mark = MB.el("div", { class: "mark", hidden: true });
-  const box = MB.el("div", { class: "heat" }, canvas, mark);
-  host.replaceChildren(box, MB.scale(spec, Math.min(420, room - 10)));
-  MB.walkCells(host, spec, orders, { box, canvas, mark, left, top, cell, line });
+  context.font = CANVAS_FONT;
+  return { canvas, context, ratio };
 };
 
-MB.scale = (spec, width) => {
-  const ratio = Math.min(3, Math.max(1, window.devicePixelRatio || 1));
-  const canvas = MB.el("canvas", { class: "scale", width: width * ratio, height: 46 * ratio, "aria-hidden": "true" });
-  canvas.style.width = `${width}px`;
-  const context = canvas.getContext("2d");
-  context.scale(ratio, ratio);
-  context.font = "12px system-ui, sans-serif";
-  const [from, to] = [20, width - 24];
-  const [low, high] = [spec.scale.from, spec.scale.to];
-  for (let x = from; x < to; x += 1) {
-    context.fillStyle = spec.colour(spec.scale.value(low + ((x - from) / (to - from)) * (high - low)));
+// How values become colours, and what the legend says at which place of it.
+const SCALES = {
+  // below even in proportion, above it on a logarithmic scale
+  even: ({ most }) => ({
+    from: -1,
+    to: 1,
+    place: (value) => (value < 1 ? value - 1 : Math.log(value) / Math.log(most)),
+    value: (t) => (t < 0 ? 1 + t : most ** t),
+    at: [-1, -0.5, 0, 0.5, 1],
+    words: (value) => (value <= 1 ? String(value) : MB.number(value, 1)),
+  }),
+  log: ({ most, middle }) => {
+    const far = Math.log2(most);
+    return {
+      from: -far,
+      to: far,
+      place: (value) => (value > 0 ? Math.log2(value / middle) / far : -1),
+      value: (t) => middle * 2 ** t,
+      at: [-far, -far / 2, 0, far / 2, far],
+      words: (value) => MB.number(value, 2),
+    };
+  },
+  linear: ({ most }) => ({
+    from: -1,
+    to: 1,
+    place: (value) => value / most,
+    value: (t) => t * most,
+    at: [-1, -0.5, 0, 0.5, 1],
+    words: (value) => MB.signed(value),
+  }),
+};
+
+// The columns of a row in the order of its choice: by number, by the row's own values, or by those of others.
+const byNumber = (n) => Array.from({ length: n }, (_, i) => i);
+const descending = (keys) => byNumber(keys.length).sort((a, b) => keys[b] - keys[a] || a - b);
+
+MB.orders = (heat, value, choice) => {
+  const lengths = MB.lengths(heat, heat.measures[heat.shown].cells);
+  const rowOf = (row) => byNumber(lengths[row]).map((column) => value(row, column) ?? -Infinity);
+  if (choice === "each") return lengths.map((_, row) => descending(rowOf(row)));
+  let order = byNumber(Math.max(...lengths));
+  if (choice === "own") order = descending(heat.facts.own);
+  else if (choice === "largest") {
+    const rows = lengths.map((_, row) => rowOf(row));
+    order = descending(order.map((column) => Math.max(...rows.map((row) => row[column] ?? -Infinity))));
+  } else if (choice.startsWith("row ")) order = descending(rowOf(Number(choice.slice(4))));
+  return lengths.map((length) => order.filter((column) => column < length));
+};
+
+// What is said of a cell.
+const describe = (heat, intervals, row, column) => {
+  if (heat.diagonal.length && row === column) {
+    return heat.diagonal.map((template) => MB.fill(template, (name) => namedIn(heat, intervals, row, column, name)));
+  }
+  const banded = Object.keys(heat.measures).find((name) => heat.measures[name].low !== null);
+  const known = banded !== undefined && intervals[banded](row, column)[1] !== null;
+  const band = known ? heat.band : (MB.because([0, 0, 0, heat.reasons[row] ?? null])[0] ?? null);
+  const signed = heat.measures[heat.shown].scale.kind === "linear";
+  return heat.tip
+    .map((template) => {
+      if (template === "{band}") return band;
+      return MB.fill(template, (name) => namedIn(heat, intervals, row, column, name), signed);
+    })
+    .filter(Boolean);
+};
+
+const namedIn = (heat, intervals, row, column, name) => {
+  if (name === "row") return MB.shared(heat.rows)[row];
+  if (name === "column") return String(column);
+  if (name.endsWith("^")) return intervals[name.slice(0, -1)](column, row);
+  return name in intervals ? intervals[name](row, column) : heat.facts[name][row];
+};
+
+// state: {measure, order}, what is chosen of them.
+MB.heatmap = (host, heat, state) => {
+  const shown = state.measure ?? heat.shown;
+  const order = state.order ?? "number";
+  const value = MB.values(heat, shown);
+  const scale = SCALES[heat.measures[shown].scale.kind](heat.measures[shown].scale);
+  const orders = MB.orders(heat, value, order);
+  const rows = heat.diagonal.length ? orders[0] : byNumber(MB.shared(heat.rows).length);
+  const frame = heatFrame(host, heat, rows, orders);
+  const { canvas, context, ratio } = canvasOf(frame.width, frame.height, {});
+  context.textBaseline = "middle";
+  drawCells(context, ratio, frame, (row, column) => {
+    const at = value(row, column);
+    return at === null ? null : MB.diverging(scale.place(at));
+  });
+  drawLabels(context, frame, heat, order);
+  const mark = MB.element("div", { class: "mark", hidden: true });
+  const box = MB.element("div", { class: "heat" }, canvas, mark);
+  host.replaceChildren(box, drawScale(scale, heat.measures[shown].scale.label, Math.min(420, frame.room - 10)));
+  const names = Object.keys(heat.measures);
+  const intervals = Object.fromEntries(names.map((name) => [name, MB.intervals(heat, name)]));
+  walkCells(host, { box, canvas, mark, frame }, (row, place) =>
+    describe(heat, intervals, rows[row], orders[rows[row]][place]),
+  );
+};
+
+// Where everything of a heatmap stands. rows: their numbers from above.
+const heatFrame = (host, heat, rows, orders) => {
+  const square = heat.diagonal.length > 0;
+  const measure = document.createElement("canvas").getContext("2d");
+  measure.font = CANVAS_FONT;
+  const wide = (text) => measure.measureText(text).width;
+  const room = Math.max(260, host.clientWidth);
+  const labels = rows.map((row) => fitted(measure, MB.shared(heat.rows)[row], Math.max(60, Math.min(240, room / 3))));
+  const left = Math.ceil(Math.max(...labels.map(wide))) + 28;
+  const notes = heat.beside.length && room > 700 ? rows.map((row) => heat.beside[row]) : [];
+  const right = notes.length ? Math.ceil(Math.max(wide(heat.beside_head), ...notes.map(wide))) + 14 : 4;
+  const columns = Math.max(...orders.map((order) => order.length));
+  const least = square ? 5 : 4;
+  const most = square ? Math.min(26, Math.max(6, 640 / rows.length)) : 64;
+  const cell = Math.max(least, Math.min(most, (room - left - right) / columns));
+  const line = square ? cell : Math.max(13, Math.min(26, 720 / rows.length));
+  const top = notes.length ? 20 : 4;
+  const [width, height] = [left + right + cell * columns, top + line * rows.length + 36];
+  return { room, labels, notes, left, top, cell, line, width, height, columns, rows, orders };
+};
+
+const drawCells = (context, ratio, frame, colour) => {
+  const { left, top, cell, line } = frame;
+  const absent = MB.colour("absent");
+  frame.rows.forEach((row, y) =>
+    frame.orders[row].forEach((column, place) => {
+      context.fillStyle = colour(row, column) ?? absent;
+      const x = left + place * cell;
+      // Edges on whole pixels leave no seams between cells.
+      const [from, to] = [Math.round(x * ratio) / ratio, Math.round((x + cell) * ratio) / ratio];
+      context.fillRect(from, top + y * line, to - from - (cell > 9 ? 1 : 0), line - (line > 9 ? 1 : 0));
+    }),
+  );
+};
+
+const drawLabels = (context, frame, heat, order) => {
+  const { left, top, cell, line, columns, labels, notes } = frame;
+  const [right, bottom] = [left + cell * columns, top + line * labels.length];
+  const every = Math.ceil(13 / line);
+  const write = (text, x, y, align) => {
+    context.textAlign = align;
+    context.fillText(text, x, y);
+  };
+  context.fillStyle = MB.colour("muted");
+  labels.forEach((label, y) => y % every === 0 && write(label, left - 5, top + (y + 0.5) * line, "right"));
+  notes.forEach((note, y) => y % every === 0 && write(note, right + 8, top + (y + 0.5) * line, "left"));
+  if (notes.length) write(heat.beside_head, right + 8, 8, "left");
+  const step = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64].find((n) => n * cell >= 26) || 128;
+  for (let place = 0; place < columns; place += step) {
+    const name = order === "each" ? `${place + 1}.` : String(frame.orders[frame.rows[0]][place] ?? place);
+    write(name, left + (place + 0.5) * cell, bottom + 10, "center");
+  }
+  write(order === "each" ? heat.x_ordered : heat.x, (left + right) / 2, bottom + 27, "center");
+  context.save();
+  context.translate(8, (top + bottom) / 2);
+  context.rotate(-Math.PI / 2);
+  write(heat.y, 0, 0, "center");
+  context.restore();
+};
+
+const drawScale = (scale, label, width) => {
+  const { canvas, context } = canvasOf(width, 46, { class: "scale" });
+  const [left, right] = [20, width - 24];
+  const place = (t) => left + ((t - scale.from) / (scale.to - scale.from)) * (right - left);
+  for (let x = left; x < right; x += 1) {
+    const t = scale.from + ((x - left) / (right - left)) * (scale.to - scale.from);
+    context.fillStyle = MB.diverging(scale.place(scale.value(t)));
     context.fillRect(x, 4, 1.5, 10);
   }
   context.fillStyle = MB.colour("muted");
   context.textAlign = "center";
-  for (const [t, label] of spec.scale.at) context.fillText(label, from + ((t - low) / (high - low)) * (to - from), 26);
-  context.fillText(spec.scale.label, (from + to) / 2, 41);
+  for (const t of scale.at) context.fillText(scale.words(scale.value(t)), place(t), 26);
+  context.fillText(label, (left + right) / 2, 41);
   return canvas;
 };
 
-MB.walkCells = (host, spec, orders, { box, canvas, mark, left, top, cell, line }) => {
+const HEAT_KEYS = {
+  ArrowLeft: [0, -1],
+  ArrowRight: [0, 1],
+  ArrowUp: [-1, 0],
+  ArrowDown: [1, 0],
+  Home: [0, -1e9],
+  End: [0, 1e9],
+  PageUp: [-1e9, 0],
+  PageDown: [1e9, 0],
+};
+
+// words: of the cell at a row and a place, both as they are seen.
+const walkCells = (host, { box, canvas, mark, frame }, words) => {
+  const { left, top, cell, line, rows, orders } = frame;
+  const width = (row) => orders[rows[row]].length;
   let at = null;
+  const hide = () => {
+    mark.hidden = true;
+    MB.untip();
+  };
   const show = (row, place, spoken) => {
     at = [row, place];
+    const [x, y] = [left + place * cell, top + row * line];
     mark.hidden = false;
-    mark.style.left = `${left + place * cell - 1}px`;
-    mark.style.top = `${top + row * line - 1}px`;
-    mark.style.width = `${cell + 2}px`;
-    mark.style.height = `${line + 2}px`;
-    const lines = spec.describe(row, orders[row][place]);
+    const corners = { left: x - 1, top: y - 1, width: cell + 2, height: line + 2 };
+    for (const [side, length] of Object.entries(corners)) mark.style[side] = `${length}px`;
+    const lines = words(row, place);
     if (spoken) {
-      const [x, view] = [left + place * cell, box.clientWidth];
+      const view = box.clientWidth;
       if (x < box.scrollLeft || x + cell > box.scrollLeft + view) box.scrollLeft = x - view / 2;
-      MB.say(lines);
+      MB.speak(lines);
     }
     const corner = canvas.getBoundingClientRect();
-    MB.tip(lines, corner.left + left + (place + 0.5) * cell, corner.top + top + (row + 0.5) * line);
+    MB.tip(lines, corner.left + x + cell / 2, corner.top + y + line / 2);
   };
-  const hide = () => { mark.hidden = true; MB.untip(); };
   const under = (event) => {
     const corner = canvas.getBoundingClientRect();
     const place = Math.floor((event.clientX - corner.left - left) / cell);
     const row = Math.floor((event.clientY - corner.top - top) / line);
-    if (row < 0 || row >= orders.length || place < 0 || place >= orders[row].length) return hide();
-    return show(row, place, false);
+    const inside = row >= 0 && row < rows.length && place >= 0 && place < width(row);
+    return inside ? show(row, place, false) : hide();
   };
   box.onpointermove = under;
   box.onpointerdown = under;
   box.onpointerleave = hide;
   host.onblur = hide;
   host.onkeydown = (event) => {
-    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -1e9], End: [0, 1e9], PageUp: [-1e9, 0], PageDown: [1e9, 0] }[event.key];
     if (event.key === "Escape") hide();
+    const step = HEAT_KEYS[event.key];
     if (!step) return;
     event.preventDefault();
-    let [row, place] = at || [0, 0];
-    if (at) [row, place] = [row + step[0], place + step[1]];
-    row = Math.max(0, Math.min(orders.length - 1, row));
-    if (orders[row].length) show(row, Math.max(0, Math.min(orders[row].length - 1, place)), true);
+    const [row, place] = at ? [at[0] + step[0], at[1] + step[1]] : [0, 0];
+    const inside = Math.max(0, Math.min(rows.length - 1, row));
+    if (width(inside)) show(inside, Math.max(0, Math.min(width(inside) - 1, place)), true);
   };
 };
-
-// How far a ratio is from even: below 1 in proportion, above it on a logarithmic scale up to `most`.
-MB.fromEven = (most) => (ratio) => MB.diverging(ratio < 1 ? ratio - 1 : Math.log(ratio) / Math.log(most));
-MB.evenScale = (most, label) => ({
-  from: -1, to: 1, label, value: (t) => (t < 0 ? 1 + t : most ** t),
-  at: [[-1, "0"], [-0.5, "0.5"], [0, "1"], [0.5, MB.number(Math.sqrt(most), 1)], [1, MB.number(most, 1)]],
-});

@@ -1,22 +1,16 @@
 // The data of the token view: `new MoebenchTokens.Data(data)` reads those of show/tokens.py and answers what is asked.
 // Routers are given by their number, tokens by their position among all that are shown.
-var MoebenchTokens = (() => {
+const MoebenchTokens = (() => {
   "use strict";
 
   function bytes(text) {
-    const raw = atob(text);
-    const array = new Uint8Array(raw.length);
-    for (let i = 0; i < raw.length; i++) array[i] = raw.charCodeAt(i);
-    return array;
+    return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   }
 
-  function integers(text, size) {
-    const raw = bytes(text);
-    if (size === 1) return raw;
-    const view = new DataView(raw.buffer);
-    const read = size === 2 ? (i) => view.getUint16(2 * i, true) : (i) => view.getUint32(4 * i, true);
-    return Array.from({ length: raw.length / size }, (_, i) => read(i));
-  }
+  const INTEGERS = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array };
+  const UNPAIRED = 0xffff; // in place of a number of changed experts
+
+  const integers = (text, size) => new INTEGERS[size](bytes(text).buffer);
 
   function halves(text) {
     const bits = integers(text, 2);
@@ -38,6 +32,7 @@ var MoebenchTokens = (() => {
         weights: halves(r.weights),
         entropy: halves(r.entropy),
         margin: halves(r.margin),
+        changed: r.changed === null ? null : integers(r.changed, 2),
       }));
       let from = 0;
       this.sequences = data.sequences.map((s, number) => {
@@ -53,8 +48,6 @@ var MoebenchTokens = (() => {
         this.owners.fill(number, first, end);
         for (const position of continued) this.later[first + position] = 1;
       }
-      this.occurs = new Uint32Array(this.texts.length);
-      for (let token = 0; token < from; token++) if (!this.later[token]) this.occurs[this.tokens[token]]++;
     }
 
     text(token) {
@@ -90,51 +83,39 @@ var MoebenchTokens = (() => {
     // The tokens that choose an expert, in order.
     takers(router, expert) {
       const { top_k, experts } = this.routers[router];
-      const found = [];
-      for (let i = 0; i < experts.length; i++) if (experts[i] === expert) found.push(Math.floor(i / top_k));
-      return found;
+      const tokens = [];
+      for (let i = 0; i < experts.length; i++) if (experts[i] === expert) tokens.push(Math.floor(i / top_k));
+      return tokens;
     }
 
     // The token of the sequence that this one's is compared with, or null.
     counterpart(token) {
       if (!this.paired) return null;
-      const own = this.sequenceOf(token);
-      if (own.against === null) return null;
-      const other = this.sequences[own.against];
-      const there = other.first + token - own.first;
+      const sequence = this.sequenceOf(token);
+      if (sequence.against === null) return null;
+      const other = this.sequences[sequence.against];
+      const there = other.first + token - sequence.first;
       return there < other.end ? there : null;
     }
 
     // How many experts the counterpart does not choose; NaN without one.
     changed(router, token) {
-      const there = this.counterpart(token);
-      if (there === null) return NaN;
-      return this.chosen(router, token).filter((c) => this.slot(router, there, c.expert) < 0).length;
-    }
-
-    // Over all sequences: how many tokens choose each expert, and how many first.
-    counts(router) {
-      const { n_experts, top_k, experts } = this.routers[router];
-      const all = new Uint32Array(n_experts);
-      const first = new Uint32Array(n_experts);
-      experts.forEach((expert, i) => {
-        all[expert]++;
-        if (i % top_k === 0) first[expert]++;
-      });
-      return { all, first };
+      const { changed } = this.routers[router];
+      return changed === null || changed[token] === UNPAIRED ? NaN : changed[token];
     }
 
     // The texts that choose an expert: how often each occurs, how often it chooses it, and where.
     words(router, expert) {
       const { top_k, weights } = this.routers[router];
-      const found = new Map();
+      const words = new Map();
       for (const token of this.takers(router, expert)) {
         if (this.later[token]) continue;
         const id = this.tokens[token];
-        if (!found.has(id)) found.set(id, { id, occurs: this.occurs[id], places: [] });
-        found.get(id).places.push({ token, weight: weights[token * top_k + this.slot(router, token, expert)] });
+        if (!words.has(id)) words.set(id, { id, occurs: this.occurs[id], places: [] });
+        words.get(id).places.push({ token, weight: weights[token * top_k + this.slot(router, token, expert)] });
       }
-      return [...found.values()].sort((a, b) => b.places.length - a.places.length || a.occurs - b.occurs || a.id - b.id);
+      const order = (a, b) => b.places.length - a.places.length || a.occurs - b.occurs || a.id - b.id;
+      return [...words.values()].sort(order);
     }
   }
 

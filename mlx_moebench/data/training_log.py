@@ -1,0 +1,38 @@
+"""``training_log.jsonl``: one line per step of a training, and how it is read. Needs no MLX."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import TrainingError
+from ..types import Json
+
+FILE = "training_log.jsonl"
+
+
+def read_log(path: Path) -> list[Json]:
+    """The lines of a log; a last line that a kill or a full disk cut short is left out.
+
+    Raises TrainingError where it cannot be read, or a line is none of a log.
+    """
+    entries = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise TrainingError(f"Cannot read {path}: {error.strerror or error}.") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise TrainingError(
+                f"{path}, line {number} is not JSON; move the file away to go on without it."
+            ) from error
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            raise TrainingError(
+                f"{path}, line {number} is no line of a training log; move the file away to go on without it."
+            )
+        entries.append(entry)
+    return entries

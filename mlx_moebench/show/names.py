@@ -1,0 +1,97 @@
+"""What things are called, wherever they are shown: models, what was counted, quantities and their units."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+from ..routing.metrics import get_metric
+from ..types import Facts
+from .numbers import count
+
+_SHOWN = (
+    *("collapsed_fraction", "mean_entropy", "peak_top_share_token", "peak_top_load_ratio", "eae"),
+    *("token_information", "margin_prob", "adjacent_overlap"),
+)
+
+HEADS = {
+    "mean_entropy": "entropy, nats",
+    "top_share_token": "busiest, of tokens",
+    "top_load_ratio": "x even",
+    "n_eff": "n_eff, experts",
+    "dead_experts": "dead, experts",
+    "adjacent_overlap": "adjacent overlap",
+}
+"""Heads of narrow columns, which the label of a metric does not fit."""
+
+SCORES = {"entropy": ("routing entropy", "nats"), "selection_margin": ("selection margin", "selection score")}
+"""What uncertainty about a token is measured by: words and unit."""
+
+_LEFT_TO_RIGHT = frozenset(("L", "EN", "ES", "ET", "CS", "NSM", "ON", "WS", "BN", "B", "S", ""))
+_CONTROLS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+"""Classes of the Unicode bidirectional algorithm: those that need nothing, and those that turn what follows."""
+
+
+def label_and_unit(name: str) -> tuple[str, str]:
+    """What people call a metric or an entry of a report's summary, and its unit."""
+    if name == "collapsed_fraction":
+        return "Routers flagged as collapsed", "fraction"
+    metric = get_metric(name.removeprefix("peak_"))
+    return metric.label + (", peak" if name.startswith("peak_") else ""), metric.unit
+
+
+SUMMARY = tuple((name, *label_and_unit(name)) for name in _SHOWN)
+"""(entry of a report's summary, label, unit) that people are shown first. A peak is the largest of any layer."""
+
+
+def model_name(model: Facts) -> str:
+    """Its id, and what makes it another model than that: experts of less than 16 bit (mean), an adapter."""
+    name = str(model.get("id", "model"))
+    bits, adapter = model.get("weight_bits"), model.get("adapter")
+    if bits is not None and bits < 16:
+        name += f" at {bits:.3g} bits per expert weight"
+    return f"{name} with {adapter['name']}" if adapter else name
+
+
+def side_name(side: Facts) -> str:
+    """``moebench-nano on math``: model and data of one side of a comparison."""
+    return f"{model_name(side['model'])} on {side['data']['name']}"
+
+
+def router_forms(report: Facts) -> set[str]:
+    """``top-2 of 16``, of each form of router."""
+    return {f"top-{r['top_k']} of {r['n_experts']}" for r in report["routers"]}
+
+
+def unit_of_text(model: Facts) -> str:
+    """What was counted: sequences, or the files that imported counts came in."""
+    return "count file" if model.get("backend") == "counts" else "sequence"
+
+
+def sizes(report: Facts) -> str:
+    """``104 sequences, 12,300 tokens, prefill``."""
+    data = report["data"]
+    texts = count(data["n_sequences"], unit_of_text(report["model"]))
+    return f"{texts}, {count(data['n_tokens'], 'token')}, {data['phase']}"
+
+
+def missing(data: Facts) -> Iterator[str]:
+    """What is not measured yet of each data set of which a run says what there was to measure."""
+    for source in data.get("sources", [data]):
+        parts = source.get("parts", [])
+        done, planned = (sum(part[key] for part in parts) for key in ("sequences_done", "sequences"))
+        if done < planned:
+            yield f"{done:,} of {count(planned, 'sequence')} of {source['name']} measured; analyze --resume goes on"
+        if source.get("shards"):
+            documents = sum(part["documents"] for part in parts)
+            yield (
+                f"shard {', '.join(source['shards'])} of {source['name']}, "
+                f"{documents:,} of {count(source['documents'], 'document')}; merge puts shards together"
+            )
+
+
+def isolated(name: str) -> str:
+    """A name for the middle of a sentence: one of a right-to-left script stands between isolates, less its own."""
+    if all(unicodedata.bidirectional(character) in _LEFT_TO_RIGHT for character in name):
+        return name
+    return f"\u2068{''.join(c for c in name if unicodedata.bidirectional(c) not in _CONTROLS)}\u2069"

@@ -1,0 +1,391 @@
+"""What stands on the page: its sections, each with its figures, tables and notes, and what a reader can choose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..figures import (
+    LAYER_METRICS,
+    Chart,
+    CoactivationSeries,
+    DifferenceSeries,
+    DomainSeries,
+    Heat,
+    TrainingSeries,
+    UncertaintySeries,
+    Value,
+    change_heat,
+    coactivation_heat,
+    coactivation_series,
+    dead_chart,
+    difference_series,
+    distance_chart,
+    divergence_chart,
+    domain_series,
+    effect_chart,
+    information_chart,
+    kinds_of,
+    layer_chart,
+    layer_series,
+    load_heat,
+    load_series,
+    loss_chart,
+    none_dead,
+    rho_chart,
+    router_heat,
+    share_chart,
+    spread_chart,
+    training_charts,
+    training_series,
+    uncertainty_series,
+)
+from ..figures.base import labels, n_of, router_id
+from ..inputs import Inputs, Run, View
+from ..names import SCORES, isolated, label_and_unit, unit_of_text
+from ..numbers import count, difference, number, percent, with_interval
+
+MAX_PAIRS = 3_000_000
+"""Bytes that the co-activation of all routers may take, before base64."""
+
+MAX_STEPS = 1_000
+"""Steps of a training that are drawn; of more, every n-th."""
+
+MOST_BESIDE = 64
+"""Experts of routers whose co-activation has room beside that of another run."""
+
+FIRST = (
+    *("mean_entropy", "load_entropy", "marginal_entropy", "token_information", "top_share_token"),
+    *("peak_top_share_token", "top_load_ratio", "gini", "n_eff", "dead_experts", "adjacent_overlap"),
+    *("margin_prob", "selection_margin"),
+)
+"""Effects that a comparison shows without being asked."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A list to choose from. name: what is chosen; ``order``, ``measure`` and ``line`` are about one drawing."""
+
+    name: str
+    words: str
+    options: tuple[tuple[str, str], ...]
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """What stands where there is nothing to draw: the reason."""
+
+    title: str
+    label: str
+    caption: str
+    reason: str
+
+
+Drawing = Chart | Heat | Nothing
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Drawings by the value of the choice that is called ``by``; the only one has the key ``""``."""
+
+    drawings: Mapping[str, Drawing]
+    by: str = ""
+    choices: tuple[Choice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Words in rows. heading: above it. folded: what opens it, where it is closed at first. long: may be scrolled."""
+
+    label: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    heading: str = ""
+    note: str = ""
+    folded: str = ""
+    long: bool = False
+
+
+Part = Figure | Table | str | tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it; parts in a tuple stand side by side. choices: of all its figures."""
+
+    id: str
+    heading: str
+    parts: tuple[Part, ...]
+    choices: tuple[Choice, ...] = ()
+
+
+BY_NUMBER = ("number", "their number")
+
+
+def sections(inputs: Inputs) -> Iterator[Section]:
+    """Everything below the answer, in its order."""
+    views = _views(inputs.runs)
+    if inputs.runs:
+        yield _load(inputs.runs)
+        yield _layers(inputs.runs, views)
+    for place, (name, profile) in enumerate(inputs.profiles.items()):
+        yield _domains(domain_series(name, profile), place, len(inputs.profiles) > 1)
+    for place, comparison in enumerate(inputs.comparisons):
+        yield _differences(difference_series(comparison), place)
+    if inputs.runs:
+        yield _coactivation(inputs.runs)
+        yield _dead(views)
+    for place, report in enumerate(inputs.uncertainties):
+        yield _uncertainty(uncertainty_series(report), place)
+    for place, training in enumerate(inputs.trainings):
+        yield _training(training_series(training), place)
+
+
+def _id(name: str, place: int) -> str:
+    return f"{name}{place or ''}"
+
+
+def _shown_views(run: Run) -> list[View]:
+    """A run on all its data, then on each domain, named by that alone."""
+    whole = "all domains" if run.domains else str(run.report["data"]["name"])
+    return [run.view(name=isolated(whole)), *(run.view(domain, isolated(domain)) for domain in run.domains)]
+
+
+def _named(run: Run, view: View, several: bool) -> View:
+    return view._replace(name=f"{isolated(run.name)} on {view.name}") if several else view
+
+
+def _views(runs: Sequence[Run]) -> list[View]:
+    """All views of all runs, named by what tells them apart."""
+    return [_named(run, view, len(runs) > 1) for run in runs for view in _shown_views(run)]
+
+
+def _kinds(views: Sequence[View]) -> list[str]:
+    return list(dict.fromkeys(r["router"] for view in views for r in view.report["routers"]))
+
+
+def _load(runs: Sequence[Run]) -> Section:
+    every = [[(view, load_series(view)) for view in _shown_views(run)] for run in runs]
+    most = max(series.most for views in every for _, series in views)
+    figures = []
+    for run, views in zip(runs, every, strict=True):
+        named = len(runs) > 1 or len(views) > 1
+        drawings: dict[str, Drawing] = {}
+        for place, (view, series) in enumerate(views):
+            heat = load_heat(series, most)
+            title = f"{heat.title}: {_named(run, view, len(runs) > 1).name}" if named else heat.title
+            label = f"Heatmap of the load of {run.name}, layers by experts"
+            drawings[str(place)] = replace(heat, title=title, label=label)
+        options = tuple((str(place), view.name) for place, (view, _) in enumerate(views))
+        figures.append(Figure(drawings, "view", (Choice("view", "Data", options),)))
+    order = Choice("order", "Experts in the order of", (BY_NUMBER, ("each", "their load, each layer its own")))
+    return Section("load", "Load: which experts work", tuple(figures), (order,))
+
+
+def _layers(runs: Sequence[Run], views: Sequence[View]) -> Section:
+    wholes = np.cumsum([0, *(len(_shown_views(run)) for run in runs)])
+    hidden = set(range(len(views))) - set(wholes.tolist()) if len(runs) > 1 else set()
+    known = {
+        name: any(v.value == v.value for view in views for v in layer_series(view.report, name).values)
+        for name in LAYER_METRICS
+    }
+    options = tuple((name, label_and_unit(name)[0] + ("" if known[name] else " (not measured)")) for name in known)
+    shown = next((name for name in known if known[name]), LAYER_METRICS[0])
+    kinds = _kinds(views)
+    figures = []
+    for kind in kinds:
+        drawings: dict[str, Drawing] = {}
+        for name in LAYER_METRICS:
+            chart = layer_chart(views, name, kind, hidden)
+            drawings[name] = replace(chart, title=chart.title + (f", {kind} routers" if len(kinds) > 1 else ""))
+        figures.append(Figure(drawings, "metric"))
+    parts = (tuple(figures),) if len(figures) > 1 else tuple(figures)
+    return Section("layers", "Entropy and shares by layer", parts, (Choice("metric", "Quantity", options, shown),))
+
+
+def _domains(series: DomainSeries, place: int, several: bool) -> Section:
+    kinds = kinds_of(series.ids)
+    between = [Figure({"": information_chart(series)})]
+    if len(series.domains) > 1:
+        between += [Figure({"": divergence_chart(series, kind)}) for kind in kinds]
+    between += [Figure({"": chart(series, kind)}) for kind in kinds for chart in (share_chart, spread_chart)]
+    drawings = {str(n): router_heat(series, n, series.most) for n in range(len(series.routers))}
+    layer = Choice("router", "Layer", tuple((str(n), label) for n, label in enumerate(labels(series.ids))))
+    loads = ((f"row {n}", f"their load on {isolated(domain)}") for n, domain in enumerate(series.domains))
+    orders = (BY_NUMBER, ("largest", "their busiest domain"), *loads)
+    experts = Figure(drawings, "router", (layer, Choice("order", "Experts in the order of", orders)))
+    heading = f"Domains: {isolated(series.name)}" if several else "Domains"
+    return Section(_id("domains", place), heading, (_verdicts(series), tuple(between), experts))
+
+
+def _verdicts(series: DomainSeries) -> Table:
+    rows = []
+    for label, r in zip(labels(series.ids), series.routers, strict=True):
+        needed = "more texts need not decide it" if r.needed is None else f"about {r.needed:,} texts in all would do"
+        unclear = f"{', '.join(r.undecided)} open; {needed}" if r.undecided else r.word_reason or ""
+        shares = (with_interval(value.value, value, 2) for value in (r.a, r.b, r.r))
+        p = number(r.mi.p) if r.mi.p == r.mi.p else "none"
+        rows.append((label, r.word or "none", *shares, with_interval(r.mi.value, r.mi), p, unclear))
+    return Table(
+        f"Verdicts of {series.name}",
+        ("layer", "verdict", "a, of tokens", "b, of tokens", "r, ratio", "MI, nats", "p", "what is open"),
+        tuple(rows),
+        "Verdicts",
+        "a: share of tokens of the expert that no domain escapes; b: of the busiest expert of any domain; r: effective "
+        f"share of the experts that the domains mixed in equal parts use; tau {series.tau:g}. collapsed: a > tau or "
+        "r < 0.5; specialised: a <= tau, r >= 0.5, b > tau and MI above its null; balanced: a, b <= tau and r >= 0.5; "
+        "whole intervals must say so, else undetermined.",
+        long=True,
+    )
+
+
+def _differences(series: DifferenceSeries, place: int) -> Section:
+    a, b = map(isolated, series.names)
+    tables = [table for kind in series.overall for table in _overall(series, kind)]
+    metrics = list(series.effects[0]) if series.effects else []
+    options = tuple((name, label_and_unit(name)[0]) for name in metrics)
+    shown = "mean_entropy" if "mean_entropy" in metrics else metrics[0]
+    by_layer = [
+        Figure(
+            {name: effect_chart(series, name) for name in metrics},
+            "metric",
+            (Choice("metric", "Quantity", options, shown),),
+        )
+    ]
+    if any(load.l1.value == load.l1.value for load in series.loads):
+        by_layer.append(Figure({"": distance_chart(series)}))
+    change = change_heat(series)
+    order = Choice("order", "Experts in the order of", (BY_NUMBER, ("each", "their change, each layer its own")))
+    parts: tuple[Part, ...] = (
+        f"A: {a}. B: {b}. Every effect is B minus A, {series.how}.",
+        *tables,
+        tuple(by_layer),
+        *([Figure({"": change}, choices=(order,))] if change else []),
+    )
+    return Section(_id("differences", place), "Two runs compared", parts)
+
+
+def _overall(series: DifferenceSeries, kind: str) -> Iterator[Table]:
+    """Effects over all routers of a kind: those that matter first, then all others, folded."""
+    effects = series.overall[kind]
+    known = any(one.effect.has_interval for one in effects.values())
+    intervals = f"{percent(series.level)} intervals" if known else "without intervals"
+    rest = f"All other metrics of the {kind} routers"
+    first = f"Mean over the {kind} routers (peak: the largest over them), {intervals}"
+    for label, folded, names in (
+        (first, "", [name for name in FIRST if name in effects]),
+        (rest, "All other metrics", [name for name in effects if name not in FIRST]),
+    ):
+        rows = []
+        for name in names:
+            a, b, effect = effects[name]
+            cells = (number(a), number(b), difference(effect.value, effect))
+            p = "" if effect.p != effect.p else number(effect.p)
+            rows.append((*label_and_unit(name), *cells, p, _reason(effect)))
+        columns = ("metric", "unit", "A", "B", "B - A", "p", "no interval, because")
+        yield Table(label, columns, tuple(rows), note=f"{label}:", folded=folded)
+
+
+def _reason(value: Value) -> str:
+    return "" if value.has_interval else value.reason or ""
+
+
+def _coactivation(runs: Sequence[Run]) -> Section:
+    measure = Choice("measure", "Show", (("lift", "lift"), ("share", "share of the row's tokens")))
+    order = Choice("order", "Experts in the order of", (BY_NUMBER, ("own", "their load")))
+    one = len(runs) == 1
+    figures = []
+    for run in runs:
+        every = [coactivation_series(run, place) for place in range(len(run.report["routers"]))]
+        kept = _kept(every, MAX_PAIRS // len(runs))
+        known = sum(series.pairs is not None for series in every)
+        left = known - len(kept)
+        note = f"Left out for size: the pairs of {count(left, 'router')} of {known}." if left else ""
+        names = labels([router_id(r) for r in run.report["routers"]])
+        drawings = {
+            str(place): _pairs(run, series, label, place in kept, note, one)
+            for place, (series, label) in enumerate(zip(every, names, strict=True))
+        }
+        layer = Choice(
+            "router",
+            "Layer",
+            tuple((str(place), label) for place, label in enumerate(names)),
+            str(min(kept, default=0)),
+        )
+        figures.append(Figure(drawings, "router", (layer, measure, order) if one else (layer,)))
+    narrow = all(r["n_experts"] <= MOST_BESIDE for run in runs for r in run.report["routers"])
+    parts: tuple[Part, ...] = (tuple(figures),) if narrow and not one else tuple(figures)
+    heading = "Co-activation: which experts are chosen together"
+    return Section("coactivation", heading, parts, () if one else (measure, order))
+
+
+def _kept(every: Sequence[CoactivationSeries], room: int) -> set[int]:
+    """The routers whose pairs stand on the page: as many as there is room for, evenly spread."""
+    known = [place for place, series in enumerate(every) if series.pairs is not None]
+    sizes = [_bytes_of_pairs(every[place]) for place in known]
+    if sum(sizes) <= room:
+        return set(known)
+    most = max(1, int(len(known) * room / sum(sizes)))
+    return {known[round(place)] for place in np.linspace(0, len(known) - 1, most)}
+
+
+def _bytes_of_pairs(series: CoactivationSeries) -> int:
+    pairs = series.pairs
+    assert pairs is not None
+    e = len(pairs)
+    return e * (e - 1) // 2 * (2 if int(pairs[np.triu_indices(e, 1)].max(initial=0)) < 1 << 16 else 4)
+
+
+def _pairs(run: Run, series: CoactivationSeries, label: str, kept: bool, note: str, alone: bool) -> Drawing:
+    of = "" if alone else f", {isolated(run.name)}"
+    if series.pairs is not None and kept:
+        heat = coactivation_heat(series, label, unit_of_text(run.report["model"]), note)
+        return replace(heat, title=f"{heat.title}{of}")
+    reason = series.reason or "left out, so that the page stays small; the stats pair has it"
+    return Nothing(
+        f"Co-activation of the experts of layer {label}{of}",
+        "Heatmap of how often two experts of a layer are chosen together",
+        f"{series.definition} Unit: {series.unit}. {n_of(series.n_sequences, series.n_tokens)}. {note}".rstrip(),
+        reason,
+    )
+
+
+def _dead(views: Sequence[View]) -> Section:
+    kinds = _kinds(views)
+    heading, none = "Dead experts", none_dead(views)
+    if none is not None:
+        sizes = "; ".join(f"{view.name}: {_size(view)}" for view in views)
+        return Section("dead", heading, (f"{none} {sizes}.",))
+    figures = []
+    for kind in kinds:
+        chart = dead_chart(views, kind)
+        figures.append(
+            Figure({"": replace(chart, title=chart.title + (f", {kind} routers" if len(kinds) > 1 else ""))})
+        )
+    return Section("dead", heading, tuple(figures))
+
+
+def _size(view: View) -> str:
+    data = view.report["data"]
+    return n_of(data["n_sequences"], data["n_tokens"], unit_of_text(view.report["model"]))
+
+
+def _uncertainty(series: UncertaintySeries, place: int) -> Section:
+    names = labels(series.routers)
+    score = Choice("score", "Score", tuple((key, words) for key, (words, _) in SCORES.items()))
+    line = Choice("line", "Layer", (("", "all"), *((str(n), label) for n, label in enumerate(names))))
+    losses = Figure({key: loss_chart(series, key) for key in SCORES}, "score", (score, line))
+    rhos = (Figure({"": rho_chart(series, kind)}) for kind in kinds_of(series.routers))
+    heading = f"Loss by routing uncertainty: {isolated(series.name)}"
+    return Section(_id("uncertainty", place), heading, ((losses, *rhos),))
+
+
+def _training(series: TrainingSeries, place: int) -> Section:
+    heading = f"Training: {isolated(series.name)}"
+    if not series.steps:
+        return Section(_id("training", place), heading, ("The log of this training holds no step.",))
+    figures = tuple(Figure({"": chart}) for chart in training_charts(series, MAX_STEPS))
+    return Section(_id("training", place), heading, (figures,))
