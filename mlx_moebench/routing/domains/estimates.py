@@ -20,10 +20,10 @@ import numpy.typing as npt
 from ...errors import MoebenchError
 from ...options import Plan
 from ..intervals.bootstrap import Interval
-from ..intervals.corrected import METHOD, Corrected, Drawn, corrected, error_parts, transformed
+from ..intervals.corrected import Corrected, Drawn, corrected, error_parts, transformed
 from ..intervals.effective import Clusters, clusters, effective_clusters
 from ..intervals.halves import Halves, Ratios, random_halves, ratios_of
-from ..intervals.independence import Independence, independence
+from ..intervals.independence import Independence, as_tested, independence
 from ..sums import Floats, Sums, entropy, weighted_sums
 from .information import domain_load
 
@@ -183,19 +183,3 @@ def _free(tokens: list[Floats], which: list[int]) -> float:
     """Degrees of freedom of a mixture of domains, in which a sequence weighs its tokens over its domain's."""
     weights = np.concatenate([tokens[d] / max(float(tokens[d].sum()), 1.0) for d in which])
     return max(effective_clusters(weights) - len(which), 1.0)
-
-
-def as_tested(information: Corrected, test: Independence) -> Corrected:
-    """An information whose interval has its lower end above 0 if and only if the test rejects at 1 - level."""
-    low, high = information.interval.low, information.interval.high
-    if low is None or high is None or math.isnan(test.p_value):
-        return information
-    value = information.value
-    if test.excess <= 0:
-        low = 0.0
-    else:
-        value = max(value, information.plugin * test.excess)
-        low = low if low > 0 else value * test.excess
-    high = max(high, value)
-    interval = Interval(low, high, METHOD, bias=information.plugin - value)
-    return Corrected(value, interval, information.plugin)

@@ -129,6 +129,34 @@ def ratios_of(counts: Floats, n_tokens: Floats, drawn: Floats, drawn_tokens: Flo
     residuals = (counts - n_tokens[:, None] * value) / total
     size = (counts**2).sum(axis=0) / total**2
     noise = (drawn - drawn_tokens[:, None] * value) / total
+    return _scaled(value, residuals, noise, size, n_tokens, halves)
+
+
+def paired_ratios(
+    counts: Sequence[npt.NDArray[np.generic]], n_tokens: Sequence[npt.NDArray[np.generic]], halves: Halves
+) -> Ratios:
+    """`Ratios` of side B less those of side A, of the same sequences: what both share cancels.
+
+    counts: [N, R] of A, and of B; n_tokens: [N] of each.
+    """
+    n, r = counts[0].shape
+    value, residuals, size, tokens = np.zeros(r), np.zeros((n, r)), np.zeros(r), np.zeros(n)
+    for sign, side, side_tokens in zip((-1.0, 1.0), counts, n_tokens, strict=True):
+        c, x = np.asarray(side, dtype=np.float64), np.asarray(side_tokens, dtype=np.float64)
+        total = x.sum() if x.any() else np.nan
+        share = c.sum(axis=0) / total
+        value += sign * share
+        residuals += sign * (c - x[:, None] * share) / total
+        size += (c**2).sum(axis=0) / total**2
+        tokens += x / total
+    return _scaled(value, residuals, halves.weights @ residuals, size, tokens, halves)
+
+
+def _scaled(value: Floats, residuals: Floats, noise: Floats, size: Floats, n_tokens: Floats, halves: Halves) -> Ratios:
+    """Of raw residuals and noise: without the bias of their variance, and both of one variance.
+
+    size [R]: what is no more than rounding is in proportion to.
+    """
     leverage, free, spread = 0.0, -float(len(halves.members)), 0.0
     for rows in halves.members:
         part, x = residuals[rows] - residuals[rows].mean(axis=0), n_tokens[rows]

@@ -11,6 +11,9 @@ each group by itself half of the sequences against the others, whose difference 
 the groups differ by. Both are divided by an estimate of their mean under the null, made again for each draw (so that
 few sequences give Student's tails). The f_i of the weights is the mean of the groups in proportion to how surely each
 is known, plus an even share: weighted by the noisy group's own shares, Q would be largest where that group is noise.
+
+Two sides of the same sequences (`paired_independence`) are tested by the difference that each sequence shows, in the
+same way. An interval of a distance made with the test (`as_tested`) reaches 0 if and only if the test does not reject.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..sums import Floats
+from .bootstrap import Interval
+from .corrected import METHOD, Corrected
 from .halves import Ratios
 
 TIE = 1e-9  # draws that reach the measured ratio but for rounding have reached it
@@ -54,8 +59,7 @@ def independence(groups: Sequence[Ratios], level: float = 0.95) -> Independence:
     traces = np.array([float(g.variance.sum()) for g in groups])
     apart = loads - loads.mean(axis=0)
     if not traces.any():
-        differ = bool(np.abs(apart).max() > 1e-12)
-        return Independence(math.inf if differ else 0.0, 1 / (1 + len(groups[0].noise)) if differ else 1.0, 0.0)
+        return _without_noise(apart, len(groups[0].noise))
     weights = 1.0 / (_surest(loads, traces) + loads.sum() / (d * experts))
     measured = float((apart**2 * weights).sum()) / (2 * d)
     share = (d - 1) / (2 * d * d)
@@ -65,10 +69,54 @@ def independence(groups: Sequence[Ratios], level: float = 0.95) -> Independence:
         trace = float((g.variance * weights).sum())
         drawn: Floats = (noise[:, number] ** 2) @ weights
         expected += share * trace
-        again += share * np.maximum(trace - g.leverage * drawn, 0.05 * trace) / (1.0 - g.leverage)
+        again += share * _trace_again(trace, g.leverage, drawn)
     noise -= noise.mean(axis=1, keepdims=True)
     ratios = ((noise**2) @ weights).sum(axis=1) / (2 * d) / np.where(again > 0, again, np.inf)
-    ratio = measured / expected
+    return _compared(measured / expected, ratios, level)
+
+
+def paired_independence(apart: Ratios, load: Floats, level: float = 0.95) -> Independence:
+    """The test that two sides of the same sequences have one load [R].
+
+    apart: `paired_ratios` of their loads; load: the mean of both, for the weights.
+    """
+    if not (np.isfinite(apart.value).all() and np.isfinite(load).all()):
+        return Independence(math.nan, math.nan, math.nan)
+    weights = 1.0 / (load + load.sum() / len(load))
+    trace = float((apart.variance * weights).sum())
+    if trace == 0:
+        return _without_noise(apart.value, len(apart.noise))
+    drawn = (apart.noise**2) @ weights
+    ratios = drawn / _trace_again(trace, apart.leverage, drawn)
+    return _compared(float((apart.value**2 * weights).sum()) / trace, ratios, level)
+
+
+def as_tested(distance: Corrected, test: Independence) -> Corrected:
+    """A distance in squares, such as information, whose interval leaves out 0 if and only if the test rejects."""
+    low, high = distance.interval.low, distance.interval.high
+    if low is None or high is None or math.isnan(test.p_value):
+        return distance
+    value = distance.value
+    if test.excess <= 0:
+        low = 0.0
+    else:
+        value = max(value, distance.plugin * test.excess)
+        low = low if low > 0 else value * test.excess
+    interval = Interval(low, max(high, value), METHOD, bias=distance.plugin - value)
+    return Corrected(value, interval, distance.plugin)
+
+
+def _without_noise(apart: Floats, draws: int) -> Independence:
+    differ = bool(np.abs(apart).max() > 1e-12)
+    return Independence(math.inf if differ else 0.0, 1 / (1 + draws) if differ else 1.0, 0.0)
+
+
+def _trace_again(trace: float, leverage: float, drawn: Floats) -> Floats:
+    """What each draw of the null would have estimated the trace of its variance to be."""
+    return np.asarray(np.maximum(trace - leverage * drawn, 0.05 * trace) / (1.0 - leverage))
+
+
+def _compared(ratio: float, ratios: Floats, level: float) -> Independence:
     reached = int((ratios >= ratio * (1 - TIE)).sum())
     return Independence(ratio, (1 + reached) / (1 + len(ratios)), critical_ratio(ratios, level))
 
