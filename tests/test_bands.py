@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from audit_cells import whole
+from audit_metrics import whole
 from populations import Domain, always_on, joined, route, sample
 from scipy import stats as scipy_stats
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from audit_cells import SIMULATED, whole
+from audit_metrics import SIMULATED, whole
 from populations import sample
 
 from mlx_moebench.routing import METRICS, Sums, get_metric

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audit_cells import PARTS, SCENARIOS, estimates_of, found, whole
+from audit_cells import PARTS
+from audit_domains import estimates_of
+from audit_findings import SCENARIOS, found
+from audit_metrics import whole
 from populations import (
     Domain,
     all_but_one,

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from audit_cells import NULLS, PARTS, estimates_of, loads, shifted
+from audit_cells import PARTS
+from audit_domains import NULLS, estimates_of, loads, shifted
 from populations import Domain, draw, joined
 
 from mlx_moebench.routing import Sums

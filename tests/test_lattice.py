@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audit_cells import PARTS, whole
+from audit_cells import PARTS
+from audit_metrics import whole
 from populations import sample
 
 from mlx_moebench.routing import Plan, Sums, get_metric

@@ -32,14 +32,14 @@ Distance = Callable[[Floats, Floats], Floats]
 """Between loads [..., R], each [...]."""
 
 
-class Tested(NamedTuple):
-    """A distance with its interval, and the p-value that the loads are equal; NaN where there is no interval."""
+class LoadDistance(NamedTuple):
+    """A distance with its interval, and p of the test that the loads are equal; NaN where there is no interval."""
 
     distance: Corrected
     p: float
 
 
-def load_tests(a: Sums, b: Sums, samples: Samples, plan: Plan) -> dict[str, Tested]:
+def load_tests(a: Sums, b: Sums, samples: Samples, plan: Plan) -> dict[str, LoadDistance]:
     """`LOADS` between two sides, from the sums of their sequences; K may differ, the numbers of experts must not.
 
     Fewer than ten effective sequences on a side leave the values and take intervals and p.
@@ -47,7 +47,7 @@ def load_tests(a: Sums, b: Sums, samples: Samples, plan: Plan) -> dict[str, Test
     reason = pooled(a.n_tokens).reason or pooled(b.n_tokens).reason
     if reason is not None:
         distances = load_distances(a.total().load, b.total().load)
-        return {name: Tested(_plain(float(x), reason), math.nan) for name, x in distances.items()}
+        return {name: LoadDistance(_plain(float(x), reason), math.nan) for name, x in distances.items()}
     of_a = random_halves(samples.strata_a, plan.resamples, plan.seed)
     of_b = of_a if samples.paired else random_halves(samples.strata_b, plan.resamples, (plan.seed, 1))
     test = _test(a, b, (of_a, of_b), samples.paired, plan.level)
@@ -62,7 +62,7 @@ def load_tests(a: Sums, b: Sums, samples: Samples, plan: Plan) -> dict[str, Test
 
     l1 = transformed(tested(lambda f, g: load_distances(f, g)["load_l1"] ** 2, 4.0), math.sqrt)
     jsd = tested(lambda f, g: load_distances(f, g)["load_jsd"], math.log(2))
-    return {"load_l1": Tested(l1, test.p_value), "load_jsd": Tested(jsd, test.p_value)}
+    return {"load_l1": LoadDistance(l1, test.p_value), "load_jsd": LoadDistance(jsd, test.p_value)}
 
 
 def _plain(value: float, reason: str) -> Corrected:
