@@ -1,0 +1,46 @@
+"""The difference of two counts, such as of experts with nine tenths of the selections: whole numbers, ends included.
+
+The count itself jumps, and a bootstrap of its jumps has no level: p was 0.001 where the interval reached 0. But a count
+is the next whole number above a crossing (`routing.intervals.routers.crossing`), which moves smoothly. Where the
+crossings differ by d the counts differ by one of the two whole numbers around d, so that the interval of d, rounded
+outwards, holds theirs. p is 1 minus the highest level at which the rounded interval leaves out 0: they never disagree.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ...options import Plan
+from ..intervals.bootstrap import Interval
+from ..intervals.corrected import METHOD, Drawn, corrected
+
+
+def count_difference(effect: float, apart: Drawn, free: float, plan: Plan) -> tuple[Interval, float]:
+    """(interval, p) of a difference of counts, which the interval always holds.
+
+    effect: the difference of the counts. apart: that of their crossings, of the whole, of random halves and of
+    quarters: the same halves of both sides where sequences are paired, others where they are not. free: degrees of
+    freedom of the side that has fewer.
+    """
+
+    def ends(level: float) -> tuple[float, float]:
+        interval = corrected(apart, free, level, (-math.inf, math.inf)).interval
+        low, high = interval.low, interval.high
+        if low is None or high is None:
+            return -math.inf, math.inf
+        return min(math.floor(low + 1e-6), effect), max(math.ceil(high - 1e-6), effect)
+
+    if not (apart.finite and math.isfinite(effect)):
+        return Interval(reason="the metric is null on a side"), math.nan
+    low, high = ends(plan.level)
+    least, most = 2 / (plan.resamples + 1), 1.0
+    if effect == 0 or _leaves_out(*ends(1 - least)):
+        return Interval(low, high, METHOD), 1.0 if effect == 0 else least
+    while most - least > 1 / plan.resamples:
+        middle = (least + most) / 2
+        least, most = (least, middle) if _leaves_out(*ends(1 - middle)) else (middle, most)
+    return Interval(low, high, METHOD), most
+
+
+def _leaves_out(low: float, high: float) -> bool:
+    return low > 0 or high < 0
