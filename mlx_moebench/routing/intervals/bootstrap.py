@@ -52,7 +52,8 @@ SCALAR: tuple[IntervalKind, ...] = ("mean", "plugin", "distance")
 class Interval:
     """low and high are None when no interval can be given; ``reason`` then says why.
 
-    bias: mean of the resampled values minus the estimate, for plug-in statistics and distances.
+    bias: of plug-in statistics and distances, the plug-in value minus what is shown. candidates: of a maximum, how many
+    may be the largest.
     """
 
     low: float | None = None
@@ -60,10 +61,11 @@ class Interval:
     method: str | None = None
     bias: float | None = None
     reason: str | None = None
+    candidates: int | None = None
 
     def to_dict(self) -> dict[str, object]:
         """For JSON: the fields that say something; low and high always."""
-        extra = {"method": self.method, "bias": self.bias, "reason": self.reason}
+        extra = {name: getattr(self, name) for name in ("method", "bias", "candidates", "reason")}
         return {"low": self.low, "high": self.high} | {k: v for k, v in extra.items() if v is not None}
 
 

@@ -56,9 +56,23 @@ def clusters(n_tokens: npt.ArrayLike, strata: npt.ArrayLike) -> list[Clusters]:
     return [_clusters(str(name), tokens[labels == name], several=True) for name in np.unique(labels)]
 
 
-def pooled(n_tokens: npt.ArrayLike) -> Clusters:
-    """`Clusters` of all sequences together."""
-    return _clusters("", np.asarray(n_tokens, dtype=np.float64), several=False)
+def pooled(n_tokens: npt.ArrayLike, strata: npt.ArrayLike | None = None) -> Clusters:
+    """`Clusters` of all sequences together, which are drawn inside their strata [N].
+
+    Each stratum takes one of the degrees of freedom, and a stratum of one sequence says nothing of its spread.
+    """
+    tokens = np.asarray(n_tokens, dtype=np.float64)
+    whole = _clusters("", tokens, several=False)
+    if strata is None or whole.reason is not None:
+        return whole
+    names, labels = np.unique(np.asarray(strata), return_inverse=True)
+    sizes = np.bincount(labels, weights=tokens > 0)
+    reason = None
+    if len(names) > 1 and sizes.min() < 2:
+        reason = f"{names[sizes.argmin()]} has {int(sizes.min())} sequence: 2 or more of each data set are needed"
+    elif whole.effective - len(names) < MIN_CLUSTERS - 1 - 1e-9:
+        reason = f"{whole.sequences} sequences of {len(names)} data sets are too few for an interval"
+    return replace(whole, reason=reason)
 
 
 def _clusters(name: str, tokens: Floats, *, several: bool) -> Clusters:
