@@ -167,6 +167,18 @@ def read_report(path: Path, verify: bool = True) -> Json:
     Raises `StatsError` when it is no report, and with ``verify`` when the sums beside it are those of another run.
     """
     report_path, sums_path = pair_paths(path)
+    report = _report_of(report_path)
+    if not sums_path.exists():
+        _drop_intervals(report, f"{sums_path.name} with the sums is missing")
+    elif verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
+        raise StatsError(
+            f"{report_path.name} is not the report of the {sums_path.name} beside it; the sums are what was "
+            f"measured, and `mlx-moebench merge {sums_path.name} -o NEW.json` makes their report."
+        )
+    return report
+
+
+def _report_of(report_path: Path) -> Json:
     try:
         report: Json = json.loads(report_path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -184,23 +196,20 @@ def read_report(path: Path, verify: bool = True) -> Json:
         checked("routing_stats", report)
     except ValueError as error:
         raise StatsError(f"{report_path} is damaged or from another version ({error}).") from error
-    if sums_path.exists():
-        if verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
-            raise StatsError(
-                f"{report_path.name} is not the report of the {sums_path.name} beside it; the sums are what was "
-                f"measured, and `mlx-moebench merge {sums_path.name} -o NEW.json` makes their report."
-            )
-    else:
-        gone = {"low": None, "high": None, "reason": f"{sums_path.name} with the sums is missing"}
-        for router in report["routers"]:
-            for holder in (router, router.get("verdict", {})):
-                holder["ci"] = {name: dict(gone) for name in holder.get("ci", {})}
-            if "token_share" in router:
-                router["token_share"] = dict(gone)
-        for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
-            for entry in summary.values():
-                entry.update(gone)
     return report
+
+
+def _drop_intervals(report: Json, reason: str) -> None:
+    """Every interval of a report becomes null, with the reason."""
+    gone = {"low": None, "high": None, "reason": reason}
+    for router in report["routers"]:
+        for holder in (router, router.get("verdict", {})):
+            holder["ci"] = {name: dict(gone) for name in holder.get("ci", {})}
+        if "token_share" in router:
+            router["token_share"] = dict(gone)
+    for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
+        for entry in summary.values():
+            entry.update(gone)
 
 
 def restore(kind: type[Kind], tensors: Mapping[str, HostArray], facts: Json) -> Kind:
@@ -220,13 +229,9 @@ def restore(kind: type[Kind], tensors: Mapping[str, HostArray], facts: Json) -> 
     texts = tensors.get("clusters.text", np.zeros(len(clusters), dtype=np.int64)).tolist()
     stats.texts = {cluster: text for cluster, text in zip(clusters, texts, strict=True) if text}
     # Columns are found by name, so that a file written before a scalar was added still reads, with NaN for it.
-    known = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
+    columns = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
     for number, spec in enumerate(specs):
-        arrays = {name: tensors[f"{spec.name}.{name}"] for name in FIELDS}
-        padded = np.concatenate([arrays["scalars"], np.full((len(clusters), 1), np.nan)], axis=1)
-        arrays["scalars"] = padded[:, known]
-        sums = Sums(spec.n_experts, spec.top_k, spec.distribution, **arrays)
-        pairs = tensors[f"{spec.name}.pairs"]
+        sums, pairs = _router_sums(spec, tensors, columns, len(clusters)), tensors[f"{spec.name}.pairs"]
         _check_arrays(spec, sums, pairs, len(clusters))
         stats.add_sums(number, clusters, sums, pairs)
         if number + 1 < len(specs):
@@ -235,6 +240,14 @@ def restore(kind: type[Kind], tensors: Mapping[str, HostArray], facts: Json) -> 
             stats.add_transition(number, moves)
     stats.check()
     return stats
+
+
+def _router_sums(spec: RouterSpec, tensors: Mapping[str, HostArray], columns: list[int], clusters: int) -> Sums:
+    """The sums of one router. columns: where each of `SCALARS` stands in the file, -1 for one that it lacks."""
+    arrays = {name: tensors[f"{spec.name}.{name}"] for name in FIELDS}
+    padded = np.concatenate([arrays["scalars"], np.full((clusters, 1), np.nan)], axis=1)
+    arrays["scalars"] = padded[:, columns]
+    return Sums(spec.n_experts, spec.top_k, spec.distribution, **arrays)
 
 
 def _check_arrays(spec: RouterSpec, sums: Sums, pairs: HostArray, clusters: int) -> None:

@@ -324,6 +324,19 @@ _READING = ("max_length", "max_samples", "bos", "field", "template", "generation
 
 
 def _check_mergeable(a: RoutingSums, b: RoutingSums) -> None:
+    _check_same_measurement(a, b)
+    _check_same_reading(a, b)
+    twice = a._rows.keys() & b._rows.keys()
+    if twice:
+        sha, row = min(twice)
+        name = b.sources.get(sha, {}).get("name", sha[:12])
+        raise StatsError(
+            f"Row {row} of {name} ({len(twice)} rows in all) is in two of the statistics to merge "
+            "and would count twice."
+        )
+
+
+def _check_same_measurement(a: RoutingSums, b: RoutingSums) -> None:
     other = [key for key in _IDENTITY if a.model.get(key) != b.model.get(key)]
     of_a, of_b = (", ".join(f"{key} {side.model.get(key)}" for key in other) for side in (a, b))
     compared: tuple[tuple[str, object, object], ...] = (
@@ -335,6 +348,9 @@ def _check_mergeable(a: RoutingSums, b: RoutingSums) -> None:
     for what, x, y in compared:
         if x != y:
             raise StatsError(f"These statistics cannot be merged, their {what} differ: {_brief(x)} and {_brief(y)}.")
+
+
+def _check_same_reading(a: RoutingSums, b: RoutingSums) -> None:
     for sha in a.sources.keys() & b.sources.keys():
         for key in _READING:
             x, y = a.sources[sha].get(key), b.sources[sha].get(key)
@@ -342,14 +358,6 @@ def _check_mergeable(a: RoutingSums, b: RoutingSums) -> None:
                 raise StatsError(
                     f"These statistics cannot be merged: the same data was read with {key} {x!r} and {y!r}."
                 )
-    twice = a._rows.keys() & b._rows.keys()
-    if twice:
-        sha, row = min(twice)
-        name = b.sources.get(sha, {}).get("name", sha[:12])
-        raise StatsError(
-            f"Row {row} of {name} ({len(twice)} rows in all) is in two of the statistics to merge "
-            "and would count twice."
-        )
 
 
 def _brief(value: Any) -> str:
