@@ -8,7 +8,8 @@ collapsed, `Plan` how intervals are made, `Saving` what is kept of a run; `Optio
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, TypeVar
@@ -132,13 +133,53 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """What the findings over several domains are measured against; see `routing.domains.findings`.
+
+    used: share of experts in effective use below which, and specialisation: s below which a router is collapsed. odds:
+    multiple of the even odds that makes one expert dominant, and of its odds in the other domains that makes it a
+    domain's own. idle_load: multiple of the even load below which an expert is idle; idle_experts: share of experts
+    beyond which idleness is found. least_specialisation: s from which the whole router is specialised. most_ties: share
+    of tied tokens from which nothing is answered.
+
+    Raises `MoebenchError` for a share outside (0, 1), or odds of 1 or less.
+    """
+
+    used: float = 0.5
+    specialisation: float = 0.5
+    odds: float = 4.0
+    idle_load: float = 0.1
+    idle_experts: float = 0.1
+    least_specialisation: float = 0.05
+    most_ties: float = 0.5
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "odds" and not 1 < value < math.inf:
+                raise MoebenchError(f"The threshold odds is a multiple above 1, got {value}.")
+            if one.name != "odds" and not 0 < value < 1:
+                raise MoebenchError(f"The threshold {one.name} lies between 0 and 1, got {value}.")
+
+    @classmethod
+    def of(cls, values: Mapping[str, float]) -> Self:
+        """From names; raises `MoebenchError` with the nearest name for one that is none."""
+        names = [one.name for one in fields(cls)]
+        for name in values:
+            if name not in names:
+                raise MoebenchError(f"There is no threshold {name!r}.{did_you_mean(name, names)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """How to resample: method for means, B resamples, seed, level in (0, 1)."""
+    """How to resample: method for means, B resamples, seed, level in (0, 1); and what findings are measured against."""
 
     method: Method = "bca"
     resamples: int = 2000
     seed: int = 0
     level: float = 0.95
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
         if self.method not in ("bca", "percentile", "layer"):

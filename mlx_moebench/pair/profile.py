@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..errors import StatsError
 from ..options import Plan
 from ..routing.comparison.differences import benjamini_hochberg
-from ..routing.domains.information import PERMUTATIONS
-from ..routing.domains.statistics import DomainStatistics, Estimate, domain_statistics
-from ..routing.domains.verdict import MAX_P, verdict
+from ..routing.domains.estimates import DomainEstimates, domain_estimates
+from ..routing.domains.findings import Findings, findings
+from ..routing.intervals.bands import Estimates, share_bands
+from ..routing.intervals.corrected import Corrected
 from ..routing.record import RouterSpec
+from ..routing.repeats import text_units
 from ..types import Json
-from .report import count_verdicts, data_section
+from .report import data_section, interval_entry, tied_share, words_by_router
 from .stats import RoutingStats
 
-PROFILE_VERSION = "1"
+PROFILE_VERSION = "2"
+"""Since 2 routers have findings in place of verdicts."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def profile_document(profiles: Sequence[Profile], plan: Plan) -> Json:
     """What profile.json holds, `format.profile.ProfileFile`: the settings, and one entry for each model."""
     return {
         "schema_version": PROFILE_VERSION,
-        "settings": profile_settings(profiles[0].merged, plan),
+        "settings": profile_settings(plan),
         "models": [profile.report() for profile in profiles],
     }
 
@@ -75,33 +78,35 @@ def domain_report(merged: RoutingStats, reports: Mapping[str, Json], plan: Plan 
     ``merged.strata``. Raises `MoebenchError` for fewer than two domains.
     """
     plan = plan or Plan()
-    sums = [merged.sums(number) for number in range(len(merged.specs))]
-    between = domain_statistics(sums, merged.strata, plan)
-    verdicts = [verdict(one, merged.tau, merged.collapse_on) for one in between]
-    q = [math.nan if x is None else x for x in benjamini_hochberg([v.p_value for v in verdicts])]
+    units = text_units(merged)
+    sums = [units.sums(merged.sums(number)) for number in range(len(merged.specs))]
+    between = domain_estimates(sums, units.strata(merged.strata), plan)
+    over = [findings(one, tied_share(s), plan.thresholds) for one, s in zip(between, sums, strict=True)]
+    q = [math.nan if x is None else x for x in benjamini_hochberg([_p_value(one) for one in between])]
     routers = []
-    for number, (spec, one, judged) in enumerate(zip(merged.specs, between, verdicts, strict=True)):
+    for number, (spec, one) in enumerate(zip(merged.specs, between, strict=True)):
         alone = {name: report["routers"][number] for name, report in reports.items()}
-        routers.append(_identity(spec) | {"verdict": judged.to_dict()} | _between(one, q[number], alone))
+        routers.append(_identity(spec) | router_between(one, over[number], q[number]) | _overlaps(one.even, alone))
     return {
         "model": merged.model,
         "phase": merged.phase,
         "domains": [_domain(name, report) for name, report in reports.items()],
-        "data": data_section(merged),
+        "data": data_section(merged, units),
         "routers": routers,
-        "verdicts_by_router": count_verdicts(merged, verdicts),
+        "words_by_router": words_by_router(merged, over),
     }
 
 
-def profile_settings(merged: RoutingStats, plan: Plan) -> Json:
-    """How verdicts, intervals and nulls were decided."""
+def profile_settings(plan: Plan) -> Json:
+    """How findings and intervals were decided."""
     return {
-        "tau": merged.tau,
-        "collapse_on": merged.collapse_on,
         "ci": {"method": plan.method, "resamples": plan.resamples, "seed": plan.seed, "level": plan.level},
-        "permutations": PERMUTATIONS,
-        "max_p": MAX_P,
+        "thresholds": asdict(plan.thresholds),
     }
+
+
+def _p_value(one: DomainEstimates) -> float | None:
+    return None if one.test is None else one.test.p_value
 
 
 def _identity(spec: RouterSpec) -> Json:
@@ -113,42 +118,51 @@ def _domain(name: str, report: Json) -> Json:
     return {"name": name, **{key: data[key] for key in ("sha256", "n_sequences", "n_tokens")}}
 
 
-def _between(statistics: DomainStatistics, q_value: float, alone: Mapping[str, Json]) -> Json:
-    info = statistics.information
-    shares = {name: [_number(x) for x in row] for name, row in zip(statistics.domains, statistics.shares, strict=True)}
+def router_between(one: DomainEstimates, over: Findings, q_value: float = math.nan) -> Json:
+    """What lies between the domains of one router, for JSON."""
+    shares = {name: [_number(x) for x in row] for name, row in zip(one.names, one.shares, strict=True)}
+    test = one.test
     return {
+        "findings": over.to_dict(),
         "domain_information": {
-            **_estimate(statistics.mi),
-            "relative": _number(info.relative),
-            "nmi": _number(info.nmi),
-            "independent": _number(info.bias),
-            "null_mean": _number(info.null_mean),
-            "null_high": _number(info.null_high),
-            "p_value": _number(info.p_value),
+            **_estimate(one.information),
+            "relative": _number(one.specialisation.value),
+            "nmi": _number(_normalised(one)),
+            "p_value": None if test is None else _number(test.p_value),
             "q_value": _number(q_value),
         },
-        "mixture_spread": _estimate(statistics.mixture),
-        "domain_specialisation": {
-            "even": statistics.even,
-            "band": _number(statistics.band),
-            **({"reason": statistics.reason} if statistics.reason else {}),
-            "shares": shares,
-        },
-        "jensen_shannon": [
-            {"domains": list(pair), **_estimate(estimate)} for pair, estimate in statistics.divergence.items()
-        ],
-        "adjacent_overlap": {
-            "chance": statistics.even,
-            "domains": {
-                name: {"value": router["adjacent_overlap"], **router["ci"]["adjacent_overlap"]}
-                for name, router in alone.items()
-            },
-        },
+        "mixture_spread": _estimate(one.used),
+        "domain_specialisation": {"even": one.even, "shares": shares, **_bands(one)},
+        "jensen_shannon": [{"domains": list(pair), **_estimate(estimate)} for pair, estimate in one.divergence.items()],
     }
 
 
-def _estimate(estimate: Estimate) -> Json:
-    return {"value": _number(estimate.value), **estimate.interval.to_dict()}
+def _normalised(one: DomainEstimates) -> float:
+    """NMI = MI / sqrt(H_d H_e), H_d = ln D, H_e the entropy of the mixture's load."""
+    spread = math.log(one.used.value * one.n_experts) if one.used.value > 0 else 0.0
+    return one.information.value / math.sqrt(math.log(len(one.domains)) * spread) if spread > 0 else math.nan
+
+
+def _bands(one: DomainEstimates) -> Json:
+    """Ends that hold the shares of all experts on all domains at once, by domain."""
+    if one.ratios is None:
+        return {"low": None, "high": None, "reason": one.reason}
+    joint = 1 - (1 - one.level) / len(one.domains)
+    ends = [share_bands(Estimates.of(ratios), joint) for ratios in one.ratios]
+    low, high = ({name: pair[end].tolist() for name, pair in zip(one.names, ends, strict=True)} for end in (0, 1))
+    return {"low": low, "high": high}
+
+
+def _overlaps(even: float, alone: Mapping[str, Json]) -> Json:
+    of_domains = {
+        name: {"value": router["adjacent_overlap"], **router["ci"]["adjacent_overlap"]}
+        for name, router in alone.items()
+    }
+    return {"adjacent_overlap": {"chance": even, "domains": of_domains}}
+
+
+def _estimate(estimate: Corrected) -> Json:
+    return {"value": _number(estimate.value), **interval_entry(estimate)}
 
 
 def _number(value: float) -> float | None:

@@ -1,98 +1,116 @@
-"""The JSON report of statistics: every number with its interval or the reason there is none."""
+"""The JSON report of a `RoutingStats`: every number with its interval or the reason there is none."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from dataclasses import asdict
 
 from ..options import Plan
-from ..routing.domains.statistics import domain_statistics
-from ..routing.domains.verdict import Verdict, count_words, verdict
-from ..routing.intervals.bootstrap import Interval, Intervals, collapsed_fraction, intervals
+from ..routing.domains.estimates import domain_estimates
+from ..routing.domains.findings import Findings, count_words, findings
+from ..routing.intervals.bootstrap import Interval
+from ..routing.intervals.corrected import Corrected
+from ..routing.intervals.effective import clusters, unequal
+from ..routing.intervals.measured import BAND, Measured, ShareBand, flagged_fraction, measured
 from ..routing.metrics import METRICS
 from ..routing.parts import completeness
-from ..routing.sums import Sums
+from ..routing.repeats import Units, text_units
+from ..routing.stats import RoutingSums
+from ..routing.sums import Numbers, Sums
 from ..types import Json
 
-if TYPE_CHECKING:
-    from ..routing.stats import RoutingSums
-
-SCHEMA_VERSION = "2"
-"""Since 2 a router has the band of every expert, ``token_share``."""
+SCHEMA_VERSION = "3"
+"""Since 2 a router has the band of every expert, ``token_share``. Since 3 biased numbers are shown corrected, with the
+plug-in value beside them, and several domains have findings in place of flags and verdicts."""
 
 
 def build_report(stats: RoutingSums, plan: Plan | None = None) -> Json:
     """Provenance, ``routers``, ``summary`` (of the main router kind) and ``summary_by_router`` (of each kind).
 
-    Of two or more domains every router also has its ``verdict``, and ``verdicts_by_router`` counts them.
+    Of two or more domains every router has ``findings`` in place of the flag ``collapsed``, and ``words_by_router``
+    counts them.
     """
     plan = plan or Plan()
     stats.check()
-    routers, summaries = _by_kind(stats, plan)
-    verdicts = verdicts_of(stats, plan)
-    for router, of_router in zip(routers, verdicts, strict=False):
-        router["verdict"] = of_router.to_dict()
+    units = text_units(stats)
+    routers, summaries = _by_kind(stats, units, plan)
+    over = findings_of(stats, units, plan)
+    for router, one in zip(routers, over, strict=False):
+        router["findings"] = one.to_dict()
     main = "mlp" if "mlp" in summaries else next(iter(summaries))
     return {
         "schema_version": SCHEMA_VERSION,
         "model": stats.model,
-        "data": data_section(stats),
+        "data": data_section(stats, units),
         "environment": stats.environment,
-        "settings": {
-            "tau": stats.tau,
-            "collapse_on": stats.collapse_on,
-            "ci": {"method": plan.method, "resamples": plan.resamples, "seed": plan.seed, "level": plan.level},
-        },
+        "settings": report_settings(stats, plan),
         "routers": routers,
         "summary": summaries[main],
         "summary_by_router": summaries,
-        **({"verdicts_by_router": count_verdicts(stats, verdicts)} if verdicts else {}),
+        **({"words_by_router": words_by_router(stats, over)} if over else {}),
     }
 
 
-def _by_kind(stats: RoutingSums, plan: Plan) -> tuple[list[Json], dict[str, Json]]:
+def report_settings(stats: RoutingSums, plan: Plan) -> Json:
+    """How flags, findings and intervals were decided."""
+    return {
+        "tau": stats.tau,
+        "collapse_on": stats.collapse_on,
+        "ci": {"method": plan.method, "resamples": plan.resamples, "seed": plan.seed, "level": plan.level},
+        **({"thresholds": asdict(plan.thresholds)} if stats.several_domains else {}),
+    }
+
+
+def _by_kind(stats: RoutingSums, units: Units, plan: Plan) -> tuple[list[Json], dict[str, Json]]:
     """(every router, the summary of each kind): one kind of router is resampled together."""
     routers: list[Json] = [{} for _ in stats.specs]
     summaries = {}
+    strata = units.strata(stats.strata)
     for kind in dict.fromkeys(spec.router for spec in stats.specs):
         numbers = [i for i, spec in enumerate(stats.specs) if spec.router == kind]
-        values = [stats.values(i) for i in numbers]
-        resampled = intervals([stats.sums(i) for i in numbers], stats.strata, plan)
-        for number, value, ci, margins in zip(numbers, values, resampled.routers, resampled.margins, strict=True):
-            routers[number] = _router(stats, number, value, ci)
-            routers[number]["token_share"] = token_share(stats.totals(number), ci["top_share_token"], margins)
-        summaries[kind] = _summary(stats, numbers, values, resampled, plan)
+        of_kind = measured([units.sums(stats.sums(i)) for i in numbers], strata, plan)
+        for number, shown, shares in zip(numbers, of_kind.routers, of_kind.shares, strict=True):
+            routers[number] = _router(stats, number, shown)
+            routers[number]["token_share"] = token_share(shares)
+        summaries[kind] = _summary(stats, numbers, of_kind, plan)
     return routers, summaries
 
 
-def verdicts_of(stats: RoutingSums, plan: Plan) -> list[Verdict]:
-    """The verdict on each router of statistics of two or more domains, told apart by name; none for one domain."""
-    strata = stats.strata
-    if len(set(strata)) < 2:
+def findings_of(stats: RoutingSums, units: Units, plan: Plan) -> list[Findings]:
+    """The findings on each router of statistics of two or more domains, told apart by name; none for one domain."""
+    if not stats.several_domains:
         return []
-    between = domain_statistics([stats.sums(number) for number in range(len(stats.specs))], strata, plan)
-    return [verdict(one, stats.tau, stats.collapse_on) for one in between]
+    sums = [units.sums(stats.sums(number)) for number in range(len(stats.specs))]
+    every = domain_estimates(sums, units.strata(stats.strata), plan)
+    return [findings(one, tied_share(s), plan.thresholds) for one, s in zip(every, sums, strict=True)]
 
 
-def count_verdicts(stats: RoutingSums, verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
-    """Number of routers per verdict, for each kind of router."""
+def tied_share(sums: Sums) -> float:
+    """`tied_selections` of all sequences; 0 where nothing is known of ties."""
+    tied = float(METRICS["tied_selections"].values(sums.total()))
+    return tied if math.isfinite(tied) else 0.0
+
+
+def words_by_router(stats: RoutingSums, over: list[Findings]) -> dict[str, dict[str, int]]:
+    """Number of routers per word, for each kind of router."""
     kinds = dict.fromkeys(spec.router for spec in stats.specs)
-    every = list(zip(stats.specs, verdicts, strict=True))
-    return {kind: count_words(v for spec, v in every if spec.router == kind) for kind in kinds}
+    every = list(zip(stats.specs, over, strict=True))
+    return {kind: count_words(one for spec, one in every if spec.router == kind) for kind in kinds}
 
 
-def data_section(stats: RoutingSums) -> Json:
+def data_section(stats: RoutingSums, units: Units | None = None) -> Json:
     """Facts about the data: those of the one source, or name and hash of all with the sources listed.
 
     ``complete`` is absent where no run says what there was to measure, and false where one of the sources is not.
+    ``effective_sequences``: how many of one length the sequences, each text counted once, are as sure as.
     """
-    clusters = stats.clusters
-    counted: Json = {"n_sequences": len(clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
-    shas = sorted({*stats.sources, *(sha for sha, _ in clusters)})
+    units = units or text_units(stats)
+    measured_clusters, strata = stats.clusters, units.strata(stats.strata)
+    counted: Json = {"n_sequences": len(measured_clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
+    if stats.specs and measured_clusters:
+        counted |= _sequences(stats, units, strata)
+    shas = sorted({*stats.sources, *(sha for sha, _ in measured_clusters)})
     every = [(sha, stats.sources.get(sha, {})) for sha in shas]
     sources = [{"name": sha[:12], **facts, "sha256": sha, **completeness(facts)} for sha, facts in every]
     if len(sources) == 1:
@@ -108,9 +126,19 @@ def data_section(stats: RoutingSums) -> Json:
     }
 
 
-def _router(stats: RoutingSums, number: int, values: dict[str, float], ci: dict[str, Interval]) -> Json:
+def _sequences(stats: RoutingSums, units: Units, strata: list[str]) -> Json:
+    """What the sequences count for, and what limits that."""
+    tokens: Numbers = units.sums(stats.sums(0)).n_tokens
+    counted: Json = {"effective_sequences": {c.name: round(c.effective, 2) for c in clusters(tokens, strata)}}
+    if all(cluster in stats.texts for cluster in stats.clusters):
+        counted["repeated_sequences"] = units.repeated
+    if differing := unequal(tokens, strata):
+        counted["unequal_domains"] = differing
+    return counted
+
+
+def _router(stats: RoutingSums, number: int, shown: dict[str, Corrected]) -> Json:
     spec, total = stats.specs[number], stats.totals(number)
-    flag, reason = stats.collapsed(number, values[stats.collapse_on])
     entry: Json = {
         "layer": spec.layer,
         "moe_layer": spec.moe_layer,
@@ -122,55 +150,66 @@ def _router(stats: RoutingSums, number: int, values: dict[str, float], ci: dict[
         "n_tokens": int(total.n_tokens),
         "selection_counts": [int(c) for c in total.counts],
         "top1_counts": None if _unknown(total.top1_counts) else [int(c) for c in total.top1_counts],
-        **{name: _json_number(name, value) for name, value in values.items()},
-        "collapsed": flag,
-        "ci": {name: _with_cause(values[name], interval, total).to_dict() for name, interval in ci.items()},
+        **{name: _json_number(name, one.value) for name, one in shown.items()},
+        "ci": {name: interval_entry(one, total) for name, one in shown.items()},
     }
-    if reason:
-        entry["collapsed_reason"] = reason
+    if not stats.several_domains:
+        flag, reason = stats.flag(number, {name: one.value for name, one in shown.items()})
+        entry |= {"collapsed": flag} | ({"collapsed_reason": reason} if reason else {})
     return entry
 
 
-def token_share(total: Sums, busiest: Interval, margins: Mapping[str, tuple[float, float]]) -> Json:
-    """The simultaneous band of every expert's share of tokens, inside [0, 1], or the reason there is none."""
-    below, above = margins.get("top_share_token", (math.nan, math.nan))
-    if not math.isfinite(below):
-        return {"low": None, "high": None, "reason": busiest.reason or "the band is over experts, not over layers"}
-    shares = total.counts / total.n_tokens
-    ends = [np.clip(end, 0, 1).tolist() for end in (shares - below, shares + above)]
-    return {"low": ends[0], "high": ends[1], "method": "simultaneous band over experts"}
+def interval_entry(one: Corrected, total: Sums | None = None) -> Json:
+    """An interval for JSON, with the plug-in value where another one is shown."""
+    interval = one.interval if total is None else _with_cause(one.value, one.interval, total)
+    entry = dict(interval.to_dict())
+    if entry.pop("bias", None) is not None:
+        entry["plugin"] = one.plugin
+    return entry
 
 
-def _summary(
-    stats: RoutingSums, numbers: list[int], values: list[dict[str, float]], resampled: Intervals, plan: Plan
-) -> Json:
-    """Means over routers, peaks of the shares, and the fraction of routers whose flag is set."""
+def token_share(shares: ShareBand) -> Json:
+    """The simultaneous band of every expert's share of tokens, or the reason there is none."""
+    if shares.low is None or shares.high is None:
+        return {"low": None, "high": None, "reason": shares.reason}
+    return {"low": shares.low.tolist(), "high": shares.high.tolist(), "method": BAND}
+
+
+def _summary(stats: RoutingSums, numbers: list[int], of_kind: Measured, plan: Plan) -> Json:
+    """Means over routers, peaks of the shares, and, on one domain, the fraction of routers whose flag is set."""
     summary: Json = {}
-    shares = {}
-    for number, value in zip(numbers, values, strict=True):
-        share = value[stats.collapse_on]
-        if stats.collapsed(number, share)[0] is not None:
-            shares[stats.specs[number].name] = share
-    fraction, ci = collapsed_fraction(shares, resampled.peak_margin.get(stats.collapse_on), stats.tau)
-    summary["collapsed_fraction"] = {"value": fraction, "level": plan.level, "over": len(shares), **ci.to_dict()}
+    if not stats.several_domains:
+        summary["collapsed_fraction"] = _flagged(stats, numbers, of_kind, plan)
+    total = stats.totals(numbers[0])
+    nothing = Corrected(math.nan, Interval(reason="the metric is null here"), math.nan)
     for name, m in METRICS.items():
-        finite = [v[name] for v in values if math.isfinite(v[name])]
+        values = [row[name].value for row in of_kind.routers if math.isfinite(row[name].value)]
         if m.interval == "maximum":
-            peak = max(finite) if finite else None
-            ci = resampled.peak.get(name, Interval(reason="the metric is null here"))
-            if peak is None:
-                ci = _with_cause(math.nan, ci, stats.totals(numbers[0]))
-            summary[f"peak_{name}"] = {"value": peak, "level": plan.level, **ci.to_dict()}
+            summary[f"peak_{name}"] = _entry(of_kind.peak.get(name, nothing), total, plan)
+        elif m.interval == "none":
+            mean = sum(values) / len(values) if values else math.nan
+            summary[name] = _entry(Corrected(mean, of_kind.routers[0][name].interval, mean), total, plan)
         else:
-            mean = sum(finite) / len(finite) if finite else None
-            ci = resampled.mean.get(name, Interval(reason="no interval for this metric"))
-            if mean is None:
-                ci = _with_cause(math.nan, ci, stats.totals(numbers[0]))
-            summary[name] = {"value": mean, "level": plan.level, **ci.to_dict()}
+            summary[name] = _entry(of_kind.mean.get(name, nothing), total, plan)
     return summary
 
 
-def _unknown(column: Any) -> bool:
+def _entry(one: Corrected, total: Sums, plan: Plan) -> Json:
+    value = one.value if math.isfinite(one.value) else None
+    return {"value": value, "level": plan.level, **interval_entry(one, total)}
+
+
+def _flagged(stats: RoutingSums, numbers: list[int], of_kind: Measured, plan: Plan) -> Json:
+    shares = {}
+    for number, row, maxima in zip(numbers, of_kind.routers, of_kind.maxima, strict=True):
+        flag, _ = stats.flag(number, {name: one.value for name, one in row.items()})
+        if flag is not None:
+            shares[stats.specs[number].name] = row[stats.collapse_on].value, maxima.get(stats.collapse_on)
+    fraction, interval = flagged_fraction(shares, stats.tau, plan.level)
+    return {"value": fraction, "level": plan.level, "over": len(shares), **interval.to_dict()}
+
+
+def _unknown(column: Numbers) -> bool:
     return any(math.isnan(x) for x in column)
 
 

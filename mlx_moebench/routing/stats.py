@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RoutingError, StatsError
-from ..options import Flag
+from ..options import Flag, Thresholds
 from ..types import Facts, HostArray, Json
 from .metrics import coactivation, coactivation_lift, compute, get_metric, transition
 from .parts import join
@@ -26,6 +27,8 @@ Kind = TypeVar("Kind", bound="RoutingSums")
 
 Cluster = tuple[str, int]
 """(sha256 of the data set, row in it): the sequence that tokens belong to and that is resampled."""
+
+MOST_TIES = Thresholds().most_ties
 
 FEWEST = 8
 """Tokens of a tally from which it is no accident that all their logits are shares."""
@@ -190,26 +193,46 @@ class RoutingSums:
         """`metrics.transition` [R1, R2] from one router to the next; the last router has none."""
         return transition(self.transition_counts(router), self.specs[router + 1].top_k)
 
-    def collapsed(self, router: int, share: float) -> tuple[bool | None, str | None]:
-        """(flag, reason): whether the busiest share exceeds tau; null where even routing already would."""
+    def collapsed(self, router: int, share: float, tied: float = 0.0) -> tuple[bool | None, str | None]:
+        """(flag, reason): whether the busiest share exceeds tau; null where even routing already would.
+
+        tied: share of tokens whose last choice was a tie, which the order of the experts decided. Null, too, where the
+        flag does not stand without them.
+        """
         spec = self.specs[router]
         even = get_metric(self.collapse_on).low(spec.n_experts, spec.top_k)
         if even >= self.tau:
             return None, f"even routing already gives {even:.3g} >= tau = {self.tau:g}"
         if not np.isfinite(share):
             return None, f"{self.collapse_on} is null"
-        return bool(share > self.tau), None
+        flag = bool(share > self.tau)
+        if tied >= MOST_TIES or (flag and tied > 0 and share - tied <= self.tau):
+            return None, f"scores tie in {tied:.0%} of the tokens, where the order of the experts decides"
+        return flag, None
+
+    @property
+    def several_domains(self) -> bool:
+        """Whether findings are made, and no flag."""
+        return len(set(self.strata)) > 1
+
+    def flag(self, router: int, values: Mapping[str, float]) -> tuple[bool | None, str | None]:
+        """`collapsed` of a router with these metrics."""
+        tied = values.get("tied_selections", 0.0)
+        return self.collapsed(router, values[self.collapse_on], 0.0 if math.isnan(tied) else tied)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per router: layer, moe_layer, router, n_experts, top_k, n_tokens, every metric, collapsed."""
+        """One row per router: layer, moe_layer, router, n_experts, top_k, n_tokens, every metric, collapsed.
+
+        Values are plug-in ones; a report has them corrected. There is no ``collapsed`` of several domains.
+        """
         import pandas as pd
 
-        rows = []
+        rows, several = [], self.several_domains
         for number, spec in enumerate(self.specs):
             values = self.values(number)
-            flag, _ = self.collapsed(number, values[self.collapse_on])
+            flag = {} if several else {"collapsed": self.flag(number, values)[0]}
             identity = {k: getattr(spec, k) for k in ("layer", "moe_layer", "router", "n_experts", "top_k")}
-            rows.append({**identity, "n_tokens": int(self.totals(number).n_tokens), **values, "collapsed": flag})
+            rows.append({**identity, "n_tokens": int(self.totals(number).n_tokens), **values, **flag})
         return pd.DataFrame(rows)
 
     def values(self, router: int) -> dict[str, float]:

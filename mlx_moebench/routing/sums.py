@@ -104,6 +104,11 @@ class Sums:
             np.add.at(arrays[name], labels, values)
         return Sums(self.n_experts, self.top_k, self.distribution, **arrays)
 
+    def of_tokens(self) -> Sums:
+        """Without what is known of single experts: enough for means over tokens, and few columns to draw again."""
+        nothing = np.empty((*self.n_tokens.shape, 0))
+        return replace(self, counts=nothing, top1_counts=nothing, p_sum=nothing)
+
     def total(self) -> Sums:
         """Sums over the first axis."""
         return self._with(self._packed.sum(axis=0))
@@ -122,7 +127,8 @@ class Sums:
         return np.concatenate(columns, axis=-1, dtype=np.float64)
 
     def _with(self, packed: Floats) -> Sums:
-        m, r = 1 + len(SCALARS), self.n_experts
+        m = 1 + len(SCALARS)
+        r = (packed.shape[-1] - m) // 3
         counts, top1, p_sum = (packed[..., m + i * r : m + (i + 1) * r] for i in range(3))
         return Sums(
             self.n_experts, self.top_k, self.distribution, packed[..., 0], counts, top1, p_sum, packed[..., 1:m]

@@ -32,6 +32,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from scipy.special import ndtri
 
+from ...options import Thresholds
 from ..intervals.bootstrap import Interval
 from ..intervals.corrected import Corrected
 from ..sums import Floats, entropy
@@ -49,26 +50,6 @@ ROUNDING = 1e-9  # exp(ln(E / 2)) / E may be a hair under one half
 POWER = 0.8
 FAR = 20.0
 """A number of sequences beyond this many times the present one is not given: it would be a guess."""
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What the findings are measured against.
-
-    used: r below which, and specialisation: s below which a router is collapsed. odds: multiple of the even odds that
-    makes one expert dominant, and of its odds in the other domains that makes it a domain's own. idle_load: multiple of
-    the even load below which an expert is idle; idle_experts: share of experts beyond which idleness is found.
-    least_specialisation: s from which the whole router is specialised. most_ties: share of tied tokens from which
-    nothing is answered.
-    """
-
-    used: float = 0.5
-    specialisation: float = 0.5
-    odds: float = 4.0
-    idle_load: float = 0.1
-    idle_experts: float = 0.1
-    least_specialisation: float = 0.05
-    most_ties: float = 0.5
 
 
 class Part(NamedTuple):

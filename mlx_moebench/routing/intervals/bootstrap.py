@@ -1,30 +1,14 @@
 """Intervals for routing metrics: whole sequences are resampled, because tokens inside one are not independent.
 
-Resampling N clusters is one matrix product, weights [B, N] @ sums [N, columns]; every metric is then
-recomputed on the resampled sums. Four kinds of statistic need four kinds of interval:
+Resampling N clusters is one matrix product, weights [B, N] @ sums [N, columns]; every ratio of sums is then recomputed
+on the resampled sums. Its interval is BCa (Efron 1987), or the plain percentiles. Numbers that are biased in finite
+samples, and the largest of several shares, need other intervals: see `measured`.
 
-``mean`` (ratios of sums)
-    BCa (Efron 1987), widened (see below).
-``maximum`` (the busiest of R experts)
-    A resampled maximum is biased upwards twice, and its percentiles miss the truth always under even
-    routing. Instead a simultaneous band over all experts (for a peak: all experts of all layers):
-    [m - u, m + v], u and v the upper quantiles over resamples of max_i(theta*_i - theta_i) and
-    max_i(theta_i - theta*_i).
-``plugin`` (entropies of shares, ...)
-    The basic interval, which moves by the bootstrap bias instead of doubling it; the bias is reported beside it.
-``distance`` (Gini and other distances from even routing)
-    The basic interval of the square: near even routing noise adds to the square of a distance, so it is there that
-    subtracting the bias removes it. On the plain scale Gini's interval missed the truth in half of the samples.
-
-All of them (but the plain ``percentile`` method) are widened, because N resampled clusters vary less than N clusters
+It is widened (but not the plain percentiles), because N resampled clusters vary less than N clusters
 do and N is small (Hesterberg 2015, "expanded percentile"): from the normal to Student's t with G - D degrees of
 freedom, and by sqrt(G / (G - D)), for D strata. G = (sum x^2)^2 / sum x^4 <= N, x the tokens of a cluster, counts the
 clusters that the variance estimate really rests on (Satterthwaite's degrees of freedom of a sum of squares in
 proportion to x^2): with G = N, sequences of unequal length brought coverage of a 95% interval down to 92%.
-
-Measured on simulated routing (benchmarks/coverage.py: 20 to 100 sequences of unequal length; even, mildly uneven and
-dominated routing; 16 experts top-2 and 64 top-8): mean_entropy 94 to 97%; top_share_token 98% and more, being a band
-over all experts; load_entropy, n_eff, gini and token_information 93% and more, nearly 100% under even routing.
 """
 
 from __future__ import annotations
@@ -70,18 +54,11 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Intervals:
-    """routers: one {metric: Interval} each. mean: the metric averaged over the routers. peak: the largest over them.
+class MeanIntervals:
+    """rows: {metric: interval} of each router. over: of the mean over the routers that have the metric."""
 
-    peak_margin: {metric: (u, v)}, the half-widths of each simultaneous band over all routers' experts. margins: those
-    of the bands over the experts of each router; empty where there are none.
-    """
-
-    routers: list[dict[str, Interval]]
-    mean: dict[str, Interval]
-    peak: dict[str, Interval]
-    peak_margin: dict[str, tuple[float, float]]
-    margins: list[dict[str, tuple[float, float]]]
+    rows: list[dict[str, Interval]]
+    over: dict[str, Interval]
 
 
 def resample_weights(strata: npt.ArrayLike, resamples: int, seed: int | Sequence[int]) -> Floats:
@@ -117,44 +94,21 @@ def too_few(n: int) -> str:
     return f"{n} sequence{' is' if n == 1 else 's are'} too few for an interval: {MIN_CLUSTERS} or more are needed"
 
 
-def intervals(
-    routers: Sequence[Sums], strata: npt.ArrayLike, plan: Plan | None = None, names: Sequence[str] | None = None
-) -> Intervals:
-    """Intervals of every metric (or of ``names``) for each router, for the mean over routers and for the peak.
+def mean_intervals(
+    routers: Sequence[Sums], strata: npt.ArrayLike, plan: Plan, metrics: Sequence[Metric]
+) -> MeanIntervals:
+    """Intervals of ``metrics`` of the kind ``mean``, for each router and for their means over routers.
 
-    routers: one `Sums` each, first axis the N clusters, the same clusters in the same order.
-    strata: [N] domain labels. All routers share one set of resamples, so what holds jointly is joint.
+    routers: one `Sums` each, first axis the N clusters, the same clusters in the same order. strata: [N] domain labels.
+    All routers share one set of resamples, so what holds jointly is joint.
     """
-    plan = plan or Plan()
-    metrics, labels = metrics_of(names), np.asarray(strata)
-    if len(labels) < MIN_CLUSTERS:
-        return _no_intervals(len(routers), metrics, too_few(len(labels)))
-    if plan.method == "layer":
-        return _layer_intervals(routers, metrics, plan)
+    labels = np.asarray(strata)
     weights = resample_weights(labels, plan.resamples, plan.seed)
     n_strata = len(np.unique(labels))
     resampled = [_Resampled(sums, weights, metrics, widening(sums.n_tokens, n_strata, plan.level)) for sums in routers]
-    return _of_resampled(resampled, metrics, plan)
-
-
-def _of_resampled(resampled: Sequence[_Resampled], metrics: Sequence[Metric], plan: Plan) -> Intervals:
     rows = [{m.name: r.interval(m, plan) for m in metrics} for r in resampled]
-    mean: dict[str, Interval] = {}
-    peak: dict[str, Interval] = {}
-    peak_margin: dict[str, tuple[float, float]] = {}
-    for m in metrics:
-        if m.interval == "maximum":
-            peak[m.name], peak_margin[m.name] = _peak_interval(resampled, m, plan)
-        elif m.interval != "none" and any(math.isfinite(r.point[m.name]) for r in resampled):
-            mean[m.name] = _mean_interval(resampled, m, plan)
-    margins = [{m.name: r.band(m, plan)[1] for m in metrics if m.interval == "maximum"} for r in resampled]
-    return Intervals(rows, mean, peak, peak_margin, margins)
-
-
-def _no_intervals(n_routers: int, metrics: Sequence[Metric], reason: str) -> Intervals:
-    none = {m.name: Interval(reason=reason) for m in metrics}
-    peaks = {m.name: none[m.name] for m in metrics if m.interval == "maximum"}
-    return Intervals([none] * n_routers, none, peaks, {}, [{}] * n_routers)
+    have = [m for m in metrics if any(math.isfinite(r.point[m.name]) for r in resampled)]
+    return MeanIntervals(rows, {m.name: _over_routers(resampled, m, plan) for m in have})
 
 
 def metrics_of(names: Sequence[str] | None) -> list[Metric]:
@@ -163,68 +117,52 @@ def metrics_of(names: Sequence[str] | None) -> list[Metric]:
 
 
 class _Resampled:
-    """Values of each metric for one router: the estimate, B resamples, N leave-one-outs.
-
-    Of maxima it has the largest deviations upwards and downwards, [2, B].
-    """
+    """Values of means over tokens for one router: the estimate, B resamples, N leave-one-outs."""
 
     def __init__(self, sums: Sums, weights: Floats, metrics: Sequence[Metric], widen: float) -> None:
-        total, left_out = sums.total(), sums.leave_one_out()
-        scalar = [m for m in metrics if m.interval in SCALAR]
-        banded = [m for m in metrics if m.interval == "maximum"]
+        few = _few_columns(sums, metrics)
+        total, left_out, drawn = few.total(), few.leave_one_out(), few.weighted(weights)
         self.form, self.widen = (sums.n_experts, sums.top_k), widen
         self.point = {m.name: float(m.values(total)) for m in metrics}
-        self.jack = {m.name: m.values(left_out) for m in scalar}
-        boot: dict[str, list[Floats]] = {m.name: [] for m in scalar}
-        deviations: dict[str, list[Floats]] = {m.name: [] for m in banded}
-        for rows in blocks(len(weights), sums.n_experts):
-            drawn = sums.weighted(weights[rows])
-            for m in scalar:
-                boot[m.name].append(m.values(drawn))
-            for m in banded:
-                deviations[m.name].append(extremes(m.function(drawn) - m.function(total)))
-        self.boot, self.deviations = joined(boot), joined(deviations)
+        self.jack = {m.name: m.values(left_out) for m in metrics}
+        self.boot = {m.name: m.values(drawn) for m in metrics}
 
     def interval(self, m: Metric, plan: Plan) -> Interval:
         """Of this router alone."""
         point = self.point[m.name]
-        if m.interval == "none":
-            return Interval(reason="resampling sequences says nothing about this metric")
         if not math.isfinite(point):
             return Interval(reason="the metric is null here")
-        if m.interval == "maximum":
-            interval, _ = self.band(m, plan)
-        else:
-            interval = resampled_interval(m.interval, point, self.boot[m.name], self.jack[m.name], self.widen, plan)
-        return clipped(interval, limits(m, [self.form]), m.integer)
-
-    def band(self, m: Metric, plan: Plan) -> tuple[Interval, tuple[float, float]]:
-        """Around all experts of this router, with its half-widths; see `_band`."""
-        return _band(self.point[m.name], self.deviations[m.name], self.widen, plan)
+        return _mean_interval(point, self.boot[m.name], self.jack[m.name], self.widen, plan, limits(m, [self.form]))
 
 
-def _mean_interval(routers: Sequence[_Resampled], m: Metric, plan: Plan) -> Interval:
+def _few_columns(sums: Sums, metrics: Sequence[Metric]) -> Sums:
+    """Sums without what is known of single experts, if the metrics do not ask for it: few columns to draw again."""
+    few, total = sums.of_tokens(), sums.total()
+    try:
+        enough = all(np.array_equal(m.values(few.total()), m.values(total), equal_nan=True) for m in metrics)
+    except (IndexError, ValueError):
+        enough = False
+    return few if enough else sums
+
+
+def _over_routers(routers: Sequence[_Resampled], m: Metric, plan: Plan) -> Interval:
     """Of the mean over those routers that have the metric, as its point value is."""
     have = [r for r in routers if math.isfinite(r.point[m.name])]
     point = float(np.mean([r.point[m.name] for r in have]))
     boot = np.mean([r.boot[m.name] for r in have], axis=0)
     jack = np.mean([r.jack[m.name] for r in have], axis=0)
-    interval = resampled_interval(m.interval, point, boot, jack, max(r.widen for r in routers), plan)
-    return clipped(interval, limits(m, _outermost(routers)), m.integer)
+    bounds = limits(m, [r.form for r in routers])
+    return _mean_interval(point, boot, jack, max(r.widen for r in routers), plan, bounds)
 
 
-def _peak_interval(routers: Sequence[_Resampled], m: Metric, plan: Plan) -> tuple[Interval, tuple[float, float]]:
-    """Of the largest value over the routers, with the half-widths of the band around all their experts."""
-    deviations = np.max([r.deviations[m.name] for r in routers], axis=0)
-    widest = max(r.widen for r in routers)
-    interval, margin = _band(max(r.point[m.name] for r in routers), deviations, widest, plan)
-    return clipped(interval, limits(m, _outermost(routers)), m.integer), margin
-
-
-def _outermost(routers: Sequence[_Resampled]) -> list[tuple[int, int]]:
-    """(E, K) of the most and of the fewest experts, between whose bounds those of the others lie."""
-    experts, top_k = [r.form[0] for r in routers], routers[0].form[1]
-    return [(max(experts), top_k), (min(experts), top_k)]
+def _mean_interval(
+    point: float, boot: Floats, jack: Floats, widen: float, plan: Plan, bounds: tuple[float, float]
+) -> Interval:
+    """Inside its bounds, and holding its value: with few resamples a skewed BCa interval may begin beside it."""
+    interval = resampled_interval("mean", point, boot, jack, widen, plan)
+    if interval.low is None or interval.high is None:
+        return interval
+    return clipped(replace(interval, low=min(interval.low, point), high=max(interval.high, point)), bounds)
 
 
 def resampled_interval(
@@ -268,14 +206,6 @@ def _bca(point: float, boot: Floats, jack: Floats, widen: float, level: float) -
     return float(low), float(high)
 
 
-def _band(point: float, deviations: Floats, widen: float, plan: Plan) -> tuple[Interval, tuple[float, float]]:
-    """Simultaneous band of a maximum from the largest deviations [2, B] upwards and downwards."""
-    if not (math.isfinite(point) and np.isfinite(deviations).all()):
-        return Interval(reason="the metric is null here"), (math.nan, math.nan)
-    u, v = (widen * float(np.quantile(side, (1 + plan.level) / 2)) for side in deviations)
-    return Interval(point - u, point + v, "simultaneous band over experts"), (u, v)
-
-
 def widening(n_tokens: Numbers, n_strata: int, level: float) -> float:
     """Student's t over normal quantile, times sqrt(G / (G - D)): what resampling the clusters falls short by."""
     x2 = n_tokens.astype(np.float64) ** 2
@@ -299,38 +229,19 @@ def clipped(interval: Interval, bounds: tuple[float, float], integer: bool = Fal
     return replace(interval, low=low, high=high)
 
 
-def _layer_intervals(routers: Sequence[Sums], metrics: Sequence[Metric], plan: Plan) -> Intervals:
+def layer_intervals(routers: Sequence[Sums], metrics: Sequence[Metric], plan: Plan) -> dict[str, Interval]:
     """The published "95% layer bootstrap" of means over layers, for comparison: layers are a census, not a sample."""
     label = "percentile bootstrap over layers (layers are a census, not a sample)"
-    single = {m.name: Interval(reason="a layer bootstrap gives one router no interval") for m in metrics}
-    no_peak = Interval(reason="a layer bootstrap gives a peak no interval")
-    peaks = {m.name: no_peak for m in metrics if m.interval == "maximum"}
     draws = np.random.default_rng(plan.seed).integers(len(routers), size=(plan.resamples, len(routers)))
     tail = (1 - plan.level) / 2
-    mean: dict[str, Interval] = {}
+    over: dict[str, Interval] = {}
     for m in metrics:
         values = np.array([float(m.values(s.total())) for s in routers])
         if m.interval in SCALAR and np.isfinite(values).all():
             low, high = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
-            mean[m.name] = Interval(float(low), float(high), label)
-    return Intervals([single for _ in routers], mean, peaks, {}, [{} for _ in routers])
-
-
-def collapsed_fraction(
-    shares: Mapping[str, float], margin: tuple[float, float] | None, tau: float
-) -> tuple[float | None, Interval]:
-    """Fraction of routers whose busiest share exceeds tau, with the fractions at both ends of the simultaneous band.
-
-    shares: {router: busiest share}, of the routers whose flag is not null. margin: (u, v) of the peak's band.
-    """
-    if not shares:
-        return None, Interval(reason="no router has a flag: K/E >= tau in all of them")
-    values = np.array(list(shares.values()))
-    point = float(np.mean(values > tau))
-    if margin is None or not math.isfinite(margin[0]):
-        return point, Interval(reason="no interval of the shares it counts")
-    low, high = float(np.mean(values - margin[0] > tau)), float(np.mean(values + margin[1] > tau))
-    return point, Interval(low, high, "simultaneous band over experts and layers")
+            point = float(values.mean())
+            over[m.name] = Interval(min(float(low), point), max(float(high), point), label)
+    return over
 
 
 def ratio_intervals(

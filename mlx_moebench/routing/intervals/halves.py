@@ -18,6 +18,7 @@ cut apart. Of an odd number one sequence is in both halves, with half its weight
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -133,18 +134,21 @@ def ratios_of(counts: Floats, n_tokens: Floats, drawn: Floats, drawn_tokens: Flo
 
 
 def ratios_of_function(function: Callable[[Sums], Floats], sums: Sums, halves: Halves) -> Ratios:
-    """`Ratios` of R numbers [..., R] that ``function`` makes of sums, each of them a ratio to the tokens, but for a
-    factor and an offset: shares, their multiples. What each sequence has in the error is read off the totals without it.
+    """`Ratios` of R numbers [..., R] that ``function`` makes of sums.
+
+    Each must be a ratio to the tokens but for a factor and an offset, such as a share or a multiple of one. What a
+    sequence has in the error is read off the total without it.
     """
     total, left_out, drawn = sums.total(), sums.leave_one_out(), sums.weighted(halves.weights)
     value, n_tokens = function(total), np.asarray(sums.n_tokens, dtype=np.float64)
     whole = float(total.n_tokens)
     if whole <= 0 or not np.isfinite(value).all():
-        nothing = np.full(len(value), np.nan)
-        return Ratios(nothing, np.full((len(n_tokens), len(value)), np.nan), np.full((1, len(value)), np.nan), np.nan, 0.0)
+        nothing = np.full((len(n_tokens), len(value)), np.nan)
+        return Ratios(nothing[0], nothing, nothing[:1], math.nan, 0.0)
     residuals = (value - function(left_out)) * ((whole - n_tokens) / whole)[:, None]
-    noise = (function(drawn) - value) * (drawn.n_tokens / whole)[:, None]
-    size = value**2 * float(((n_tokens / whole) ** 2).sum())
+    drawn_tokens = np.asarray(drawn.n_tokens, dtype=np.float64)
+    noise = (function(drawn) - value) * (drawn_tokens / whole)[:, None]
+    size = np.asarray(value**2 * float(((n_tokens / whole) ** 2).sum()), dtype=np.float64)
     return _scaled(value, residuals, noise, size, n_tokens, halves)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...options import Plan
-from ..metrics.registry import Metric
+from ..metrics.registry import Metric, get_metric
 from ..sums import Floats, Sums
 from .bands import Estimates, maximum, share_bands, together
 from .bootstrap import Interval, layer_intervals, limits, mean_intervals, metrics_of
@@ -74,8 +74,9 @@ def measured(
     of_means = mean_intervals(routers, labels, plan, [m for m in metrics if m.interval == "mean"])
     halves = random_halves(labels, plan.resamples, plan.seed)
     every = [_Router(sums, halves, metrics, plan.level) for sums in routers]
-    rows = [{**_plain(s, metrics), **row, **one.shown} for s, row, one in zip(routers, of_means.rows, every, strict=True)]
-    mean, peak = dict(of_means.mean), {}
+    means = [_means(s, row) for s, row in zip(routers, of_means.rows, strict=True)]
+    rows = [{**_plain(s, metrics), **row, **one.shown} for s, row, one in zip(routers, means, every, strict=True)]
+    mean, peak = {name: _over(means, name, interval) for name, interval in of_means.over.items()}, {}
     for m in metrics:
         if m.interval in CORRECTED:
             made = over_routers([one.corrected for one in every], m.name)
@@ -93,6 +94,18 @@ def _plain(sums: Sums, metrics: Sequence[Metric]) -> dict[str, Corrected]:
     none = Interval(reason="resampling sequences says nothing about this metric")
     values = {m.name: float(m.values(total)) for m in metrics if m.interval == "none"}
     return {name: Corrected(value, none, value) for name, value in values.items()}
+
+
+def _means(sums: Sums, intervals: Mapping[str, Interval]) -> dict[str, Corrected]:
+    total = sums.total()
+    values = {name: float(get_metric(name).values(total)) for name in intervals}
+    return {name: Corrected(value, intervals[name], value) for name, value in values.items()}
+
+
+def _over(rows: Sequence[Mapping[str, Corrected]], name: str, interval: Interval) -> Corrected:
+    """The mean over the routers that have the metric."""
+    value = float(np.mean([row[name].value for row in rows if math.isfinite(row[name].value)]))
+    return Corrected(value, interval, value)
 
 
 class _Router:
@@ -142,7 +155,7 @@ def _peak(m: Metric, every: Sequence[_Router], level: float) -> Corrected:
 def _without(
     routers: Sequence[Sums], metrics: Sequence[Metric], reason: str, counted: Clusters, plan: Plan
 ) -> Measured:
-    """Plug-in values, and the reason for the lack of intervals; those of means over layers where they were asked for."""
+    """Plug-in values, and why they have no intervals; with the method ``layer`` means over layers have one."""
     none = Interval(reason=reason)
     rows = []
     for sums in routers:
