@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audit_cells import whole
+from audit_metrics import whole
 from populations import sample
 
 from mlx_moebench.routing import METRICS
-from mlx_moebench.routing.intervals.effective import clusters, effective_clusters, merge_repeats, pooled, unequal
+from mlx_moebench.routing.intervals.effective import clusters, effective_clusters, pooled, unequal
 from mlx_moebench.routing.intervals.halves import random_halves
 from mlx_moebench.routing.intervals.routers import RouterMetrics
-from mlx_moebench.routing.sums import FIELDS
+from mlx_moebench.routing.repeats import units_of
 
 
 def test_effective_numbers() -> None:
@@ -39,25 +39,10 @@ def test_domains_that_differ_by_more_than_four_are_pointed_out() -> None:
     assert len(unequal([10] * 4 + [41] * 40 + [1] * 4, ["a"] * 4 + ["b"] * 40 + ["c"] * 4)) == 5
 
 
-def test_repeats_are_joined_in_order() -> None:
-    drawn = sample(whole(16, 2, "mild", "all", "equal"), 6, np.random.default_rng(0))
-    strata = np.array(["x", "x", "x", "y", "y", "y"])
-    merged = merge_repeats([drawn], strata, ["p", "q", "p", "p", "r", "r"])
-    assert (merged.repeats, merged.shared) == (2, 1)
-    assert merged.strata.tolist() == ["x", "x", "y", "y"]
-    for name in FIELDS:
-        values, of = getattr(drawn, name), getattr(merged.sums[0], name)
-        np.testing.assert_allclose(of[0], values[0] + values[2])
-        np.testing.assert_allclose(of[1], values[1])
-        np.testing.assert_allclose(of[3], values[4] + values[5])
-    alone = merge_repeats([drawn], strata, range(6))
-    assert (alone.sums[0], alone.repeats, alone.shared) == (drawn, 0, 0)
-
-
 def test_texts_that_occur_ten_times_tell_no_more_than_once() -> None:
     drawn = sample(whole(16, 2, "mild", "all", "equal"), 20, np.random.default_rng(0))
     often = drawn.take(list(range(20)) * 10)
-    merged = merge_repeats([often], np.zeros(200), list(range(20)) * 10).sums[0]
+    merged = units_of(list(range(20)) * 10).sums(often)
     once, joined = (RouterMetrics(s, random_halves(np.zeros(20), 200, 0), names=["gini"]) for s in (drawn, merged))
     naive = RouterMetrics(often, random_halves(np.zeros(200), 200, 0), names=["gini"]).metric("gini").interval
     right, same = once.metric("gini").interval, joined.metric("gini").interval

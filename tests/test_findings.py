@@ -27,6 +27,7 @@ from populations import (
 )
 
 from mlx_moebench.errors import MoebenchError
+from mlx_moebench.options import Thresholds
 from mlx_moebench.routing import Plan, Sums
 from mlx_moebench.routing.domains.estimates import DomainEstimates, domain_estimates, domain_point
 from mlx_moebench.routing.domains.findings import (
@@ -34,7 +35,6 @@ from mlx_moebench.routing.domains.findings import (
     WORDS,
     Findings,
     Part,
-    Thresholds,
     count_words,
     findings,
 )

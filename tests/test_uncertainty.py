@@ -1,9 +1,10 @@
-"""Intervals: the resampling against loops, BCa against SciPy, bands, widening, and what is null and why."""
+"""Intervals: the resampling against loops, BCa against SciPy, what agrees with what, and what is null and why."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,11 +13,29 @@ from scipy import stats as scipy_stats
 
 from mlx_moebench.errors import MoebenchError
 from mlx_moebench.routing import METRICS, Interval, Plan, Sums, get_metric, tally
-from mlx_moebench.routing.intervals.bootstrap import collapsed_fraction, intervals, resample_weights
+from mlx_moebench.routing.intervals.bands import Estimates
+from mlx_moebench.routing.intervals.bootstrap import resample_weights
+from mlx_moebench.routing.intervals.effective import effective_clusters
+from mlx_moebench.routing.intervals.halves import random_halves, ratios, ratios_of_function
+from mlx_moebench.routing.intervals.measured import flagged_fraction, measured
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
 
 PLAN = Plan(resamples=400)
+
+
+class Intervals(NamedTuple):
+    """What `measured` gives, without the values."""
+
+    routers: list[dict[str, Interval]]
+    mean: dict[str, Interval]
+    peak: dict[str, Interval]
+
+
+def intervals(routers: list[Sums], strata: np.ndarray, plan: Plan, names: list[str] | None = None) -> Intervals:
+    found = measured(routers, strata, plan, names)
+    rows = [{name: one.interval for name, one in row.items()} for row in found.routers]
+    return Intervals(rows, *({name: one.interval for name, one in part.items()} for part in (found.mean, found.peak)))
 
 
 def clusters(n: int, seed: int = 0, experts: int = 6, top_k: int = 2, length: int = 12, rule: str = "softmax") -> Sums:
@@ -131,9 +150,9 @@ def test_percentile_is_the_plain_one() -> None:
 def test_unequal_lengths_widen() -> None:
     rng = np.random.default_rng(1)
     y = 2 + 0.1 * rng.standard_normal(40)
-    tokens = np.where(np.arange(40) < 4, 500.0, 100.0)
-    # Four long sequences carry the variance: G = (sum x^2)^2 / sum x^4 is 7.3, not 40.
-    g = (4 * 25 + 36) ** 2 / (4 * 625 + 36)
+    tokens = np.where(np.arange(40) < 8, 300.0, 100.0)
+    # Eight sequences of three times the length carry the variance: G = (sum x^2)^2 / sum x^4 is 15.9, not 40.
+    g = (8 * 9 + 32) ** 2 / (8 * 81 + 32)
     widen = scipy_stats.t.ppf(0.975, g - 1) / scipy_stats.norm.ppf(0.975) * math.sqrt(g / (g - 1))
     sums = mean_only(y, tokens)
     ci = intervals([sums], np.zeros(40), Plan(resamples=20_000), ["mean_entropy"]).routers[0]["mean_entropy"]
@@ -142,13 +161,13 @@ def test_unequal_lengths_widen() -> None:
     assert ci.high - ci.low == pytest.approx(2 * 1.96 * widen * spread, rel=0.06)  # type: ignore[operator]
 
 
-def test_one_giant_sequence_gives_an_honest_interval() -> None:
-    tokens = np.array([1e6] + [10.0] * 11)
-    y = np.linspace(1, 3, 12)
-    ci = intervals([mean_only(y, tokens)], np.zeros(12), PLAN, ["mean_entropy"]).routers[0]["mean_entropy"]
-    assert ci.low is not None
-    assert ci.low <= 1.0 + 1e-3
-    assert ci.high > 2  # type: ignore[operator]
+def test_one_giant_sequence_takes_the_interval() -> None:
+    tokens = np.array([1e6] + [10.0] * 99)
+    ci = intervals([mean_only(np.linspace(1, 3, 100), tokens)], np.zeros(100), PLAN).routers[0]
+    assert {one.reason for one in ci.values() if one.low is None} >= {
+        "100 sequences are so unequal in length that they count for 1.0: 10 or more are needed"
+    }
+    assert all(one.low is None for one in ci.values())
 
 
 def test_level_orders_intervals() -> None:
@@ -168,33 +187,25 @@ def test_equal_sequences_have_no_width() -> None:
 # -- maxima, plug-ins, distances -----------------------------------------------------------------------------------
 
 
-def test_band_by_hand() -> None:
-    sums = clusters(20)
-    ci = intervals([sums], np.zeros(20), PLAN, ["top_share_token"])
-    share = get_metric("top_share_token").function
-    theta, star = share(sums.total()), share(sums.weighted(resample_weights(np.zeros(20), 400, 0)))
-    x2 = sums.n_tokens**2
-    g = x2.sum() ** 2 / (x2**2).sum()
-    widen = scipy_stats.t.ppf(0.975, g - 1) / scipy_stats.norm.ppf(0.975) * math.sqrt(g / (g - 1))
-    u, v = (widen * np.quantile((sign * (star - theta)).max(1), 0.975) for sign in (1, -1))
-    got = ci.routers[0]["top_share_token"]
-    assert got.low == pytest.approx(max(theta.max() - u, 2 / 6))
-    assert got.high == pytest.approx(min(theta.max() + v, 1))
-    assert got.method == "simultaneous band over experts"
-    assert ci.peak_margin["top_share_token"] == pytest.approx((u, v))
+def test_numbers_that_are_ratios_are_known_from_the_totals() -> None:
+    """What each sequence has in the error of a share is read off the totals without it, exactly."""
+    sums, halves = clusters(20), random_halves(np.zeros(20), 200, 0)
+    plain = ratios(sums.counts, sums.n_tokens, halves)
+    for name, factor, offset in (("top_share_token", 1.0, 0.0), ("max_violation", 3.0, -1.0)):
+        other = ratios_of_function(get_metric(name).function, sums, halves)
+        np.testing.assert_allclose(other.value, factor * plain.value + offset)
+        np.testing.assert_allclose(other.residuals, factor * plain.residuals, atol=1e-12)
+        np.testing.assert_allclose(other.noise, factor * plain.noise, atol=1e-12)
+        assert other.free == plain.free == pytest.approx(effective_clusters(sums.n_tokens) - 1)
 
 
-def test_the_peak_band_covers_every_router() -> None:
-    routers = [clusters(20, seed) for seed in range(4)]
-    found = intervals(routers, np.zeros(20), PLAN, ["top_share_token"])
-    u, v = found.peak_margin["top_share_token"]
-    for row, sums in zip(found.routers, routers, strict=True):
-        ci = row["top_share_token"]
-        value = float(get_metric("top_share_token").values(sums.total()))
-        assert value - u <= ci.low + 1e-12  # type: ignore[operator]
-        assert value + v >= ci.high - 1e-12  # type: ignore[operator]
-    top = max(float(get_metric("top_share_token").values(s.total())) for s in routers)
-    assert found.peak["top_share_token"].low == pytest.approx(max(top - u, 2 / 6))
+def test_the_peak_is_that_of_the_busiest_router() -> None:
+    routers = [clusters(30, seed) for seed in range(4)]
+    found = measured(routers, np.zeros(30), PLAN, ["top_share_token"])
+    peak, values = found.peak["top_share_token"], [row["top_share_token"].value for row in found.routers]
+    assert peak.value == max(values)
+    assert peak.interval.low <= peak.value <= peak.interval.high  # type: ignore[operator]
+    assert peak.interval.candidates >= 1  # type: ignore[operator]
 
 
 def test_related_maxima_have_related_bands() -> None:
@@ -215,33 +226,20 @@ def test_intervals_stay_in_range() -> None:
                     assert low - 1e-12 <= ci.low <= ci.high <= high + 1e-12, name  # type: ignore[operator]
 
 
-@pytest.mark.parametrize(("name", "power"), [("load_entropy", 1), ("token_information", 1), ("gini", 2), ("cv", 2)])
-def test_basic_interval_by_hand(name: str, power: int) -> None:
-    sums = clusters(40, experts=4, length=60)
-    sums = replace(sums, n_tokens=np.full(40, 60.0), counts=sums.counts * 60 / sums.n_tokens[:, None])
-    ci = intervals([sums], np.zeros(40), PLAN, [name]).routers[0][name]
-    values = get_metric(name).values
-    point = float(values(sums.total())) ** power
-    boot = values(sums.weighted(resample_weights(np.zeros(40), 400, 0))) ** power
-    widen = scipy_stats.t.ppf(0.975, 39) / scipy_stats.norm.ppf(0.975) * math.sqrt(40 / 39)
-    low, high = np.quantile(boot, [0.025, 0.975])
-    centre = 2 * point - boot.mean()
-    want_low, want_high = centre - widen * (high - boot.mean()), centre + widen * (boot.mean() - low)
-    limit = get_metric(name).high(4, 2)
-    assert ci.low == pytest.approx(min(max(want_low, 0), limit) ** (1 / power))
-    assert ci.high == pytest.approx(min(max(want_high, 0) ** (1 / power), limit))
-
-
-def test_plugin_reports_its_bias() -> None:
-    sums = clusters(30)
-    ci = intervals([sums], np.zeros(30), PLAN, ["load_entropy", "gini", "mean_entropy"]).routers[0]
-    boot = sums.weighted(resample_weights(np.zeros(30), 400, 0))
-    for name, sign in (("load_entropy", -1), ("gini", 1)):
-        values = get_metric(name).values(boot)
-        want = float(values.mean()) - float(get_metric(name).values(sums.total()))
-        assert ci[name].bias == pytest.approx(want)
-        assert sign * want > 0
-    assert ci["mean_entropy"].bias is None
+def test_values_lie_in_their_intervals_and_functions_agree() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        counts = rng.multinomial(50, [1 / 8] * 8, size=40).astype(float)
+        (row,) = measured([Sums.from_counts(counts, np.full(40, 50.0), 1)], np.zeros(40), PLAN).routers
+        for name, one in row.items():
+            if one.interval.low is not None:
+                assert one.interval.low <= one.value <= one.interval.high, name  # type: ignore[operator]
+        entropy, n_eff = row["load_entropy"], row["n_eff"]
+        assert n_eff.value == pytest.approx(math.exp(entropy.value))
+        assert n_eff.interval.low == pytest.approx(math.exp(entropy.interval.low))  # type: ignore[arg-type]
+        assert n_eff.interval.high == pytest.approx(math.exp(entropy.interval.high))  # type: ignore[arg-type]
+        assert entropy.value >= entropy.plugin, "finite samples look less even than routing is"
+        assert row["gini"].value <= row["gini"].plugin
 
 
 def test_a_distance_from_even_can_reach_zero() -> None:
@@ -253,21 +251,25 @@ def test_a_distance_from_even_can_reach_zero() -> None:
         sums = Sums.from_counts(counts, np.full(40, 50.0), 1)
         ci = intervals([sums], np.zeros(40), Plan(resamples=300), ["gini", "cv"]).routers[0]
         covered += ci["gini"].low == ci["cv"].low == 0
-        assert ci["gini"].method == "basic bootstrap over sequences of the square"
+        assert ci["gini"].method == "random halves of the sequences"
     assert covered >= 28
 
 
 # -- nulls ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["bca", "percentile", "layer"])
+@pytest.mark.parametrize("method", ["bca", "percentile"])
 def test_fewer_than_ten_sequences_have_no_interval(method: str) -> None:
     found = intervals([clusters(9)], np.zeros(9), replace(PLAN, method=method))  # type: ignore[arg-type]
     reason = "9 sequences are too few for an interval: 10 or more are needed"
-    assert found.routers[0] == dict.fromkeys(METRICS, Interval(reason=reason))
+    for name in ("mean_entropy", "load_entropy", "gini", "top_share_token"):
+        assert found.routers[0][name] == Interval(reason=reason), name
     assert found.mean["mean_entropy"].reason == reason
     assert found.peak["top_share_token"].reason == reason
-    assert intervals([clusters(10)], np.zeros(10), PLAN).routers[0]["mean_entropy"].low is not None
+    ten = clusters(10)
+    assert "so unequal in length" in intervals([ten], np.zeros(10), PLAN).routers[0]["mean_entropy"].reason  # type: ignore[operator]
+    ten = mean_only(np.linspace(1, 3, 10))
+    assert intervals([ten], np.zeros(10), PLAN).routers[0]["mean_entropy"].low is not None
 
 
 def test_a_null_metric_has_a_null_interval() -> None:
@@ -295,12 +297,12 @@ def test_metrics_without_interval_say_so() -> None:
 
 
 def test_null_in_many_resamples_is_null() -> None:
-    # Only one of ten sequences has two adjacent tokens: a third of the resamples do not draw it.
-    mask = np.zeros((10, 2), bool)
+    # Only one of sixty sequences has two adjacent tokens: a third of the resamples do not draw it.
+    mask = np.zeros((60, 2), bool)
     mask[:, 0] = mask[3, 1] = True
-    r = tally(random_routing(0, (10, 2), mask=mask))
+    r = tally(random_routing(0, (60, 2), mask=mask))
     sums = Sums(6, 2, "softmax", *(np.asarray(getattr(r, name), np.float64) for name in FIELDS))
-    ci = intervals([sums], np.zeros(10), PLAN, ["adjacent_overlap"]).routers[0]["adjacent_overlap"]
+    ci = intervals([sums], np.zeros(60), PLAN, ["adjacent_overlap"]).routers[0]["adjacent_overlap"]
     assert ci == Interval(reason="the metric is null in more than a tenth of the resamples")
 
 
@@ -341,22 +343,21 @@ def test_layer_bootstrap_is_labelled() -> None:
     assert min(values) <= ci.low < np.mean(values) < ci.high <= max(values)  # type: ignore[operator]
     assert found.routers[0]["mean_entropy"] == Interval(reason="a layer bootstrap gives one router no interval")
     assert found.peak["top_share_token"].low is None
-    assert found.peak_margin == {}
 
 
-def test_collapsed_fraction() -> None:
-    shares = {"a": 0.30, "b": 0.41, "c": 0.50, "d": 0.90}
-    value, ci = collapsed_fraction(shares, (0.02, 0.11), tau=0.40)
+def test_flagged_fraction() -> None:
+    def shares(value: float, error: float) -> Estimates:
+        one, nothing = np.ones(1), np.zeros((200, 1))
+        return Estimates(value * one, error * one, 0 * one, 1e6 * one, nothing)
+
+    every = {name: (x, shares(x, 0.02)) for name, x in {"a": 0.30, "b": 0.42, "c": 0.50, "d": 0.90}.items()}
+    value, ci = flagged_fraction(every, 0.40, 0.95)
     assert value == 0.75
-    assert (ci.low, ci.high) == (0.5, 1.0)  # b could be below tau, a above
-    assert ci.method == "simultaneous band over experts and layers"
-    value, ci = collapsed_fraction(shares, None, tau=0.40)
-    assert (value, ci.low) == (0.75, None)
+    assert (ci.low, ci.high) == (0.5, 0.75)  # b could be below tau
+    value, ci = flagged_fraction(every | {"e": (0.5, None)}, 0.40, 0.95)
+    assert (value, ci.low) == (0.8, None)
     assert ci.reason
-    assert collapsed_fraction({}, (0, 0), 0.4) == (
-        None,
-        Interval(reason="no router has a flag: K/E >= tau in all of them"),
-    )
+    assert flagged_fraction({}, 0.4, 0.95) == (None, Interval(reason="no router has a flag: K/E >= tau in all of them"))
 
 
 def test_interval_as_json() -> None:

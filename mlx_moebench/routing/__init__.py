@@ -1,9 +1,9 @@
 """What routers said, in numbers: records, tallies, statistics, metrics and intervals. Needs neither MLX nor torch."""
 
 from ..options import Plan
-from .domains.information import DomainInformation, domain_information, domain_information_null
-from .domains.statistics import DomainStatistics, domain_statistics
-from .domains.verdict import Verdict, verdict
+from .domains.estimates import DomainEstimates, domain_estimates
+from .domains.findings import Finding, Findings, findings
+from .domains.information import domain_information
 from .intervals.bootstrap import Interval
 from .metrics import METRICS, compute, get_metric
 from .record import RouterSpec, Routing
@@ -13,8 +13,9 @@ from .tally import Tally, selection_matrix, tally, transition_counts
 
 __all__ = [
     "METRICS",
-    "DomainInformation",
-    "DomainStatistics",
+    "DomainEstimates",
+    "Finding",
+    "Findings",
     "Interval",
     "Plan",
     "RouterSpec",
@@ -22,14 +23,12 @@ __all__ = [
     "RoutingSums",
     "Sums",
     "Tally",
-    "Verdict",
     "compute",
+    "domain_estimates",
     "domain_information",
-    "domain_information_null",
-    "domain_statistics",
+    "findings",
     "get_metric",
     "selection_matrix",
     "tally",
     "transition_counts",
-    "verdict",
 ]

@@ -47,9 +47,16 @@ class Interval(msgspec.Struct, kw_only=True):
     low: Annotated[Number, says("Lower end.")]
     high: Annotated[Number, says("Upper end.")]
     method: Annotated[str | UnsetType, says("How it was made.")] = UNSET
+    plugin: Annotated[
+        Number | UnsetType,
+        says("Of a number that is biased in finite samples and shown corrected: what the sample gives, in its unit."),
+    ] = UNSET
+    candidates: Annotated[
+        Positive | UnsetType, says("Of the largest of many shares: how many experts may have it.")
+    ] = UNSET
     bias: Annotated[
         float | UnsetType,
-        says("Mean of the resampled values minus the value, in its unit: the bootstrap estimate of bias."),
+        says("Of a difference, and before version 3: mean of the resampled values minus the value, in its unit."),
     ] = UNSET
     reason: Annotated[str | UnsetType, says("Why low and high are null.")] = UNSET
 

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from .base import Count, Estimate, Number, Positive, says
-from .report import Ci, Data, Model, Verdict, VerdictCounts
+from .findings import RouterFindings, Thresholds, WordCounts
+from .report import Ci, Data, Model
 
 
 class Domain(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -21,35 +22,37 @@ class Domain(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ProfileSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How verdicts, intervals and nulls were decided."""
+    """How findings and intervals were decided."""
 
-    tau: Annotated[float, says("What the a and b of a verdict are compared with. Share of tokens.")]
-    collapse_on: Literal["top_share_token", "top_share_selection", "top_share_top1"]
     ci: Ci
-    permutations: Annotated[Positive, says("Permutations of the domain labels over sequences.")]
-    max_p: Annotated[float, says("The p-value up to which information about the domain is above its null.")]
+    thresholds: Thresholds
 
 
 class DomainSpecialisation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Share of each domain's tokens that use each expert."""
 
     even: Annotated[float, says("K/E, the share under even routing.")]
-    band: Annotated[
-        Number, says("Half-width of the simultaneous band around all shares of this router. Share of tokens.")
-    ]
     shares: Annotated[dict[str, list[Number]], says("By domain: shares of tokens [E], which sum to K.")]
-    reason: Annotated[str | UnsetType, says("Why band is null.")] = UNSET
+    low: Annotated[
+        dict[str, list[Number]] | None,
+        says("By domain: lower ends [E] of bands that hold the shares of all experts on all domains at once."),
+    ]
+    high: Annotated[dict[str, list[Number]] | None, says("Upper ends alike.")]
+    reason: Annotated[str | UnsetType, says("Why low and high are null.")] = UNSET
 
 
 class DomainInformation(Estimate, kw_only=True):
     """Mutual information of domain and expert on selections. Nats, 0 .. ln D."""
 
-    relative: Annotated[Number, says("value / ln D. Ratio, 0 .. 1.")]
+    relative: Annotated[Number, says("s = value / ln D. Ratio, 0 .. 1.")]
     nmi: Annotated[Number, says("value / sqrt(H_d H_e), H_d = ln D, H_e the entropy of the mixture's load. Ratio.")]
-    independent: Annotated[Number, says("What independent selections would give on average without an effect. Nats.")]
-    null_mean: Annotated[Number, says("Mean with the domain labels permuted over sequences. Nats.")]
-    null_high: Annotated[Number, says("95% quantile of the same. Nats.")]
-    p_value: Annotated[Number, says("(1 + permutations that reach value) / (1 + permutations). Probability.")]
+    p_value: Annotated[
+        Number,
+        says(
+            "Of the test that all domains route alike, each with its own number, length and likeness of texts: share "
+            "of the draws whose domains lie as far apart. The interval reaches 0 if and only if p exceeds 1 - level."
+        ),
+    ]
     q_value: Annotated[
         Number, says("p_value adjusted over the model's routers (Benjamini and Hochberg 1995). False discovery rate.")
     ]
@@ -76,11 +79,9 @@ class ProfileRouter(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     router: Literal["mlp", "attention"]
     n_experts: Positive
     top_k: Positive
-    verdict: Verdict
+    findings: RouterFindings
     domain_information: DomainInformation
-    mixture_spread: Annotated[
-        Estimate, says("n_eff / E of the domains mixed in equal parts: the r of the verdict. Ratio, K/E .. 1.")
-    ]
+    mixture_spread: Annotated[Estimate, says("r = n_eff / E of the domains mixed in equal parts. Ratio, K/E .. 1.")]
     domain_specialisation: Annotated[DomainSpecialisation, says("Share of each domain's tokens that use each expert.")]
     adjacent_overlap: AdjacentOverlap
     jensen_shannon: Annotated[list[Divergence], says("Divergence of the loads of each two domains. Nats, 0 .. ln 2.")]
@@ -97,7 +98,7 @@ class ProfileModel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     routers: Annotated[
         list[ProfileRouter], Meta(min_length=1, description="One entry per router, in the order they run.")
     ]
-    verdicts_by_router: dict[str, VerdictCounts]
+    words_by_router: dict[str, WordCounts]
 
 
 class ProfileFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +107,6 @@ class ProfileFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     number is null, never 0. D: domains; E: experts; K: experts a token uses.
     """
 
-    schema_version: Annotated[Literal["1"], says("Version of this format.")]
-    settings: Annotated[ProfileSettings, says("How verdicts, intervals and nulls were decided.")]
+    schema_version: Annotated[Literal["2"], says("Version of this format.")]
+    settings: Annotated[ProfileSettings, says("How findings and intervals were decided.")]
     models: Annotated[list[ProfileModel], Meta(min_length=1, description="One entry per model.")]

@@ -11,6 +11,7 @@ from ...routing.metrics import METRICS
 from ...routing.metrics.registry import Metric
 from ...types import Json
 from .base import Count, Interval, Number, Positive, Share, SummaryEntry, says, when_null
+from .findings import RouterFindings, Thresholds, WordCounts
 
 
 class Generation(msgspec.Struct, kw_only=True):
@@ -98,12 +99,26 @@ class Data(Reading, kw_only=True):
     sha256: Annotated[
         str, says("Hash of the data; of several, the hash of their sorted hashes. With the row it names a sequence.")
     ]
-    n_sequences: Annotated[Count, says("Sequences counted: the units that are resampled.")]
+    n_sequences: Annotated[Count, says("Sequences counted.")]
     n_tokens: Annotated[Count, says("Valid tokens T; padding is never counted.")]
     phase: Annotated[
         Literal["prefill", "decode", "unsplit"],
         says("Whether the tokens belong to prompts, to generated text, or to either. Never mixed."),
     ]
+    effective_sequences: Annotated[
+        dict[str, float] | UnsetType,
+        says(
+            "By domain: as how many sequences of one length they are sure, (sum x^2)^2 / sum x^4 over their tokens x, "
+            "each text counted once. Intervals need 10."
+        ),
+    ] = UNSET
+    repeated_sequences: Annotated[
+        Count | UnsetType,
+        says("Sequences with the tokens of an earlier one; both are one unit. Absent where tokens are not known."),
+    ] = UNSET
+    unequal_domains: Annotated[
+        list[str] | UnsetType, says("Domains that differ by more than a factor of 4 in number or length of sequences.")
+    ] = UNSET
     sources: Annotated[
         Annotated[list[Source], Meta(min_length=2)] | UnsetType, says("Facts about each of several data sets.")
     ] = UNSET
@@ -224,78 +239,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         says("The share that tau is compared with."),
     ]
     ci: Annotated[Ci, says("The resampling behind every interval.")]
-
-
-class Verdict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What the load over two or more domains says of a router, each domain weighted 1/D. s_d(i): share of the tokens of
-    domain d that use expert i.
-    """
-
-    RULES: ClassVar[Json] = when_null("word", "reason")
-
-    word: Annotated[
-        Literal["collapsed", "specialised", "balanced", "undetermined", None],
-        says(
-            "collapsed: low(a) > tau or high(r) < 0.5. specialised: high(a) <= tau, low(r) >= 0.5, low(b)"
-            " > tau and informative. balanced: high(a) and high(b) <= tau and low(r) >= 0.5. "
-            "undetermined: the rest. Null with the reason where the rule does not apply."
-        ),
-    ]
-    a: Annotated[Number, says("max_i min_d s_d(i), the expert that no domain escapes. Share of tokens, 0 .. 1.")]
-    b: Annotated[Number, says("max_d max_i s_d(i), the busiest expert of any domain. Share of tokens, K/E .. 1.")]
-    r: Annotated[Number, says("n_eff / E of the mixture of domains. Ratio, K/E .. 1.")]
-    basis: Annotated[
-        Literal["cluster", "point"],
-        says(
-            "Whether intervals over sequences decided, or the values alone, because a domain has fewer "
-            "than 10 sequences or none are known."
-        ),
-    ]
-    mi: Annotated[
-        Number | UnsetType, says("Mutual information of domain and expert on selections. Nats, 0 .. ln D.")
-    ] = UNSET
-    tau: Annotated[float | UnsetType, says("What a and b are compared with. Share of tokens.")] = UNSET
-    domains: Annotated[Annotated[list[str], Meta(min_length=2)] | UnsetType, says("Names of the domains.")] = UNSET
-    c: Annotated[
-        Number | UnsetType, says("Half-width of the simultaneous band around every share s_d(i). Share of tokens.")
-    ] = UNSET
-    null_mean: Annotated[
-        Number | UnsetType, says("Mean of mi with the domain labels permuted over sequences. Nats.")
-    ] = UNSET
-    null_high: Annotated[Number | UnsetType, says("95% quantile of the same. Nats.")] = UNSET
-    p_value: Annotated[
-        Number | UnsetType,
-        says("(1 + permutations that reach mi) / (1 + permutations). Probability; null without sequences to permute."),
-    ] = UNSET
-    informative: Annotated[
-        bool | UnsetType,
-        says(
-            "mi is above its null: p_value <= 0.05; with basis point, mi exceeds what independent "
-            "selections would give."
-        ),
-    ] = UNSET
-    undecided: Annotated[
-        list[Literal["a", "b", "r", "mi"]] | UnsetType, says("What keeps the router undetermined.")
-    ] = UNSET
-    sequences_needed: Annotated[
-        Positive | UnsetType | None,
-        says(
-            "Of an undetermined router: about how many sequences, in all and in these proportions, would "
-            "decide. Null: nothing is open, or more sequences need not help."
-        ),
-    ] = UNSET
-    ci: Annotated[dict[str, Interval] | UnsetType, says("Intervals of a, b, r and mi, by name.")] = UNSET
-    reason: Annotated[str | UnsetType, says("Why word is null.")] = UNSET
-
-
-class VerdictCounts(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Number of routers per verdict; a model gets these, not one word."""
-
-    collapsed: Annotated[Count, says("Routers.")]
-    specialised: Annotated[Count, says("Routers.")]
-    balanced: Annotated[Count, says("Routers.")]
-    undetermined: Annotated[Count, says("Routers.")]
-    null: Annotated[Count, says("Routers to which the rule does not apply.")]
+    thresholds: Annotated[Thresholds | UnsetType, says("Of findings; absent for one domain.")] = UNSET
 
 
 class TokenShare(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -342,13 +286,17 @@ class GateFields(msgspec.Struct, kw_only=True):
     top1_counts: Annotated[
         list[Count] | None, says("Tokens whose first choice was each expert [E]; they sum to T. Null: not recorded.")
     ]
-    collapsed: Annotated[
-        bool | None, says("The busiest share exceeds tau; null with collapsed_reason where it cannot be said.")
-    ]
     ci: Annotated[dict[str, Interval], says("Interval of each metric, by name.")]
+    collapsed: Annotated[
+        bool | UnsetType | None,
+        says(
+            "The busiest share exceeds tau; null with collapsed_reason where it cannot be said. Absent where several "
+            "domains are measured: see findings."
+        ),
+    ] = UNSET
     collapsed_reason: Annotated[str | UnsetType, says("Why collapsed is null.")] = UNSET
     token_share: Annotated[TokenShare | UnsetType, says("Since version 2.")] = UNSET
-    verdict: Verdict | UnsetType = UNSET
+    findings: Annotated[RouterFindings | UnsetType, says("Of several domains, since version 3.")] = UNSET
 
     def __post_init__(self) -> None:
         if self.collapsed is None and self.collapsed_reason is UNSET:
@@ -376,8 +324,8 @@ Summary = Annotated[
     dict[str, SummaryEntry],
     Meta(
         description="Each metric averaged over the routers where it is defined; peak_NAME: the largest over them, of "
-        "the maxima; collapsed_fraction: the share of routers flagged collapsed, of those with a flag.",
-        extra_json_schema={"required": ["collapsed_fraction", "mean_entropy", "peak_top_share_token"]},
+        "the maxima; collapsed_fraction: on one domain, the share of routers flagged collapsed, of those with a flag.",
+        extra_json_schema={"required": ["mean_entropy", "peak_top_share_token"]},
     ),
 ]
 
@@ -388,7 +336,7 @@ class Report(msgspec.Struct, kw_only=True):
     undefined is null, never 0. E: routable columns of a router; K: experts a token uses; T: valid tokens.
     """
 
-    schema_version: Annotated[Literal["1", "2"], says("Version of this format.")]
+    schema_version: Annotated[Literal["1", "2", "3"], says("Version of this format.")]
     model: Annotated[Model, says("The model that was measured.")]
     data: Annotated[
         Data,
@@ -405,7 +353,7 @@ class Report(msgspec.Struct, kw_only=True):
         dict[str, Summary],
         Meta(min_length=1, description="The same for each kind of router, by its name; kinds are never pooled."),
     ]
-    verdicts_by_router: Annotated[
-        dict[str, VerdictCounts] | UnsetType,
-        says("Routers per verdict, for each kind of router; absent for one domain."),
+    words_by_router: Annotated[
+        dict[str, WordCounts] | UnsetType,
+        says("Routers per word, for each kind of router; absent for one domain."),
     ] = UNSET

@@ -94,7 +94,8 @@ def corrected(
     has in the error (`error_parts`). Their skewness lengthens one side, and their size both where it is larger: it is
     that of the corrected value, whose correction varies from text to text with the value itself."""
     if not drawn.finite:
-        return Corrected(drawn.whole, Interval(reason="the metric is null here, or in some of the halves"), drawn.whole)
+        where = "in some of the halves" if math.isfinite(drawn.whole) else "here"
+        return Corrected(drawn.whole, Interval(reason=f"the metric is null {where}"), drawn.whole)
     value, doubt = drawn.unbiased
     noise = drawn.halves if spread is None else spread
     tails = np.quantile(noise - noise.mean(), [(1 - level) / 2, (1 + level) / 2])

@@ -1,4 +1,4 @@
-"""How many sequences an interval rests on: unequal ones count for fewer, and repeated ones for one.
+"""How many sequences an interval rests on: unequal ones count for fewer (and repeated ones for one: `repeats`).
 
 An estimate of a variance from sequences of x tokens each is a sum of squares in proportion to x^2. It is as sure as one
 from (sum x^2)^2 / sum x^4 sequences of one length (Satterthwaite 1946), the effective number. One long document among a
@@ -8,15 +8,13 @@ number: below `MIN_CLUSTERS` there is no interval.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..sums import FIELDS, Floats, Sums
+from ..sums import Floats
 from .bootstrap import MIN_CLUSTERS
 
 UNEQUAL = 4.0
@@ -101,44 +99,3 @@ def unequal(n_tokens: npt.ArrayLike, strata: npt.ArrayLike) -> list[str]:
             if min(x, y) > 0 and max(x, y) > UNEQUAL * min(x, y):
                 sentences.append(f"{a.name} has {x:.4g} {what}, {b.name} {y:.4g}.")
     return sentences
-
-
-@dataclass(frozen=True)
-class Merged:
-    """Sums and domains with every text once. repeats: how many sequences were joined to an earlier one of their domain;
-    shared: how many distinct texts stand in more than one domain, which keeps them apart but not independent."""
-
-    sums: list[Sums]
-    strata: npt.NDArray[Any]
-    repeats: int
-    shared: int
-
-
-def merge_repeats(routers: Sequence[Sums], strata: npt.ArrayLike, hashes: npt.ArrayLike) -> Merged:
-    """Join sequences of the same token ids within a domain to one cluster, in the order of first appearance.
-
-    A text that occurs twice tells nothing new the second time; resampled as two, it narrows intervals by the root of
-    the count. hashes [N]: one value for each sequence, equal where the token ids are.
-    """
-    labels, codes = np.asarray(strata), np.asarray(hashes)
-    _, domain = np.unique(labels, return_inverse=True)
-    _, text = np.unique(codes, return_inverse=True)
-    both = domain.astype(np.int64) * (int(text.max(initial=0)) + 1) + text
-    distinct, first, place = np.unique(both, return_index=True, return_inverse=True)
-    shared = len(distinct) - len(np.unique(text))
-    repeats = len(both) - len(distinct)
-    if not repeats:
-        return Merged(list(routers), labels, 0, shared)
-    rank = np.empty(len(distinct), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(distinct))
-    order = np.argsort(rank[place], kind="stable")
-    starts = np.searchsorted(rank[place][order], np.arange(len(distinct)))
-    joined = [_joined(s, order, starts) for s in routers]
-    return Merged(joined, labels[np.sort(first)], repeats, shared)
-
-
-def _joined(sums: Sums, order: npt.NDArray[np.intp], starts: npt.NDArray[np.intp]) -> Sums:
-    fields: dict[str, Any] = {
-        name: np.add.reduceat(getattr(sums, name)[order], starts, axis=0, dtype=np.float64) for name in FIELDS
-    }
-    return replace(sums, **fields)
