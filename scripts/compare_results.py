@@ -11,11 +11,13 @@ differs or has gone.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +54,28 @@ def field(place: Place) -> str:
     return ".".join(str(part) for part in place if not isinstance(part, int))
 
 
+@dataclass
+class Changes:
+    """What differs between two sets of files: numbers, and by field how many only one side has."""
+
+    same: int = 0
+    differing: list[tuple[str, Place, Number, Number]] = dataclasses.field(default_factory=list)
+    gone: Counter[str] = dataclasses.field(default_factory=Counter)
+    new: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def add(self, name: str, before: object, after: object) -> None:
+        """Compare one file."""
+        old, now = dict(numbers(before)), dict(numbers(after))
+        self.gone.update(field(place) for place in old.keys() - now.keys())
+        self.new.update(field(place) for place in now.keys() - old.keys())
+        for place in old.keys() & now.keys():
+            # NaN is written as null, and 1 is not True.
+            if (type(old[place]), old[place]) == (type(now[place]), now[place]):
+                self.same += 1
+            else:
+                self.differing.append((name, place, old[place], now[place]))
+
+
 def main() -> int:
     """Print what differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,31 +84,22 @@ def main() -> int:
     arguments = parser.parse_args()
     before = files(arguments.against)
     here = {p.relative_to(ROOT).as_posix() for p in (ROOT / "results").rglob("*.json") if "scratch" not in p.parts}
-    same = 0
-    differing: list[tuple[str, Place, Number, Number]] = []
-    gone, new = Counter[str](), Counter[str]()
+    changes = Changes()
     for name in sorted(before & here):
-        old = dict(numbers(json.loads(git("show", f"{arguments.against}:{name}"))))
-        now = dict(numbers(json.loads((ROOT / name).read_text())))
-        gone.update(field(place) for place in old.keys() - now.keys())
-        new.update(field(place) for place in now.keys() - old.keys())
-        for place in old.keys() & now.keys():
-            # NaN is written as null, and 1 is not True.
-            if (type(old[place]), old[place]) == (type(now[place]), now[place]):
-                same += 1
-            else:
-                differing.append((name, place, old[place], now[place]))
-    print(f"{len(before & here)} files, {same + len(differing)} numbers in both; {len(differing)} differ")
+        old = json.loads(git("show", f"{arguments.against}:{name}"))
+        changes.add(name, old, json.loads((ROOT / name).read_text()))
+    total = changes.same + len(changes.differing)
+    print(f"{len(before & here)} files, {total} numbers in both; {len(changes.differing)} differ")
     for verb, names in (("gone", before - here), ("new", here - before)):
         for name in sorted(names):
             print(f"{verb}: {name}")
-    for verb, fields in (("gone", gone), ("new", new)):
+    for verb, fields in (("gone", changes.gone), ("new", changes.new)):
         for name, count in sorted(fields.items()):
             print(f"{verb}: {name}  ({count})")
     if arguments.list:
-        for name, place, old_value, new_value in sorted(differing, key=str):
+        for name, place, old_value, new_value in sorted(changes.differing, key=str):
             print(f"{name} {'.'.join(map(str, place))}: {old_value} -> {new_value}")
-    return int(bool(differing or gone or before - here))
+    return int(bool(changes.differing or changes.gone or before - here))
 
 
 if __name__ == "__main__":

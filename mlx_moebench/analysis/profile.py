@@ -118,30 +118,30 @@ def _corpora(
 
 def model_names(models: Sequence[str | Path | None]) -> dict[str, str | None]:
     """{name: folder, hub id or None} of the models of a profile; the embedded one's name is moebench-nano."""
-    found: dict[str, str | None] = {}
+    paths: dict[str, str | None] = {}
     for model in models:
         name, value = (None, None) if model is None else split_name(str(model))
         name = name or ("moebench-nano" if value is None else Path(value).name or "model")
-        if name in found:
+        if name in paths:
             raise MoebenchError(f"Two models are named {name!r}: tell them apart as NAME=MODEL.")
-        found[name] = value
-    return found
+        paths[name] = value
+    return paths
 
 
 def domain_names(domains: Sequence[str]) -> dict[str, str]:
     """{name: data set} of the domains of a profile, a file's name without its suffix."""
-    found: dict[str, str] = {}
+    datasets: dict[str, str] = {}
     for domain in domains:
         name, value = split_name(domain)
         name = name or Path(value.removeprefix("hub:")).stem or "data"
-        if name in found:
+        if name in datasets:
             raise DataError(f"Two domains are named {name!r}: tell them apart as NAME=DATASET.")
-        if value in found.values():
+        if value in datasets.values():
             raise DataError(f"{value} is given as two domains: every domain needs its own data.")
-        found[name] = value
-    if len(found) < 2:
-        raise DataError(f"A profile compares domains: give two or more --domain, not {len(found)}.")
-    return found
+        datasets[name] = value
+    if len(datasets) < 2:
+        raise DataError(f"A profile compares domains: give two or more --domain, not {len(datasets)}.")
+    return datasets
 
 
 def planned(models: Sequence[str | Path | None], domains: Sequence[str], output: str | Path | None) -> Planned:
