@@ -21,8 +21,9 @@ from domain_simulation import CASES, NULLS, coverage, effect_of, rejections, wor
 from intervals import random_sums
 from scipy.stats import binom
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.pair.profile import domain_report
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing import Plan, RouterSpec
 
 
 def verdicts() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from mlx_moebench.errors import DataError
 from mlx_moebench.options import COLLAPSE_SHARES, Plan
+from mlx_moebench.pair.stats import RoutingStats
 from mlx_moebench.routing.metrics import get_metric
-from mlx_moebench.routing.stats import RoutingStats
 
 ENTROPIES = ("mean_entropy", "load_entropy", "marginal_entropy", "topk_entropy")
 """What a published "mean entropy" may be the mean over layers of."""

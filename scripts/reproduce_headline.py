@@ -26,8 +26,8 @@ from published import bits_that_fit, held_against, read_published, weights_gb
 from mlx_moebench.data.importers import split_name
 from mlx_moebench.errors import MoebenchError, did_you_mean
 from mlx_moebench.files import write_aside
+from mlx_moebench.pair.stats import RoutingStats
 from mlx_moebench.pair.storage import read_report
-from mlx_moebench.routing.stats import RoutingStats
 from mlx_moebench.show.tables.doctor import memory_gb
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published.json"

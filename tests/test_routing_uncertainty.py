@@ -154,7 +154,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(SystemExit):
         main(["loss", "--output", str(tmp_path / "other.json")])
-    assert "exists and holds no report of uncertainty" in capsys.readouterr().err
+    assert "exists and holds no report of loss" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["uncertainty", "--ci", "layer"])  # the help offers nothing that is then refused
     assert stop.value.code == 2

@@ -14,9 +14,9 @@ from mlx_moebench.data import Batch
 from mlx_moebench.errors import needed
 from mlx_moebench.measure.facts import loaded_facts
 from mlx_moebench.options import Loading, Step
+from mlx_moebench.pair.stats import RoutingStats
 from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
-from mlx_moebench.routing.stats import RoutingStats
 from mlx_moebench.types import HostArray, Json, Network, Tokenizer
 
 from . import ranks

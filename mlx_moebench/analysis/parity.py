@@ -14,9 +14,9 @@ from ..errors import MoebenchError, RoutingError
 from ..measure.backends import HOMES, Backend, backend_named
 from ..measure.run import measure
 from ..options import Choices, Options, Step, quiet_step
+from ..pair.stats import RoutingStats
 from ..routing.record import Array, Mask, Routing
 from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..routing.tokens import TokenBlock
 from ..types import HostArray, Json
 

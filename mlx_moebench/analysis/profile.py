@@ -17,7 +17,7 @@ from ..measure.keep import check_replaceable
 from ..measure.run import measure
 from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, quiet_step, takes
 from ..pair.profile import Profile, rename
-from ..routing.stats import RoutingStats
+from ..pair.stats import RoutingStats
 from ..types import Json
 
 DOMAINS = ("math", "general", "code")
@@ -64,13 +64,16 @@ def measure_profile(planned: Planned, options: Options, step: Step = quiet_step)
                 check_replaceable(pair)
     runner = backend_named(options.loading.backend)
     runner.select_device(options.loading.device)
-    return [_profile_model(name, planned, options, runner, step) for name in planned.models]
+    plain: dict[str, Corpus] = {}
+    return [_profile_model(name, planned, options, runner, plain, step) for name in planned.models]
 
 
-def _profile_model(name: str, planned: Planned, options: Options, runner: Backend, step: Step) -> Profile:
+def _profile_model(
+    name: str, planned: Planned, options: Options, runner: Backend, plain: dict[str, Corpus], step: Step
+) -> Profile:
     step(f"loading {name}", 0, 0)
     checkpoint = runner.load(planned.models[name], options.loading, step)
-    corpora = _corpora(planned.domains, checkpoint.tokenizer, options.reading)
+    corpora = _corpora(planned.domains, checkpoint.tokenizer, options.reading, plain)
     # What is asked of the weights is done.
     loaded = Loading(backend=options.loading.backend, device=options.loading.device)
     parts: dict[str, RoutingStats] = {}
@@ -91,13 +94,21 @@ def _profile_model(name: str, planned: Planned, options: Options, runner: Backen
     return Profile(name, RoutingStats.merge(list(parts.values())), reports, options.plan)
 
 
-def _corpora(domains: Mapping[str, str], tokenizer: Any, reading: Reading) -> dict[str, Corpus]:
-    """Every data set, read before the first is measured: the last one must not be found missing then."""
+def _corpora(
+    domains: Mapping[str, str], tokenizer: Any, reading: Reading, plain: dict[str, Corpus]
+) -> dict[str, Corpus]:
+    """Every data set, read before the first is measured: the last one must not be found missing then.
+
+    plain: by domain, those read for another model that every tokenizer reads alike; new ones are added. Chat messages
+    are written by the tokenizer's template.
+    """
     corpora: dict[str, Corpus] = {}
     for name, dataset in domains.items():
-        corpus = read_corpus(
+        corpus = plain.get(name) or read_corpus(
             dataset, text_field=reading.text_field, max_samples=reading.max_samples, tokenizer=tokenizer
         )
+        if not any(document.chat for document in corpus.documents):
+            plain[name] = corpus
         twin = next((other for other, known in corpora.items() if known.sha256 == corpus.sha256), None)
         if twin is not None:
             raise DataError(f"{twin} and {name} are the same data: every domain needs its own.")

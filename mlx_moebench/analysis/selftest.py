@@ -22,8 +22,8 @@ from ..files import write_aside
 from ..instrument import LiveRoutingStats, capture, config_of, routers_of
 from ..models import NANO, device_facts, load_checkpoint, select_device
 from ..options import Step, quiet_step
+from ..pair.stats import RoutingStats
 from ..routing.record import Routing
-from ..routing.stats import RoutingStats
 from ..routing.tally import Tally, tally
 from ..types import HostArray, Json
 

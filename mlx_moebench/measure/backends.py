@@ -11,9 +11,9 @@ from ..checkpoints import Checkpoint, LoadedModel
 from ..data import Batch
 from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean, missing_package, renamed
 from ..options import Loading, Step
+from ..pair.stats import RecordedStats, RoutingStats
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..types import Facts, HostArray, Json
 
 HOMES = {"mlx": "mlx_moebench.measure.on_mlx", "torch": "torch_fallback.backend"}
@@ -29,7 +29,7 @@ class Backend(Protocol):
     """
 
     name: str
-    recorder: Callable[..., Recorder]
+    recorder: Callable[..., RecordedStats]
 
     def select_device(self, name: str) -> str:
         """Run on ``name`` (auto, gpu, cpu, mps, cuda) from now on; returns gpu or cpu."""

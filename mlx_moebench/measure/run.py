@@ -22,10 +22,10 @@ from ..options import (
     quiet_tell,
     takes,
 )
+from ..pair.stats import RoutingStats
 from ..pair.storage import decode_output, pair_paths, save_pairs
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..types import Facts, Json
 from .backends import Backend, backend_named, checkpoint_of
 from .facts import check_vocabulary

@@ -12,7 +12,7 @@ from ..checkpoints import Checkpoint
 from ..data import Batch, encode_text
 from ..data.pieces import piece_texts
 from ..errors import DataError
-from ..routing.stats import RoutingStats
+from ..pair.stats import RoutingStats
 from ..routing.tokens import Choices, TokenBlock, TokenSequence, ranked
 from ..types import Json
 from .backends import backend_named

@@ -37,9 +37,9 @@ from ..data.trace import (
 from ..errors import RoutingError, TraceError
 from ..files import probe_folder, write_aside
 from ..options import Saving
+from ..pair.stats import RoutingStats
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..routing.tally import SCALARS
 from ..routing.tokens import TokenBlock, ranked
 from ..types import HostArray, Json
@@ -264,7 +264,7 @@ def format_bytes(size: int) -> str:
     return f"{size} B"
 
 
-def _join(batch: Batch, ids: HostArray, predicted: Any, blocks: list[TokenBlock], stats: RoutingStats) -> Shard:
+def _join(batch: Batch, ids: HostArray, predicted: Any, blocks: list[TokenBlock], stats: Recorder) -> Shard:
     """The tokens of one batch in one phase, whatever pieces they were run in, row by row."""
     by_router = _by_router(blocks, len(stats.specs))
     rows = len(batch.rows)

@@ -16,14 +16,14 @@ from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
 from ..pair.profile import domain_report, profile_settings, rename
+from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
-from ..routing.stats import RoutingStats
 from ..types import Facts, Json
 from .names import model_name
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
-    "an uncertainty report (uncertainty --output), or the folder of a training"
+    "a report of loss (loss --output), or the folder of a training"
 )
 """What an argument may be."""
 
@@ -84,7 +84,7 @@ class Inputs:
     """Everything that was given, in the order in which it was given.
 
     profiles: what lies between the domains, {name of a run or model: `domain_report` with its settings}.
-    comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``uncertainty``.
+    comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``loss``.
     notes: what a reader must know of how these came together, such as why two runs were not compared.
     """
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...options import Plan
 from ...pair.report import token_share
+from ...pair.stats import RoutingStats
 from ...routing.intervals.bootstrap import intervals
-from ...routing.stats import RoutingStats
 from ...routing.sums import Floats, Numbers
 from ...types import Facts
 from ..inputs import Run, View
