@@ -22,10 +22,9 @@ from ..options import (
     quiet_tell,
     takes,
 )
-from ..pair.stats import RoutingStats
+from ..pair.stats import RecordedStats, RoutingStats
 from ..pair.storage import decode_output, pair_paths, save_pairs
 from ..routing.record import Phase
-from ..routing.recorder import Recorder
 from ..types import Facts, Json
 from .backends import Backend, backend_named, checkpoint_of
 from .facts import check_vocabulary
@@ -223,7 +222,7 @@ def _run(
     return Measured(phases, dict(zip(phases, keeper.reports, strict=False)))
 
 
-def _recorder(runner: Backend, work: _Work, options: Options, watch: Watch | None) -> Recorder:
+def _recorder(runner: Backend, work: _Work, options: Options, watch: Watch | None) -> RecordedStats:
     command = {} if options.saving.command is None else {"command": options.saving.command}
     return runner.recorder(
         work.checkpoint.model,
@@ -237,7 +236,7 @@ def _recorder(runner: Backend, work: _Work, options: Options, watch: Watch | Non
 
 
 def _run_batch(
-    runner: Backend, checkpoint: Any, stats: Recorder, batch: Batch, generate: int | None, watch: Watch | None
+    runner: Backend, checkpoint: Any, stats: RecordedStats, batch: Batch, generate: int | None, watch: Watch | None
 ) -> None:
     ids, logits = batch.ids, None
     if generate:
