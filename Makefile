@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLD = echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1
 INSTALL = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { $(OLD); } && $(PYTHON) scripts/install.py
 
-.PHONY: analyze quick test test-latest test-oldest slow browser lint types results gallery docs dist constraints clean core full
+.PHONY: analyze quick test test-latest test-oldest slow browser lint types results gallery notebooks docs dist constraints clean core full
 
 analyze: core
 	$(BIN)/mlx-moebench analyze --plot results/scratch/load.png --output results/scratch/routing_stats.json
@@ -45,6 +45,10 @@ results: core
 # The pictures of docs/gallery.md and the README.
 gallery: core
 	$(BIN)/python scripts/make_gallery.py
+
+# What the notebooks in docs/notebooks print.
+notebooks: full
+	$(BIN)/python scripts/make_notebooks.py
 
 lint: full
 	$(BIN)/ruff check .
