@@ -42,18 +42,21 @@ def profile(
         Two or more data sets as `analyze` takes them, as ``NAME=DATASET`` to give one another name.
     step
         Called with the progress.
-    output
-        Folder for a stats pair each, MODEL/DOMAIN.json.
-    resume
-        Use the pairs that are there, finished or not, if they are of the same options.
-    **choices
-        The other keywords are those of `analyze`.
 
     Returns
     -------
     list of Profile
         One for each model. Its ``report()`` has the verdict of every router and the information between domain and
         expert; its ``reports`` has the report of each domain.
+
+    Other Parameters
+    ----------------
+    output : str or Path, optional
+        Folder for a stats pair each, MODEL/DOMAIN.json.
+    resume : bool
+        Use the pairs that are there, finished or not, if they are of the same options.
+    **choices : as in `analyze`
+        Its other keywords.
 
     Raises
     ------

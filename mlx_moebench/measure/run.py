@@ -72,42 +72,45 @@ def analyze(
         That of a model object; a folder or hub id brings its own.
     step, tell
         Called with the progress, and with how large a trace will be.
-    backend
-        ``mlx``, or ``torch``, which measures the same on transformers; under torchrun its ranks take a shard each, and
-        all return the whole.
-    device
-        ``auto``, ``gpu``, ``cpu``, ``mps`` or ``cuda``.
-    dtype, bits, router_bits, adapter_path, trust_remote_code
-        See `models.load_checkpoint` and `torch_fallback.load_checkpoint`; not for a model that is loaded already.
-    text_field
-        The field of a .jsonl or .csv file that holds the text; None finds it by name.
-    max_samples
-        The number of documents to read, from the first on; None for all.
-    max_length
-        Tokens kept of a document.
-    batch_size
-        Sequences per forward pass.
-    shard
-        ``i/n``: only rows with row % n == i - 1 of the documents chosen. `RoutingStats.merge` puts shards together.
-    tau, collapse_on
-        A router is flagged as collapsed if this share of its busiest expert exceeds tau, in (0, 1).
-    output
-        Stats pair, saved while the run goes on (at most 5% of its time) and at its end, with the intervals of ``plan``;
-        a run that is killed, or stopped by Ctrl-C or an error, leaves there what it had measured.
-    resume
-        Continue from the pair at ``output``, if there is one, to the very numbers of a run that was never stopped.
-    trace, trace_limit, trace_predictions
-        A folder for the experts of every single token (docs/traces.md), saved in step with the pair; the most bytes it
-        may take; whether to add the model's most likely next token. `data.trace` reads it.
-    command
-        What the report says started the run.
-    plan
-        How the intervals of the saved report are made.
 
     Returns
     -------
     RoutingStats
         The sums of every router for every sequence, from which all metrics and intervals are computed.
+
+    Other Parameters
+    ----------------
+    backend : str
+        ``mlx``, or ``torch``, which measures the same on transformers; under torchrun its ranks take a shard each, and
+        all return the whole.
+    device : str
+        ``auto``, ``gpu``, ``cpu``, ``mps`` or ``cuda``.
+    dtype, bits, router_bits, adapter_path, trust_remote_code : as in `options.Loading`
+        See `models.load_checkpoint` and `torch_fallback.load_checkpoint`; not for a model that is loaded already.
+    text_field : str or None
+        The field of a .jsonl or .csv file that holds the text; None finds it by name.
+    max_samples : int or None
+        The number of documents to read, from the first on; None for all.
+    max_length : int
+        Tokens kept of a document.
+    batch_size : int
+        Sequences per forward pass.
+    shard : str or None
+        ``i/n``: only rows with row % n == i - 1 of the documents chosen. `RoutingStats.merge` puts shards together.
+    tau, collapse_on : float and str
+        A router is flagged as collapsed if this share of its busiest expert exceeds tau, in (0, 1).
+    output : str or Path, optional
+        Stats pair, saved while the run goes on (at most 5% of its time) and at its end, with the intervals of ``plan``;
+        a run that is killed, or stopped by Ctrl-C or an error, leaves there what it had measured.
+    resume : bool
+        Continue from the pair at ``output``, if there is one, to the very numbers of a run that was never stopped.
+    trace, trace_limit, trace_predictions : str or Path, int, bool
+        A folder for the experts of every single token (docs/traces.md), saved in step with the pair; the most bytes it
+        may take; whether to add the model's most likely next token. `data.trace` reads it.
+    command : str or None
+        What the report says started the run.
+    plan : Plan or None
+        How the intervals of the saved report are made.
 
     Raises
     ------
