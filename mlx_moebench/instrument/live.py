@@ -52,7 +52,7 @@ class LiveRoutingStats(Recorder):
     def unrecorded(self) -> str | None:
         if self.cache() is None and (name := self._capture.unknown_cache(0)) is not None:
             return (
-                f"The model was given a KV cache ({name}) that is none of mlx-lm's, and is not recorded: say what "
+                f"The model was given a KV cache ({name}) that is not one of mlx-lm's, and is not recorded: say what "
                 "runs, with stats.batch(prompt_lengths=...)."
             )
         if is_batched(self.cache()):

@@ -23,7 +23,7 @@ from .names import model_name
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
-    "an uncertainty report (uncertainty --output), or the folder of a training"
+    "an uncertainty report (loss --output), or the folder of a training"
 )
 """What an argument may be."""
 
