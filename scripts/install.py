@@ -55,7 +55,7 @@ def main() -> None:
     try:
         install(venv, profile, which)
     except KeyboardInterrupt:
-        sys.exit("\nStopped; the same command goes on.")
+        sys.exit("\nStopped; the same command continues.")
     stamp(venv, profile).write_text(made_from, encoding="utf-8")
 
 

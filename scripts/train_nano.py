@@ -4,7 +4,7 @@
 
 Trains a byte-level BPE tokenizer, then a 6-layer OLMoE with 16 experts (top-2), and writes a Hugging Face
 folder to OUT/model. Every step's batch is a function of (seed, step) alone, so a killed run repeated with
-the same command goes on from its last checkpoint and reaches the weights of an uninterrupted one.
+the same command continues from its last checkpoint and reaches the weights of an uninterrupted one.
 
 PyTorch rather than MLX because on a CPU it trains this model about four times faster
 (8,300 against 1,800 tokens/s on two cores); `pip install -e ".[cpu,torch]"`.

@@ -1,4 +1,4 @@
-"""Does a router's uncertainty about a token foretell the model's loss on the next one?"""
+"""Does a router's uncertainty about a token predict the model's loss on the next one?"""
 
 from __future__ import annotations
 
@@ -153,9 +153,7 @@ class _Losses:
         """Everything, sequence after sequence."""
         lengths = np.array([len(loss) for loss in self.loss])
         if not lengths.sum():
-            raise DataError(
-                "No sequence has two tokens, so that there is no next token to foretell: give longer texts."
-            )
+            raise DataError("No sequence has two tokens, so that there is no next token to predict: give longer texts.")
         place = np.repeat(np.arange(len(lengths)), lengths)
         return _Pairs(
             {name: np.concatenate(kept).astype(np.float64) for name, kept in self.scores.items()},

@@ -34,12 +34,43 @@ def profile(
 ) -> list[Profile]:
     """Measure every model on every domain, and compare the domains.
 
-    models: folders or hub ids, as ``NAME=ID`` where their last parts are alike; None for the embedded model.
-    domains: two or more data sets as `analyze` takes them, as ``NAME=DATASET`` for another name than theirs.
-    output: folder for a stats pair each, MODEL/DOMAIN.json. resume: use the pairs that are there, finished or not, if
-    they are of the same options. The other keywords are those of `analyze`.
+    Parameters
+    ----------
+    models
+        Folders or hub ids, as ``NAME=ID`` where their last parts are alike; None for the embedded model.
+    domains
+        Two or more data sets as `analyze` takes them, as ``NAME=DATASET`` to give one another name.
+    step
+        Called with the progress.
 
-    Raises what `analyze` raises, and `MoebenchError` for names that occur twice.
+    Returns
+    -------
+    list of Profile
+        One for each model. Its ``report()`` has the verdict of every router and the information between domain and
+        expert; its ``reports`` has the report of each domain.
+
+    Other Parameters
+    ----------------
+    output : str or Path, optional
+        Folder for a stats pair each, MODEL/DOMAIN.json.
+    resume : bool
+        Use the pairs that are there, finished or not, if they are of the same options.
+    **choices : as in `analyze`
+        Its other keywords.
+
+    Raises
+    ------
+    MoebenchError
+        What `analyze` raises, for names that occur twice, and for fewer than two domains.
+
+    Examples
+    --------
+    >>> import mlx_moebench
+    >>> (one,) = mlx_moebench.profile(domains=("math", "code"), max_samples=4, max_length=16)
+    >>> one.name, list(one.reports)
+    ('moebench-nano', ['math', 'code'])
+    >>> [router["layer"] for router in one.report()["routers"]]
+    [0, 1, 2, 3, 4, 5]
     """
     if choices.get("resume") and choices.get("output") is None:
         raise MoebenchError("Only a profile with an output can be resumed: name its folder.")

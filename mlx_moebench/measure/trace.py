@@ -233,7 +233,8 @@ def check_trace_folder(folder: Path, resume: bool) -> None:
         raise TraceError(f"{folder} holds other files ({strange[0]}): name a new folder for the trace.")
     if MANIFEST in others and not resume and not read_manifest(folder).get("complete"):
         raise TraceError(
-            f"{folder} holds the trace of a run that did not finish: go on with --resume, or delete it to start again."
+            f"{folder} holds the trace of a run that did not finish: continue with --resume, or delete it to start "
+            "again."
         )
 
 

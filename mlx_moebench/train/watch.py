@@ -83,7 +83,7 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
         if last:
             raise Finished
         if stop:
-            raise KeyboardInterrupt(f"Stopped after step {step}, which is saved; --resume goes on from it.")
+            raise KeyboardInterrupt(f"Stopped after step {step}, which is saved; --resume continues from it.")
 
     def _check_finite(self, step: int, entry: Json) -> None:
         for key, what in (("ce", "cross-entropy"), ("routing_loss", "routing loss")):
