@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from ..errors import StatsError
-from ..options import Plan
+from ..options import Plan, Thresholds
 from ..routing.comparison.differences import benjamini_hochberg
-from ..routing.domains.estimates import DomainEstimates, domain_estimates
-from ..routing.domains.findings import Findings, findings
+from ..routing.domains.estimates import DomainEstimates, domain_estimates, domain_point
+from ..routing.domains.findings import Findings, count_words, findings
 from ..routing.intervals.bands import Estimates, share_bands
 from ..routing.intervals.corrected import Corrected
 from ..routing.record import RouterSpec
@@ -95,6 +97,34 @@ def domain_report(merged: RoutingStats, reports: Mapping[str, Json], plan: Plan 
         "routers": routers,
         "words_by_router": words_by_router(merged, over),
     }
+
+
+def of_this_version(profile: Json) -> Json:
+    """profile.json as this version reads it: version 1 had verdicts, by a rule that was withdrawn, and no findings.
+
+    Its shares and tokens give the numbers again; without sequences their findings are open.
+    """
+    if profile.get("schema_version") != "1":
+        return profile
+    settings = {"ci": profile["settings"]["ci"], "thresholds": asdict(Thresholds())}
+    return profile | {"settings": settings, "models": [_model_of_version_1(model) for model in profile["models"]]}
+
+
+def _model_of_version_1(model: Json) -> Json:
+    tokens = {str(domain["name"]): int(domain["n_tokens"]) for domain in model["domains"]}
+    routers, over = [], []
+    for router in model["routers"]:
+        shares = router["domain_specialisation"]["shares"]
+        names = sorted(shares)
+        counts = [np.rint(np.array(shares[name], dtype=np.float64) * tokens[name]) for name in names]
+        one = domain_point(np.stack(counts), router["top_k"], names, "the profile is from before findings were made")
+        over.append(findings(one))
+        kept = {key: router[key] for key in ("layer", "moe_layer", "router", "n_experts", "top_k", "adjacent_overlap")}
+        routers.append(kept | router_between(one, over[-1]))
+    kinds = dict.fromkeys(router["router"] for router in routers)
+    words = {kind: count_words(o for r, o in zip(routers, over, strict=True) if r["router"] == kind) for kind in kinds}
+    kept = {key: value for key, value in model.items() if key != "verdicts_by_router"}
+    return kept | {"routers": routers, "words_by_router": words}
 
 
 def profile_settings(plan: Plan) -> Json:

@@ -38,7 +38,7 @@ def _of_stats(stats: RoutingSums, name: str) -> Side:
     for number, spec in enumerate(stats.specs):
         values = stats.values(number)
         points.append(Point(values, stats.totals(number).load, spec.top_k))
-        flags.append(stats.collapsed(number, values[stats.collapse_on])[0])
+        flags.append(None if stats.several_domains else stats.flag(number, values)[0])
     return Side(
         name,
         stats.specs,
@@ -65,7 +65,7 @@ def _of_report(report: Facts, report_path: Path, sums_path: Path) -> Side:
             }
             counts = np.array(router["selection_counts"], dtype=np.float64)
             points.append(Point(values, counts / counts.sum() if counts.sum() else counts * np.nan, spec.top_k))
-            flags.append(router["collapsed"])
+            flags.append(router.get("collapsed"))
         data, settings = report["data"], report["settings"]
         return Side(
             str(report_path),

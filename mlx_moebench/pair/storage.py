@@ -30,7 +30,7 @@ from .report import build_report
 SUMS_VERSION = "1"
 """Of the layout of the sums; that of the report is `report.SCHEMA_VERSION`."""
 
-READABLE = ("1", "2")
+READABLE = ("1", "2", "3")
 """Versions of the report; see `report.SCHEMA_VERSION`."""
 
 FORMAT = "mlx_moebench.routing_stats"
@@ -168,6 +168,7 @@ def read_report(path: Path, verify: bool = True) -> Json:
     """
     report_path, sums_path = pair_paths(path)
     report = _report_of(report_path)
+    _drop_verdicts(report)
     if not sums_path.exists():
         _drop_intervals(report, f"{sums_path.name} with the sums is missing")
     elif verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
@@ -190,7 +191,7 @@ def _report_of(report_path: Path) -> Json:
     if (version := report.get("schema_version", READABLE[0])) not in READABLE:
         raise StatsError(
             f"{report_path} has schema version {version}, and this version of mlx_moebench reads "
-            f"{' and '.join(READABLE)}: measure again, or use the version that wrote it."
+            f"{', '.join(READABLE)}: measure again, or use the version that wrote it."
         )
     try:
         checked("routing_stats", report)
@@ -203,13 +204,34 @@ def _drop_intervals(report: Json, reason: str) -> None:
     """Every interval of a report becomes null, with the reason."""
     gone = {"low": None, "high": None, "reason": reason}
     for router in report["routers"]:
-        for holder in (router, router.get("verdict", {})):
-            holder["ci"] = {name: dict(gone) for name in holder.get("ci", {})}
+        router["ci"] = {name: dict(gone) for name in router.get("ci", {})}
         if "token_share" in router:
             router["token_share"] = dict(gone)
+        if "findings" in router:
+            _open_findings(router["findings"], reason)
+    if "words_by_router" in report:
+        for words in report["words_by_router"].values():
+            words |= dict.fromkeys(words, 0) | {"open": sum(words.values())}
     for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
         for entry in summary.values():
             entry.update(gone)
+
+
+def _open_findings(of_router: Json, reason: str) -> None:
+    """No finding is answered without an interval."""
+    nothing = {"low": None, "high": None}
+    of_router["word"] = "open"
+    for finding in of_router["findings"].values():
+        finding |= {"answer": "open", "reason": reason} | ({} if "low" not in finding else nothing)
+        finding["parts"] = {name: part | nothing for name, part in finding["parts"].items()}
+        finding.pop("sequences", None)
+
+
+def _drop_verdicts(report: Json) -> None:
+    """Of versions before 3: their rule gave wrong words, and was withdrawn."""
+    report.pop("verdicts_by_router", None)
+    for router in report["routers"]:
+        router.pop("verdict", None)
 
 
 def restore(kind: type[Kind], tensors: Mapping[str, HostArray], facts: Json) -> Kind:

@@ -15,7 +15,7 @@ from ..errors import MoebenchError, StatsError, TrainingError
 from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
-from ..pair.profile import domain_report, profile_settings, rename
+from ..pair.profile import domain_report, of_this_version, profile_settings, rename
 from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
 from ..types import Facts, Json
@@ -31,7 +31,7 @@ TRAINING_REPORT = "training_report.json"
 BEFORE, AFTER = "routing_before.json", "routing_after.json"
 """The files of a training that a report reads; `train.outcome` writes them."""
 
-_ROUTER = ("layer", "moe_layer", "router", "n_experts", "top_k", "n_tokens", "selection_counts", "collapsed", "ci")
+_ROUTER = ("layer", "moe_layer", "router", "n_experts", "top_k", "n_tokens", "selection_counts", "ci")
 """Without these a router of a report cannot be shown."""
 
 
@@ -209,8 +209,9 @@ class _Reader:
 
     def _add_profile(self, path: Path, profile: Json, label: str | None) -> None:
         """The models of a profile, each with the stats pairs that lie beside it, if they are those of the profile."""
+        profile = of_this_version(profile)
         for model in profile["models"]:
-            _require(model, ("name", "model", "domains", "routers", "data", "verdicts_by_router"), path)
+            _require(model, ("name", "model", "domains", "routers", "data"), path)
             name = label if label and len(profile["models"]) == 1 else str(model["name"])
             between = model | {"settings": profile["settings"]}
             folder = path.parent / plain_name(str(model["name"]))
@@ -296,7 +297,8 @@ def _run(group: _Group, plan: Plan) -> Run:
     parts = merged.by_domain() if len(set(merged.strata)) > 1 else {}
     domains = _domain_reports(group.pairs, parts, plan) if parts else {}
     single = len(group.pairs) == 1
-    report = first.report if single else merged.report(plan)
+    # A report of several domains from before findings were made is made again.
+    report = first.report if single and not (parts and "words_by_router" not in first.report) else merged.report(plan)
     name = group.label or (first.label if single else None) or model_name(report["model"])
     return Run(name, report, merged, domains, parts)
 
@@ -317,7 +319,7 @@ def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], p
 
 
 def _between(merged: RoutingStats, domains: Mapping[str, Json], plan: Plan) -> Json:
-    return domain_report(merged, domains, plan) | {"settings": profile_settings(merged, plan)}
+    return domain_report(merged, domains, plan) | {"settings": profile_settings(plan)}
 
 
 def _read_pair(path: Path, label: str | None) -> _Pair:

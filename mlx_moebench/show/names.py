@@ -53,6 +53,15 @@ def model_name(model: Facts) -> str:
     return f"{name} with {adapter['name']}" if adapter else name
 
 
+def data_warnings(data: Facts) -> Iterator[str]:
+    """What limits the numbers of a data section, a sentence each: repeated texts, domains that differ much."""
+    if repeated := data.get("repeated_sequences"):
+        which = "1 sequence repeats" if repeated == 1 else f"{repeated:,} sequences repeat"
+        yield f"{which} an earlier one token for token; each text counts once in intervals."
+    for sentence in data.get("unequal_domains", ()):
+        yield f"{sentence[:-1]}: domains that differ by more than 4 are compared with care."
+
+
 def side_name(side: Facts) -> str:
     """``moebench-nano on math``: model and data of one side of a comparison."""
     return f"{model_name(side['model'])} on {side['data']['name']}"

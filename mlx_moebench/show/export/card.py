@@ -8,6 +8,7 @@ import yaml
 
 from ...errors import StatsError
 from ...types import Facts, Json
+from ..findings import counted
 from ..inputs import Inputs, Run
 from ..markdown import Cells, code, listed, table, text
 from ..names import SUMMARY, model_name, sizes
@@ -92,7 +93,7 @@ def _section(inputs: Inputs, reports: list[Json]) -> Iterator[str]:
     yield from table(["", "unit", *columns], rows)
     yield ""
     yield from listed(cells)
-    yield from verdicts(inputs.runs)
+    yield from words_of(inputs.runs)
     yield from _sources(reports)
 
 
@@ -104,13 +105,12 @@ def _column(report: Facts, reports: list[Json]) -> str:
     return f"{text(model_name(report['model']))} on {name}" if several else name
 
 
-def verdicts(runs: tuple[Run, ...]) -> Iterator[str]:
-    """How many routers of each run of several domains got which verdict, as list items."""
+def words_of(runs: tuple[Run, ...]) -> Iterator[str]:
+    """How many routers of each run of several domains got which word, as list items."""
     for run in runs:
-        for kind, words in run.report.get("verdicts_by_router", {}).items():
-            named = [f"{n} {'without a verdict' if word == 'null' else word}" for word, n in words.items() if n]
-            domains = ", ".join(text(name) for name in run.report["routers"][0]["verdict"]["domains"])
-            yield f"- Over {domains}: {', '.join(named)} of {count(sum(words.values()), f'{kind} router')}."
+        for kind, words in run.report.get("words_by_router", {}).items():
+            domains = ", ".join(text(name) for name in sorted(run.domains))
+            yield f"- Over {domains}: {counted(words)}, of {count(sum(words.values()), f'{kind} router')}."
 
 
 def _sources(reports: list[Json]) -> Iterator[str]:
@@ -121,4 +121,4 @@ def _sources(reports: list[Json]) -> Iterator[str]:
         yield f"- {text(data['name'])}: {counted}, data sha256 {code(str(data.get('sha256', 'unknown'))[:12])}{made}."
     if any(report["summary"]["mean_entropy"].get("low") is not None for report in reports):
         yield ""
-        yield "[low, high] is a bootstrap interval over sequences; its level and method are in the fields above."
+        yield "[low, high] is an interval over sequences; its level and method are in the fields above."

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...types import Facts
-from ..figures import answer, difference_series
+from ..figures import answer, difference_series, domain_series
+from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
 from ..names import HEADS, SCORES, SUMMARY, label_and_unit, model_name, router_forms, sizes
 from ..numbers import count, decimals, percent
 from ..tables.training import ENDS, ROWS
-from .card import verdicts
+from .card import words_of
 
 FIGURES = (("mean_entropy", 3), ("top_share_token", 3), ("top_load_ratio", 2), ("n_eff", 1))
 """Metrics of each router, and their digits; experts without a token and the flag stand beside them."""
@@ -49,9 +50,11 @@ def _run(run: Run) -> Iterator[str]:
         yield ""
     several = len(kinds) > 1
     columns = ["layer", *(["router"] if several else []), *(HEADS[name] for name, _ in FIGURES), HEADS["dead_experts"]]
-    yield from table([*columns, "above tau"], (_router(r, several, cells) for r in report["routers"]))
+    if any("collapsed" in r for r in report["routers"]):
+        columns.append("above tau")
+    yield from table(columns, (_router(r, several, cells) for r in report["routers"]))
     yield ""
-    yield from verdicts((run,))
+    yield from words_of((run,))
     yield from _notes(report, cells)
 
 
@@ -61,50 +64,51 @@ def _router(r: Facts, several: bool, cells: Cells) -> list[str]:
         *([text(r["router"])] if several else []),
         *(cells.cell({"value": r[name], **r["ci"].get(name, {})}, digits) for name, digits in FIGURES),
         "null" if r["dead_experts"] is None else f"{r['dead_experts']} of {r['n_experts']}",
-        {True: "yes", False: "no", None: "null"}[r["collapsed"]],
+        *([{True: "yes", False: "no", None: "null"}[r["collapsed"]]] if "collapsed" in r else []),
     ]
 
 
 def _notes(report: Facts, cells: Cells) -> Iterator[str]:
     settings = report["settings"]
     ci, share = settings["ci"], settings["collapse_on"].removeprefix("top_share_")
-    yield f"- above tau: the busiest expert's {share} share exceeds {settings['tau']:g}; a flag, no verdict."
+    if any("collapsed" in r for r in report["routers"]):
+        yield (
+            f"- above tau: the busiest expert's {share} share exceeds {settings['tau']:g}; a flag on one domain, which "
+            "cannot tell collapse from specialisation."
+        )
     over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
     if any(router["ci"].get("load_entropy", {}).get("low") is not None for router in report["routers"]):
-        yield f"- [low, high]: {percent(ci['level'])} bootstrap over {over}, {ci['resamples']:,} resamples."
+        yield f"- [low, high]: {percent(ci['level'])} intervals over {over}, {ci['resamples']:,} draws."
     yield from listed(cells)
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     yield from (f"- above tau is null: {text(reason)}." for reason in reasons)
 
 
 def _domains(name: str, profile: Facts) -> Iterator[str]:
-    cells, domains = Cells(), profile["routers"][0]["verdict"]["domains"]
-    yield f"## Between the domains of {text(name)}: {', '.join(text(domain) for domain in domains)}"
+    cells, series = Cells(), domain_series(name, profile)
+    yield f"## Between the domains of {text(name)}: {', '.join(text(domain) for domain in series.domains)}"
     yield ""
     several = len({r["router"] for r in profile["routers"]}) > 1
-    columns = ["layer", *(["router"] if several else []), "verdict", "a, share of tokens", "b, share of tokens"]
-    columns += ["r, ratio", "information of the domain, nats", "p"]
+    columns = ["layer", *(["router"] if several else []), "word", "r, share of experts", "s, share of ln D"]
+    columns += ["one expert, share of tokens", "information of the domain, nats", "p"]
     rows = []
-    for r in profile["routers"]:
-        verdict, information = r["verdict"], r["domain_information"]
-        figures = [cells.cell({"value": verdict[key], **verdict["ci"].get(key, {})}, 3) for key in "abr"]
+    for r, of_router in zip(profile["routers"], series.routers, strict=True):
+        information = r["domain_information"]
+        values = (of_router.used, of_router.specialisation, of_router.dominant)
         p = information.get("p_value")
         rows.append(
             [
                 str(r["layer"]),
                 *([text(r["router"])] if several else []),
-                verdict["word"] or "null",
-                *figures,
+                of_router.word or "null",
+                *(cells.cell({"value": v.value, "low": v.low, "high": v.high, "reason": v.reason}, 3) for v in values),
                 cells.cell(information, 3),
                 "null" if p is None else f"{p:.3g}",
             ]
         )
     yield from table(columns, rows)
     yield ""
-    yield (
-        "a: the expert that no domain escapes; b: the busiest expert of any domain; r: n_eff / E of the domains mixed "
-        "in equal parts; p: of the information, domains permuted over sequences."
-    )
+    yield f"{DEFINITION} {meanings(series.thresholds)} p: of the test that all domains route alike."
     yield ""
     yield from listed(cells)
 

@@ -11,7 +11,7 @@ from ...routing.metrics import METRICS
 from ...types import Facts, Json
 from ..inputs import Inputs
 from ..names import SCORES, model_name, side_name
-from ..tables.profile import BETWEEN
+from ..tables.profile import BETWEEN, between_rows
 
 COLUMNS = (
     *("model", "data", "phase", "layer", "moe_layer", "router", "metric", "unit", "value", "low", "high", "level"),
@@ -63,8 +63,9 @@ def _report(report: Facts) -> Iterator[Json]:
         for name, metric in METRICS.items():
             if name in router:
                 yield common | _number(name, metric.unit, router[name], router["ci"].get(name, {}), level)
-        reason = {"reason": router.get("collapsed_reason", f"a flag at tau = {tau:g}, not a verdict")}
-        yield common | _number("collapsed", "flag", router["collapsed"], reason, level)
+        if "collapsed" in router:
+            reason = {"reason": router.get("collapsed_reason", f"a flag at tau = {tau:g}, on one domain")}
+            yield common | _number("collapsed", "flag", router["collapsed"], reason, level)
     for kind, summary in report["summary_by_router"].items():
         for name, entry in summary.items():
             unit = "fraction" if name == "collapsed_fraction" else METRICS[name.removeprefix("peak_")].unit
@@ -74,15 +75,12 @@ def _report(report: Facts) -> Iterator[Json]:
 def _between(profile: Facts) -> Iterator[Json]:
     level = profile["settings"]["ci"]["level"]
     about = _about(profile["model"], profile["data"] | {"phase": profile["phase"]})
+    domains = sorted(str(domain["name"]) for domain in profile["domains"])
     for router in profile["routers"]:
-        verdict, common = router["verdict"], about | _identity(router)
-        entries = {name: router[name] for name in ("domain_information", "mixture_spread")}
-        entries |= {f"verdict_{key}": {"value": verdict[key], **verdict["ci"][key]} for key in ("a", "b")}
-        for name, entry in entries.items():
-            yield common | _number(name, BETWEEN[name], entry["value"], entry, level)
-        for entry in router["jensen_shannon"]:
-            pair = {"data": "+".join(entry["domains"]), "n_sequences": None, "n_tokens": None}
-            yield common | pair | _number("jensen_shannon", BETWEEN["jensen_shannon"], entry["value"], entry, level)
+        common = about | _identity(router)
+        for name, of, entry in between_rows(router, domains):
+            pair = {"data": "+".join(of), "n_sequences": None, "n_tokens": None} if len(of) < len(domains) else {}
+            yield common | pair | _number(name, BETWEEN[name], entry["value"], entry, level)
 
 
 def _differences(comparison: Facts) -> Iterator[Json]:

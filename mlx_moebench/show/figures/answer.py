@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...routing.domains.verdict import WORDS
 from ...types import Facts
+from ..findings import counted
 from ..inputs import Inputs, Run, Training
-from ..names import SUMMARY, isolated, missing, sizes, unit_of_text
+from ..names import SUMMARY, data_warnings, isolated, missing, sizes, unit_of_text
 from ..numbers import count, difference, number, with_interval
 from .base import Value, labels, value_of
 from .differences import DifferenceSeries, difference_series
@@ -39,10 +39,10 @@ class Answer:
 
 
 def answer(inputs: Inputs) -> Answer:
-    """What was measured, in words: verdicts or flags, differences, uncertainty and trainings."""
+    """What was measured, in words: findings or flags, differences, uncertainty and trainings."""
     sentences = [_training(training) for training in inputs.trainings]
     sentences += [_difference(difference_series(comparison)) for comparison in inputs.comparisons]
-    sentences += [_verdicts(domain_series(name, profile)) for name, profile in inputs.profiles.items()]
+    sentences += [_findings(domain_series(name, profile)) for name, profile in inputs.profiles.items()]
     sentences += [_flags(run) for run in inputs.runs if run.name not in inputs.profiles]
     sentences += [_uncertainty(report) for report in inputs.uncertainties]
     facts = tuple(fact for run in inputs.runs for fact in _facts(run))
@@ -53,22 +53,22 @@ def _words(value: Value, digits: int = 3) -> str:
     return with_interval(value.value, value, digits)
 
 
-def _verdicts(series: DomainSeries) -> str:
+def _findings(series: DomainSeries) -> str:
     parts = []
-    for kind, routers in series.counts.items():
+    for kind, words in series.counts.items():
         of = f"{kind} " if len(series.counts) > 1 else ""
-        verdicts = [f"{routers[word]} {word}" for word in WORDS if routers.get(word)]
-        verdicts += [f"{routers['null']} without a verdict"] if routers.get("null") else []
-        parts.append(f"of {count(sum(routers.values()), f'{of}router')} {', '.join(verdicts)}")
+        parts.append(f"of {count(sum(words.values()), f'{of}router')} {counted(words)}")
     texts = f"{count(sum(series.n_sequences), unit_of_text(series.model))}, {count(sum(series.n_tokens), 'token')}"
-    how = "" if any(r.mi.has_interval for r in series.routers) else ", by values alone, for there are no intervals"
-    worst, busy = (_largest([getattr(r, name) for r in series.routers]) for name in ("a", "b"))
+    known = any(r.mi.has_interval for r in series.routers)
+    how = "" if known else f", for there are no intervals ({next((r.reason for r in series.routers if r.reason), '')})"
     where = labels([r.router for r in series.routers])
+    least = _largest([Value(-r.used.value) for r in series.routers])
+    busy = _largest([r.dominant for r in series.routers])
     named = f"{isolated(series.name)} over {', '.join(map(isolated, series.domains))}"
     return (
-        f"{named} ({texts}): {'; '.join(parts)}{how}. The most that one expert takes of every domain is "
-        f"{_words(series.routers[worst].a, 2)} of the tokens (layer {where[worst]}), and of a single "
-        f"domain {_words(series.routers[busy].b, 2)} (layer {where[busy]}); tau is {series.tau:g}."
+        f"{named} ({texts}): {'; '.join(parts)}{how}. The least share of the experts in effective use over all domains "
+        f"is {_words(series.routers[least].used, 2)} (layer {where[least]}); the most that one expert has in most "
+        f"domains is {_words(series.routers[busy].dominant, 2)} of the tokens (layer {where[busy]})."
     )
 
 
@@ -86,13 +86,13 @@ def _flags(run: Run) -> str:
     busiest = " ".join(_busiest(summary, f" {kind}" if several else "") for kind, summary in summaries.items())
     return (
         f"{named} ({sizes(report)}): {flagged} as collapsed at tau {report['settings']['tau']:g}, "
-        f"a flag on one domain and not a verdict. {busiest}"
+        f"a flag on one domain, which cannot tell collapse from specialisation. {busiest}"
     )
 
 
 def _flagged(report: Facts, kind: str) -> str:
     """How many routers of a kind, or of all for an empty one, are flagged, of those that can be."""
-    flags = [r["collapsed"] for r in report["routers"] if kind in ("", r["router"])]
+    flags = [r.get("collapsed") for r in report["routers"] if kind in ("", r["router"])]
     flagged, judged = flags.count(True), len(flags) - flags.count(None)
     noun = f"{kind} router".lstrip()
     if not judged:
@@ -166,6 +166,7 @@ def _cautions(inputs: Inputs) -> Iterator[str]:
     for report in reports:
         yield from map(str, report["model"].get("warnings") or ())
         yield from (f"{part}." for part in missing(report["data"]))
+        yield from data_warnings(report["data"])
     for run in inputs.runs:
         reason = run.report["summary"].get("mean_entropy", {}).get("reason")
         if run.stats is None:

@@ -1,4 +1,4 @@
-"""What lies between domains: information, verdicts and each domain's experts."""
+"""What lies between domains: information, findings and each domain's experts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from ...routing.sums import Floats
 from ...types import Facts
+from ..findings import remarks
 from ..names import isolated, unit_of_text
-from ..numbers import number, percent
+from ..numbers import percent
 from .base import RouterId, Value, intervals_of, labels, n_of, or_nan, router_id, value_of
 from .drawing import Chart, Heat, Line, Measure, Reference, Scale, kinds_of, points_of
 
@@ -22,36 +23,30 @@ MANY = 8
 
 @dataclass(frozen=True)
 class RouterDomains:
-    """One router. mi: nats, with the mean and the 95% quantile of its permutation null, p and q (NaN without a null).
+    """One router. mi: nats, with p and q of the test that all domains route alike (NaN without one).
 
-    shares [D, E]: share of each domain's tokens that use each expert; band: half-width of the simultaneous band around
-    all of them, NaN for ``reason``. divergences: Jensen-Shannon, nats, of each two domains. word, a, b, r: the verdict
-    and its numbers; needed: sequences that would decide an open one.
+    shares [D, E]: share of each domain's tokens that use each expert; low, high [D, E]: ends that hold all of them at
+    once, NaN for ``reason``. divergences: Jensen-Shannon, nats, of each two domains. word: of its findings; used,
+    specialisation, dominant, idle: the numbers r, s, the share of tokens of the expert that leads in most domains, and
+    the share of idle experts; dominance: the threshold of the third. remarks: whom findings are about, what is open.
     """
 
     router: RouterId
     mi: Value
-    null_mean: float
-    null_high: float
     relative: float
     nmi: float
     shares: Floats
-    band: float
+    low: Floats
+    high: Floats
     reason: str | None
     divergences: Mapping[tuple[str, str], Value]
     word: str | None
-    a: Value
-    b: Value
-    r: Value
-    c: float
-    undecided: tuple[str, ...]
-    needed: int | None
-    word_reason: str | None
-
-    @property
-    def bands(self) -> tuple[Floats, Floats]:
-        """Lower and upper ends of the shares' band [D, E], inside [0, 1]; NaN without one."""
-        return np.clip(self.shares - self.band, 0, 1), np.clip(self.shares + self.band, 0, 1)
+    used: Value
+    specialisation: Value
+    dominant: Value
+    dominance: float
+    idle: Value
+    remarks: tuple[str, ...]
 
     @property
     def ratios(self) -> Floats:
@@ -68,20 +63,20 @@ class DomainSeries:
     domains: tuple[str, ...]
     n_sequences: tuple[int, ...]
     n_tokens: tuple[int, ...]
-    tau: float
+    thresholds: Facts
     level: float
     highest: float
-    permutations: int
     routers: tuple[RouterDomains, ...]
     counts: Mapping[str, Mapping[str, int]]
     unit: str = "nats"
     definition: str = (
         "MI(domain; expert) = H(mean load) - mean over domains of H(load), every domain weighted 1/D: how much the "
-        "domain of a text tells of the expert that gets a selection. The null permutes domains over whole sequences."
+        "domain of a text tells of the expert that gets a selection, corrected for what finite samples add. p: of the "
+        "test that all domains route alike, each with its own number, length and likeness of texts."
     )
     shares_definition: str = (
-        "Share of a domain's tokens that use the expert, as a multiple of the even share K/E; 1 is even. The interval "
-        "is one simultaneous band around all experts on all domains of a router."
+        "Share of a domain's tokens that use the expert, as a multiple of the even share K/E; 1 is even. The intervals "
+        "hold for all experts on all domains of a router at once."
     )
 
     @property
@@ -105,61 +100,67 @@ class DomainSeries:
 def domain_series(name: str, profile: Facts) -> DomainSeries:
     """From a model of a profile with its ``settings``, as `Inputs.profiles` holds it."""
     settings = profile["settings"]
+    domains = tuple(str(d["name"]) for d in sorted(profile["domains"], key=lambda d: str(d["name"])))
     sizes = {str(d["name"]): d for d in profile["domains"]}
-    domains = tuple(map(str, profile["routers"][0]["verdict"]["domains"]))
     return DomainSeries(
         name,
         profile["model"],
         domains,
         tuple(int(sizes[d]["n_sequences"]) for d in domains),
         tuple(int(sizes[d]["n_tokens"]) for d in domains),
-        float(settings["tau"]),
+        settings["thresholds"],
         or_nan(settings["ci"].get("level")),
         math.log(len(domains)),
-        int(settings.get("permutations", 0)),
         tuple(_router(r, domains) for r in profile["routers"]),
-        profile["verdicts_by_router"],
+        profile["words_by_router"],
     )
 
 
 def _router(entry: Facts, domains: tuple[str, ...]) -> RouterDomains:
-    info, spec, verdict = entry["domain_information"], entry["domain_specialisation"], entry["verdict"]
+    info, spec, findings = entry["domain_information"], entry["domain_specialisation"], entry["findings"]
     shares = np.array([[or_nan(x) for x in spec["shares"][d]] for d in domains])
+    known = spec["low"] is not None
+    low, high = (np.array([spec[end][d] for d in domains]) if known else shares * np.nan for end in ("low", "high"))
     pairs = {(str(e["domains"][0]), str(e["domains"][1])): value_of(e["value"], e) for e in entry["jensen_shannon"]}
-    a, b, r = (value_of(verdict[name], verdict["ci"].get(name)) for name in ("a", "b", "r"))
+    dominant = _part(findings, "dominated", "share")
     return RouterDomains(
         router_id(entry),
         value_of(info["value"], info | {"p": info["p_value"], "q": info["q_value"]}),
-        or_nan(info["null_mean"]),
-        or_nan(info["null_high"]),
         or_nan(info["relative"]),
         or_nan(info["nmi"]),
         shares,
-        or_nan(spec["band"]),
+        low,
+        high,
         spec.get("reason"),
         pairs,
-        verdict["word"],
-        a,
-        b,
-        r,
-        or_nan(verdict["c"]),
-        tuple(map(str, verdict["undecided"])),
-        verdict["sequences_needed"],
-        verdict.get("reason"),
+        findings["word"],
+        _value(_part(findings, "collapsed", "used"), spec),
+        _value(_part(findings, "collapsed", "specialisation"), spec),
+        _value(dominant, spec),
+        or_nan(dominant.get("threshold")),
+        _value(_part(findings, "idle", "experts"), spec),
+        tuple(remarks(findings)),
     )
+
+
+def _part(findings: Facts, name: str, part: str) -> Facts:
+    """A number of a finding; empty where the finding has none."""
+    entry: Facts = findings["findings"][name]["parts"].get(part, {})
+    return entry
+
+
+def _value(part: Facts, reason_of: Facts) -> Value:
+    return value_of(part.get("value"), {**part, "reason": reason_of.get("reason")})
 
 
 def information_chart(series: DomainSeries, kind: str | None = None) -> Chart:
     """What the domain tells about the expert, of the routers of one ``kind`` or a line for each kind."""
-    lines, references = [], []
-    for number_of_line, name in enumerate(kinds_of(series.ids) if kind is None else [kind]):
+    lines = []
+    for name in kinds_of(series.ids) if kind is None else [kind]:
         points, places = points_of(series.ids, name)
         routers = [series.routers[place] for place in places]
         facts = _information_facts(routers)
         lines.append(Line(f"{name} routers", points, tuple(r.mi for r in routers), facts))
-        references.append(Reference("95% of permutations", points.x, facts["null 95%"], number_of_line))
-    tested = any(math.isfinite(r.mi.p) for r in series.routers)
-    dotted = f" Dotted: 95% quantile of {series.permutations:,} permutations." if tested else ""
     intervals = intervals_of((r.mi for r in series.routers), series.level)
     return Chart(
         "What the domain tells about the expert",
@@ -169,12 +170,10 @@ def information_chart(series: DomainSeries, kind: str | None = None) -> Chart:
         "MI, nats",
         (
             "MI(domain; expert) {value} nats, {of ln D} of ln D",
-            "null mean {null mean:4}, 95% quantile {null 95%:4}; p {p}, q {q}",
+            "p {p}, q {q}",
         ),
-        f"{series.definition} Unit: {series.unit}; at most ln D = {series.highest:.3f}. {intervals}.{dotted} "
-        f"{series.sizes}.",
+        f"{series.definition} Unit: {series.unit}; at most ln D = {series.highest:.3f}. {intervals}. {series.sizes}.",
         tuple(lines),
-        tuple(references),
     )
 
 
@@ -182,8 +181,6 @@ def _information_facts(routers: Sequence[RouterDomains]) -> dict[str, tuple[floa
     return {
         "of ln D": tuple(r.relative for r in routers),
         "NMI": tuple(r.nmi for r in routers),
-        "null mean": tuple(r.null_mean for r in routers),
-        "null 95%": tuple(r.null_high for r in routers),
         "p": tuple(r.mi.p for r in routers),
         "q": tuple(r.mi.q for r in routers),
     }
@@ -211,7 +208,7 @@ def divergence_chart(series: DomainSeries, kind: str) -> Chart:
         "JSD, nats",
         ("JSD {value} nats",),
         "Jensen-Shannon divergence of the loads of two domains, H((f + g) / 2) - (H(f) + H(g)) / 2. Unit: nats, at "
-        "most ln 2 = 0.693; above 0 in finite samples also without a difference. "
+        "most ln 2 = 0.693, corrected for what finite samples add. "
         f"{intervals}. {series.sizes}.",
         tuple(lines),
         line_head="domains",
@@ -224,25 +221,21 @@ def _of_kind(series: DomainSeries, kind: str) -> str:
 
 
 def share_chart(series: DomainSeries, kind: str) -> Chart:
-    """The shares that decide the verdict: of the expert that no domain escapes, and the busiest of any domain."""
+    """The largest share of tokens that one expert has in more than half of the domains."""
     points, places = points_of(series.ids, kind)
     routers = [series.routers[place] for place in places]
-    intervals = intervals_of((v for r in routers for v in (r.a, r.b)), series.level)
+    odds = f"{float(series.thresholds['odds']):g} times the even odds, dominated above"
     return Chart(
-        f"Deciding shares{_of_kind(series, kind)}",
-        f"Shares that decide the verdicts by layer, {series.name}",
+        f"One expert in most domains{_of_kind(series, kind)}",
+        f"Largest share of tokens of one expert in most domains by layer, {series.name}",
         "layer",
         "share of tokens",
         "share of tokens",
         ("Share of tokens {value}",),
-        "a: of the expert that no domain escapes, the one whose smallest share over domains is largest; b: of the "
-        f"busiest expert of any domain. Unit: share of tokens. {intervals}. Dotted: tau. {series.sizes}.",
-        (
-            Line("a: expert that no domain escapes", points, tuple(r.a for r in routers)),
-            Line("b: busiest expert of any domain", points, tuple(r.b for r in routers)),
-        ),
-        (Reference(f"tau = {series.tau:g}", points.x, (series.tau,) * len(points.x)),),
-        line_head="share",
+        "The largest share of tokens that a single expert has in more than half of the domains. Unit: share of tokens. "
+        f"{intervals_of((r.dominant for r in routers), series.level)}. Dotted: {odds}. {series.sizes}.",
+        (Line("", points, tuple(r.dominant for r in routers)),),
+        (Reference(odds, points.x, tuple(r.dominance for r in routers)),),
     )
 
 
@@ -250,6 +243,7 @@ def spread_chart(series: DomainSeries, kind: str) -> Chart:
     """The effective share of the experts that the domains, mixed in equal parts, use."""
     points, places = points_of(series.ids, kind)
     routers = [series.routers[place] for place in places]
+    half = float(series.thresholds["used"])
     return Chart(
         f"Experts in use, r{_of_kind(series, kind)}",
         f"Effective share of the experts in use by layer, {series.name}",
@@ -258,9 +252,10 @@ def spread_chart(series: DomainSeries, kind: str) -> Chart:
         "r, ratio",
         ("r {value}",),
         "Effective share of the experts, n_eff / E, of the domains mixed in equal parts. Unit: ratio. "
-        f"{intervals_of((r.r for r in routers), series.level)}. Dotted: 0.5, collapsed below. {series.sizes}.",
-        (Line("", points, tuple(r.r for r in routers)),),
-        (Reference("0.5, collapsed below", points.x, (0.5,) * len(points.x)),),
+        f"{intervals_of((r.used for r in routers), series.level)}. Dotted: {half:g}, below which a router "
+        f"whose domains share their experts is collapsed. {series.sizes}.",
+        (Line("", points, tuple(r.used for r in routers)),),
+        (Reference(f"{half:g}", points.x, (half,) * len(points.x)),),
     )
 
 
@@ -268,10 +263,10 @@ def router_heat(series: DomainSeries, place: int, most: float) -> Heat:
     """Domains by experts at one router: shares as multiples of the even share."""
     one = series.routers[place]
     label = labels(series.ids)[place]
-    low, high = one.bands
+    low, high = one.low, one.high
     router, rows = one.router, len(series.domains)
-    band = f"Band: share +- {number(one.band)}, {percent(series.level)}"
-    intervals = band if math.isfinite(one.band) else f"No intervals: {one.reason or 'none can be given'}"
+    known = bool(np.isfinite(low).any())
+    intervals = f"Level {percent(series.level)}" if known else f"No intervals: {one.reason or 'none can be given'}"
     return Heat(
         f"Experts by domain, layer {label}",
         f"Heatmap of each domain's use of the experts of a layer, {series.name}",
@@ -294,7 +289,7 @@ def router_heat(series: DomainSeries, place: int, most: float) -> Heat:
 
 
 def domain_heat(series: DomainSeries, domain: int, kind: str, most: float) -> Heat:
-    """Layers by experts on one domain: the same numbers, a layer in a row. Verdicts stand beside the last domain."""
+    """Layers by experts on one domain: the same numbers, a layer in a row. Words stand beside the last domain."""
     points, places = points_of(series.ids, kind)
     routers = [series.routers[place] for place in places]
     last = domain + 1 == len(series.domains)
@@ -308,7 +303,7 @@ def domain_heat(series: DomainSeries, domain: int, kind: str, most: float) -> He
             [r.shares[domain] for r in routers],
             [series.n_tokens[domain]] * len(routers),
             [r.router.even for r in routers],
-            tuple([r.bands[end][domain] for r in routers] for end in (0, 1)),
+            ([r.low[domain] for r in routers], [r.high[domain] for r in routers]),
             most,
         ),
         "ratio",
@@ -316,7 +311,7 @@ def domain_heat(series: DomainSeries, domain: int, kind: str, most: float) -> He
         "",
         ("layer", "router"),
         points.cells,
-        beside=tuple(r.word or "no verdict" for r in routers) if last else (),
+        beside=tuple(r.word or "no word" for r in routers) if last else (),
     )
 
 

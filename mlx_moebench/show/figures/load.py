@@ -10,7 +10,8 @@ import numpy as np
 from ...options import Plan
 from ...pair.report import token_share
 from ...pair.stats import RoutingStats
-from ...routing.intervals.bootstrap import intervals
+from ...routing.intervals.measured import measured
+from ...routing.repeats import text_units
 from ...routing.sums import Floats, Numbers
 from ...types import Facts
 from ..inputs import Run, View
@@ -119,7 +120,7 @@ def load_series(view: Run | View, plan: Plan | None = None, *, bands: bool = Tru
     data, settings = report["data"], report["settings"]
     routers = tuple(
         RouterLoad(
-            router_id(r), int(r["n_tokens"]), np.array(r["selection_counts"], dtype=np.int64), band, r["collapsed"]
+            router_id(r), int(r["n_tokens"]), np.array(r["selection_counts"], dtype=np.int64), band, r.get("collapsed")
         )
         for r, band in zip(report["routers"], every, strict=True)
     )
@@ -158,12 +159,14 @@ def _without(n_experts: int, reason: str | None) -> Band:
 
 def share_bands(stats: RoutingStats, plan: Plan) -> list[Band]:
     """Each router's simultaneous band around its shares of tokens, made as a report makes it."""
-    bands = []
-    for number, spec in enumerate(stats.specs):
-        result = intervals([stats.sums(number)], stats.strata, plan, ["top_share_token"])
-        busiest, (margins,) = result.routers[0]["top_share_token"], result.margins
-        bands.append(_stored(token_share(stats.totals(number), busiest, margins), spec.n_experts))
-    return bands
+    units = text_units(stats)
+    strata = units.strata(stats.strata)
+    of_routers = (
+        measured([units.sums(stats.sums(n))], strata, plan, ["top_share_token"]) for n in range(len(stats.specs))
+    )
+    return [
+        _stored(token_share(one.shares[0]), spec.n_experts) for one, spec in zip(of_routers, stats.specs, strict=True)
+    ]
 
 
 def dead_series(report: Facts) -> DeadSeries:

@@ -43,6 +43,7 @@ from ..figures import (
     uncertainty_series,
 )
 from ..figures.base import labels, n_of, router_id
+from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, View
 from ..names import SCORES, isolated, label_and_unit, unit_of_text
 from ..numbers import count, difference, number, percent, with_interval
@@ -221,26 +222,24 @@ def _domains(series: DomainSeries, place: int, several: bool) -> Section:
     orders = (BY_NUMBER, ("largest", "their busiest domain"), *loads)
     experts = Figure(drawings, "router", (layer, Choice("order", "Experts in the order of", orders)))
     heading = f"Domains: {isolated(series.name)}" if several else "Domains"
-    return Section(_id("domains", place), heading, (_verdicts(series), tuple(between), experts))
+    return Section(_id("domains", place), heading, (_findings(series), tuple(between), experts))
 
 
-def _verdicts(series: DomainSeries) -> Table:
+def _findings(series: DomainSeries) -> Table:
     rows = []
     for label, r in zip(labels(series.ids), series.routers, strict=True):
-        needed = "more texts need not decide it" if r.needed is None else f"about {r.needed:,} texts in all would do"
-        unclear = f"{', '.join(r.undecided)} open; {needed}" if r.undecided else r.word_reason or ""
-        shares = (with_interval(value.value, value, 2) for value in (r.a, r.b, r.r))
+        numbers = (with_interval(v.value, v, 2) for v in (r.used, r.specialisation, r.dominant, r.idle))
         p = number(r.mi.p) if r.mi.p == r.mi.p else "none"
-        rows.append((label, r.word or "none", *shares, with_interval(r.mi.value, r.mi), p, unclear))
+        rows.append((label, r.word or "none", *numbers, with_interval(r.mi.value, r.mi), p, "; ".join(r.remarks)))
     return Table(
-        f"Verdicts of {series.name}",
-        ("layer", "verdict", "a, of tokens", "b, of tokens", "r, ratio", "MI, nats", "p", "what is open"),
+        f"Findings of {series.name}",
+        (
+            *("layer", "word", "r, of experts", "s, of ln D", "one expert, of tokens", "idle, of experts"),
+            *("MI, nats", "p", "whom, and what is open"),
+        ),
         tuple(rows),
-        "Verdicts",
-        "a: share of tokens of the expert that no domain escapes; b: of the busiest expert of any domain; r: effective "
-        f"share of the experts that the domains mixed in equal parts use; tau {series.tau:g}. collapsed: a > tau or "
-        "r < 0.5; specialised: a <= tau, r >= 0.5, b > tau and MI above its null; balanced: a, b <= tau and r >= 0.5; "
-        "whole intervals must say so, else undetermined.",
+        "Findings",
+        f"{DEFINITION} {meanings(series.thresholds)}",
         long=True,
     )
 

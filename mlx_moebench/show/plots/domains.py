@@ -1,13 +1,12 @@
-"""What the domain of a text tells of its experts, and the verdicts."""
+"""What the domain of a text tells about its experts, and the findings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...errors import StatsError
 from ..figures import DomainSeries, domain_series, information_chart, kinds_of, share_chart, spread_chart
+from ..findings import COLOURS as COLOURS_OF_WORDS
 from ..inputs import Inputs
 from ..numbers import percent
 from ._lines import draw_line, title_with
@@ -15,8 +14,6 @@ from .base import COLOURS, WIDTH, Plot, layer_ticks, lines, marker_of, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-VERDICTS = {"collapsed": "#000000", "specialised": "#CC79A7", "balanced": "#009E73", "undetermined": "0.8"}
 
 
 def profiles(inputs: Inputs, kind: str) -> list[DomainSeries]:
@@ -35,7 +32,7 @@ def over(series: DomainSeries) -> str:
 
 
 def draw(inputs: Inputs) -> Figure:
-    """A row of panels per profile and kind of router: information, shares that decide the verdict, spread."""
+    """A row of panels per profile and kind of router: information, the expert that leads, spread."""
     from matplotlib.figure import Figure
 
     every = profiles(inputs, "domains")
@@ -59,7 +56,7 @@ def draw(inputs: Inputs) -> Figure:
 
 
 def _intervals(series: DomainSeries) -> str:
-    known = [value for r in series.routers for value in (r.a, r.b, r.r, r.mi)]
+    known = [value for r in series.routers for value in (r.dominant, r.used, r.mi)]
     if any(value.has_interval for value in known):
         return f"bands: {percent(series.level)} intervals over sequences"
     return f"no intervals: {next((value.reason for value in known if value.reason), 'not computed')}"
@@ -67,27 +64,22 @@ def _intervals(series: DomainSeries) -> str:
 
 def _information(axis: Any, series: DomainSeries, kind: str) -> None:
     chart = information_chart(series, kind)
-    (line,), (null,) = chart.lines, chart.references
+    (line,) = chart.lines
     draw_line(axis, line, COLOURS[0], marker=marker_of(0))
-    below = f"at most ln {len(series.domains)} = {series.highest:.2f}"
-    if np.isfinite(null.y).all():
-        axis.fill_between(null.x, 0, null.y, color="0.75", lw=0, zorder=0.5)  # under the bands
-        below += "; grey: 95% of permutations"
-    title_with(axis, "information about the expert", below)
+    title_with(axis, "information about the expert", f"at most ln {len(series.domains)} = {series.highest:.2f}")
     axis.set_ylabel(chart.y)
 
 
 def _shares(axis: Any, series: DomainSeries, kind: str) -> None:
     chart = share_chart(series, kind)
-    for number, line in reversed(list(enumerate(chart.lines))):
-        draw_line(axis, line, COLOURS[number], marker=marker_of(number), label=line.name)
-    (tau,) = chart.references
-    axis.axhline(tau.y[0], color="0.35", ls=":", lw=1)
+    draw_line(axis, chart.lines[0], COLOURS[0], marker=marker_of(0))
+    (threshold,) = chart.references
+    axis.plot(threshold.x, threshold.y, color="0.35", ls=":", lw=1)
     for r in series.routers:
         if r.router.router == kind:
-            colour = VERDICTS.get(r.word or "", "white")
+            colour = COLOURS_OF_WORDS.get(r.word or "", "white")
             axis.plot(r.router.layer, 0.03, "s", color=colour, ms=4, transform=axis.get_xaxis_transform())
-    title_with(axis, "deciding shares", f"dotted: {tau.name}; squares: verdict")
+    title_with(axis, "one expert in most domains", "dotted: dominated above; squares: word")
     axis.set_ylabel(chart.y)
 
 
@@ -105,13 +97,13 @@ def _legend(figure: Figure, axis: Any) -> None:
     from matplotlib.lines import Line2D
 
     lines, words = axis.get_legend_handles_labels()
-    squares = [Line2D([], [], ls="", marker="s", color=colour) for colour in VERDICTS.values()]
-    figure.legend([*lines, *squares], [*words, *VERDICTS], loc="outside lower center", ncols=3)
+    squares = [Line2D([], [], ls="", marker="s", color=colour) for colour in COLOURS_OF_WORDS.values()]
+    figure.legend([*lines, *squares], [*words, *COLOURS_OF_WORDS], loc="outside lower center", ncols=3)
 
 
 PLOT = Plot(
     "domains",
-    "What the domain tells about the expert, and the shares that decide the verdicts.",
+    "What the domain tells about the expert, and the numbers behind the findings.",
     "a profile, or stats pairs of one model on two or more domains",
     draw,
 )

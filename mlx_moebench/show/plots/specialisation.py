@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ...types import Facts
 from ..figures import DomainSeries, domain_heat, domain_series, kinds_of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def draw(inputs: Inputs) -> Figure:
-    """A panel per profile, domain and kind of router, with the verdicts at the right of the last."""
+    """A panel per profile, domain and kind of router, with the words at the right of the last."""
     return draw_specialisation(profiles(inputs, "specialisation"))
 
 
@@ -34,16 +35,16 @@ def draw_specialisation(every: Sequence[DomainSeries]) -> Figure:
                 rest = f"\n{kind} routers" if len(kinds) > 1 else ""
                 panels.append(Panel(name, rest, domain_heat(one, place, kind, most)))
     figure = draw_even(panels)
-    figure.suptitle(lines(*(over(one) for one in every), f"right of a row: its verdict; {_bands(every)}"))
+    figure.suptitle(lines(*(over(one) for one in every), f"right of a row: its word; {_bands(every)}"))
     return figure
 
 
 def _bands(every: Sequence[DomainSeries]) -> str:
     """How far the shares may be off, at most, or why nobody knows."""
     routers = [r for one in every for r in one.routers]
-    widest = max((r.band for r in routers if math.isfinite(r.band)), default=math.nan)
-    if math.isfinite(widest):
-        return f"{percent(every[0].level)} simultaneous intervals: within +- {widest:.3f} of the tokens"
+    if any(np.isfinite(r.low).any() for r in routers):
+        widest = max(float(np.nanmax(r.high - r.low)) for r in routers if np.isfinite(r.low).any())
+        return f"{percent(every[0].level)} simultaneous intervals: at most {widest:.3f} of the tokens wide"
     return f"no intervals: {next((r.reason for r in routers if r.reason), 'not computed')}"
 
 
@@ -54,7 +55,7 @@ def plot_specialisation(profile: Facts, path: Path) -> None:
 
 PLOT = Plot(
     "specialisation",
-    "Layer x expert shares of every domain, with the verdicts.",
+    "Layer x expert shares of every domain, with the words.",
     "a profile, or stats pairs of one model on two or more domains",
     draw,
 )

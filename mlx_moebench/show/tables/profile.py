@@ -13,10 +13,10 @@ from rich.text import Text
 
 from ...routing.metrics import METRICS
 from ...types import Json
-from ..names import HEADS, model_name
+from ..names import HEADS, data_warnings, model_name
 from ..numbers import number, percent, with_interval
 from .base import plain_table
-from .verdict import verdict_parts
+from .findings import finding_parts
 
 COLUMNS = (
     *("model", "layer", "moe_layer", "router", "domain", "phase", "metric", "value", "low", "high"),
@@ -26,8 +26,8 @@ COLUMNS = (
 
 BETWEEN = {
     "domain_information": "nats",
-    "verdict_a": "share of tokens",
-    "verdict_b": "share of tokens",
+    "dominant_share": "share of tokens",
+    "idle_experts": "share of experts",
     "mixture_spread": "ratio",
     "jensen_shannon": "nats",
 }
@@ -53,13 +53,15 @@ def render_profile(profile: Json, reports: dict[str, Json], settings: Json) -> G
     title = name if name == model else f"{name}: {model}"
     parts: list[Any] = [Text(f"{title}, {profile['phase']}, {', '.join(forms)}", style="bold")]
     parts.append(_domains(reports))
-    parts += verdict_parts(routers, profile["verdicts_by_router"])
+    domains = sorted(reports)
+    parts += finding_parts(routers, profile["words_by_router"], settings["thresholds"], domains)
+    parts += [Text(f"Warning: {line}", style="dim") for line in data_warnings(profile["data"])]
     ci = settings["ci"]
     if any(r["domain_information"]["low"] is not None for r in routers):
         parts.append(
             Text(
-                f"[low, high]: {percent(ci['level'])} bootstrap over sequences inside each domain, {ci['resamples']:,} "
-                f"resamples; nulls of {settings['permutations']:,} permutations.",
+                f"[low, high]: {percent(ci['level'])} intervals over sequences, {ci['resamples']:,} draws inside each "
+                "domain; biased numbers are shown corrected.",
                 style="dim",
             )
         )
@@ -72,10 +74,10 @@ def _domains(reports: dict[str, Json]) -> Table:
     table.add_column("domain")
     for name in ("texts", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in (HEADS["mean_entropy"], HEADS["adjacent_overlap"], "busiest", "> tau"):
+    for name in (HEADS["mean_entropy"], HEADS["adjacent_overlap"], "busiest"):
         table.add_column(name, no_wrap=True)
     for name, report in reports.items():
-        summary, flags = report["summary"], [r["collapsed"] for r in report["routers"]]
+        summary = report["summary"]
         table.add_row(
             name,
             f"{report['data']['n_sequences']:,}",
@@ -83,7 +85,6 @@ def _domains(reports: dict[str, Json]) -> Table:
             with_interval(summary["mean_entropy"]["value"], summary["mean_entropy"], digits=2),
             with_interval(summary["adjacent_overlap"]["value"], summary["adjacent_overlap"], digits=2),
             number(summary["peak_top_share_token"]["value"], 2),
-            f"{flags.count(True)} of {len(flags)}",
         )
     return table
 
@@ -101,22 +102,25 @@ def tidy_rows(profile: Json, reports: dict[str, Json]) -> Iterator[Json]:
                 yield common | _cells(name, metric.unit, {"value": router[name], **router["ci"][name]})
     sizes = {d["name"]: d for d in profile["domains"]}
     for router in profile["routers"]:
-        verdict = router["verdict"]
-        every = verdict["domains"]
-        entries: list[tuple[str, Sequence[str], Json]] = [
-            ("domain_information", every, router["domain_information"]),
-            ("verdict_a", every, {"value": verdict["a"], **verdict["ci"]["a"]}),
-            ("verdict_b", every, {"value": verdict["b"], **verdict["ci"]["b"]}),
-            ("mixture_spread", every, router["mixture_spread"]),
-            *(("jensen_shannon", entry["domains"], entry) for entry in router["jensen_shannon"]),
-        ]
-        for name, domains, entry in entries:
+        for name, domains, entry in between_rows(router, sorted(sizes)):
             common = _common(profile, router) | {
                 "domain": "|".join(domains),
                 "n_tokens": sum(sizes[d]["n_tokens"] for d in domains),
                 "n_sequences": sum(sizes[d]["n_sequences"] for d in domains),
             }
             yield common | _cells(name, BETWEEN[name], entry)
+
+
+def between_rows(router: Json, domains: Sequence[str]) -> Iterator[tuple[str, Sequence[str], Json]]:
+    """(name, domains, entry) of every number that lies between domains at a router."""
+    findings, reason = router["findings"]["findings"], router["domain_specialisation"].get("reason")
+    yield "domain_information", domains, router["domain_information"]
+    for name, finding, part in (("dominant_share", "dominated", "share"), ("idle_experts", "idle", "experts")):
+        if part in findings[finding]["parts"]:
+            yield name, domains, {"reason": reason} | findings[finding]["parts"][part]
+    yield "mixture_spread", domains, router["mixture_spread"]
+    for entry in router["jensen_shannon"]:
+        yield "jensen_shannon", entry["domains"], entry
 
 
 def _common(profile: Json, router: Json) -> Json:

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ...types import Json
-from ..names import HEADS, SUMMARY, missing, model_name, router_forms, sizes
+from ..names import HEADS, SUMMARY, data_warnings, missing, model_name, router_forms, sizes
 from ..numbers import number, percent, with_interval
 from .base import plain_table
-from .verdict import verdict_parts
+from .findings import finding_parts
 
 
 def print_report(report: Json, console: Console | None = None) -> None:
@@ -27,7 +27,9 @@ def render(report: Json) -> Group:
     summaries = report.get("summary_by_router") or {"": report["summary"]}
     for kind, summary in summaries.items():
         parts.append(_summary(summary, f"Summary of {kind} routers" if len(summaries) > 1 else "Summary"))
-    parts += verdict_parts(report["routers"], report.get("verdicts_by_router", {}))
+    domains = sorted({source["name"] for source in report["data"].get("sources", ())})
+    thresholds = report["settings"].get("thresholds")
+    parts += finding_parts(report["routers"], report.get("words_by_router", {}), thresholds, domains)
     parts.append(_notes(report))
     return Group(*parts)
 
@@ -50,7 +52,9 @@ def _routers(report: Json) -> Table:
         table.add_column(HEADS[name], no_wrap=True)
     for name in ("top_load_ratio", "n_eff", "dead_experts"):
         table.add_column(HEADS[name].removesuffix(", experts"), justify="right")  # a line has 80 characters
-    table.add_column("> tau")
+    flagged = any("collapsed" in r for r in report["routers"])
+    if flagged:
+        table.add_column("> tau")
     for r in report["routers"]:
         cells = [str(r["layer"])]
         if len(kinds) > 1:
@@ -63,8 +67,9 @@ def _routers(report: Json) -> Table:
             number(r["top_load_ratio"], 2),
             number(r["n_eff"]),
             str(r["dead_experts"]),
-            {True: "collapsed", False: "-", None: "n/a"}[r["collapsed"]],
         ]
+        if flagged:
+            cells.append({True: "collapsed", False: "-", None: "n/a"}[r["collapsed"]])
         table.add_row(*cells)
     return table
 
@@ -87,19 +92,22 @@ def _notes(report: Json) -> Text:
     ci = settings["ci"]
     share = settings["collapse_on"].removeprefix("top_share_")
     lines = [f"unfinished: {part}." for part in missing(data)]
-    lines += [
-        f"collapsed: the busiest expert's {share} share exceeds tau = {settings['tau']:g}; "
-        "a flag on one domain, not a verdict."
-    ]
-    lines += [f"Warning: {warning}" for warning in report["model"].get("warnings", [])]
+    if any("collapsed" in r for r in report["routers"]):
+        lines.append(
+            f"collapsed: the busiest expert's {share} share exceeds tau = {settings['tau']:g}; "
+            "a flag on one domain, which cannot tell collapse from specialisation."
+        )
+    warnings = [*report["model"].get("warnings", []), *data_warnings(data)]
+    lines += [f"Warning: {warning}" for warning in warnings]
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     lines += [f"n/a: {reason}." for reason in reasons]
     if first["low"] is None:
         lines.append(f"No intervals: {first.get('reason', 'unknown reason')}.")
+    elif ci["method"] == "layer":
+        lines.append(f"[low, high]: {percent(ci['level'])} bootstrap over layers, a census and not a sample.")
     else:
-        over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
         lines.append(
-            f"[low, high]: {percent(ci['level'])} bootstrap over {over}, {ci['resamples']:,} resamples; "
-            "the report names each method."
+            f"[low, high]: {percent(ci['level'])} intervals over sequences, {ci['resamples']:,} draws; biased numbers "
+            "are shown corrected, and the report names each method."
         )
     return Text("\n".join(lines), style="dim")

@@ -1,0 +1,80 @@
+"""Findings over domains in words: once for tables, figures, pages and exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..routing.domains.findings import NAMES, WORDS
+from ..types import Facts
+from .names import isolated
+from .numbers import number
+
+COLOURS = {
+    "collapsed": "#000000",
+    "dominated": "#D55E00",
+    "idle": "#E69F00",
+    "specialised": "#CC79A7",
+    "balanced": "#009E73",
+    "open": "0.8",
+}
+"""Of words in pictures."""
+
+MOST_NAMED = 4
+"""Experts that a sentence names at most."""
+
+DEFINITION = (
+    "r: share of the experts in effective use over all domains; s = MI(domain; expert) / ln D; one expert: the largest "
+    "share of tokens that a single expert has in more than half of the domains; idle: experts with hardly any load on "
+    "any domain."
+)
+
+
+def meanings(thresholds: Facts) -> str:
+    """What the words mean at these thresholds."""
+    t = {name: number(float(value), 2).rstrip("0").rstrip(".") for name, value in thresholds.items()}
+    return (
+        f"collapsed: r < {t['used']} and s < {t['specialisation']}; dominated: one expert's odds over {t['odds']} "
+        f"times the even odds in most domains; idle: more than {t['idle_experts']} of the experts below "
+        f"{t['idle_load']} of the even load; specialised: MI above 0 and s >= {t['least_specialisation']}, or a domain "
+        "with an expert of its own; whole intervals must say so, else open. The word is the gravest yes, else balanced."
+    )
+
+
+def counted(words: Facts) -> str:
+    """``5 specialised, 1 open``: routers per word."""
+    parts = [f"{words[word]} {word}" for word in WORDS if words.get(word)]
+    if words.get("null"):
+        parts.append(f"{words['null']} without a word")
+    return ", ".join(parts)
+
+
+def remarks(findings: Facts) -> Iterator[str]:
+    """What a reader must know of one router's findings, a clause each: whom they are about, what is open and why."""
+    reasons: dict[str, list[str]] = {}
+    for name in NAMES:
+        finding = findings["findings"][name]
+        if finding["answer"] == "yes" and (experts := finding.get("experts")):
+            yield f"{name}{_named(experts, of_domains=name != 'idle')}"
+        if finding["answer"] == "open":
+            reasons.setdefault(_open(finding), []).append(name)
+    for reason, names in reasons.items():
+        yield f"{', '.join(names)} open{reason}"
+    if findings["findings"]["idle"]["answer"] == "yes" and findings["word"] not in ("idle", "collapsed", "dominated"):
+        yield "the idle experts may be those of domains that nobody measured"
+
+
+def _named(experts: Sequence[Facts], of_domains: bool) -> str:
+    if not of_domains:
+        return f": {len(experts)} of the experts"
+    each = [f"expert {e['expert']} ({', '.join(map(isolated, e['domains']))})" for e in experts[:MOST_NAMED]]
+    more = f" and {len(experts) - MOST_NAMED} more" if len(experts) > MOST_NAMED else ""
+    return f": {', '.join(each)}{more}"
+
+
+def _open(finding: Facts) -> str:
+    if reason := finding.get("reason"):
+        return f" ({reason})"
+    if sequences := finding.get("sequences"):
+        low, high = sequences
+        return f" ({low:,} to {high:,} texts in all would decide it in 4 of 5 cases)"
+    return " (too close to its threshold to say how many texts would decide it)"

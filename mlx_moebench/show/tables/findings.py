@@ -1,0 +1,68 @@
+"""Findings over domains as a table, with the numbers that led to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ...types import Facts, Json
+from ..findings import DEFINITION, counted, meanings, remarks
+from ..numbers import count, number, with_interval
+from .base import plain_table
+
+
+def finding_parts(routers: list[Json], words: Facts, thresholds: Facts | None, domains: Sequence[str]) -> list[Any]:
+    """The table of findings, how many routers got which word, and what they mean; nothing where there are none."""
+    judged = [r for r in routers if "findings" in r]
+    if not judged or thresholds is None:
+        return []
+    lines = [*_counts(words), *_notes(judged), DEFINITION, meanings(thresholds)]
+    return [_table(judged, domains), Text("\n".join(lines), style="dim")]
+
+
+def _table(routers: list[Json], domains: Sequence[str]) -> Table:
+    several = len({router["router"] for router in routers}) > 1
+    table = plain_table(f"Findings over {', '.join(domains)}")
+    table.add_column("layer", justify="right")
+    if several:
+        table.add_column("router")
+    for name in ("word", "r", "s", "one expert"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("idle", justify="right", no_wrap=True)
+    for r in routers:
+        parts = {key: part for one in r["findings"]["findings"].values() for key, part in one["parts"].items()}
+        numbers = [_cell(parts.get(name)) for name in ("used", "specialisation", "share")]
+        idle = parts.get("experts", {}).get("value")
+        table.add_row(
+            str(r["layer"]),
+            *([r["router"]] if several else []),
+            r["findings"]["word"] or "n/a",
+            *numbers,
+            number(idle, 2),
+        )
+    return table
+
+
+def _cell(part: Facts | None) -> str:
+    return with_interval(part["value"], part, 2) if part else "n/a"
+
+
+def _counts(words: Facts) -> Iterator[str]:
+    for kind, of_kind in words.items():
+        named = count(sum(of_kind.values()), f"{kind} router" if len(words) > 1 else "router")
+        yield f"{named}: {counted(of_kind)}."
+
+
+def _notes(routers: list[Json]) -> Iterator[str]:
+    """Whom the findings are about, and what is open; routers of which the same is to be said stand together."""
+    places: dict[str, list[str]] = {}
+    several = len({r["router"] for r in routers}) > 1
+    for r in routers:
+        for clause in remarks(r["findings"]):
+            places.setdefault(clause, []).append(f"{r['layer']} ({r['router']})" if several else str(r["layer"]))
+    for clause, where in places.items():
+        layers = "every layer" if len(where) == len(routers) > 1 else f"layer {', '.join(where)}"
+        yield f"{layers}: {clause}."
