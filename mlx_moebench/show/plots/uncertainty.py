@@ -80,6 +80,6 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
 PLOT = Plot(
     "uncertainty",
     "Loss of the next token by tenths of routing entropy and selection margin.",
-    "reports of uncertainty --output",
+    "reports of loss --output",
     draw,
 )
