@@ -50,9 +50,13 @@ gallery: core
 notebooks: full
 	$(BIN)/python scripts/make_notebooks.py
 
+# The page's scripts are checked where Node is; .ci/run installs it where it may.
 lint: full
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@if node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null && command -v npm >/dev/null; \
+	then [ node_modules/.package-lock.json -nt package.json ] || npm install --silent && npm run --silent lint; \
+	else echo "JavaScript is not checked: it takes Node 20 or newer, with npm"; fi
 
 types: full
 	$(BIN)/mypy
@@ -75,4 +79,4 @@ core full:
 	@$(INSTALL) $(VENV) $@
 
 clean:
-	rm -rf .venv .venv-latest .venv-oldest .venv-docs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-latest .venv-oldest .venv-docs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache node_modules

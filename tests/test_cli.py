@@ -62,7 +62,8 @@ def test_analyze_writes_a_valid_pair_and_prints_the_table(
 
 
 def test_saved_sums_give_the_same_report_again(measured: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    from mlx_moebench.routing import Plan, RoutingStats
+    from mlx_moebench import RoutingStats
+    from mlx_moebench.routing import Plan
 
     folder, _ = measured
     again = RoutingStats.load(folder / "out.safetensors").report(Plan(seed=3))

@@ -14,12 +14,13 @@ import pytest
 from routing_reference import make_stats
 
 import mlx_moebench
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli.compare import KINDS as CLI_KINDS
 from mlx_moebench.errors import MoebenchError, StatsError
 from mlx_moebench.measure import analyze
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair import Comparison, compare
-from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing import METRICS, Plan, RouterSpec
 from mlx_moebench.routing.comparison.comparability import OBSTACLES
 from mlx_moebench.routing.comparison.differences import ROUNDING
 

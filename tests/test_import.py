@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from routing_reference import validate
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.data.importers import formats, importer
 from mlx_moebench.pair.storage import read_report
-from mlx_moebench.routing import METRICS, RoutingStats, Sums, compute
+from mlx_moebench.routing import METRICS, Sums, compute
 
 TOKENS = 600
 

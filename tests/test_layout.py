@@ -48,9 +48,7 @@ def imports(path: Path) -> set[str]:
 def test_imports_go_one_way(folder: str) -> None:
     for path in (PACKAGE / folder).rglob("*.py"):
         for other in imports(path) & RANK.keys() - {folder}:
-            # `RoutingStats.save`, `load` and `report` hand over to the pair when they are called.
-            allowed = RANK[other] < RANK[folder] or (path.name, other) == ("stats.py", "pair")
-            assert allowed, f"{path.relative_to(PACKAGE)} imports {other}"
+            assert RANK[other] < RANK[folder], f"{path.relative_to(PACKAGE)} imports {other}"
 
 
 BLOCKED = ("mlx", "mlx_lm", "torch", "transformers", "lm_eval", "gradio")

@@ -28,9 +28,10 @@ from page_inputs import (
 )
 from routing_reference import MODEL, make_stats
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import group
 from mlx_moebench.errors import MoebenchError, StatsError
-from mlx_moebench.routing import RouterSpec, RoutingStats
+from mlx_moebench.routing import RouterSpec
 from mlx_moebench.show.figures import (
     LAYER_METRICS,
     answer,

@@ -17,13 +17,14 @@ import pytest
 from routing_reference import assert_same, validate
 from safetensors.numpy import load_file
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.errors import MoebenchError, RoutingError, StatsError
 from mlx_moebench.measure import analyze, keep
 from mlx_moebench.measure.on_mlx import MLX
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair.storage import pair_paths, read_report
-from mlx_moebench.routing import Plan, RoutingStats
+from mlx_moebench.routing import Plan
 
 RUN = ["--dataset", "math", "--max-samples", "24", "--max-length", "24", "--batch-size", "2", "--quiet"]
 SETTINGS: dict[str, Any] = {"max_samples": 24, "max_length": 24, "batch_size": 2}

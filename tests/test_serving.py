@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from routing_reference import validate
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.pair.storage import read_report
-from mlx_moebench.routing import METRICS, RoutingStats
+from mlx_moebench.routing import METRICS
 
 E, K, LAYERS = 8, 2, 3
 

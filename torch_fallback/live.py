@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlx_moebench.pair.stats import RecordedStats
 from mlx_moebench.routing.record import Array, Mask, Routing, router_warnings
-from mlx_moebench.routing.recorder import Recorder, TokenSink
+from mlx_moebench.routing.recorder import TokenSink
 from mlx_moebench.types import Facts, HostArray, Json, Network
 
 from .capture import Capture, check_rule, config_of, locate
 from .environment import environment
 
 
-class TorchRoutingStats(Recorder):
+class TorchRoutingStats(RecordedStats):
     """Statistics of a hooked transformers model; see `Recorder`. The tally runs where a router's logits are."""
 
     def __init__(

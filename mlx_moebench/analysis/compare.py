@@ -9,7 +9,7 @@ from ..errors import StatsError
 from ..files import plain_name
 from ..measure.run import measure
 from ..options import Options, Step, quiet_step
-from ..routing.stats import RoutingStats
+from ..pair.stats import RoutingStats
 
 EMBEDDED = "moebench-nano"
 ADAPTER = "adapter_config.json"

@@ -135,10 +135,7 @@ def command(
     from ._progress import progress
 
     _refuse(MMLU_ONLY if task != "mmlu" else ("include_path",), task)
-    names = [*model_names(model, loading), *task.split(",")]
-    names += [preset] if preset else []
-    names += ["vs", Path(compare).name or "adapter"] if compare else []
-    output = output or file_name("evaluation", names)
+    output = output or _default_output(task, model, loading, preset, compare)
     check_output(output, resume)
     options: Json = {
         "limit": limit,
@@ -155,7 +152,7 @@ def command(
             report = evaluate_mmlu(
                 model,
                 data,
-                subjects=None if subjects is None else [name.strip() for name in subjects.split(",") if name.strip()],
+                subjects=_listed(subjects),
                 preset=preset,
                 split=split,
                 shots=5 if shots is None else shots,
@@ -179,6 +176,17 @@ def command(
     else:
         print_evaluation(report)
         click.echo(f"Wrote {evaluation_path(output)}")
+
+
+def _default_output(task: str, model: str | None, loading: Loading, preset: str | None, compare: str | None) -> Path:
+    names = [*model_names(model, loading), *task.split(",")]
+    names += [preset] if preset else []
+    names += ["vs", Path(compare).name or "adapter"] if compare else []
+    return file_name("evaluation", names)
+
+
+def _listed(subjects: str | None) -> list[str] | None:
+    return None if subjects is None else [name.strip() for name in subjects.split(",") if name.strip()]
 
 
 def _refuse(names: tuple[str, ...], task: str) -> None:

@@ -67,7 +67,7 @@ def command(
     from ._progress import progress
 
     if output:
-        check_output(output, ".json", "report of uncertainty", ("n_pairs", "mean_loss"))
+        check_output(output, ".json", "report of loss", ("n_pairs", "mean_loss"))
     if plot:
         check_plot(plot)
     with progress(quiet) as step:

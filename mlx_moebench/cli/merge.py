@@ -33,8 +33,8 @@ def command(stats: tuple[Path, ...], output: Path, plan: Plan, as_json: bool, qu
     named in the report. With two or more data sets every router gets a verdict: collapsed, specialised or balanced.
     """
     from ..errors import StatsError
+    from ..pair.stats import RoutingStats
     from ..pair.storage import check_writable, pair_paths, save_pairs
-    from ..routing import RoutingStats
     from ._progress import progress
     from ._result import show
 

@@ -79,20 +79,17 @@ def command(
 ) -> None:
     """Make one self-contained page: the answer in a sentence, then the figures, each with unit, n and definition.
 
-    STATS are stats pairs (either file), a profile's folder, comparisons, uncertainty reports, or folders of trainings,
-    in any combination. Pairs of one model on different data become domains; two other runs are compared. The
-    page is one file that requests nothing from the network.
+    STATS are stats pairs (either file), a profile's folder, comparisons, reports of loss, or folders of trainings, in
+    any combination. Pairs of one model on different data become domains; two other runs are compared. The page is one
+    file that requests nothing from the network.
     """
     from ..files import write_aside
     from ..show.inputs import read_inputs
     from ._progress import progress
 
     form = form or _form_of(output)
-    if trace_phase and trace is None:
-        raise click.UsageError("--trace-phase says what of a trace to show: give its folder with --trace.")
+    _check_trace(form, title, trace, trace_phase)
     place = output or (Path("report.html") if form == "html" else None)
-    if form != "html" and (title or trace):
-        raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
     if place is not None:
         _check(place, form)
     with readable(), progress(quiet) as step:
@@ -108,6 +105,14 @@ def command(
     written = text.encode()
     write_aside({place: written})
     click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
+
+
+def _check_trace(form: str, title: str | None, trace: Path | None, phase: Phase | None) -> None:
+    """Raise a usage error for what only a page shows."""
+    if phase and trace is None:
+        raise click.UsageError("--trace-phase says what of a trace to show: give its folder with --trace.")
+    if form != "html" and (title or trace):
+        raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
 
 
 @contextmanager

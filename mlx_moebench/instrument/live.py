@@ -10,14 +10,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..environment import environment
+from ..pair.stats import RecordedStats
 from ..routing.record import Array, Mask, Routing, router_warnings
-from ..routing.recorder import Recorder, TokenSink
+from ..routing.recorder import TokenSink
 from ..types import Facts, Json
 from .caches import is_batched
 from .capture import Capture, config_of, is_traced, routers_of
 
 
-class LiveRoutingStats(Recorder):
+class LiveRoutingStats(RecordedStats):
     """Statistics of a tapped MLX model; see `Recorder`."""
 
     def __init__(

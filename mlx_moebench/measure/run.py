@@ -22,12 +22,11 @@ from ..options import (
     quiet_tell,
     takes,
 )
+from ..pair.stats import RecordedStats, RoutingStats
 from ..pair.storage import decode_output, pair_paths, save_pairs
 from ..routing.record import Phase
-from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..types import Facts, Json
-from .backends import Backend, backend_named, given
+from .backends import Backend, backend_named, checkpoint_of
 from .facts import check_vocabulary
 from .keep import Keeper, check_replaceable
 from .trace import TraceWriter, budget, check_trace_folder
@@ -201,6 +200,10 @@ class _Work:
     batches: Iterator[Batch]
     sources: dict[str, Json]
 
+    @property
+    def tokens(self) -> int:
+        return sum(len(s.ids) for s in self.sequences)
+
 
 def _prepare(
     runner: Backend,
@@ -247,26 +250,16 @@ def _run(
     watch = writer or watch
     if watch is not None:
         watch.begin(checkpoint.tokenizer)
-    command = {} if saving.command is None else {"command": saving.command}
-    stats = runner.recorder(
-        checkpoint.model,
-        tokens=None if watch is None else watch.record,
-        tau=options.flag.tau,
-        collapse_on=options.flag.collapse_on,
-        model=runner.facts(checkpoint),
-        sources=work.sources,
-        environment=runner.environment() | command,
-    )
+    stats = _recorder(runner, work, options, watch)
     decode = stats.phase_stats("decode") if generate else None
     if saving.trace is not None:
-        tokens = sum(len(s.ids) for s in work.sequences)
-        tell(budget(stats, saving, tokens, len(work.sequences), generate or 0))
+        tell(budget(stats, saving, work.tokens, len(work.sequences), generate or 0))
     keeper = Keeper(stats, None if saving.output is None else Path(saving.output), options.plan, decode, writer)
+    doing = "generating, sequences" if generate else "measuring, sequences"
     with stats:
         planned = keeper.resume(work.batches) if saving.resume else work.batches
         with keeper:
             for batch in planned:
-                doing = "generating, sequences" if generate else "measuring, sequences"
                 step(doing, keeper.sequences, len(work.sequences))
                 _run_batch(runner, checkpoint, stats, batch, generate, watch)
                 keeper.count(batch)
@@ -279,8 +272,21 @@ def _run(
     return Measured(phases, dict(zip(phases, keeper.reports, strict=False)))
 
 
+def _recorder(runner: Backend, work: _Work, options: Options, watch: Watch | None) -> RecordedStats:
+    command = {} if options.saving.command is None else {"command": options.saving.command}
+    return runner.recorder(
+        work.checkpoint.model,
+        tokens=None if watch is None else watch.record,
+        tau=options.flag.tau,
+        collapse_on=options.flag.collapse_on,
+        model=runner.facts(work.checkpoint),
+        sources=work.sources,
+        environment=runner.environment() | command,
+    )
+
+
 def _run_batch(
-    runner: Backend, checkpoint: Any, stats: Recorder, batch: Batch, generate: int | None, watch: Watch | None
+    runner: Backend, checkpoint: Any, stats: RecordedStats, batch: Batch, generate: int | None, watch: Watch | None
 ) -> None:
     ids, logits = batch.ids, None
     if generate:
@@ -344,7 +350,7 @@ def _checkpoint(runner: Backend, model: Any, tokenizer: Any, loading: Loading, s
         return runner.load(model, loading, step)
     if loading.asked:
         raise MoebenchError(f"This model is loaded already; give {' and '.join(loading.asked)} when loading it.")
-    return given(model, tokenizer, runner.name)
+    return checkpoint_of(model, tokenizer, runner.name)
 
 
 def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, reading: Reading) -> Json:

@@ -56,7 +56,7 @@ class UncertaintySeries:
 
 
 def uncertainty_series(report: Facts) -> UncertaintySeries:
-    """From the JSON that ``mlx-moebench uncertainty`` writes."""
+    """From the JSON that ``mlx-moebench loss`` writes."""
     data = report["data"]
     return UncertaintySeries(
         f"{model_name(report['model'])} on {data['name']}",
