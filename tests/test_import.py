@@ -270,7 +270,7 @@ def test_bad_arguments(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.
     assert "Missing option '--experts'" in fails(capsys, "csv", files[0], "--top-k", 2, *out, code=2)
     assert "whole numbers joined by commas" in fails(capsys, *OLMOE, files[0], "--layers", "0,x", *out, code=2)
     (tmp_path / "out.json").write_text("{}")
-    assert "is no routing report: choose another --output" in fails(capsys, *OLMOE, files[0], *out)
+    assert "is not a routing report: choose another --output" in fails(capsys, *OLMOE, files[0], *out)
 
 
 def test_files_of_other_layers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

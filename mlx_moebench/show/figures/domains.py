@@ -77,7 +77,7 @@ class DomainSeries:
     unit: str = "nats"
     definition: str = (
         "MI(domain; expert) = H(mean load) - mean over domains of H(load), every domain weighted 1/D: how much the "
-        "domain of a text tells of the expert that gets a selection. The null permutes domains over whole sequences."
+        "domain of a text tells about the expert that gets a selection. The null permutes domains over whole sequences."
     )
     shares_definition: str = (
         "Share of a domain's tokens that use the expert, as a multiple of the even share K/E; 1 is even. The interval "

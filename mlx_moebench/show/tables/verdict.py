@@ -56,7 +56,7 @@ def _notes(routers: list[Json]) -> Iterator[str]:
     tau = verdicts[0]["tau"]
     yield (
         "a: share of tokens of the expert that no domain escapes; b: of the busiest expert of any domain (+- c: band "
-        "around both); r: n_eff / E of the domains mixed in equal parts; MI: what the domain tells of the expert."
+        "around both); r: n_eff / E of the domains mixed in equal parts; MI: what the domain tells about the expert."
     )
     yield (
         f"collapsed: a > {tau:g} or r < 0.5. specialised: a <= {tau:g}, r >= 0.5, b > {tau:g}, MI above its null. "
