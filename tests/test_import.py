@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from routing_reference import validate
+from without import without
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
@@ -182,9 +183,7 @@ def test_the_pair_can_be_profiled(files: tuple[Path, Path], tmp_path: Path) -> N
 def test_counts_need_no_mlx(files: tuple[Path, Path], tmp_path: Path) -> None:
     """Importing counts and profiling them, in a process in which MLX cannot be imported."""
     code = (
-        "import sys\n"
-        "for name in ('mlx', 'mlx.core', 'mlx_lm', 'torch', 'transformers'):\n"
-        "    sys.modules[name] = None\n"
+        f"{without('mlx', 'mlx_lm', 'torch', 'transformers')}"
         "from mlx_moebench.cli import main\n"
         f"main({['import', *OLMOE, *map(str, files), '-o', str(tmp_path / 'out')]!r})\n"
         f"main({['profile', str(tmp_path / 'out.json'), '--output', str(tmp_path / 'p')]!r})\n"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from routing_reference import validate
+from without import without
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
@@ -353,9 +354,7 @@ def test_sequences_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_needs_no_mlx_and_no_torch(tmp_path: Path) -> None:
     path = save(tmp_path / "x.npy", make_ids(0))
     code = (
-        "import sys\n"
-        "for name in ('mlx', 'mlx.core', 'mlx_lm', 'torch', 'transformers'):\n"
-        "    sys.modules[name] = None\n"
+        f"{without('mlx', 'mlx_lm', 'torch', 'transformers')}"
         "from mlx_moebench.cli import main\n"
         f"main({['import', *map(str, VLLM), str(path), '-o', str(tmp_path / 'out')]!r})\n"
     )
