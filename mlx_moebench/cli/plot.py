@@ -85,8 +85,8 @@ def _draw(
     check_plot(output)
     plot = get_plot(kind)
     with readable():
-        found = read_inputs(inputs, allow=allow)
-        arguments = (found,) if layers is None else (found, layers)
+        contents = read_inputs(inputs, allow=allow)
+        arguments = (contents,) if layers is None else (contents, layers)
         write_picture(output, lambda: plot.draw(*arguments), title)
     click.echo(f"Wrote {output}")
 
