@@ -101,23 +101,15 @@ def command(
     OUT.safetensors, the per-sequence sums from which every number and interval can be computed again.
     The pair is saved while the run goes on: stop it as you like, --resume ends with the very same numbers.
     """
-    from ..measure import check_replaceable, decode_output
     from ..measure.run import measure
     from ..options import Options, Saving, quiet_tell
-    from ..pair.storage import check_writable
-    from ..show.plots import check_plot
     from ._progress import progress, speaks
     from ._result import show
 
     if generate and typed(["batch_size"]):
         raise click.UsageError("--generate runs one prompt at a time; leave out --batch-size.")
     output = output or _default_output(model, dataset, loading, shard, generate)
-    for path in [output, decode_output(output)] if generate else [output]:
-        check_writable(path)
-    if not resume:
-        check_replaceable(output)
-    if plot:
-        check_plot(plot)
+    _check_places(output, bool(generate), resume, plot)
     saving = Saving(output, resume, trace, trace_limit, trace_predictions, command_line())
     options = Options(loading, replace(reading, shard=shard), flag, saving, plan)
     speaker = speaks(loading.backend)
@@ -129,6 +121,20 @@ def command(
     show(output, measured.reports, as_json, plot)
     if trace and not as_json:
         click.echo(f"Wrote the trace in {trace}")
+
+
+def _check_places(output: Path, generates: bool, resume: bool, plot: Path | None) -> None:
+    """Asked before measuring, so that nothing measured is lost."""
+    from ..measure import check_replaceable, decode_output
+    from ..pair.storage import check_writable
+    from ..show.plots import check_plot
+
+    for path in [output, decode_output(output)] if generates else [output]:
+        check_writable(path)
+    if not resume:
+        check_replaceable(output)
+    if plot:
+        check_plot(plot)
 
 
 def _default_output(model: str | None, dataset: str, loading: Loading, shard: str | None, generate: int | None) -> Path:

@@ -116,21 +116,14 @@ def command(
     With --backends there is one side, a model: it is measured on every backend, token by token, and the exit status is
     1 where they differ by more than rounding.
     """
-    from ..files import check_output
     from ..options import Options, Saving
     from ..pair import compare
     from ..routing.metrics import get_metric
-    from ..show.plots import check_plot
     from ..show.tables.comparison import DEFAULT
     from ._progress import speaks
 
     chosen = tuple(get_metric(name).name for name in dict.fromkeys(metrics)) or DEFAULT
-    if output:
-        check_output(output, ".json", "comparison", ("design", "direction", "overall"))
-    if csv:
-        check_output(csv, ".csv", "comparison", ("metric", "effect"))
-    if plot:
-        check_plot(plot)
+    _check_places(output, csv, plot)
     options = Options(loading, reading, flag, Saving(command=command_line()), plan)
     if backends is not None:
         if b is not None:
@@ -148,6 +141,18 @@ def command(
         if not speaker:
             return
     _write(compare(*sides, allow=allow, plan=plan), chosen, (output, csv, plot), as_json)
+
+
+def _check_places(output: Path | None, csv: Path | None, plot: Path | None) -> None:
+    from ..files import check_output
+    from ..show.plots import check_plot
+
+    if output:
+        check_output(output, ".json", "comparison", ("design", "direction", "overall"))
+    if csv:
+        check_output(csv, ".csv", "comparison", ("metric", "effect"))
+    if plot:
+        check_plot(plot)
 
 
 def _parity(

@@ -126,15 +126,11 @@ def command(
     """
     if quiet and task != "mmlu":  # read when tqdm is imported, for the bars of the harness and of data sets
         os.environ.setdefault("TQDM_DISABLE", "1")
-    from ..evaluate.evaluations import check_output, evaluation_path
-    from ..show.tables.accuracy import print_evaluation
+    from ..evaluate.evaluations import check_output
     from ._progress import progress
 
     _refuse(MMLU_ONLY if task != "mmlu" else ("include_path",), task)
-    names = [*model_names(model, loading), *task.split(",")]
-    names += [preset] if preset else []
-    names += ["vs", Path(compare).name or "adapter"] if compare else []
-    output = output or file_name("evaluation", names)
+    output = output or _default_output(model, loading, task, preset, compare)
     check_output(output, resume)
     options: Json = {
         "limit": limit,
@@ -151,7 +147,7 @@ def command(
             report = evaluate_mmlu(
                 model,
                 data,
-                subjects=None if subjects is None else [name.strip() for name in subjects.split(",") if name.strip()],
+                subjects=None if subjects is None else _listed(subjects),
                 preset=preset,
                 split=split,
                 shots=5 if shots is None else shots,
@@ -168,6 +164,25 @@ def command(
             report = evaluate_tasks(
                 model, task.split(","), include_path=include_path, shots=shots, step=step, **options
             )
+    _show(report, output, as_json)
+
+
+def _default_output(model: str | None, loading: Loading, task: str, preset: str | None, compare: str | None) -> Path:
+    """evaluation_MODEL_TASK.json here, with what else sets an evaluation apart."""
+    names = [*model_names(model, loading), *task.split(",")]
+    names += [preset] if preset else []
+    names += ["vs", Path(compare).name or "adapter"] if compare else []
+    return file_name("evaluation", names)
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _show(report: Json, output: Path, as_json: bool) -> None:
+    from ..evaluate.evaluations import evaluation_path
+    from ..show.tables.accuracy import print_evaluation
+
     for warning in report["model"].get("warnings", ()):
         click.echo(f"Warning: {warning}", err=True)
     if as_json:

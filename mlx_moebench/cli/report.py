@@ -83,16 +83,12 @@ def command(
     trainings, in any mixture. Pairs of one model on different data become domains; two other runs are compared. The
     page is one file that asks for nothing from the network.
     """
-    from ..files import write_aside
     from ..show.inputs import read_inputs
     from ._progress import progress
 
     form = form or _form_of(output)
-    if trace_phase and trace is None:
-        raise click.UsageError("--trace-phase says what of a trace to show: give its folder with --trace.")
+    _refuse_needless(form, title, trace, trace_phase)
     place = output or (Path("report.html") if form == "html" else None)
-    if form != "html" and (title or trace):
-        raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
     if place is not None:
         _check(place, form)
     with readable(), progress(quiet) as step:
@@ -102,12 +98,25 @@ def command(
         text = _page(inputs, title, trace, trace_phase) if form == "html" else _exported(inputs, form)
     if place is None:
         click.echo(text, nl=False)
-        return
+    else:
+        _write(text, place, form)
+
+
+def _write(text: str, place: Path, form: str) -> None:
+    from ..files import write_aside
+
     if form in ("md", "card"):
         text = f"{text.rstrip()}\n\n{MARK}\n"
     written = text.encode()
     write_aside({place: written})
     click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
+
+
+def _refuse_needless(form: str, title: str | None, trace: Path | None, phase: Phase | None) -> None:
+    if phase and trace is None:
+        raise click.UsageError("--trace-phase says what of a trace to show: give its folder with --trace.")
+    if form != "html" and (title or trace):
+        raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
 
 
 @contextmanager
