@@ -271,7 +271,7 @@ def test_an_unknown_name_says_what_is_possible(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_corpus("x" * 5000)
     (tmp_path / "x.parquet").write_text("")
-    with pytest.raises(DataError, match=r"x\.parquet is none of \.jsonl, \.txt, \.csv"):
+    with pytest.raises(DataError, match=r"x\.parquet is not one of \.jsonl, \.txt, \.csv"):
         read_corpus(tmp_path / "x.parquet")
 
 

@@ -171,7 +171,7 @@ def test_ctrl_c(tmp_path: Path, whole: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip() == (
-        f"Error: Stopped by Ctrl-C after 6 of 24 sequences; they are in {output}, and --resume goes on from there."
+        f"Error: Stopped by Ctrl-C after 6 of 24 sequences; they are in {output}, and --resume continues from there."
     )
     validate(read_report(output))
     resume(output)
@@ -407,4 +407,4 @@ def test_an_unfinished_report_says_so(
         analyze(checkpoint, "math", output=tmp_path / "o", **SETTINGS)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(json.loads((tmp_path / "o.json").read_text())))
-    assert "unfinished: 10 of 24 sequences of math measured; analyze --resume goes on." in console.export_text()
+    assert "unfinished: 10 of 24 sequences of math measured; analyze --resume continues." in console.export_text()

@@ -326,7 +326,7 @@ def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     np.savez(tmp_path / "y.npz")
     assert "holds no array" in refused(capsys, *VLLM, tmp_path / "y.npz", *out)
     (tmp_path / "notes.txt").write_text("0")
-    assert "is none of the files that can be read" in refused(capsys, *VLLM, tmp_path / "notes.txt", *out)
+    assert "is not one of the files that can be read" in refused(capsys, *VLLM, tmp_path / "notes.txt", *out)
     (tmp_path / "ids.pt").write_bytes(b"never opened")
     assert "save the array with numpy.save" in refused(capsys, *VLLM, tmp_path / "ids.pt", *out)
     (tmp_path / "none").mkdir()

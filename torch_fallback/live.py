@@ -52,7 +52,7 @@ class TorchRoutingStats(RecordedStats):
         """What nobody described, and would be counted as something else than it is."""
         if self._capture.padded:
             warnings.warn(
-                "The attention mask leaves out positions that are counted all the same: say which count, "
+                "The attention mask leaves out positions that are nevertheless counted: say which count, "
                 "with stats.batch(mask=attention_mask).",
                 RuntimeWarning,
                 stacklevel=2,
@@ -83,8 +83,8 @@ class TorchRoutingStats(RecordedStats):
     def unrecorded(self) -> str | None:
         if self._capture.cache is None and (name := self._capture.unknown_cache) is not None:
             return (
-                f"The model was given a KV cache ({name}) that is none of transformers', and is not recorded: say what "
-                "runs, with stats.batch(prompt_lengths=...)."
+                f"The model was given a KV cache ({name}) that is not one of transformers', and is not recorded: say "
+                "what runs, with stats.batch(prompt_lengths=...)."
             )
         return None
 

@@ -55,8 +55,8 @@ def command(
 ) -> None:
     """Compare each router's uncertainty at a token with the model's loss on the next one.
 
-    Two scores of uncertainty, the entropy of the routing distribution and the selection margin; for each, the rank
-    correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
+    There are two scores of uncertainty: the entropy of the routing distribution and the selection margin; for each,
+    the rank correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
     """
     from ..analysis.loss import loss_report
     from ..files import check_output, write_aside

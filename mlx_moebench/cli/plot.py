@@ -55,7 +55,7 @@ _OPTIONS = {
         ["--allow"],
         multiple=True,
         type=click.Choice(ALLOWED),
-        help="Compare although the sides differ in this, which is refused otherwise; may be repeated.",
+        help="Compare even though the sides differ in this, which is otherwise refused; may be repeated.",
     ),
 }
 """Options of some kinds, as `Plot.options` names them."""

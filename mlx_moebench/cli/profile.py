@@ -87,11 +87,11 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure models on several domains and say of every router: collapsed, specialised, balanced or undetermined.
+    """Measure models on several domains and judge every router: collapsed, specialised, balanced or undetermined.
 
-    A busy expert on one domain may be collapse or specialisation; only several domains tell. Every domain counts the
-    same, whatever its number of tokens. Writes a stats pair for each model and domain, profile.json with the numbers
-    between domains, and profile.csv with every number in one tidy table.
+    An expert that is busy on one domain may mean collapse or specialisation; only several domains can tell. Every
+    domain counts the same, whatever its number of tokens. Writes a stats pair for each model and domain,
+    profile.json with the numbers between domains, and profile.csv with every number in one tidy table.
     """
     from ..files import check_output
     from ..options import Options, Saving

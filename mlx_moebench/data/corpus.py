@@ -144,7 +144,9 @@ def _form(path: Path, dataset: str) -> str:
             f"give a name, a path or hub:ID.{did_you_mean(dataset, bundled_names())}"
         )
     if path.suffix.lower() not in READERS:
-        raise DataError(f"{dataset} is none of {', '.join(READERS)}; convert it and give it that suffix.")
+        raise DataError(
+            f"{dataset} is not one of {', '.join(READERS)}; convert it to one of them and give it that suffix."
+        )
     return path.suffix.lower().removeprefix(".")
 
 

@@ -58,7 +58,7 @@ def check_replaceable(output: Path) -> None:
             if part["sequences_done"] < part["sequences"]:
                 raise StatsError(
                     f"{pair_paths(output)[0]} holds {part['sequences_done']} of {part['sequences']} sequences of a run "
-                    "that did not finish: go on with --resume, or delete it to start again."
+                    "that did not finish: continue with --resume, or delete it to start again."
                 )
 
 
@@ -162,7 +162,7 @@ class Keeper:
         where = pair_paths(self._output)[0]
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(
-                f"Stopped by Ctrl-C after {reached}; they are in {where}, and --resume goes on from there."
+                f"Stopped by Ctrl-C after {reached}; they are in {where}, and --resume continues from there."
             ) from error
         error.add_note(f"The {reached} measured before are in {where}.")
 

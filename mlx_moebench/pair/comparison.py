@@ -120,14 +120,42 @@ def compare(
     allow: Sequence[str] = (),
     plan: Plan | None = None,
 ) -> Comparison:
-    """How the routing of ``b`` differs from that of ``a``, both statistics or paths of stats pairs.
+    """How the routing of ``b`` differs from that of ``a``.
 
     Where both measured the same sequences they are compared in pairs (sequences that one side lacks are left out),
     otherwise as independent samples. A report whose sums are missing gives values without intervals.
-    allow: kinds (see `comparability.OBSTACLES`) of differences that would be refused otherwise: ``data``, ``reading``,
-    ``phase``, ``routers``, ``experts``, ``top-k``, ``distribution``, ``collapse``.
 
-    Raises `StatsError` for what is not comparable, with the reason, and for pairs that cannot be read.
+    Parameters
+    ----------
+    a, b
+        Statistics, or paths of stats pairs.
+    allow
+        Kinds of differences that would be refused otherwise: ``data``, ``reading``, ``phase``, ``routers``,
+        ``experts``, ``top-k``, ``distribution``, ``collapse``; see `comparability.OBSTACLES`.
+    plan
+        How intervals are made; the method ``layer`` is not possible here.
+
+    Returns
+    -------
+    Comparison
+        B minus A for every metric, router by router and over all of one kind, with interval, p and q.
+
+    Raises
+    ------
+    StatsError
+        For what is not comparable, with the reason, and for pairs that cannot be read.
+    MoebenchError
+        For a plan that resamples layers.
+
+    Examples
+    --------
+    A model that is measured twice differs from itself by exactly 0:
+
+    >>> import mlx_moebench
+    >>> a, b = (mlx_moebench.analyze(dataset="math", max_samples=4, max_length=16) for _ in "ab")
+    >>> comparison = mlx_moebench.compare(a, b)
+    >>> comparison.design["paired"], comparison.overall["mlp"]["mean_entropy"].effect
+    (True, 0.0)
     """
     plan = plan or Plan()
     if plan.method == "layer":

@@ -52,7 +52,7 @@ def arrays_of(path: Path) -> dict[str, Array]:
     """
     suffix = path.suffix.lower()
     if suffix not in ARRAYS:
-        raise DataError(f"{path} is none of the files that can be read: {', '.join(ARRAYS + RESPONSES)}.")
+        raise DataError(f"{path} is not one of the files that can be read: {', '.join(ARRAYS + RESPONSES)}.")
     try:
         with path.open("rb") as file:  # np.load leaves a damaged archive open
             loaded = np.load(file, allow_pickle=False)

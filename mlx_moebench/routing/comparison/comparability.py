@@ -73,7 +73,7 @@ def check_comparable(a: Side, b: Side, allow: Sequence[str] = ()) -> list[tuple[
     if refused:
         reasons = "; ".join(f"{OBSTACLES[kind]} ({what})" for kind, what in refused)
         flags = " ".join(f"--allow {kind}" for kind in dict.fromkeys(kind for kind, _ in refused))
-        raise StatsError(f"These statistics are not comparable: {reasons}. To compare them all the same: {flags}.")
+        raise StatsError(f"These statistics are not comparable: {reasons}. To compare them anyway: {flags}.")
     return obstacles
 
 

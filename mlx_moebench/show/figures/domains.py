@@ -150,7 +150,7 @@ def _router(entry: Facts, domains: tuple[str, ...]) -> RouterDomains:
 
 
 def information_chart(series: DomainSeries, kind: str | None = None) -> Chart:
-    """What the domain tells of the expert, of the routers of one ``kind`` or a line for each kind."""
+    """What the domain tells about the expert, of the routers of one ``kind`` or a line for each kind."""
     lines, references = [], []
     for number_of_line, name in enumerate(kinds_of(series.ids) if kind is None else [kind]):
         points, places = points_of(series.ids, name)
@@ -162,7 +162,7 @@ def information_chart(series: DomainSeries, kind: str | None = None) -> Chart:
     dotted = f" Dotted: 95% quantile of {series.permutations:,} permutations." if tested else ""
     intervals = intervals_of((r.mi for r in series.routers), series.level)
     return Chart(
-        "What the domain tells of the expert",
+        "What the domain tells about the expert",
         f"Information of the domain about the expert by layer, {series.name}",
         "layer",
         series.unit,
