@@ -8,14 +8,15 @@ request handlers; and the keywords of functions that hand them to such a library
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt  # the command line's --help does without
 
 Array = Any
 """An array of any namespace that follows the Python array API: NumPy, ``mlx.core``, torch."""
 
-HostArray = npt.NDArray[Any]
+HostArray: TypeAlias = "npt.NDArray[Any]"
 """An array in the host's memory, of the dtype that it had on the device."""
 
 Network = Any
