@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_moebench.routing import METRICS
-from mlx_moebench.routing.domains.information import domain_information, domain_information_bias, jensen_shannon
+from mlx_moebench.routing.domains.information import domain_information, jensen_shannon
 from mlx_moebench.routing.metrics import coactivation, coactivation_lift, transition
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -33,7 +33,6 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     coactivation_lift,
     transition,
     domain_information,
-    domain_information_bias,
     jensen_shannon,
 )
 NOTICE = "<!-- Written by scripts/make_definitions.py from definitions.in.md and the docstrings: edit those. -->\n"

@@ -225,7 +225,7 @@ def test_output_never_replaces_what_is_no_statistics(nano_copy: Path, capsys: py
     before = (nano_copy / "model.safetensors").read_bytes()
     expect_error(["--output", str(nano_copy / "model.safetensors")], capsys, "holds no routing statistics")
     assert (nano_copy / "model.safetensors").read_bytes() == before
-    expect_error(["--output", str(nano_copy / "config.json")], capsys, "no routing report")
+    expect_error(["--output", str(nano_copy / "config.json")], capsys, "not a routing report")
 
 
 def test_a_failed_run_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from without import without
 
 PACKAGE = Path(__file__).parents[1] / "mlx_moebench"
 RANK = {
@@ -66,12 +67,7 @@ def test_imports_without_mlx_torch_and_transformers() -> None:
     modules = sorted(".".join(parts).removesuffix(".__init__") for parts in files if parts[-1] != "__main__")
     needless = [m for m in modules if not any(m == need or m.startswith(need + ".") for need in NEED_A_LIBRARY)]
     code = (
-        "import sys, importlib\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] in {BLOCKED!r}:\n"
-        "            raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Block())\n"
+        f"{without(*BLOCKED)}import importlib\n"
         f"for module in {needless!r}:\n"
         "    try:\n"
         "        importlib.import_module('mlx_moebench.' + module if module != '__init__' else 'mlx_moebench')\n"

@@ -305,7 +305,7 @@ def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     several = ("--model", "a", "--model", "b", "--adapter-path", "c", "--output", tmp_path)
     assert "belongs to one model" in fails(capsys, *several, code=2)
     out = ("--output", tmp_path / "out", "--quiet")
-    assert "is no bundled data set" in fails(capsys, "--domain", "math", "--domain", "cod", *out)
+    assert "is neither a bundled data set" in fails(capsys, "--domain", "math", "--domain", "cod", *out)
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("The same text.")
     same = ("--domain", tmp_path / "a.txt", "--domain", tmp_path / "b.txt")

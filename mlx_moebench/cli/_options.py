@@ -280,7 +280,7 @@ def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str
     """Click callback: bytes, written as ``500MB`` or ``2 GB`` in decimal units."""
     size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip(), re.IGNORECASE)
     if not size:
-        raise click.BadParameter(f"{value!r} is no size: write 500MB or 2GB.", context, parameter)
+        raise click.BadParameter(f"{value!r} is not a size: write 500MB or 2GB.", context, parameter)
     return int(float(size[1]) * _UNITS[size[2].upper()])
 
 

@@ -95,6 +95,6 @@ def _draw(
 def command() -> None:
     """Draw a picture for a paper from what was measured: PNG, SVG or PDF, the same bytes each time.
 
-    INPUTS are stats pairs, profiles, comparisons, reports of loss or trainings, each read by what is in it. Several
-    in one picture share their scales. `plot KIND --help` says what a kind is drawn from.
+    INPUTS are stats pairs, profiles, comparisons, reports of loss or trainings, each recognised by its content.
+    Several in one picture share their scales. `plot KIND --help` says what a kind is drawn from.
     """

@@ -165,7 +165,7 @@ def _check(place: Path, form: str) -> None:
     if place.is_dir():
         raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
     if place.exists() and not place.is_file():
-        raise StatsError(f"Cannot write {place}: it is no plain file; leave out --output to print.")
+        raise StatsError(f"Cannot write {place}: it is not a plain file; leave out --output to print.")
     if form == "csv":
         check_output(place, ".csv", "report", COLUMNS)
         return

@@ -234,7 +234,7 @@ def _against_chance(ci: Interval) -> str:
 def _check_pair(first: Facts, second: Facts) -> None:
     for which, report in (("first", first), ("second", second)):
         if "questions" not in report or "data" not in report:
-            raise EvaluationError(f"The {which} is no report of evaluate --task mmlu; give two of them.")
+            raise EvaluationError(f"The {which} is not a report of evaluate --task mmlu; give two of them.")
         if not report.get("complete"):
             raise EvaluationError(f"The {which} run is not complete; finish it with --resume, then compare.")
     x, y = first["data"]["sha256"], second["data"]["sha256"]

@@ -51,7 +51,7 @@ def check_output(output: str | Path, resume: bool = False) -> None:
     try:
         report = read_evaluation(path)
     except EvaluationError as error:
-        raise EvaluationError(f"{path} exists and is no report of evaluate: choose another --output.") from error
+        raise EvaluationError(f"{path} exists and is not a report of evaluate: choose another --output.") from error
     if not report["complete"] and not resume:
         raise EvaluationError(
             f"{path} holds a run that did not finish: continue with --resume, or delete it to start again."

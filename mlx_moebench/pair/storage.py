@@ -67,7 +67,7 @@ def check_writable(path: Path) -> None:
         try:
             read_report(report_path, verify=False)
         except StatsError as error:
-            raise StatsError(f"{report_path} exists and is no routing report: choose another --output.") from error
+            raise StatsError(f"{report_path} exists and is not a routing report: choose another --output.") from error
 
 
 def save_pair(stats: RoutingSums, path: Path, plan: Plan | None = None) -> tuple[Path, Path]:
