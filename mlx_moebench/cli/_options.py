@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..options import BITS, COLLAPSE_SHARES, DTYPES, ROUTER_BITS, Flag, Loading, Plan, Reading
+from ..options import BITS, COLLAPSE_SHARES, DTYPES, ROUTER_BITS, Flag, Loading, Plan, Reading, Thresholds
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -203,9 +204,36 @@ def flag_options(command: Command) -> Command:
     return _grouped("flag", Flag, FLAG)(command)
 
 
+def _thresholds(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Thresholds:
+    """Click callback: NAME=VALUE, each."""
+    named: dict[str, float] = {}
+    for text in values:
+        name, _, value = text.partition("=")
+        try:
+            named[name] = float(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is no threshold: write NAME=VALUE, such as odds=3.") from error
+    return Thresholds.of(named)
+
+
+THRESHOLDS = click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_thresholds,
+    help="What findings over several domains are measured against; again for more. NAME: "
+    + ", ".join(f"{one.name} ({one.default:g})" for one in fields(Thresholds))
+    + ".",
+)
+
+
 def plan_options(of: str | None = None) -> Decorator:
-    """`PLAN`; the command gets ``plan``, a `Plan`. of: of what the intervals are, where layers cannot be resampled."""
-    options = dict(PLAN)
+    """`PLAN`; the command gets ``plan``, a `Plan`. of: of what the intervals are, where layers cannot be resampled.
+
+    Commands whose intervals are of routers have the thresholds of findings, too.
+    """
+    options = dict(PLAN) | ({"thresholds": THRESHOLDS} if of is None else {})
     if of is not None:
         options["ci"] = click.option(
             "--ci",
