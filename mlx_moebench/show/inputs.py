@@ -291,7 +291,7 @@ def _run(group: _Group, plan: Plan) -> Run:
     """The run of a group: the report that lies beside one pair, or one made of several."""
     first, merged = group.pairs[0], group.merged
     if merged is None:
-        return Run(group.label or first.label or model_name(first.report["model"]), first.report, None, {})
+        return _without_sums(group)
     if len(group.pairs) > 1 and group.profile is None:
         merged = _renamed(group.pairs, merged)
     parts = merged.by_domain() if len(set(merged.strata)) > 1 else {}
@@ -301,6 +301,11 @@ def _run(group: _Group, plan: Plan) -> Run:
     report = first.report if single and not (parts and "words_by_router" not in first.report) else merged.report(plan)
     name = group.label or (first.label if single else None) or model_name(report["model"])
     return Run(name, report, merged, domains, parts)
+
+
+def _without_sums(group: _Group) -> Run:
+    first = group.pairs[0]
+    return Run(group.label or first.label or model_name(first.report["model"]), first.report, None, {})
 
 
 def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:

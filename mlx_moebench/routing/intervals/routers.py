@@ -121,13 +121,7 @@ def over_routers(routers: Sequence[RouterMetrics], name: str) -> Corrected | Non
     have = [r for r in routers if math.isfinite(r.values[name].whole)]
     if not have:
         return None
-    every = [r.values[name] for r in have]
-    joined = Values(
-        float(np.mean([v.whole for v in every])),
-        np.mean([v.halves for v in every], axis=0),
-        np.mean([v.quarters for v in every], axis=0),
-        np.mean([v.left_out for v in every], axis=0),
-    )
+    joined = _mean_of([r.values[name] for r in have])
     limits = min(r.limits(name)[0] for r in have), max(r.limits(name)[1] for r in have)
     free, level, parts = min(r.free for r in have), have[0].level, have[0].parts(joined)
     if get_metric(name).interval == "mean":
@@ -135,6 +129,11 @@ def over_routers(routers: Sequence[RouterMetrics], name: str) -> Corrected | Non
     joint = corrected(joined.drawn, free, level, limits, parts=parts)
     # The mean of what is shown for each router, so that a reader who averages them finds it.
     value = float(np.mean([r.metric(name).value for r in have]))
+    return _moved(joint, value, limits)
+
+
+def _moved(joint: Corrected, value: float, limits: tuple[float, float]) -> Corrected:
+    """The same interval about another value, inside the metric's range."""
     low, high = joint.interval.low, joint.interval.high
     if low is None or high is None:
         return joint
@@ -142,6 +141,11 @@ def over_routers(routers: Sequence[RouterMetrics], name: str) -> Corrected | Non
     low, high = (min(max(x + shift, limits[0]), limits[1]) for x in (low, high))
     bias = joint.plugin - value
     return Corrected(value, Interval(min(low, value), max(high, value), METHOD, bias=bias), joint.plugin)
+
+
+def _mean_of(every: Sequence[Values]) -> Values:
+    whole, *drawn = (np.mean(parts, axis=0) for parts in zip(*every, strict=True))
+    return Values(float(whole), *drawn)
 
 
 def n90(covered: Floats, values: Values, router: RouterMetrics) -> Corrected:
