@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLD = echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1
 INSTALL = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { $(OLD); } && $(PYTHON) scripts/install.py
 
-.PHONY: analyze quick test test-latest test-oldest slow browser lint types results gallery docs constraints clean core full
+.PHONY: analyze quick test test-latest test-oldest slow browser lint types results gallery notebooks docs dist constraints clean core full
 
 analyze: core
 	$(BIN)/mlx-moebench analyze --plot results/scratch/load.png --output results/scratch/routing_stats.json
@@ -46,9 +46,17 @@ results: core
 gallery: core
 	$(BIN)/python scripts/make_gallery.py
 
+# What the notebooks in docs/notebooks print.
+notebooks: full
+	$(BIN)/python scripts/make_notebooks.py
+
+# The page's scripts are checked where Node is; .ci/run installs it where it may.
 lint: full
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@if node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null && command -v npm >/dev/null; \
+	then [ node_modules/.package-lock.json -nt package.json ] || npm install --silent && npm run --silent lint; \
+	else echo "JavaScript is not checked: it takes Node 20 or newer, with npm"; fi
 
 types: full
 	$(BIN)/mypy
@@ -58,6 +66,11 @@ docs:
 	@[ -x .venv-docs/bin/mkdocs ] || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/python -m pip install --quiet --constraint constraints.txt ".[docs]"; }
 	.venv-docs/bin/mkdocs build --strict
 
+# The sdist and, built from it, the wheel, in dist/.
+dist: full
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist
+
 # constraints.txt, from what is newest today.
 constraints: full
 	$(BIN)/python scripts/make_constraints.py
@@ -66,4 +79,4 @@ core full:
 	@$(INSTALL) $(VENV) $@
 
 clean:
-	rm -rf .venv .venv-latest .venv-oldest .venv-docs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-latest .venv-oldest .venv-docs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache node_modules

@@ -27,9 +27,9 @@ def main() -> None:
     for case in CASES:
         layers = population(case, experts=args.experts, top_k=args.top_k)
         for n in args.sequences:
-            found = measure(layers, METRICS, n, args.samples, seed=args.seed)
+            coverages = measure(layers, METRICS, n, args.samples, seed=args.seed)
             for name in METRICS:
-                inside = {where: c.inside for (metric, where), c in found.items() if metric == name}
+                inside = {where: c.inside for (metric, where), c in coverages.items() if metric == name}
                 joint = inside.pop("mean", None) or inside.pop("peak")
                 print(
                     f"| {case} | {n} | {name} | {min(inside.values()):.1%}, {max(inside.values()):.1%} | {joint:.1%} |"

@@ -32,10 +32,10 @@ def coverage(cases: list[str], samples: int, sequences: list[int], seed: int) ->
         sides = populations(case)
         for paired in (True, False):
             for n in sequences:
-                found, _ = measure(sides, SIMULATED, paired, n, samples, seed)
+                coverages, _ = measure(sides, SIMULATED, paired, n, samples, seed)
                 cells = []
                 for name in SIMULATED:
-                    inside = {where: 100 * c.inside for (metric, where), c in found.items() if metric == name}
+                    inside = {where: 100 * c.inside for (metric, where), c in coverages.items() if metric == name}
                     joint = [inside.pop(where) for where in ("mean", "peak") if where in inside]
                     cells.append(
                         f"{min(inside.values()):.1f}-{max(inside.values()):.1f}" + "".join(f" / {x:.1f}" for x in joint)
@@ -48,10 +48,10 @@ def null(samples: int, seed: int) -> None:
     from mlx_moebench import analyze
 
     names = [name for name, metric in METRICS.items() if metric.interval != "none"]
-    found = halves(analyze(None, "math"), samples, names, seed=seed)
+    rates = halves(analyze(None, "math"), samples, names, seed=seed)
     print("| metric | mean over layers | a layer |\n|---|---|---|")
     for name in [*names, "load_l1", "load_jsd"]:
-        print(f"| {name} | {f'{found[name]:.1%}' if name in found else ''} | {found[f'{name}, a layer']:.1%} |")
+        print(f"| {name} | {f'{rates[name]:.1%}' if name in rates else ''} | {rates[f'{name}, a layer']:.1%} |")
 
 
 def speed(seed: int) -> None:

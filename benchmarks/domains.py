@@ -21,18 +21,19 @@ from domain_simulation import CASES, NULLS, coverage, effect_of, rejections, wor
 from intervals import random_sums
 from scipy.stats import binom
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.pair.profile import domain_report
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing import Plan, RouterSpec
 
 
 def verdicts() -> None:
     for case, right in CASES.items():
         for multiple in (1.25, 2.0):
-            given = words(case, multiple)
+            counts = words(case, multiple)
             print(
-                f"{case}, {multiple} half-widths ({effect_of(case, multiple, 40):.3f}): {right} {given[right]} of 100"
+                f"{case}, {multiple} half-widths ({effect_of(case, multiple, 40):.3f}): {right} {counts[right]} of 100"
             )
-            print(f"  all: {dict(given)}", flush=True)
+            print(f"  all: {dict(counts)}", flush=True)
 
 
 def null(sets: int = 5000) -> None:

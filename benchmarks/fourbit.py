@@ -54,20 +54,20 @@ def compare_memory(folder: Path, size: int) -> None:
         "| loaded as | peak, GB | of bfloat16 | stays, GB | experts, of bfloat16 | seconds |\n|---|---|---|---|---|---|"
     )
     for how, name in WAYS.items():
-        found = load_elsewhere(folder, how)
-        cells = (found.peak / 1e9, found.peak / size, found.stays / 1e9, found.expert_bytes / found.expert_bf16)
-        print(f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} | {found.seconds:.0f} |", flush=True)
+        memory = load_elsewhere(folder, how)
+        cells = (memory.peak / 1e9, memory.peak / size, memory.stays / 1e9, memory.expert_bytes / memory.expert_bf16)
+        print(f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} | {memory.seconds:.0f} |", flush=True)
 
 
 @contextmanager
 def watched(model: Any) -> Iterator[list[np.ndarray]]:
     """A list to which every forward inside adds the experts [tokens, K] of each router, in running order."""
-    found: list[np.ndarray] = []
+    chosen: list[np.ndarray] = []
     hooks = [
-        layer.mlp.gate.register_forward_hook(lambda _module, _inputs, output: found.append(np.sort(output[2].numpy())))
+        layer.mlp.gate.register_forward_hook(lambda _module, _inputs, output: chosen.append(np.sort(output[2].numpy())))
         for layer in model.model.layers
     ]
-    yield found
+    yield chosen
     for hook in hooks:
         hook.remove()
 
@@ -76,9 +76,9 @@ def route(model: Any, sequences: Sequence[np.ndarray]) -> Sets:
     """The sets of experts of every sequence, each run by itself, so without padding."""
     sets = []
     for ids in sequences:
-        with watched(model) as found, torch.inference_mode():
+        with watched(model) as chosen, torch.inference_mode():
             model(torch.tensor(ids.astype(np.int64))[None], use_cache=False)
-        sets.append(np.stack(found))
+        sets.append(np.stack(chosen))
     return sets
 
 

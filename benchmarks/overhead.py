@@ -77,13 +77,13 @@ def measured(model: Any, ids: mx.array) -> tuple[float, float]:
 def time_it(name: str, model: Any, pairs: int, tokens: int) -> None:
     """Print the ratio of measured to plain over ``pairs`` pairs, after one that warms up."""
     ids = mx.array(np.random.default_rng(0).integers(0, 4096, (ROWS, tokens // ROWS)))
-    found = []
+    timed = []
     for n in range(pairs + 1):
         first = plain(model, ids) if n % 2 else None
         whole, tallies = measured(model, ids)
-        found.append((first or plain(model, ids), whole, tallies))
-        print(f"{name}: pair {n} of {pairs}, {found[-1][0]:.2f} and {whole:.2f} s", file=sys.stderr, flush=True)
-    times = np.array(found[1:])
+        timed.append((first or plain(model, ids), whole, tallies))
+        print(f"{name}: pair {n} of {pairs}, {timed[-1][0]:.2f} and {whole:.2f} s", file=sys.stderr, flush=True)
+    times = np.array(timed[1:])
     low, middle, high = np.percentile(times[:, 1] / times[:, 0], (25, 50, 75))
     cells = " | ".join(f"{1000 * seconds:.1f}" for seconds in np.median(times, axis=0))
     print(f"| {name} | {cells} | {middle:.4f} [{low:.4f}, {high:.4f}] |", flush=True)

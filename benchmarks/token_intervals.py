@@ -74,13 +74,13 @@ def ratios(entropy: np.ndarray, chosen: np.ndarray, rows: np.ndarray) -> tuple[f
     return widths[0], widths[1]
 
 
-def report(dataset: str, found: Sequence[tuple[float, float]]) -> None:
-    for name, column in zip(("mean entropy", "busiest expert's share"), zip(*found, strict=True), strict=True):
+def report(dataset: str, widths: Sequence[tuple[float, float]]) -> None:
+    for name, column in zip(("mean entropy", "busiest expert's share"), zip(*widths, strict=True), strict=True):
         print(f"{dataset}: {name}: " + " ".join(f"{x:.2f}" for x in column) + f" (mean {np.mean(column):.2f})")
 
 
-def _columns(found: dict[str, list[tuple[float, float]]]) -> dict[str, tuple[list[float], list[float]]]:
-    return {name: ([h for h, _ in rows], [s for _, s in rows]) for name, rows in found.items()}
+def _columns(by_dataset: dict[str, list[tuple[float, float]]]) -> dict[str, tuple[list[float], list[float]]]:
+    return {name: ([h for h, _ in rows], [s for _, s in rows]) for name, rows in by_dataset.items()}
 
 
 def main() -> None:
@@ -90,21 +90,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the ratios as JSON")
     args = parser.parse_args()
     select_device("cpu")
-    every, found = [], {}
+    every, by_dataset = [], {}
     for dataset in args.dataset:
         routers, rows = tokens_of(dataset, args.max_length)
         every.append((routers, rows))
-        found[dataset] = [ratios(entropy, chosen, rows) for entropy, chosen in routers]
-        report(dataset, found[dataset])
+        by_dataset[dataset] = [ratios(entropy, chosen, rows) for entropy, chosen in routers]
+        report(dataset, by_dataset[dataset])
     if len(every) > 1:
         # All texts as one sample, as a mixed evaluation set would be: sequences then differ by domain, too.
         rows = np.concatenate([rows + 1_000_000 * i for i, (_, rows) in enumerate(every)])
         layers = zip(*(routers for routers, _ in every), strict=True)
         pooled = [tuple(np.concatenate(parts) for parts in zip(*layer, strict=True)) for layer in layers]
-        found["all as one set"] = [ratios(entropy, chosen, rows) for entropy, chosen in pooled]
-        report("all as one set", found["all as one set"])
+        by_dataset["all as one set"] = [ratios(entropy, chosen, rows) for entropy, chosen in pooled]
+        report("all as one set", by_dataset["all as one set"])
     if args.output:
-        layers_of = {name: {"mean_entropy": h, "top_share_token": s} for name, (h, s) in _columns(found).items()}
+        layers_of = {name: {"mean_entropy": h, "top_share_token": s} for name, (h, s) in _columns(by_dataset).items()}
         args.output.write_text(json.dumps({"max_length": args.max_length, "ratios": layers_of}, indent=1) + "\n")
 
 

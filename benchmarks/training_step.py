@@ -67,15 +67,15 @@ def compare(name: str, make: Callable[[], Any], settings: RoutingLoss, pairs: in
     plain, floored = with_lora(make()), with_lora(make())
     with Objective(floored, settings) as objective:
         steps = (step_of(plain, default_loss), step_of(floored, objective))
-        found = []
+        costs = []
         for n in range(pairs + 1):
             order = (0, 1) if n % 2 else (1, 0)
             pair: list[tuple[float, int]] = [(0.0, 0), (0.0, 0)]
             for arm in order:
                 pair[arm] = steps[arm](batch, lengths)
-            found.append(pair)
+            costs.append(pair)
             print(f"{name}: pair {n} of {pairs}, {pair[0][0]:.2f} and {pair[1][0]:.2f} s", file=sys.stderr, flush=True)
-    figures = np.array(found[1:], dtype=float)  # [pairs, arm, (seconds, bytes)]
+    figures = np.array(costs[1:], dtype=float)  # [pairs, arm, (seconds, bytes)]
     low, middle, high = np.percentile(figures[:, 1, 0] / figures[:, 0, 0], (25, 50, 75))
     seconds, peak = np.median(figures[..., 0], axis=0), np.median(figures[..., 1], axis=0)
     cells = f"{1000 * seconds[0]:.0f} | {1000 * seconds[1]:.0f} | {middle:.3f} [{low:.3f}, {high:.3f}]"

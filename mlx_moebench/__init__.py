@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from .instrument import attach, detach, stream_generate
     from .measure import analyze
     from .models import load
-    from .pair import Comparison, compare
-    from .routing import RoutingStats
+    from .pair import Comparison, RoutingStats, compare
 
 _HOME = {
     "Comparison": ".pair",
-    "RoutingStats": ".routing",
+    "RoutingStats": ".pair",
     "analyze": ".measure",
     "attach": ".instrument",
     "compare": ".pair",

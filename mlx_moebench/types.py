@@ -8,15 +8,19 @@ request handlers; and the keywords of functions that hand them to such a library
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Array = Any
 """An array of any namespace that follows the Python array API: NumPy, ``mlx.core``, torch."""
 
-HostArray = npt.NDArray[Any]
-"""An array in the host's memory, of the dtype that it had on the device."""
+if TYPE_CHECKING:
+    HostArray = npt.NDArray[Any]
+    """An array in the host's memory, of the dtype that it had on the device."""
+else:
+    HostArray = Any  # the command line, which imports this, shows its help without NumPy
 
 Network = Any
 """A model object: an ``mlx.nn.Module`` or a ``torch.nn.Module``."""

@@ -35,12 +35,12 @@ DATA = {
 
 def windows(tokenizer: Tokenizer, documents: list[str]) -> list[Sequence]:
     """Documents, closed by the end-of-text id, as windows of at most WINDOW tokens; the row is the document."""
-    found = []
+    sequences = []
     for row, encoding in enumerate(tokenizer.encode_batch(documents)):
         ids = np.array([*encoding.ids, tokenizer.token_to_id("<|endoftext|>")], dtype=np.int32)
         parts = [ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW)]
-        found += [Sequence(row, i, part, False) for i, part in enumerate(parts) if len(part) > 1]
-    return found
+        sequences += [Sequence(row, i, part, False) for i, part in enumerate(parts) if len(part) > 1]
+    return sequences
 
 
 def baselines(train: np.ndarray, test: list[Sequence], vocabulary: int) -> dict[str, float]:
@@ -130,7 +130,12 @@ def card(
     parameters: int,
     c: dict[str, Any],
 ) -> str:
-    lines = f"""---
+    lines = [*_introduction(trained, parameters, c), *_data(trained), *_perplexity(scores)]
+    return "\n".join([*lines, *_routing(routing), *_loss(log)])
+
+
+def _introduction(trained: dict[str, Any], parameters: int, c: dict[str, Any]) -> list[str]:
+    return f"""---
 license: apache-2.0
 language: en
 tags: [mixture-of-experts, olmoe, mlx]
@@ -148,66 +153,70 @@ a poor writer: use it to study and test routers, never for its text.
   0.001; float32 weights, bf16 matrix products.
 - Made by `scripts/train_nano.py`, this card by `scripts/evaluate_nano.py`. Loads in mlx-lm and in transformers.
 - Context: trained on {WINDOW} tokens; later positions are untrained.
-
-## Data
 """.splitlines()
-    lines += [
+
+
+def _data(trained: dict[str, Any]) -> list[str]:
+    return [
+        "",
+        "## Data",
         "",
         *table(
             ("domain", "unique tokens", "sources"), [(d, f"{trained['unique_tokens'][d]:,}", DATA[d]) for d in DOMAINS]
         ),
-    ]
-    lines += f"""Documents whose SHA-256 starts with a byte below {HELD_OUT_BYTE} (about 5%) were held out. The texts
+        *f"""Documents whose SHA-256 starts with a byte below {HELD_OUT_BYTE} (about 5%) were held out. The texts
 are not part of this package; the licences of the sources stand as named.
-
-## Held-out perplexity per token
-""".splitlines()
-    header = ("domain", "documents", "tokens", "moebench-nano", "interpolated bigram", "unigram")
-    lines += [
-        "",
-        *table(
-            header,
-            [
-                (d, f"{t['documents']:,}", f"{t['tokens']:,}", *(f"{t[k]:.2f}" for k in ("nano", "bigram", "unigram")))
-                for d, t in scores.items()
-            ],
-        ),
+""".splitlines(),
     ]
-    lines += f"""Windows of {WINDOW} tokens, the first token of each not scored. The baselines are trained on the same
-domain's training tokens; the bigram's interpolation weight is the best one on the held-out text, which favours it.
 
+
+def _perplexity(scores: dict[str, dict[str, Any]]) -> list[str]:
+    header = ("domain", "documents", "tokens", "moebench-nano", "interpolated bigram", "unigram")
+    rows: list[tuple[object, ...]] = [
+        (d, f"{t['documents']:,}", f"{t['tokens']:,}", *(f"{t[k]:.2f}" for k in ("nano", "bigram", "unigram")))
+        for d, t in scores.items()
+    ]
+    return [
+        *("", "## Held-out perplexity per token", ""),
+        *table(header, rows),
+        *f"""Windows of {WINDOW} tokens, the first token of each not scored. The baselines are trained on the same
+domain's training tokens; the bigram's interpolation weight is the best one on the held-out text, which favours it.
+""".splitlines(),
+    ]
+
+
+def _routing(routing: list[dict[str, Any]]) -> list[str]:
+    header = ("layer", "MI, nats", "MI / ln 3", "null mean", "null 95%", "p", *(f"busiest, {d}" for d in DOMAINS))
+    rows: list[tuple[object, ...]] = [
+        (
+            r["layer"],
+            *(f"{v:.4f}" for v in (r["mi"].mi, r["mi"].relative, r["mi"].null_mean, r["mi"].null_high)),
+            f"{r['mi'].p_value:.3f}",
+            *(" / ".join(str(e) for e in r["busiest"][d]) for d in DOMAINS),
+        )
+        for r in routing
+    ]
+    apart = [str(r["layer"]) for r in routing if all(_all_differ(r["busiest"], half) for half in (0, 1))]
+    return [
+        *f"""
 ## Routing on the held-out documents
 
 MI(domain; expert) over three equally weighted domains, at most ln 3 = {float(np.log(3)):.4f} nats. Null: domain labels
 permuted over documents, 999 times. Busiest: most selections in even / odd rows of the domain's documents.
-""".splitlines()
-    header = ("layer", "MI, nats", "MI / ln 3", "null mean", "null 95%", "p", *(f"busiest, {d}" for d in DOMAINS))
-    lines += [
+""".splitlines(),
         "",
-        *table(
-            header,
-            [
-                (
-                    r["layer"],
-                    *(f"{v:.4f}" for v in (r["mi"].mi, r["mi"].relative, r["mi"].null_mean, r["mi"].null_high)),
-                    f"{r['mi'].p_value:.3f}",
-                    *(" / ".join(str(e) for e in r["busiest"][d]) for d in DOMAINS),
-                )
-                for r in routing
-            ],
-        ),
-    ]
-    apart = [
-        r["layer"]
-        for r in routing
-        if all(len({r["busiest"][d][half] for d in DOMAINS}) == len(DOMAINS) for half in (0, 1))
-    ]
-    lines += [
-        "Layers whose busiest experts differ between all three domains in both halves: "
-        f"{', '.join(map(str, apart)) or 'none'}.",
+        *table(header, rows),
+        f"Layers whose busiest experts differ between all three domains in both halves: {', '.join(apart) or 'none'}.",
         "",
     ]
-    lines += ["## Loss", "", "![Training loss by domain](loss_curve.svg)", ""]
+
+
+def _all_differ(busiest: dict[str, list[int]], half: int) -> bool:
+    """Whether no two domains have the same busiest expert in that half of their documents."""
+    return len({busiest[domain][half] for domain in DOMAINS}) == len(DOMAINS)
+
+
+def _loss(log: list[dict[str, Any]]) -> list[str]:
     keys = ("ce_math", "ce_code", "ce_general", "balance")
     rows: list[tuple[object, ...]] = []
     for start in (*(len(log) * k // 6 for k in range(6)), len(log) - 50):
@@ -215,9 +224,11 @@ permuted over documents, 999 times. Busiest: most selections in even / odd rows 
         rows.append(
             (f"{start}-{start + len(part) - 1}", *(f"{np.mean([entry[key] for entry in part]):.3f}" for key in keys))
         )
-    lines += table(("steps", "math", "code", "general", "balance (1 = even)"), rows)
-    lines += ["Mean training cross-entropy in nats per token over the steps named.", ""]
-    return "\n".join(lines)
+    return [
+        *("## Loss", "", "![Training loss by domain](loss_curve.svg)", ""),
+        *table(("steps", "math", "code", "general", "balance (1 = even)"), rows),
+        *("Mean training cross-entropy in nats per token over the steps named.", ""),
+    ]
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def main() -> None:
     try:
         install(venv, profile, which)
     except KeyboardInterrupt:
-        sys.exit("\nStopped; the same command goes on.")
+        sys.exit("\nStopped; the same command continues.")
     stamp(venv, profile).write_text(made_from, encoding="utf-8")
 
 
@@ -130,10 +130,10 @@ def torch_requirement(pip: list[str], constraints: Path | None, which: str) -> t
 
 def pinned(name: str) -> str:
     """The version of a package in constraints.txt."""
-    found = re.search(rf"^{re.escape(name)}==(\S+)$", PINS.read_text(encoding="utf-8"), re.MULTILINE)
-    if found is None:
+    pin = re.search(rf"^{re.escape(name)}==(\S+)$", PINS.read_text(encoding="utf-8"), re.MULTILINE)
+    if pin is None:
         sys.exit(f"constraints.txt pins no version of {name}: run make constraints.")
-    return found[1]
+    return pin[1]
 
 
 def oldest() -> Iterable[str]:
@@ -175,21 +175,27 @@ def with_progress(command: list[str], constraints: Path | None) -> None:
         settings |= {"PIP_CONSTRAINT": str(constraints), "PIP_BUILD_CONSTRAINT": str(constraints)}
     process = subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
-    terminal, printed, seen, said = sys.stdout.isatty(), [], 0, time.monotonic()
-    for line in process.stdout:
-        printed.append(line)
-        step = progress(line)
-        seen += line.startswith("Collecting ")
-        if step and (terminal or time.monotonic() - said > SILENCE):
-            said = time.monotonic()
-            text = f"  {seen} packages so far: {step}"
-            print(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}" if terminal else text, end="", flush=True)
-            print("" if terminal else "\n", end="", flush=True)
-    print("\r\033[K" if terminal else "", end="", flush=True)
+    printed = followed(process.stdout)
     if process.wait() != 0:
         sys.stdout.writelines(line for line in printed if not line.startswith("WARNING: Location"))
         full = any("No space left" in line for line in printed)
         sys.exit("The disk is full." if full else f"pip failed: {' '.join(command)}; its last words are above.")
+
+
+def followed(output: Iterable[str]) -> list[str]:
+    """All lines that pip prints; meanwhile its steps are shown, without a terminal one now and then."""
+    terminal, printed, packages, shown = sys.stdout.isatty(), [], 0, time.monotonic()
+    for line in output:
+        printed.append(line)
+        step = progress(line)
+        packages += line.startswith("Collecting ")
+        if step and (terminal or time.monotonic() - shown > SILENCE):
+            shown = time.monotonic()
+            text = f"  {packages} packages so far: {step}"
+            print(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}" if terminal else text, end="", flush=True)
+            print("" if terminal else "\n", end="", flush=True)
+    print("\r\033[K" if terminal else "", end="", flush=True)
+    return printed
 
 
 def progress(line: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from published import ENTROPIES, QUANTITIES, in_words, possible_names
 
 from mlx_moebench.options import COLLAPSE_SHARES, Plan
-from mlx_moebench.pair.storage import load_pair, pair_paths, read_report
-from mlx_moebench.routing.stats import RoutingStats
+from mlx_moebench.pair.stats import RoutingStats
+from mlx_moebench.pair.storage import pair_paths, read_report
 from mlx_moebench.show.markdown import Cells
 from mlx_moebench.show.names import model_name
 
@@ -36,7 +36,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     report = read_report(path)
     if not pair_paths(path)[1].exists() or "sources" not in report["data"]:
         return [report]
-    return [part.report(plan_of(report)) for part in load_pair(path).by_domain().values()]
+    return [part.report(plan_of(report)) for part in RoutingStats.load(path).by_domain().values()]
 
 
 def leaderboard(reports: Iterable[Mapping[str, Any]]) -> str:
@@ -135,6 +135,6 @@ def rebuilt(path: Path, plan: Plan | None = None) -> RoutingStats:
 
     plan: None keeps that of the report. Raises `StatsError` where the sums are missing.
     """
-    stats = load_pair(path)
+    stats = RoutingStats.load(path)
     stats.save(path, plan or plan_of(read_report(path, verify=False)))
     return stats

@@ -60,9 +60,9 @@ def resolved(requirements: list[str]) -> dict[str, str]:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
         subprocess.run([*command, "--report", str(report), *requirements], check=True)
         items = json.loads(report.read_text(encoding="utf-8"))["install"]
-    found = {plain(item["metadata"]["name"]): item["metadata"]["version"].partition("+")[0] for item in items}
+    versions = {plain(item["metadata"]["name"]): item["metadata"]["version"].partition("+")[0] for item in items}
     return {
-        name: version for name, version in found.items() if name != "mlx-moebench" and not name.startswith("nvidia-")
+        name: version for name, version in versions.items() if name != "mlx-moebench" and not name.startswith("nvidia-")
     }
 
 

@@ -81,11 +81,11 @@ def parts(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """(summary, {field: text}) of a docstring, without its examples."""
     text = (inspect.getdoc(function) or "").split("\n>>>")[0]
     summary, _, rest = text.partition("\n\n")
-    found = dict(re.findall(rf"^({'|'.join(FIELDS)}): (.*?)(?=^\w+: |\Z)", rest, flags=re.DOTALL | re.MULTILINE))
-    missing = [field for field in FIELDS if field not in found]
+    sections = dict(re.findall(rf"^({'|'.join(FIELDS)}): (.*?)(?=^\w+: |\Z)", rest, flags=re.DOTALL | re.MULTILINE))
+    missing = [field for field in FIELDS if field not in sections]
     if missing:
         raise SystemExit(f"The docstring of {function.__name__} has no {missing[0]}.")
-    joined = {field: " ".join(value.split()) for field, value in found.items()}
+    joined = {field: " ".join(value.split()) for field, value in sections.items()}
     return " ".join(summary.split()), joined
 
 

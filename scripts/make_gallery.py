@@ -57,12 +57,12 @@ INTRODUCTION = """\
 
 `mlx-moebench plot KIND INPUTS... -o FILE` draws what was measured as PNG, SVG or PDF, for papers: one column of text
 wide, colours that colour-blind readers tell apart, units on every axis, intervals or the reason why there are none, and
-the same bytes each time. Several runs, domains or trainings in one picture share their scales. INPUTS are read by what
-is in them; `NAME=PATH` names a run in the picture, `--title` replaces the title (`--title ''` leaves it out).
+the same bytes each time. Several runs, domains or trainings in one picture share their scales. INPUTS are recognised
+by their content; `NAME=PATH` names a run in the picture, `--title` replaces the title (`--title ''` leaves it out).
 
 In Python, `mlx_moebench.show.plots.get_plot(KIND).draw(read_inputs(INPUTS))` gives the matplotlib figure, to change
-what you like. A new kind is one file in `mlx_moebench/show/plots/`. The pictures below are of the embedded
-model, that of experts without a token on 16 tokens of each domain, in three quarters of the pixels and 256 colours;
+what you like. A new kind is one file in `mlx_moebench/show/plots/`. The pictures below show the embedded
+model (dead experts on 16 tokens of each domain), reduced to three quarters of the pixels and to 256 colours;
 `make gallery` draws them again.
 """
 

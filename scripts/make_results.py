@@ -124,8 +124,8 @@ def measured(results: Path) -> list[Path]:
     """The files that measurements wrote, by which the manifest vouches for the numbers in the pages."""
     folders = ("comparisons", "lm_eval", "overlaps", "profiles", "uncertainty", "vocabulary")
     single = ("token_intervals.json", "published.json", "ldiv_rescue.json", "ablation_comparison.csv")
-    found = [*results.glob("routing_stats_*"), *(results / name for name in single)]
-    return sorted([*found, *(path for folder in folders for path in (results / folder).glob("*.json"))])
+    files = [*results.glob("routing_stats_*"), *(results / name for name in single)]
+    return sorted([*files, *(path for folder in folders for path in (results / folder).glob("*.json"))])
 
 
 def manifest(results: Path) -> str:

@@ -27,7 +27,7 @@ def main() -> None:
     figures = make_figures(model, batch.ids.astype(np.uint16), lengths, weights_sha256(NANO))
     path = write_figures(figures, NANO)
     for check in check_model(model, figures)[0]:
-        print(f"{'pass' if check.passed else 'FAIL':<5} {check.name}: {check.found}")
+        print(f"{'pass' if check.passed else 'FAIL':<5} {check.name}: {check.words}")
     print(f"Wrote {path}: {len(lengths)} texts, {lengths.sum():,} tokens, {path.stat().st_size:,} bytes")
 
 

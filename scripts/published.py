@@ -13,8 +13,8 @@ from typing import Any
 
 from mlx_moebench.errors import DataError
 from mlx_moebench.options import COLLAPSE_SHARES, Plan
+from mlx_moebench.pair.stats import RoutingStats
 from mlx_moebench.routing.metrics import get_metric
-from mlx_moebench.routing.stats import RoutingStats
 
 ENTROPIES = ("mean_entropy", "load_entropy", "marginal_entropy", "topk_entropy")
 """What a published "mean entropy" may be the mean over layers of."""
@@ -35,13 +35,13 @@ ROWS = {"model", "hub_id", "parameters", "n_experts", "top_k", "figures"}
 def read_published(path: Path) -> dict[str, Any]:
     """The published rows with source and protocol; raises `DataError` for a file that does not hold them."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        published: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no JSON file that can be read ({error}).") from error
-    rows = found.get("rows") if isinstance(found, dict) else None
+    rows = published.get("rows") if isinstance(published, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= ROWS for row in rows):
         raise DataError(f"{path} holds no published rows: each has {', '.join(sorted(ROWS))}.")
-    return found
+    return published
 
 
 def possible(metric: str, figure: Mapping[str, Any], n_experts: int, top_k: int) -> str | None:
@@ -78,7 +78,7 @@ def held_against(row: Mapping[str, Any], stats: RoutingStats, plan: Plan | None 
     and why. Verdicts: ``cannot be this`` (by its range, with the published model's E and K), ``another model`` (the
     measured E or K are others), ``reproduced`` (the interval meets the rounded figure), ``differs``, ``no interval``.
     """
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for share in COLLAPSE_SHARES:
         of = RoutingStats.merge([stats])
         of.collapse_on = share
@@ -90,11 +90,11 @@ def held_against(row: Mapping[str, Any], stats: RoutingStats, plan: Plan | None 
                 if forms == [(row["top_k"], row["n_experts"])]
                 else f"measured with top-{forms[0][0]} of {forms[0][1]}"
             )
-            found += _entries(row, share, kind, summary, other, stats.tau)
+            entries += _entries(row, share, kind, summary, other, stats.tau)
             if share == COLLAPSE_SHARES[0]:
-                found += _entropies(row, kind, summary, other)
+                entries += _entropies(row, kind, summary, other)
     order = ("collapsed_fraction", "mean_entropy", "peak_share")
-    return sorted(found, key=lambda entry: order.index(entry["figure"]))
+    return sorted(entries, key=lambda entry: order.index(entry["figure"]))
 
 
 def _entries(

@@ -26,8 +26,8 @@ from published import bits_that_fit, held_against, read_published, weights_gb
 from mlx_moebench.data.importers import split_name
 from mlx_moebench.errors import MoebenchError, did_you_mean
 from mlx_moebench.files import write_aside
+from mlx_moebench.pair.stats import RoutingStats
 from mlx_moebench.pair.storage import read_report
-from mlx_moebench.routing.stats import RoutingStats
 from mlx_moebench.show.tables.doctor import memory_gb
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published.json"
@@ -36,14 +36,14 @@ PUBLISHED = Path(__file__).parents[1] / "results" / "published.json"
 def chosen(wanted: list[str] | None, rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str | None]]:
     """(published row, stand-in or None) of each NAME or NAME=STAND-IN; all rows by default."""
     by_name = {row["model"]: row for row in rows}
-    found: list[tuple[dict[str, Any], str | None]] = []
+    picked: list[tuple[dict[str, Any], str | None]] = []
     for argument in wanted or list(by_name):
         name, value = split_name(argument)
         name, stand_in = (value, None) if name is None else (name, value)
         if name not in by_name:
             raise MoebenchError(f"{name!r} is not in the published table.{did_you_mean(name, list(by_name))}")
-        found.append((by_name[name], stand_in))
-    return found
+        picked.append((by_name[name], stand_in))
+    return picked
 
 
 def plan(row: dict[str, Any], stand_in: str | None, bits: str, memory: float) -> tuple[int, str]:

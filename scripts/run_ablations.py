@@ -64,22 +64,22 @@ def one_run(combination: dict[str, Any], seed: int, model: Path, texts: Path, ru
         (runs / "before").mkdir(exist_ok=True)
         for file in before:
             shutil.copy(folder / file.name, file)
-    found: dict[str, Any] = json.loads(report.read_text())
-    return found
+    trained: dict[str, Any] = json.loads(report.read_text())
+    return trained
 
 
 def row(combination: dict[str, Any], of: list[dict[str, Any]], controls: list[dict[str, Any]]) -> dict[str, Any]:
     """One line of the table."""
-    found: dict[str, Any] = {**combination, "seeds": len(of)}
+    line: dict[str, Any] = {**combination, "seeds": len(of)}
     for name in ("load_entropy", "n_eff", "dead_experts", "mean_entropy"):
         ends = [[r["routing_after"][name]["value"] for r in side] for side in (of, controls)]
         difference = interval([a - b for a, b in zip(*ends, strict=True)])
-        found |= {name: sum(ends[0]) / len(of), f"{name}_difference": difference["value"]}
-        found |= {f"{name}_low": difference["low"], f"{name}_high": difference["high"]}
+        line |= {name: sum(ends[0]) / len(of), f"{name}_difference": difference["value"]}
+        line |= {f"{name}_low": difference["low"], f"{name}_high": difference["high"]}
     relative = interval([a["ce"]["test_after"] / b["ce"]["test_after"] - 1 for a, b in zip(of, controls, strict=True)])
-    found |= {f"test_ce_relative_{key}": relative[key] for key in ("value", "low", "high")}
+    line |= {f"test_ce_relative_{key}": relative[key] for key in ("value", "low", "high")}
     fired = [r["routing_loss"]["steps_with_a_router_below_floor"] / r["routing_loss"]["steps"] for r in of]
-    return found | {"steps_fired": sum(fired) / len(fired)}
+    return line | {"steps_fired": sum(fired) / len(fired)}
 
 
 def main() -> None:

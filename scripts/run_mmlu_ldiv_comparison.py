@@ -54,9 +54,21 @@ def answers(name: str, adapter: Path | None, args: argparse.Namespace) -> dict[s
         shots=args.shots,
         bits=args.bits,
         adapter_path=adapter,
-        output=args.runs / "answers" / f"{name}.json",
+        output=answers_file(name, args),
         resume=True,
     )
+
+
+def answers_file(name: str, args: argparse.Namespace) -> Path:
+    return Path(args.runs / "answers" / f"{name}.json")
+
+
+def evaluation(arm: str | None, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """MMLU of the base model or of one LoRA; with --ldiv-only the base and the control as they are in --runs."""
+    name = f"{arm}-{seed}" if arm else "base"
+    if args.ldiv_only and arm != "ldiv":
+        return read_evaluation(answers_file(name, args))
+    return answers(name, adapter_of(arm, seed, args) if arm else None, args)
 
 
 def short(report: dict[str, Any]) -> dict[str, Any]:
@@ -68,10 +80,10 @@ def routing(folder: Path) -> dict[str, Any]:
     """How the routing ended, from the training's own report."""
     report = json.loads((folder / "training_report.json").read_text())
     keys = ("load_entropy", "n_eff", "dead_experts", "mean_entropy")
-    found: dict[str, Any] = {
+    ends: dict[str, Any] = {
         f"routing_{when}": {key: report[f"routing_{when}"][key] for key in keys} for when in ("before", "after")
     }
-    return found | {"ce": report["ce"], "warnings": report["routing_loss"]["warnings"]}
+    return ends | {"ce": report["ce"], "warnings": report["routing_loss"]["warnings"]}
 
 
 def over_seeds(comparisons: list[dict[str, Any]]) -> dict[str, Any]:
@@ -90,8 +102,8 @@ def print_table(results: dict[str, Any]) -> None:
             _percent(run[key]["macro_difference"], "+") for key in ("against_base", "against_control") if key in run
         ]
         print(f"{name:14} {' '.join(f'{cell:28}' for cell in cells)}".rstrip())
-    for name, found in results["over_seeds"].items():
-        print(f"{name}, mean over seeds: {_percent(found['macro'], '+')} points (macro)")
+    for name, mean in results["over_seeds"].items():
+        print(f"{name}, mean over seeds: {_percent(mean['macro'], '+')} points (macro)")
 
 
 def _percent(entry: dict[str, Any], sign: str = "") -> str:
@@ -99,7 +111,7 @@ def _percent(entry: dict[str, Any], sign: str = "") -> str:
     return with_interval(100 * entry["value"], interval, 2, signed if sign else decimals, ends=decimals)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder or hub id [moebench-nano]")
     parser.add_argument("--data", help="folder with train.jsonl and valid.jsonl to fine-tune on [bundled prompts]")
@@ -115,38 +127,44 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/mmlu_ldiv"))
     parser.add_argument("--results", type=Path, default=Path("results/lm_eval"))
     args = parser.parse_args()
-
-    def have(name: str, arm: str | None = None, seed: int = 0) -> dict[str, Any]:
-        if args.ldiv_only and arm != "ldiv":
-            file = args.runs / "answers" / f"{name}.json"
-            if not file.exists():
+    if args.ldiv_only:
+        for name in ("base", *(f"control-{seed}" for seed in range(args.seeds))):
+            if not (file := answers_file(name, args)).exists():
                 parser.error(f"--ldiv-only needs {file}, which is not there: run once without it")
-            return read_evaluation(file)
-        return answers(name, adapter_of(arm, seed, args) if arm else None, args)
+    return args
 
-    base = have("base")
+
+def compared(args: argparse.Namespace) -> dict[str, Any]:
+    """Every run, trained and evaluated where it is not yet, against the base and its control, and means over seeds."""
+    base = evaluation(None, 0, args)
     runs: dict[str, dict[str, Any]] = {"base": short(base)}
-    compared: dict[str, list[dict[str, Any]]] = {
+    pairs: dict[str, list[dict[str, Any]]] = {
         "control against base": [],
         "ldiv against base": [],
         "ldiv against control": [],
     }
     for seed in range(args.seeds):
-        control, ldiv = have(f"control-{seed}", "control", seed), have(f"ldiv-{seed}", "ldiv", seed)
-        for arm, report in (("control", control), ("ldiv", ldiv)):
+        reports = {arm: evaluation(arm, seed, args) for arm in ARMS}
+        for arm, report in reports.items():
             against = compare_answers(base, report)
-            compared[f"{arm} against base"].append(against)
+            pairs[f"{arm} against base"].append(against)
             runs[f"{arm}-{seed}"] = (
                 short(report) | routing(args.runs / "adapters" / arm / str(seed)) | {"against_base": against}
             )
-        runs[f"ldiv-{seed}"]["against_control"] = compare_answers(control, ldiv)
-        compared["ldiv against control"].append(runs[f"ldiv-{seed}"]["against_control"])
-    results = {
+        against = compare_answers(reports["control"], reports["ldiv"])
+        pairs["ldiv against control"].append(against)
+        runs[f"ldiv-{seed}"]["against_control"] = against
+    return {
         "script": "scripts/run_mmlu_ldiv_comparison.py",
         "environment": base["environment"],
         "runs": runs,
-        "over_seeds": {name: over_seeds(found) for name, found in compared.items()},
+        "over_seeds": {name: over_seeds(comparisons) for name, comparisons in pairs.items()},
     }
+
+
+def main() -> None:
+    args = arguments()
+    results = compared(args)
     args.results.mkdir(parents=True, exist_ok=True)
     output = args.results / "mmlu_ldiv_comparison.json"
     output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -65,13 +65,13 @@ def one_run(case: str, model: Path, variant: str, seed: int, texts: Path, out: P
             "routing_loss": VARIANTS[variant],
         }
         train_adapter(training_config(settings), resume=True)
-    found: dict[str, Any] = json.loads(report.read_text())
+    trained: dict[str, Any] = json.loads(report.read_text())
     steps = [entry for entry in read_log(folder / LOG) if "ce" in entry]
-    found["mean_token_entropy_last"] = float(np.mean(steps[-1]["token_entropy"]))
-    print(f"{case} {variant} seed {seed}: H(f) {found['routing_after']['load_entropy']['value']:.3f} nats, "
-          f"dead {found['routing_after']['dead_experts']['value']:.2f}, test CE {found['ce']['test_after']:.4f}",
+    trained["mean_token_entropy_last"] = float(np.mean(steps[-1]["token_entropy"]))
+    print(f"{case} {variant} seed {seed}: H(f) {trained['routing_after']['load_entropy']['value']:.3f} nats, "
+          f"dead {trained['routing_after']['dead_experts']['value']:.2f}, test CE {trained['ce']['test_after']:.4f}",
           flush=True)  # fmt: skip
-    return found
+    return trained
 
 
 def interval(differences: list[float]) -> dict[str, Any]:
@@ -87,18 +87,18 @@ def interval(differences: list[float]) -> dict[str, Any]:
 def compare(runs: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Differences variant - control, paired by seed, and how the variant itself ended."""
     seeds = sorted(runs.keys() & controls.keys())
-    found: dict[str, Any] = {}
+    comparison: dict[str, Any] = {}
     for name, unit in QUANTITIES.items():
         pairs = [(runs[s]["routing_after"][name]["value"], controls[s]["routing_after"][name]["value"]) for s in seeds]
-        found[name] = {"unit": unit, "mean": float(np.mean([a for a, _ in pairs]))}
-        found[name]["difference"] = interval([a - b for a, b in pairs])
+        comparison[name] = {"unit": unit, "mean": float(np.mean([a for a, _ in pairs]))}
+        comparison[name]["difference"] = interval([a - b for a, b in pairs])
     ce = [(runs[s]["ce"]["test_after"], controls[s]["ce"]["test_after"]) for s in seeds]
-    found["test_ce"] = {"unit": "nats per token", "mean": float(np.mean([a for a, _ in ce]))}
-    found["test_ce"]["relative_difference"] = interval([a / b - 1 for a, b in ce])
-    found["token_entropy_last_batch"] = float(np.mean([runs[s]["mean_token_entropy_last"] for s in seeds]))
-    found["steps_fired"] = [runs[s]["routing_loss"]["steps_with_a_router_below_floor"] for s in seeds]
-    found["warnings"] = sorted({w for s in seeds for w in runs[s]["routing_loss"]["warnings"]})
-    return found
+    comparison["test_ce"] = {"unit": "nats per token", "mean": float(np.mean([a for a, _ in ce]))}
+    comparison["test_ce"]["relative_difference"] = interval([a / b - 1 for a, b in ce])
+    comparison["token_entropy_last_batch"] = float(np.mean([runs[s]["mean_token_entropy_last"] for s in seeds]))
+    comparison["steps_fired"] = [runs[s]["routing_loss"]["steps_with_a_router_below_floor"] for s in seeds]
+    comparison["warnings"] = sorted({w for s in seeds for w in runs[s]["routing_loss"]["warnings"]})
+    return comparison
 
 
 def by_layer(report: Path) -> list[float]:

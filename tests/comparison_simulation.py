@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 from coverage_simulation import LAYERS, Coverage, preferences, sums_of_logits
 
-from mlx_moebench.routing import METRICS, Plan, RoutingStats, Sums
+from mlx_moebench import RoutingStats
+from mlx_moebench.routing import METRICS, Plan, Sums
 from mlx_moebench.routing.comparison.differences import differences
 from mlx_moebench.routing.comparison.resampling import LOADS, Samples
 from mlx_moebench.routing.sums import FIELDS

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from routing_reference import ENVIRONMENT, MODEL, make_stats
 
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats, Sums
+from mlx_moebench import RoutingStats
+from mlx_moebench.routing import Plan, RouterSpec, Sums
 from mlx_moebench.routing.tally import SCALARS
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -10,7 +10,8 @@ from typing import Any
 import jsonschema
 import numpy as np
 
-from mlx_moebench.routing import RouterSpec, Routing, RoutingStats, Sums, tally
+from mlx_moebench import RoutingStats
+from mlx_moebench.routing import RouterSpec, Routing, Sums, tally
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
 

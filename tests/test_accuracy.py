@@ -271,7 +271,7 @@ def test_what_cannot_be_compared() -> None:
         (answers({"anatomy": [1, 0, 1]}, shots=4), "5 shots in one run and 4"),
         (answers({"anatomy": [1, 0, 1]}) | {"complete": False}, "second run is not complete"),
         (answers({"anatomy": [1, 0, 1]}) | {"data": {"sha256": "0" * 64}}, "other data"),
-        ({"routers": []}, "no report of evaluate"),
+        ({"routers": []}, "not a report of evaluate"),
     ]
     for second, words in cases:
         with pytest.raises(EvaluationError, match=words):

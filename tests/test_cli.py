@@ -62,7 +62,8 @@ def test_analyze_writes_a_valid_pair_and_prints_the_table(
 
 
 def test_saved_sums_give_the_same_report_again(measured: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    from mlx_moebench.routing import Plan, RoutingStats
+    from mlx_moebench import RoutingStats
+    from mlx_moebench.routing import Plan
 
     folder, _ = measured
     again = RoutingStats.load(folder / "out.safetensors").report(Plan(seed=3))
@@ -224,7 +225,7 @@ def test_output_never_replaces_what_is_no_statistics(nano_copy: Path, capsys: py
     before = (nano_copy / "model.safetensors").read_bytes()
     expect_error(["--output", str(nano_copy / "model.safetensors")], capsys, "holds no routing statistics")
     assert (nano_copy / "model.safetensors").read_bytes() == before
-    expect_error(["--output", str(nano_copy / "config.json")], capsys, "no routing report")
+    expect_error(["--output", str(nano_copy / "config.json")], capsys, "not a routing report")
 
 
 def test_a_failed_run_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -213,7 +213,7 @@ def test_a_stopped_comparison_goes_on(tmp_path: Path) -> None:
         if what == "A: measuring, sequences" and done == 8:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match=r"is in .*a_moebench-nano\.json, and the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"is in .*a_moebench-nano\.json, and the same command continues"):
         measured(Target(None), "A", tmp_path, "math", settings, stop)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         measured(Target(None), "A", None, "math", settings, stop)

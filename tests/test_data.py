@@ -264,14 +264,14 @@ def test_a_bundled_name_wins_and_a_path_reads_the_file(tmp_path, monkeypatch):
 
 def test_an_unknown_name_says_what_is_possible(tmp_path):
     assert bundled_names() == ["code", "general", "math"]
-    with pytest.raises(DataError, match=r"'maths' is no bundled .* path or hub:ID\. Did you mean 'math'\?"):
+    with pytest.raises(DataError, match=r"'maths' is neither a bundled .* path or hub:ID\. Did you mean 'math'\?"):
         read_corpus("maths")
     with pytest.raises(DataError, match="Known: code, general, math"):
         read_corpus("")
     with pytest.raises(DataError, match="cannot be read"):
         read_corpus("x" * 5000)
     (tmp_path / "x.parquet").write_text("")
-    with pytest.raises(DataError, match=r"x\.parquet is none of \.jsonl, \.txt, \.csv"):
+    with pytest.raises(DataError, match=r"x\.parquet is not one of \.jsonl, \.txt, \.csv"):
         read_corpus(tmp_path / "x.parquet")
 
 

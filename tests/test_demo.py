@@ -187,7 +187,7 @@ def test_bad_arguments_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> N
     pytest.importorskip("gradio", reason="gradio is not installed (extra demo)")
     with pytest.raises(SystemExit):
         main(["demo", "--model", "a", "--model", "b", "--adapter-path", "c", "--no-browser"])
-    assert capsys.readouterr().err == "Error: An adapter goes on one model, not on 2: give one --model with it.\n"
+    assert capsys.readouterr().err == "Error: An adapter is applied to one model, not to 2: give one --model with it.\n"
 
 
 @pytest.mark.parametrize(

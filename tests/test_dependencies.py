@@ -189,7 +189,7 @@ def test_a_cache_of_another_kind_is_said_and_not_recorded(make_any: Any) -> None
     model = make_any()
     own, ids = with_own_caches(model), mx.array([[1, 2, 3, 4]])
     with attach(model) as stats:
-        with pytest.warns(RuntimeWarning, match=r"KV cache \((argument 3|cache)\) that is none of mlx-lm's"):
+        with pytest.warns(RuntimeWarning, match=r"KV cache \((argument 3|cache)\) that is not one of mlx-lm's"):
             model(ids, cache=own)
         assert stats.n_tokens == stats.phase_stats("unsplit").n_tokens == 0
         with stats.batch(prompt_lengths=[3]):  # who says what runs is believed

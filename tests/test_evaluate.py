@@ -346,7 +346,7 @@ def test_an_error_says_where_the_answers_are(tmp_path: Path, folder: Path, stop_
     with pytest.raises(EvaluationError) as caught:
         evaluate_mmlu(None, folder, **SETTINGS, output=tmp_path / "out.json")
     assert caught.value.__notes__ == [f"The answers on the 1 subject before are in {tmp_path / 'out.json'}."]
-    with pytest.raises(EvaluationError, match="go on with --resume"):
+    with pytest.raises(EvaluationError, match="continue with --resume"):
         check_output(tmp_path / "out.json")
     check_output(tmp_path / "out.json", resume=True)
 

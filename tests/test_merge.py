@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from routing_reference import make_stats, validate
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, StatsError
 from mlx_moebench.measure import analyze
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair.storage import read_report
-from mlx_moebench.routing import Plan, RoutingStats
+from mlx_moebench.routing import Plan
 from mlx_moebench.routing.parts import completeness, join
 from mlx_moebench.routing.sums import FIELDS
 

@@ -112,7 +112,7 @@ def test_a_table_of_others_is_not_replaced(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.html")
     result = run("report", pair(tmp_path), "-o", tmp_path / "pipe.html")
-    assert "it is no plain file" in str(result.exception)
+    assert "it is not a plain file" in str(result.exception)
 
 
 # -- the answer ------------------------------------------------------------------------------------------------------

@@ -28,9 +28,10 @@ from page_inputs import (
 )
 from routing_reference import MODEL, make_stats
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import group
 from mlx_moebench.errors import MoebenchError, StatsError
-from mlx_moebench.routing import RouterSpec, RoutingStats
+from mlx_moebench.routing import RouterSpec
 from mlx_moebench.show.figures import (
     LAYER_METRICS,
     answer,
@@ -201,7 +202,7 @@ def test_a_training_is_its_log_and_the_routing_before_and_after(tmp_path: Path) 
         ("u.json", '{"mean_loss": 1, "n_pairs": 2}', "it lacks 'model'"),
         ("profile.json", '{"models": [{}], "settings": {}}', "it lacks 'name'"),
         ("training_log.jsonl", "{\n{}\n", "line 1 is not JSON"),
-        ("training_log.jsonl", '{"ce": 1}\n', "line 1 is no line"),
+        ("training_log.jsonl", '{"ce": 1}\n', "line 1 is not a line"),
     ],
 )
 def test_what_is_no_input_is_refused_in_a_sentence(tmp_path: Path, name: str, text: str | None, words: str) -> None:

@@ -14,9 +14,10 @@ import pytest
 from matplotlib.figure import Figure
 from routing_reference import make_stats
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.errors import StatsError
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing import Plan, RouterSpec
 from mlx_moebench.show.inputs import Inputs, read_inputs
 from mlx_moebench.show.plots import get_plot, plots, write_picture
 from mlx_moebench.show.plots._heat import padded
@@ -284,7 +285,7 @@ def test_wrong_inputs_are_one_clear_sentence(tmp_path: Path) -> None:
         ("domains", single, "two or more domains"),
         ("specialisation", single, "two or more domains"),
         ("comparison", single, "two comparable stats pairs"),
-        ("uncertainty", single, "uncertainty --output"),
+        ("uncertainty", single, "loss --output"),
         ("training", single, "the folder that train wrote"),
         ("load", training, "give a stats pair"),
         ("coactivation", training, "give a stats pair"),

@@ -15,6 +15,7 @@ from family_rows import BY_TYPE, CONFIGS, ROWS, Row
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.errors import ModelLoadError, MoebenchError, StatsError
 from mlx_moebench.families import families
@@ -23,7 +24,6 @@ from mlx_moebench.instrument import attach, detach, routers_of
 from mlx_moebench.measure import analyze
 from mlx_moebench.models import load, load_checkpoint
 from mlx_moebench.models.loading import PORTS
-from mlx_moebench.routing import RoutingStats
 
 import jsonschema  # isort: skip
 import mlx.core as mx  # isort: skip

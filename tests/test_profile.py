@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,14 @@ import pytest
 from referencing import Registry, Resource
 from routing_reference import SCHEMA, make_stats
 
-from mlx_moebench import analyze, profile
+from mlx_moebench import RoutingStats, analyze, profile
 from mlx_moebench.analysis.profile import domain_names, model_names, planned
 from mlx_moebench.cli import main
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
 from mlx_moebench.measure.on_mlx import MLX
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair.profile import PROFILE_VERSION, Profile, profile_of_stats, profile_settings
-from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing import METRICS, Plan, RouterSpec
 from mlx_moebench.routing.domains.information import domain_information
 from mlx_moebench.show.plots.specialisation import plot_specialisation
 from mlx_moebench.show.tables.profile import COLUMNS, tidy_csv, tidy_rows
@@ -200,6 +202,39 @@ def test_two_models(tmp_path: Path) -> None:
     assert (output / "other" / "code.json").exists()
 
 
+@pytest.mark.parametrize(("field", "reads"), [("text", 1), ("messages", 2)])
+def test_data_is_read_once_unless_the_tokenizer_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, reads: int
+) -> None:
+    """For two models; chat messages are written by the template of each."""
+    module = import_module("mlx_moebench.analysis.profile")
+    from mlx_moebench.models import NANO
+
+    texts: list[Any] = ["a text of some words", "and another one"]
+    if field == "messages":
+        texts = [[{"role": "user", "content": text}] for text in texts]
+    for name in ("one", "two"):
+        lines = [json.dumps({field: text, "of": name}) for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    for name in ("a", "b"):
+        shutil.copytree(NANO, tmp_path / name)
+        settings = tmp_path / name / "tokenizer_config.json"
+        template = f"{name}: {{{{ messages[0]['content'] }}}}"
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": template}))
+    seen: list[str] = []
+    read_corpus = module.read_corpus
+
+    def counted(dataset: str, **settings: Any) -> Any:
+        seen.append(Path(dataset).name)
+        return read_corpus(dataset, **settings)
+
+    monkeypatch.setattr(module, "read_corpus", counted)
+    both = module.profile([tmp_path / "a", tmp_path / "b"], [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")])
+    assert seen == ["one.jsonl", "two.jsonl"] * reads
+    templates = {facts["template"] for found in both for facts in found.merged.sources.values()}
+    assert len(templates) == reads
+
+
 def test_kinds_of_router_and_shapes_are_kept_apart(tmp_path: Path) -> None:
     specs = (RouterSpec(0, 0, "attention", 16, 2), RouterSpec(0, 0, "mlp", 8, 1), RouterSpec(1, 1, "mlp", 4, 2))
     parts = [make_stats(range(12), sha=x * 64, specs=specs) for x in "ab"]
@@ -270,7 +305,7 @@ def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     several = ("--model", "a", "--model", "b", "--adapter-path", "c", "--output", tmp_path)
     assert "belongs to one model" in fails(capsys, *several, code=2)
     out = ("--output", tmp_path / "out", "--quiet")
-    assert "is no bundled data set" in fails(capsys, "--domain", "math", "--domain", "cod", *out)
+    assert "is neither a bundled data set" in fails(capsys, "--domain", "math", "--domain", "cod", *out)
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("The same text.")
     same = ("--domain", tmp_path / "a.txt", "--domain", tmp_path / "b.txt")

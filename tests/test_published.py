@@ -25,10 +25,11 @@ from published import (
 )
 from routing_reference import ENVIRONMENT, make_stats
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.analysis.overlap import selection_overlap
 from mlx_moebench.errors import DataError, TraceError
 from mlx_moebench.options import COLLAPSE_SHARES
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing import Plan, RouterSpec
 
 ROOT = Path(__file__).parents[1]
 PLAN = Plan(resamples=100)

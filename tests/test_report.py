@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.errors import StatsError
-from mlx_moebench.routing import RouterSpec, Routing, RoutingStats, tally
+from mlx_moebench.routing import RouterSpec, Routing, tally
 from mlx_moebench.show.plots import check_plot
 from mlx_moebench.show.plots.load import plot_load
 from mlx_moebench.show.tables.routers import render

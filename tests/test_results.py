@@ -21,8 +21,8 @@ import pytest
 from leaderboard import plan_of
 from notes import render_notes
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.errors import DataError
-from mlx_moebench.routing import RoutingStats
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

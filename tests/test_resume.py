@@ -17,13 +17,14 @@ import pytest
 from routing_reference import assert_same, validate
 from safetensors.numpy import load_file
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.errors import MoebenchError, RoutingError, StatsError
 from mlx_moebench.measure import analyze, keep
 from mlx_moebench.measure.on_mlx import MLX
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair.storage import pair_paths, read_report
-from mlx_moebench.routing import Plan, RoutingStats
+from mlx_moebench.routing import Plan
 
 RUN = ["--dataset", "math", "--max-samples", "24", "--max-length", "24", "--batch-size", "2", "--quiet"]
 SETTINGS: dict[str, Any] = {"max_samples": 24, "max_length": 24, "batch_size": 2}
@@ -170,7 +171,7 @@ def test_ctrl_c(tmp_path: Path, whole: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip() == (
-        f"Error: Stopped by Ctrl-C after 6 of 24 sequences; they are in {output}, and --resume goes on from there."
+        f"Error: Stopped by Ctrl-C after 6 of 24 sequences; they are in {output}, and --resume continues from there."
     )
     validate(read_report(output))
     resume(output)
@@ -406,4 +407,4 @@ def test_an_unfinished_report_says_so(
         analyze(checkpoint, "math", output=tmp_path / "o", **SETTINGS)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(json.loads((tmp_path / "o.json").read_text())))
-    assert "unfinished: 10 of 24 sequences of math measured; analyze --resume goes on." in console.export_text()
+    assert "unfinished: 10 of 24 sequences of math measured; analyze --resume continues." in console.export_text()

@@ -134,7 +134,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     arguments = ["loss", "--max-samples", "12", "--max-length", "24", "--resamples", "200", "--quiet"]
     main([*arguments, "--output", str(tmp_path / "u.json"), "--plot", str(tmp_path / "u.svg")])
     shown = capsys.readouterr().out
-    assert "rho, entropy" in shown
+    assert "rho, routing entropy" in shown
     assert "text, [token] and the next" in shown
     assert "Wrote" in shown
     report = json.loads((tmp_path / "u.json").read_text())
@@ -154,7 +154,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(SystemExit):
         main(["loss", "--output", str(tmp_path / "other.json")])
-    assert "exists and holds no report of uncertainty" in capsys.readouterr().err
+    assert "exists and holds no report of loss" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["uncertainty", "--ci", "layer"])  # the help offers nothing that is then refused
     assert stop.value.code == 2

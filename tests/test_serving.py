@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from routing_reference import validate
+from without import without
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.pair.storage import read_report
-from mlx_moebench.routing import METRICS, RoutingStats
+from mlx_moebench.routing import METRICS
 
 E, K, LAYERS = 8, 2, 3
 
@@ -255,11 +257,11 @@ def test_responses_of_the_server_know_their_prompts(tmp_path: Path, capsys: pyte
         return refused(capsys, *VLLM, path, *out)
 
     assert "has no choices" in bad({"error": "nothing"})
-    assert "no answer of a server" in bad([1, 2])
+    assert "neither a server's answer" in bad([1, 2])
     assert "ask for n = 1" in bad({"choices": [{}, {}]})
     assert "--enable-return-routed-experts" in bad({"choices": [{"routed_experts": None}]})
-    assert "no base64-encoded .npy" in bad({"choices": [{"routed_experts": "!!"}]})
-    assert "no base64-encoded .npy" in bad({"choices": [{"routed_experts": npy(ids[0])[:-40]}]})
+    assert "not a base64-encoded .npy" in bad({"choices": [{"routed_experts": "!!"}]})
+    assert "not a base64-encoded .npy" in bad({"choices": [{"routed_experts": npy(ids[0])[:-40]}]})
     assert "lengths differ" in bad({"choices": [{"routed_experts": [[[0, 1]], [[0]]]}]})
     assert "something else than whole numbers" in bad({"choices": [{"routed_experts": [[[0.5, 1]]]}]})
     assert "routed_experts_prompt_start = 0" in bad(whole[0] | {"usage": usage[2]})
@@ -321,11 +323,11 @@ def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (tmp_path / name).write_bytes(content)
         for engine in (VLLM, SGLANG):
             error = refused(capsys, *engine, tmp_path / name, *out)
-            assert "is no array file that can be read, or is cut off" in error or "a pickle" in error, error
+            assert "is not an array file that can be read, or is cut off" in error or "a pickle" in error, error
     np.savez(tmp_path / "y.npz")
     assert "holds no array" in refused(capsys, *VLLM, tmp_path / "y.npz", *out)
     (tmp_path / "notes.txt").write_text("0")
-    assert "is none of the files that can be read" in refused(capsys, *VLLM, tmp_path / "notes.txt", *out)
+    assert "is not one of the files that can be read" in refused(capsys, *VLLM, tmp_path / "notes.txt", *out)
     (tmp_path / "ids.pt").write_bytes(b"never opened")
     assert "save the array with numpy.save" in refused(capsys, *VLLM, tmp_path / "ids.pt", *out)
     (tmp_path / "none").mkdir()
@@ -352,9 +354,7 @@ def test_sequences_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_needs_no_mlx_and_no_torch(tmp_path: Path) -> None:
     path = save(tmp_path / "x.npy", make_ids(0))
     code = (
-        "import sys\n"
-        "for name in ('mlx', 'mlx.core', 'mlx_lm', 'torch', 'transformers'):\n"
-        "    sys.modules[name] = None\n"
+        f"{without('mlx', 'mlx_lm', 'torch', 'transformers')}"
         "from mlx_moebench.cli import main\n"
         f"main({['import', *map(str, VLLM), str(path), '-o', str(tmp_path / 'out')]!r})\n"
     )
@@ -459,7 +459,7 @@ def test_answers_of_sglang(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "start SGLang with --enable-return-routed-experts" in bad({"text": "", "meta_info": usage})
     assert "does not tell prompt_tokens" in bad({"meta_info": {"routed_experts": texts[0]}})
     assert "routed_experts_start_len = 0" in bad({"meta_info": usage | {"routed_experts": texts[0][:64]}})
-    assert "no base64-encoded int32" in bad({"meta_info": usage | {"routed_experts": "A"}})
+    assert "not base64-encoded int32" in bad({"meta_info": usage | {"routed_experts": "A"}})
     assert "ask for n = 1" in bad({"choices": [{}, {}]})
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from routing_reference import SCHEMA, assert_same, make_stats, random_routing, validate
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.errors import MoebenchError, RoutingError, StatsError
 from mlx_moebench.pair.format import FILES, FOLDER, schema_text
-from mlx_moebench.routing import METRICS, Plan, RouterSpec, RoutingStats, tally
+from mlx_moebench.routing import METRICS, Plan, RouterSpec, tally
 
 PLAN = Plan(resamples=200)
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from routing_reference import assert_same, make_stats, random_routing, validate
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.errors import StatsError
 from mlx_moebench.pair.storage import check_writable, pair_paths, read_report
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats, Sums, tally
+from mlx_moebench.routing import Plan, RouterSpec, Sums, tally
 
 PLAN = Plan(resamples=200)
 

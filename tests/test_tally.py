@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from routing_reference import random_routing, slow_tally
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.errors import RoutingError
-from mlx_moebench.routing import RouterSpec, Routing, RoutingStats, selection_matrix, tally, transition_counts
+from mlx_moebench.routing import RouterSpec, Routing, selection_matrix, tally, transition_counts
 from mlx_moebench.routing.tally import SCALARS, log_distribution
 
 RULES = ("softmax", "softmax_then_topk_derived", "sigmoid_normalised")

@@ -14,13 +14,14 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX to route texts")
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.data.pieces import piece_texts
 from mlx_moebench.data.trace import MANIFEST, TEXTS, Trace
 from mlx_moebench.errors import DataError, TraceError
 from mlx_moebench.measure import analyze, analyze_generation
 from mlx_moebench.measure.text import route_text
 from mlx_moebench.models import Checkpoint, load_checkpoint
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats
+from mlx_moebench.routing import Plan, RouterSpec
 from mlx_moebench.routing.tokens import Choices, TokenSequence
 from mlx_moebench.show.tokens import MAX_TEXT, script_json, token_data, token_data_of, token_page
 

@@ -17,6 +17,7 @@ from routing_reference import assert_same, validate
 from transformers_models import random_transformers, torch
 
 import torch_fallback
+from mlx_moebench import RoutingStats
 from mlx_moebench.analysis import profile
 from mlx_moebench.analysis.parity import MOST_TIES, TOLERANCE, parity
 from mlx_moebench.checkpoints import NANO
@@ -24,7 +25,7 @@ from mlx_moebench.cli import main
 from mlx_moebench.data.trace import read_trace
 from mlx_moebench.errors import ModelLoadError, MoebenchError, RoutingError, StatsError, UnsupportedModelError
 from mlx_moebench.measure import analyze, analyze_generation
-from mlx_moebench.routing import Plan, Routing, RoutingStats, tally
+from mlx_moebench.routing import Plan, Routing, tally
 from torch_fallback.capture import locate
 from torch_fallback.environment import chosen_device
 from torch_fallback.live import TorchRoutingStats

@@ -95,7 +95,7 @@ def test_a_cache_is_seen_under_either_name(model: Any, ids: Any, name: str) -> N
 def test_a_cache_of_another_kind_is_said_and_not_recorded(model: Any, ids: Any, memory: Any) -> None:
     model.model.__class__ = MemoryModel
     with torch_fallback.attach(model) as stats, torch.no_grad():
-        with pytest.warns(RuntimeWarning, match=r"a KV cache \(memory\) that is none of transformers'"):
+        with pytest.warns(RuntimeWarning, match=r"a KV cache \(memory\) that is not one of transformers'"):
             model.model(ids, memory=memory)
         assert stats.n_tokens == stats.phase_stats("unsplit").n_tokens == 0
         with stats.batch(prompt_lengths=[4, 4]):  # who says what runs is believed

@@ -13,10 +13,10 @@ import pytest
 from test_torch import texts
 from transformers_models import random_transformers
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.analysis.parity import parity
 from mlx_moebench.errors import MoebenchError
 from mlx_moebench.measure import analyze
-from mlx_moebench.routing import RoutingStats
 
 TWO_COMMANDS = """
 import sys

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.data.trace import (
     MANIFEST,
@@ -37,7 +38,7 @@ from mlx_moebench.measure import analyze, analyze_generation, keep
 from mlx_moebench.measure import trace as tracing
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair.storage import read_report
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats, tally
+from mlx_moebench.routing import Plan, RouterSpec, tally
 from mlx_moebench.routing.tally import SCALARS
 from mlx_moebench.routing.tokens import ranked, token_routing
 

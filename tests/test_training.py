@@ -592,7 +592,7 @@ def test_a_kill_between_checkpoint_and_adapter_loses_neither(settings: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"1\n2\n", "line 1 is no line of a training log"), (b"", None), (b"\xff\xfe", None)]
+    ("content", "message"), [(b"1\n2\n", "line 1 is not a line of a training log"), (b"", None), (b"\xff\xfe", None)]
 )
 def test_a_damaged_log_is_said_in_the_report(settings: Any, content: bytes, message: str | None) -> None:
     given = settings(iters=2)

@@ -13,8 +13,9 @@ import pytest
 from domain_simulation import DOMAINS, TAU, found, shares_of, simulate, spread_to
 from routing_reference import make_stats, validate
 
+from mlx_moebench import RoutingStats
 from mlx_moebench.pair.storage import read_report
-from mlx_moebench.routing import Plan, RouterSpec, RoutingStats, Sums
+from mlx_moebench.routing import Plan, RouterSpec, Sums
 from mlx_moebench.routing.domains.statistics import domain_statistics
 from mlx_moebench.routing.domains.verdict import Verdict, count_words, decide, verdict
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlx_moebench.checkpoints import Checkpoint, Given
+from mlx_moebench.checkpoints import Checkpoint, LoadedModel
 from mlx_moebench.data import Batch
 from mlx_moebench.errors import needed
 from mlx_moebench.measure.facts import loaded_facts
 from mlx_moebench.options import Loading, Step
+from mlx_moebench.pair.stats import RoutingStats
 from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
-from mlx_moebench.routing.stats import RoutingStats
 from mlx_moebench.types import HostArray, Json, Network, Tokenizer
 
 from . import ranks
@@ -46,14 +46,14 @@ class Torch:
     def config(self, model: Network) -> Json:
         return config_of(model)
 
-    def facts(self, checkpoint: Checkpoint | Given) -> Json:
+    def facts(self, checkpoint: Checkpoint | LoadedModel) -> Json:
         loaded = loaded_facts(checkpoint) if isinstance(checkpoint, Checkpoint) else {}
         return model_facts(checkpoint.model) | loaded
 
     def environment(self) -> Json:
         return environment(self._device)
 
-    def forward(self, checkpoint: Checkpoint | Given, batch: Batch, logits: bool) -> Array | None:
+    def forward(self, checkpoint: Checkpoint | LoadedModel, batch: Batch, logits: bool) -> Array | None:
         """Without the output head unless its logits are read. Padding is on the right, where causal attention
         keeps it from every token that counts."""
         model = checkpoint.model if logits else checkpoint.model.base_model
@@ -61,7 +61,9 @@ class Torch:
             output = model(input_ids=_ids(checkpoint.model, batch.ids), use_cache=False)
         return _logits(output) if logits else None
 
-    def generate(self, checkpoint: Checkpoint | Given, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
+    def generate(
+        self, checkpoint: Checkpoint | LoadedModel, stats: Recorder, batch: Batch, max_tokens: int
+    ) -> HostArray:
         """As mlx-lm does: every token that is made is run through the model, the last one and an end of text, too."""
         model = checkpoint.model
         ends = _ends(model, checkpoint.tokenizer)

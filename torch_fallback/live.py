@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlx_moebench.pair.stats import RecordedStats
 from mlx_moebench.routing.record import Array, Mask, Routing, router_warnings
-from mlx_moebench.routing.recorder import Recorder, TokenSink
+from mlx_moebench.routing.recorder import TokenSink
 from mlx_moebench.types import Facts, HostArray, Json, Network
 
 from .capture import Capture, check_rule, config_of, locate
 from .environment import environment
 
 
-class TorchRoutingStats(Recorder):
+class TorchRoutingStats(RecordedStats):
     """Statistics of a hooked transformers model; see `Recorder`. The tally runs where a router's logits are."""
 
     def __init__(
@@ -51,7 +52,7 @@ class TorchRoutingStats(Recorder):
         """What nobody described, and would be counted as something else than it is."""
         if self._capture.padded:
             warnings.warn(
-                "The attention mask leaves out positions that are counted all the same: say which count, "
+                "The attention mask leaves out positions that are nevertheless counted: say which count, "
                 "with stats.batch(mask=attention_mask).",
                 RuntimeWarning,
                 stacklevel=2,
@@ -82,8 +83,8 @@ class TorchRoutingStats(Recorder):
     def unrecorded(self) -> str | None:
         if self._capture.cache is None and (name := self._capture.unknown_cache) is not None:
             return (
-                f"The model was given a KV cache ({name}) that is none of transformers', and is not recorded: say what "
-                "runs, with stats.batch(prompt_lengths=...)."
+                f"The model was given a KV cache ({name}) that is not one of transformers', and is not recorded: say "
+                "what runs, with stats.batch(prompt_lengths=...)."
             )
         return None
 

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 
 from mlx_moebench.errors import MoebenchError
+from mlx_moebench.pair.stats import RoutingStats
 from mlx_moebench.pair.storage import stats_of_blob, sums_blob
 from mlx_moebench.routing.record import Phase
-from mlx_moebench.routing.stats import RoutingStats
 
 PATIENCE = timedelta(days=30)
 """How long a rank that is ready waits for one that still measures; torchrun ends it where that one failed."""
@@ -70,4 +70,4 @@ def _exchanged(stats: RoutingStats) -> list[RoutingStats]:
     except RuntimeError as error:
         raise MoebenchError("Another process ended before its part was measured; its own message says why.") from error
     parts = [bytes(b[: int(size)].numpy()) for b, size in zip(blobs, sizes, strict=True)]
-    return [stats_of_blob(part, f"the statistics of rank {rank}") for rank, part in enumerate(parts)]
+    return [stats_of_blob(RoutingStats, part, f"the statistics of rank {rank}") for rank, part in enumerate(parts)]

@@ -164,9 +164,7 @@ def _parts(
     model: torch.nn.Module, tensors: Mapping[str, Stored], wanted: Mapping[str, torch.Tensor]
 ) -> tuple[list[Part], list[str]]:
     """The parts, and the names that no parameter of the model has."""
-    transforms = get_model_conversion_mapping(model)
-    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
-    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    renamings, converters = _transforms(model)
     converter_of = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     parts: dict[str, Part] = {}
     unexpected = []
@@ -183,12 +181,21 @@ def _parts(
     return sorted(parts.values(), key=lambda part: dot_natural_key(part.name)), unexpected
 
 
+def _transforms(model: torch.nn.Module) -> tuple[list[WeightRenaming], list[WeightConverter]]:
+    """What transformers does to the keys and tensors of such a model's checkpoints."""
+    transforms = get_model_conversion_mapping(model)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    return renamings, [transform for transform in transforms if isinstance(transform, WeightConverter)]
+
+
 def _check_keys(model: torch.nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     """Raises ModelLoadError for keys that should and should not be there, by transformers' own exceptions."""
-    tied = {name for pair in _own(model, "all_tied_weights_keys").items() if set(pair) - set(missing) for name in pair}
+    tied = {
+        name for pair in _declared(model, "all_tied_weights_keys").items() if set(pair) - set(missing) for name in pair
+    }
     # Older checkpoints store a buffer of every layer that models now compute once.
-    ignored = [r"rotary_emb\.inv_freq", *(_own(model, "_keys_to_ignore_on_load_unexpected") or ())]
-    lacking = _unmatched(set(missing) - tied, _own(model, "_keys_to_ignore_on_load_missing") or ())
+    ignored = [r"rotary_emb\.inv_freq", *(_declared(model, "_keys_to_ignore_on_load_unexpected") or ())]
+    lacking = _unmatched(set(missing) - tied, _declared(model, "_keys_to_ignore_on_load_missing") or ())
     surplus = _unmatched(unexpected, ignored)
     if lacking:
         raise ModelLoadError(
@@ -206,7 +213,7 @@ def _unmatched(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     return [name for name in names if not any(re.search(pattern, name) for pattern in patterns)]
 
 
-def _own(model: torch.nn.Module, name: str) -> Any:
+def _declared(model: torch.nn.Module, name: str) -> Any:
     """What a model of transformers says of its own weights, under a name that is no promise to others."""
     return needed(model, name, "transformers", "loading in 4 bit needs")
 
@@ -223,7 +230,7 @@ def _some(names: Iterable[str]) -> str:
 
 def dtypes(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The dtype of every parameter and buffer: the model's own, float32 where transformers insists on it."""
-    strict: Json = _own(model, "_get_dtype_plan")(dtype)
+    strict: Json = _declared(model, "_get_dtype_plan")(dtype)
     return {
         name: next((kept for pattern, kept in strict.items() if re.search(pattern, name)), value.dtype)
         for name, value in model.state_dict().items()

@@ -9,7 +9,7 @@ from ..errors import StatsError
 from ..files import plain_name
 from ..measure.run import measure
 from ..options import Options, Step, quiet_step
-from ..routing.stats import RoutingStats
+from ..pair.stats import RoutingStats
 
 EMBEDDED = "moebench-nano"
 ADAPTER = "adapter_config.json"
@@ -81,6 +81,6 @@ def measured(
         if output is None or not output.exists():
             raise
         raise KeyboardInterrupt(
-            f"Stopped by Ctrl-C; what was measured is in {output}, and the same command goes on from there."
+            f"Stopped by Ctrl-C; what was measured is in {output}, and the same command continues from there."
         ) from stop
     return stats if output is None else output

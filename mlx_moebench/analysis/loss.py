@@ -1,4 +1,4 @@
-"""Does a router's uncertainty about a token foretell the model's loss on the next one?"""
+"""Does a router's uncertainty about a token predict the model's loss on the next one?"""
 
 from __future__ import annotations
 
@@ -153,9 +153,7 @@ class _Losses:
         """Everything, sequence after sequence."""
         lengths = np.array([len(loss) for loss in self.loss])
         if not lengths.sum():
-            raise DataError(
-                "No sequence has two tokens, so that there is no next token to foretell: give longer texts."
-            )
+            raise DataError("No sequence has two tokens, so that there is no next token to predict: give longer texts.")
         place = np.repeat(np.arange(len(lengths)), lengths)
         return _Pairs(
             {name: np.concatenate(kept).astype(np.float64) for name, kept in self.scores.items()},
@@ -214,9 +212,9 @@ def _correlations(
         for name in TOKEN_SCALARS:
             each, mean = rank_correlations(pairs.scores[name][:, numbers], pairs.loss, sequence, strata, plan)
             summary[kind][name] = mean.to_dict()
-            for number, found in zip(numbers, each, strict=True):
+            for number, rho in zip(numbers, each, strict=True):
                 bins = calibration(pairs.scores[name][:, number], pairs.loss, sequence, strata, plan)
-                routers[number][name] = {**found.to_dict(), "calibration": [b.to_dict() for b in bins]}
+                routers[number][name] = {**rho.to_dict(), "calibration": [b.to_dict() for b in bins]}
     return {"routers": routers, "summary": summary}
 
 
@@ -230,7 +228,7 @@ def _examples(
     entropy = pairs.scores["entropy"]
     uncertainty = np.mean([rankdata(column) for column in entropy.T], axis=0) / len(entropy)
     loss = rankdata(pairs.loss) / len(entropy)
-    found = []
+    examples = []
     for kind, a, b in _KINDS:
         # The lesser of both, so that a token must stand out in each.
         both = np.minimum(uncertainty if a > 0 else 1 - uncertainty, loss if b > 0 else 1 - loss)
@@ -242,7 +240,7 @@ def _examples(
                 continue
             seen.add(int(sequence[number]))
             ids, t = pairs.ids[pairs.place[number]], int(pairs.position[number])
-            found.append(
+            examples.append(
                 {
                     "kind": kind,
                     "row": int(pairs.row[number]),
@@ -255,4 +253,4 @@ def _examples(
                     "uncertainty_rank": float(uncertainty[number]),
                 }
             )
-    return found
+    return examples

@@ -33,20 +33,16 @@ def selection_overlap(a: str | Path, b: str | Path, plan: Plan | None = None) ->
     plan = plan or Plan()
     traces = Trace(a), Trace(b)
     specs = traces[0].specs
-    places = [[(s.name, s.n_experts, s.top_k) for s in trace.specs] for trace in traces]
-    if places[0] != places[1]:
+    if _routers(traces[0]) != _routers(traces[1]):
         raise TraceError(f"The traces in {a} and {b} are of different routers: only the same ones can be compared.")
     sides = [_whole(trace) for trace in traces]
-    for name in ("sequence.row", "sequence.window", "sequence.n_tokens", "token.id"):
-        if not np.array_equal(sides[0].arrays[name], sides[1].arrays[name]):
-            raise TraceError(f"The traces in {a} and {b} are not of the same tokens: trace one data set with both.")
+    if not _same_tokens(*sides):
+        raise TraceError(f"The traces in {a} and {b} are not of the same tokens: trace one data set with both.")
     rows, cluster = np.unique(sides[0].arrays["sequence.row"][sides[0].sequence], return_inverse=True)
     tokens = np.bincount(cluster, minlength=len(rows)).astype(np.float64)
     sums = [_sums(spec, sides, cluster, len(rows)) for spec in specs]
     routers = [
-        {key: getattr(spec, key) for key in ("layer", "moe_layer", "router", "n_experts", "top_k")}
-        | _entries(table, tokens, plan)
-        | {"chance": spec.top_k / spec.n_experts}
+        _facts(spec) | _entries(table, tokens, plan) | {"chance": spec.top_k / spec.n_experts}
         for spec, table in zip(specs, sums, strict=True)
     ]
     kinds = dict.fromkeys(spec.router for spec in specs)
@@ -64,10 +60,23 @@ def selection_overlap(a: str | Path, b: str | Path, plan: Plan | None = None) ->
     }
 
 
+def _routers(trace: Trace) -> list[tuple[str, int, int]]:
+    return [(spec.name, spec.n_experts, spec.top_k) for spec in trace.specs]
+
+
+def _same_tokens(a: Shard, b: Shard) -> bool:
+    names = ("sequence.row", "sequence.window", "sequence.n_tokens", "token.id")
+    return all(np.array_equal(a.arrays[name], b.arrays[name]) for name in names)
+
+
 def _whole(trace: Trace) -> Shard:
     """All shards of the prompts as one."""
     shards = list(trace.shards("prefill"))
     return Shard({name: np.concatenate([shard.arrays[name] for shard in shards]) for name in shards[0].arrays})
+
+
+def _facts(spec: RouterSpec) -> Json:
+    return {key: getattr(spec, key) for key in ("layer", "moe_layer", "router", "n_experts", "top_k")}
 
 
 def _sums(
@@ -82,6 +91,6 @@ def _sums(
 
 def _entries(table: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64], plan: Plan) -> Json:
     under = np.repeat(tokens[:, None], table.shape[1], axis=1)
-    found: list[Interval] = ratio_intervals(table, under, np.zeros(len(tokens)), plan)
+    intervals: list[Interval] = ratio_intervals(table, under, np.zeros(len(tokens)), plan)
     values = table.sum(axis=0) / tokens.sum()
-    return {n: {"value": float(v), **ci.to_dict()} for n, v, ci in zip(MEASURES, values, found, strict=True)}
+    return {n: {"value": float(v), **ci.to_dict()} for n, v, ci in zip(MEASURES, values, intervals, strict=True)}

@@ -14,9 +14,9 @@ from ..errors import MoebenchError, RoutingError
 from ..measure.backends import HOMES, Backend, backend_named
 from ..measure.run import measure
 from ..options import Choices, Options, Step, quiet_step
+from ..pair.stats import RoutingStats
 from ..routing.record import Array, Mask, Routing
 from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..routing.tokens import TokenBlock
 from ..types import HostArray, Json
 
@@ -158,9 +158,10 @@ class OnNumPy:
 def _in_numpy(base: Any) -> Any:
     class NumPyRecorder(base):  # type: ignore[misc]
         def routing_of(self, number: int, logits: Array, indices: Array, mask: Mask) -> Routing:
-            said: Routing = super().routing_of(number, logits, indices, mask)
-            z, weights = (super(NumPyRecorder, self).host(a).astype(np.float64) for a in (said.logits, said.weights))
-            return replace(said, logits=z, weights=weights, indices=super().host(said.indices), mask=mask)
+            record: Routing = super().routing_of(number, logits, indices, mask)
+            z, weights = (super(NumPyRecorder, self).host(a) for a in (record.logits, record.weights))
+            z, weights = z.astype(np.float64), weights.astype(np.float64)
+            return replace(record, logits=z, weights=weights, indices=super().host(record.indices), mask=mask)
 
         def evaluate(self, arrays: Sequence[Array]) -> bool:
             return True

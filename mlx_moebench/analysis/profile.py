@@ -17,7 +17,7 @@ from ..measure.keep import check_replaceable
 from ..measure.run import measure
 from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, quiet_step, takes
 from ..pair.profile import Profile, rename
-from ..routing.stats import RoutingStats
+from ..pair.stats import RoutingStats
 from ..types import Json
 
 DOMAINS = ("math", "general", "code")
@@ -34,12 +34,43 @@ def profile(
 ) -> list[Profile]:
     """Measure every model on every domain, and compare the domains.
 
-    models: folders or hub ids, as ``NAME=ID`` where their last parts are alike; None for the embedded model.
-    domains: two or more data sets as `analyze` takes them, as ``NAME=DATASET`` for another name than theirs.
-    output: folder for a stats pair each, MODEL/DOMAIN.json. resume: use the pairs that are there, finished or not, if
-    they are of the same options. The other keywords are those of `analyze`.
+    Parameters
+    ----------
+    models
+        Folders or hub ids, as ``NAME=ID`` where their last parts are alike; None for the embedded model.
+    domains
+        Two or more data sets as `analyze` takes them, as ``NAME=DATASET`` to give one another name.
+    step
+        Called with the progress.
 
-    Raises what `analyze` raises, and `MoebenchError` for names that occur twice.
+    Returns
+    -------
+    list of Profile
+        One for each model. Its ``report()`` has the verdict of every router and the information between domain and
+        expert; its ``reports`` has the report of each domain.
+
+    Other Parameters
+    ----------------
+    output : str or Path, optional
+        Folder for a stats pair each, MODEL/DOMAIN.json.
+    resume : bool
+        Use the pairs that are there, finished or not, if they are of the same options.
+    **choices : as in `analyze`
+        Its other keywords.
+
+    Raises
+    ------
+    MoebenchError
+        What `analyze` raises, for names that occur twice, and for fewer than two domains.
+
+    Examples
+    --------
+    >>> import mlx_moebench
+    >>> (one,) = mlx_moebench.profile(domains=("math", "code"), max_samples=4, max_length=16)
+    >>> one.name, list(one.reports)
+    ('moebench-nano', ['math', 'code'])
+    >>> [router["layer"] for router in one.report()["routers"]]
+    [0, 1, 2, 3, 4, 5]
     """
     if choices.get("resume") and choices.get("output") is None:
         raise MoebenchError("Only a profile with an output can be resumed: name its folder.")
@@ -64,13 +95,16 @@ def measure_profile(planned: Planned, options: Options, step: Step = quiet_step)
                 check_replaceable(pair)
     runner = backend_named(options.loading.backend)
     runner.select_device(options.loading.device)
-    return [_profile_model(name, planned, options, runner, step) for name in planned.models]
+    plain: dict[str, Corpus] = {}
+    return [_profile_model(name, planned, options, runner, plain, step) for name in planned.models]
 
 
-def _profile_model(name: str, planned: Planned, options: Options, runner: Backend, step: Step) -> Profile:
+def _profile_model(
+    name: str, planned: Planned, options: Options, runner: Backend, plain: dict[str, Corpus], step: Step
+) -> Profile:
     step(f"loading {name}", 0, 0)
     checkpoint = runner.load(planned.models[name], options.loading, step)
-    corpora = _corpora(planned.domains, checkpoint.tokenizer, options.reading)
+    corpora = _corpora(planned.domains, checkpoint.tokenizer, options.reading, plain)
     # What is asked of the weights is done.
     loaded = Loading(backend=options.loading.backend, device=options.loading.device)
     parts: dict[str, RoutingStats] = {}
@@ -91,13 +125,21 @@ def _profile_model(name: str, planned: Planned, options: Options, runner: Backen
     return Profile(name, RoutingStats.merge(list(parts.values())), reports, options.plan)
 
 
-def _corpora(domains: Mapping[str, str], tokenizer: Any, reading: Reading) -> dict[str, Corpus]:
-    """Every data set, read before the first is measured: the last one must not be found missing then."""
+def _corpora(
+    domains: Mapping[str, str], tokenizer: Any, reading: Reading, plain: dict[str, Corpus]
+) -> dict[str, Corpus]:
+    """Every data set, read before the first is measured: the last one must not be found missing then.
+
+    plain: by domain, those read for another model that every tokenizer reads alike; new ones are added. Chat messages
+    are written by the tokenizer's template.
+    """
     corpora: dict[str, Corpus] = {}
     for name, dataset in domains.items():
-        corpus = read_corpus(
+        corpus = plain.get(name) or read_corpus(
             dataset, text_field=reading.text_field, max_samples=reading.max_samples, tokenizer=tokenizer
         )
+        if not any(document.chat for document in corpus.documents):
+            plain[name] = corpus
         twin = next((other for other, known in corpora.items() if known.sha256 == corpus.sha256), None)
         if twin is not None:
             raise DataError(f"{twin} and {name} are the same data: every domain needs its own.")
@@ -107,30 +149,30 @@ def _corpora(domains: Mapping[str, str], tokenizer: Any, reading: Reading) -> di
 
 def model_names(models: Sequence[str | Path | None]) -> dict[str, str | None]:
     """{name: folder, hub id or None} of the models of a profile; the embedded one's name is moebench-nano."""
-    found: dict[str, str | None] = {}
+    paths: dict[str, str | None] = {}
     for model in models:
         name, value = (None, None) if model is None else split_name(str(model))
         name = name or ("moebench-nano" if value is None else Path(value).name or "model")
-        if name in found:
+        if name in paths:
             raise MoebenchError(f"Two models are named {name!r}: tell them apart as NAME=MODEL.")
-        found[name] = value
-    return found
+        paths[name] = value
+    return paths
 
 
 def domain_names(domains: Sequence[str]) -> dict[str, str]:
     """{name: data set} of the domains of a profile, a file's name without its suffix."""
-    found: dict[str, str] = {}
+    datasets: dict[str, str] = {}
     for domain in domains:
         name, value = split_name(domain)
         name = name or Path(value.removeprefix("hub:")).stem or "data"
-        if name in found:
+        if name in datasets:
             raise DataError(f"Two domains are named {name!r}: tell them apart as NAME=DATASET.")
-        if value in found.values():
+        if value in datasets.values():
             raise DataError(f"{value} is given as two domains: every domain needs its own data.")
-        found[name] = value
-    if len(found) < 2:
-        raise DataError(f"A profile compares domains: give two or more --domain, not {len(found)}.")
-    return found
+        datasets[name] = value
+    if len(datasets) < 2:
+        raise DataError(f"A profile compares domains: give two or more --domain, not {len(datasets)}.")
+    return datasets
 
 
 def planned(models: Sequence[str | Path | None], domains: Sequence[str], output: str | Path | None) -> Planned:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from ..files import write_aside
 from ..instrument import LiveRoutingStats, capture, config_of, routers_of
 from ..models import NANO, device_facts, load_checkpoint, select_device
 from ..options import Step, quiet_step
+from ..pair.stats import RoutingStats
 from ..routing.record import Routing
-from ..routing.stats import RoutingStats
 from ..routing.tally import Tally, tally
 from ..types import HostArray, Json
 
@@ -63,17 +63,27 @@ class Figures:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must hold: the difference ``value`` is at most ``limit``. found: the value in words."""
+    """One thing that must hold: the difference ``value`` is at most ``limit``. words: the value, for a reader."""
 
     name: str
     value: float
     limit: float
-    found: str
+    words: str
 
     @property
     def passed(self) -> bool:
         """False for NaN too."""
         return self.value <= self.limit
+
+    def to_dict(self) -> Json:
+        """As a report lists it."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "limit": self.limit,
+            "found": self.words,
+            "passed": self.passed,
+        }
 
 
 def selftest(step: Step = quiet_step) -> Json:
@@ -110,7 +120,7 @@ def check_device(device: str, figures: Figures) -> Json:
         select_device(device)
         model = load_checkpoint(dtype="float32").model
         checks, result["routers"] = check_model(model, figures)
-        result["checks"] = [asdict(check) | {"passed": check.passed} for check in checks]
+        result["checks"] = [check.to_dict() for check in checks]
     except (MoebenchError, RuntimeError, ValueError) as error:  # MLX raises the last two
         result["error"] = f"{type(error).__name__}: {error}"
     result["passed"] = result["error"] is None and all(check["passed"] for check in result["checks"])
@@ -155,12 +165,12 @@ def measured(model: Any, figures: Figures) -> tuple[HostArray, RoutingStats]:
 
 def recorded(model: Any, figures: Figures) -> list[Routing]:
     """What every router said, in running order, still on the device."""
-    found: list[Routing] = []
+    records: list[Routing] = []
     mask = mx.array(figures.mask)
-    with capture(model, lambda number, z, chosen, shape: found.append(taps.routing(number, z, chosen, mask))) as taps:
+    with capture(model, lambda number, z, chosen, shape: records.append(taps.routing(number, z, chosen, mask))) as taps:
         model(mx.array(figures.ids.astype(np.int32)))
-    mx.eval([routing.indices for routing in found])
-    return found
+    mx.eval([routing.indices for routing in records])
+    return records
 
 
 def chosen_by(routings: list[Routing]) -> npt.NDArray[np.uint8]:
@@ -202,11 +212,11 @@ def read_figures(folder: Path) -> Figures:
             figures = Figures(**{name: file.get_tensor(name) for name in ARRAYS}, weights=made_of)
     except (OSError, SafetensorError) as error:
         raise ModelLoadError(f"The self-test figures {path} cannot be read ({error}); {remedy}.") from error
-    found = weights_sha256(folder)
-    if found != figures.weights:
+    of_model = weights_sha256(folder)
+    if of_model != figures.weights:
         raise ModelLoadError(
             f"The self-test figures belong to other weights (sha256 {figures.weights[:12]}) than the embedded model's "
-            f"({found[:12]}), so they say nothing about this machine; {remedy}."
+            f"({of_model[:12]}), so they say nothing about this machine; {remedy}."
         )
     return figures
 
@@ -250,9 +260,9 @@ def _differing(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> int:
     return int((a[:, :, None] != b[:, None, :]).all(axis=-1).sum())
 
 
-def _count(name: str, wrong: npt.NDArray[np.bool_], words: str) -> Check:
+def _count(name: str, wrong: npt.NDArray[np.bool_], unit: str) -> Check:
     n = int(wrong.sum())
-    return Check(name, n, 0, f"{n:,} of {wrong.size:,} {words}")
+    return Check(name, n, 0, f"{n:,} of {wrong.size:,} {unit}")
 
 
 def _on_host(array: Any) -> HostArray:

@@ -3,7 +3,7 @@
 from .adapters import Adapter, read_adapter
 from .folder import check_complete, read_json, shortened
 from .hub import WEIGHTS, commit_of
-from .loaded import Checkpoint, Given
+from .loaded import Checkpoint, LoadedModel
 from .located import NANO, NANO_NAME, Located, check_unquantised, find, refused_code
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "WEIGHTS",
     "Adapter",
     "Checkpoint",
-    "Given",
+    "LoadedModel",
     "Located",
     "check_complete",
     "check_unquantised",

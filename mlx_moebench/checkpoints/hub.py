@@ -94,7 +94,7 @@ def fetch(model_id: str, revision: str | None, *, weights: bool, code: bool) -> 
             f"The hub answered {error.response.status_code} for {model_id!r}; try again later, or give a folder."
         ) from error
     except (HubTransportError, OSError) as error:
-        raise ModelLoadError(f"Downloading {model_id!r} failed ({error}); run again to go on from here.") from error
+        raise ModelLoadError(f"Downloading {model_id!r} failed ({error}); run again to continue from here.") from error
 
 
 def commit_of(folder: Path) -> str | None:

@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Given:
+class LoadedModel:
     """A model and tokenizer that the caller loaded."""
 
     model: Network

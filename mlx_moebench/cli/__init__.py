@@ -70,13 +70,8 @@ def main(arguments: list[str] | None = None, prog_name: str = "mlx-moebench", ba
         group.main(args=arguments, prog_name=prog_name, standalone_mode=False, default_map=defaults)
         if sys.stdout is not None:  # it may have been closed by the shell
             sys.stdout.flush()
-    except MoebenchError as error:
-        _stop(_with_notes(error), 1)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help())
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _usage(error)
     except (click.Abort, KeyboardInterrupt) as error:
         # click turns KeyboardInterrupt into Abort, and has written the end of the line with ^C.
         _stop(str(error) or str(error.__cause__ or "") or "Stopped by Ctrl-C.", 130)
@@ -84,16 +79,31 @@ def main(arguments: list[str] | None = None, prog_name: str = "mlx-moebench", ba
         # The reader of a pipe left, as `head` does; a second complaint at exit would only confuse.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except ImportError as error:
+    except Exception as error:
+        _failed(error)
+
+
+def _usage(error: click.ClickException) -> None:
+    """A command line that was not understood, or none."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.ctx.get_help())
+        return
+    error.show()
+    sys.exit(error.exit_code)
+
+
+def _failed(error: Exception) -> None:
+    """One sentence on what failed."""
+    if isinstance(error, MoebenchError):
+        _stop(_with_notes(error), 1)
+    if isinstance(error, ImportError):
         if missing_package(error) in ("mlx", "mlx.core", "mlx_lm"):
             _stop(NO_MLX, 1)
         if (other := renamed(error)) is not None:
             _stop(str(other), 1)
-        _unforeseen(error)
-    except OSError as error:
+    if isinstance(error, OSError):
         _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 74)
-    except Exception as error:
-        _unforeseen(error)
+    _unforeseen(error)
 
 
 def _unforeseen(error: Exception) -> None:

@@ -85,7 +85,7 @@ PLAN: Mapping[str, Decorator] = {
         type=click.Choice(["bca", "percentile", "layer"]),
         default="bca",
         show_default=True,
-        help="Interval of means: over sequences (bca, percentile), or over layers as published tables do.",
+        help="Interval of means: over sequences (bca, percentile), or over layers, as in published tables.",
     ),
     "level": click.option(
         "--level",
@@ -102,7 +102,7 @@ PLAN: Mapping[str, Decorator] = {
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
-        help="Seed of the bootstrap; the measurement has none.",
+        help="Seed of the bootstrap; measuring itself is not random.",
     ),
 }
 """How intervals are made."""
@@ -126,13 +126,13 @@ FLAG: Mapping[str, Decorator] = {
 """When a router is flagged as collapsed."""
 
 HOLES: Mapping[tuple[str, str], str] = {
-    ("compare", "--adapter-path"): "A or B may be an adapter's folder, and --model is what it goes on",
+    ("compare", "--adapter-path"): "A or B may be an adapter's folder, and --model is the model that it is applied to",
     ("evaluate", "--backend"): "answers are scored with mlx-lm",
-    ("loss", "--backend"): "losses are taken from mlx-lm's logits",
-    ("train", "--backend"): "mlx-lm's trainer trains",
-    ("compare", "--resume"): "--output-dir keeps the pairs, and the same command goes on from them",
+    ("loss", "--backend"): "losses come from mlx-lm's logits",
+    ("train", "--backend"): "training uses mlx-lm's own trainer",
+    ("compare", "--resume"): "--output-dir keeps the pairs, and the same command continues from them",
     ("demo", "--resume"): "nothing is kept",
-    ("loss", "--resume"): "a run is short, and its tokens are kept nowhere",
+    ("loss", "--resume"): "a run is short, and its tokens are not kept",
     ("demo", "--output"): "it is a page, not a file",
     ("train", "--output"): "--adapter-path is the folder that everything goes to",
     ("demo", "--json"): "it prints no numbers",
@@ -142,8 +142,8 @@ HOLES: Mapping[tuple[str, str], str] = {
     ("plot", "--json"): "it makes a picture",
     ("report", "--json"): "--format csv is for machines",
     ("plot", "--level"): "a picture shows the intervals that its inputs hold",
-    ("plot", "--quiet"): "it says one line, what it wrote",
-    ("vocabulary", "--level"): "shares are held against a null, not given intervals",
+    ("plot", "--quiet"): "it prints one line, the file it wrote",
+    ("vocabulary", "--level"): "shares are compared with a null, not given intervals",
     ("doctor", "--output"): "it prints what it finds; --json > FILE keeps it",
     ("doctor", "--level"): "its checks hold or fail, without intervals",
     ("doctor", "--seed"): "nothing is drawn at random",
@@ -152,13 +152,13 @@ HOLES: Mapping[tuple[str, str], str] = {
     ("models", "--level"): "it measures nothing",
     ("models", "--seed"): "nothing is drawn at random",
     ("models", "--resume"): "it measures nothing",
-    ("models", "--quiet"): "it answers at once, without progress",
-    ("import", "--resume"): "it reads files that are there, again if need be",
-    ("merge", "--resume"): "it reads files that are there, again if need be",
-    ("plot", "--resume"): "it reads files that are there, again if need be",
+    ("models", "--quiet"): "it answers at once, so there is no progress to show",
+    ("import", "--resume"): "it only reads files, and can simply be run again",
+    ("merge", "--resume"): "it only reads files, and can simply be run again",
+    ("plot", "--resume"): "it only reads files, and can simply be run again",
     ("plot", "--seed"): "a picture shows the intervals that its inputs hold",
-    ("report", "--resume"): "it reads files that are there, again if need be",
-    ("vocabulary", "--resume"): "it reads files that are there, again if need be",
+    ("report", "--resume"): "it only reads files, and can simply be run again",
+    ("vocabulary", "--resume"): "it only reads files, and can simply be run again",
 }
 """(command, option): why the option is not there. tests/test_commands.py holds every command to it."""
 
@@ -227,12 +227,14 @@ def json_option(what: str) -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
 
 
-quiet_option: Decorator = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+quiet_option: Decorator = click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
 
 
 def resume_option(what: str) -> Decorator:
     """--resume."""
-    return click.option("--resume", is_flag=True, help=f"Go on from {what}; the options must be those it began with.")
+    return click.option(
+        "--resume", is_flag=True, help=f"Continue from {what}; the options must be those of the first run."
+    )
 
 
 def _grouped(
@@ -278,7 +280,7 @@ def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str
     """Click callback: bytes, written as ``500MB`` or ``2 GB`` in decimal units."""
     size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip(), re.IGNORECASE)
     if not size:
-        raise click.BadParameter(f"{value!r} is no size: write 500MB or 2GB.", context, parameter)
+        raise click.BadParameter(f"{value!r} is not a size: write 500MB or 2GB.", context, parameter)
     return int(float(size[1]) * _UNITS[size[2].upper()])
 
 

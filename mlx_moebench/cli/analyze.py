@@ -34,9 +34,9 @@ Examples:
   mlx-moebench analyze --dataset code --plot load.png    with a heatmap of the load
   mlx-moebench analyze --model allenai/OLMoE-1B-7B-0924 --max-samples 40
   mlx-moebench analyze --model ./checkpoint --dataset questions.jsonl --text-field question
-  mlx-moebench analyze --generate 64                     prompts and 64 tokens after each, apart
+  mlx-moebench analyze --generate 64                     prompts, and separately the 64 tokens after each
   mlx-moebench analyze --model ./checkpoint --bits 4 --adapter-path ./adapters
-  mlx-moebench analyze --dataset big.jsonl --output big.json --resume    start, or go on after Ctrl-C or a crash
+  mlx-moebench analyze --dataset big.jsonl --output big.json --resume    start, or continue after Ctrl-C or a crash
   mlx-moebench analyze --backend torch --device cuda --model mistralai/Mixtral-8x7B-v0.1 --4bit
   torchrun --nproc-per-node 2 -m torch_fallback analyze --model ./checkpoint    a GPU for each half of the documents
   mlx-moebench analyze --trace trace                     the experts of every single token, too
@@ -47,13 +47,13 @@ Examples:
 @click.command(epilog=EPILOG)
 @loading_options()
 @reading_options()
-@click.option("--shard", metavar="I/N", help="Measure the rows with row % N = I - 1 only.  [default: all rows]")
+@click.option("--shard", metavar="I/N", help="Measure only the rows with row % N = I - 1.  [default: all rows]")
 @click.option(
     "--generate",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Let the model go on for N tokens after each prompt (greedy, one prompt at a time) and measure them apart: "
-    "OUT.decode.json.",
+    help="Let the model generate N tokens after each prompt (greedily, one prompt at a time) and measure them "
+    "separately: OUT.decode.json.",
 )
 @flag_options
 @plan_options()
@@ -63,7 +63,7 @@ Examples:
     "--trace",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder to write the experts of every single token to, see docs/traces.md.",
+    help="Folder to write the experts of every single token to; see docs/traces.md.",
 )
 @click.option(
     "--trace-limit",
@@ -99,25 +99,17 @@ def command(
 
     Prints a table of the routers and a summary, and writes a stats pair: OUT.json, the report, and
     OUT.safetensors, the per-sequence sums from which every number and interval can be computed again.
-    The pair is saved while the run goes on: stop it as you like, --resume ends with the very same numbers.
+    The pair is saved during the run, which can be stopped at any time: --resume arrives at exactly the same numbers.
     """
-    from ..measure import check_replaceable, decode_output
     from ..measure.run import measure
     from ..options import Options, Saving, quiet_tell
-    from ..pair.storage import check_writable
-    from ..show.plots import check_plot
     from ._progress import progress, speaks
     from ._result import show
 
     if generate and typed(["batch_size"]):
         raise click.UsageError("--generate runs one prompt at a time; leave out --batch-size.")
     output = output or _default_output(model, dataset, loading, shard, generate)
-    for path in [output, decode_output(output)] if generate else [output]:
-        check_writable(path)
-    if not resume:
-        check_replaceable(output)
-    if plot:
-        check_plot(plot)
+    _check_outputs(output, resume, generate, plot)
     saving = Saving(output, resume, trace, trace_limit, trace_predictions, command_line())
     options = Options(loading, replace(reading, shard=shard), flag, saving, plan)
     speaker = speaks(loading.backend)
@@ -129,6 +121,20 @@ def command(
     show(output, measured.reports, as_json, plot)
     if trace and not as_json:
         click.echo(f"Wrote the trace in {trace}")
+
+
+def _check_outputs(output: Path, resume: bool, generate: int | None, plot: Path | None) -> None:
+    """Raise before anything is measured where a file cannot be written, or would replace an unfinished run's."""
+    from ..measure import check_replaceable, decode_output
+    from ..pair.storage import check_writable
+    from ..show.plots import check_plot
+
+    for path in [output, decode_output(output)] if generate else [output]:
+        check_writable(path)
+    if not resume:
+        check_replaceable(output)
+    if plot:
+        check_plot(plot)
 
 
 def _default_output(model: str | None, dataset: str, loading: Loading, shard: str | None, generate: int | None) -> Path:

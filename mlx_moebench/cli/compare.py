@@ -64,7 +64,7 @@ NOT_OF_PARITY = (
     "--allow",
     multiple=True,
     type=click.Choice(KINDS),
-    help="Compare although the sides differ in this, which is refused otherwise; may be repeated.",
+    help="Compare even though the sides differ in this, which is otherwise refused; may be repeated.",
 )
 @click.option(
     "--metric",
@@ -72,14 +72,14 @@ NOT_OF_PARITY = (
     multiple=True,
     help="Metric to show layer by layer; may be repeated.  [default: mean_entropy, top_share_token, load_entropy]",
 )
-@click.option("--model", "base", help="What an adapter goes on.  [default: the other side's model]")
+@click.option("--model", "base", help="The model that an adapter is applied to.  [default: the other side's model]")
 @reading_options()
 @loading_options(model=False, without=("adapter_path",))
 @flag_options
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep the stats pairs of measured models here; the same command goes on from them.  [default: not kept]",
+    help="Keep the stats pairs of measured models here; the same command continues from them.  [default: not kept]",
 )
 @plan_options("differences of means")
 @output_option("Write the comparison to this .json.")
@@ -106,31 +106,24 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Say how the routing of B differs from that of A: every metric, with intervals, overall and by layer.
+    """Show how the routing of B differs from that of A: every metric, with intervals, overall and by layer.
 
     A and B are stats pairs (either file of each), or models: a folder, a hub id, an adapter's folder, or moebench-nano.
-    Models are measured on --dataset first, as analyze measures. The same sequences are compared in pairs, other ones as
-    independent samples. Sides that differ in what was measured, or how, are refused with the reason, unless --allow
-    says otherwise.
+    Models are measured on --dataset first, as analyze measures. The same sequences are compared in pairs, different
+    ones as independent samples. Sides that differ in what was measured, or how, are refused with the reason, unless
+    --allow says otherwise.
 
     With --backends there is one side, a model: it is measured on every backend, token by token, and the exit status is
     1 where they differ by more than rounding.
     """
-    from ..files import check_output
     from ..options import Options, Saving
     from ..pair import compare
     from ..routing.metrics import get_metric
-    from ..show.plots import check_plot
     from ..show.tables.comparison import DEFAULT
     from ._progress import speaks
 
     chosen = tuple(get_metric(name).name for name in dict.fromkeys(metrics)) or DEFAULT
-    if output:
-        check_output(output, ".json", "comparison", ("design", "direction", "overall"))
-    if csv:
-        check_output(csv, ".csv", "comparison", ("metric", "effect"))
-    if plot:
-        check_plot(plot)
+    _check_outputs(output, csv, plot)
     options = Options(loading, reading, flag, Saving(command=command_line()), plan)
     if backends is not None:
         if b is not None:
@@ -148,6 +141,19 @@ def command(
         if not speaker:
             return
     _write(compare(*sides, allow=allow, plan=plan), chosen, (output, csv, plot), as_json)
+
+
+def _check_outputs(output: Path | None, csv: Path | None, plot: Path | None) -> None:
+    """Raise where a file cannot be written, or would replace one of another kind."""
+    from ..files import check_output
+    from ..show.plots import check_plot
+
+    if output:
+        check_output(output, ".json", "comparison", ("design", "direction", "overall"))
+    if csv:
+        check_output(csv, ".csv", "comparison", ("metric", "effect"))
+    if plot:
+        check_plot(plot)
 
 
 def _parity(

@@ -30,12 +30,16 @@ Examples:
 )
 @loading_options(model=False)
 @click.option(
-    "--max-tokens", type=click.IntRange(1, 8192), default=256, show_default=True, help="Tokens run of a text."
+    "--max-tokens", type=click.IntRange(1, 8192), default=256, show_default=True, help="Tokens of a text that are run."
 )
 @click.option(
-    "--live/--no-live", default=None, help="Route while you type, or at the button.  [default: live for moebench-nano]"
+    "--live/--no-live",
+    default=None,
+    help="Route as you type, or when the button is pressed.  [default: live for moebench-nano]",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at; others can reach 0.0.0.0.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to serve at; other machines can reach 0.0.0.0."
+)
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to serve at.  [default: the first free from 7860 on]")
 @click.option("--no-browser", is_flag=True, help="Do not open a browser.")
 @quiet_option

@@ -26,10 +26,10 @@ Examples:
 @json_option("the findings")
 @quiet_option
 def command(selftest: bool, as_json: bool, quiet: bool) -> None:
-    """Say which device, memory, MLX and BLAS are in use, and what is missing.
+    """Show which device, memory, MLX and BLAS are in use, and what is missing.
 
-    With --selftest the embedded model runs in float32 on every device that MLX has here, and its routing is held
-    against figures made on a CPU: at most 1 selection in 1,000 may differ, and no mean entropy by over 0.001 nats.
+    With --selftest the embedded model runs in float32 on every device that MLX has here, and its routing is compared
+    with figures made on a CPU: at most 1 selection in 1,000 may differ, and no mean entropy by more than 0.001 nats.
     Exits 1 if nothing can be measured or a check fails.
     """
     from ..show.tables.doctor import examine, print_findings

@@ -32,7 +32,7 @@ Examples:
   mlx-moebench evaluate --model allenai/OLMoE-1B-7B-0924 --preset 12x25
   mlx-moebench evaluate --model ./checkpoint --data mmlu/ --subjects anatomy,astronomy --limit 50
   mlx-moebench evaluate --model ./checkpoint --data mmlu/ --compare ./adapters   with and without, paired
-  mlx-moebench evaluate --data mmlu/ --output nano.json --resume    start, or go on after Ctrl-C or a crash
+  mlx-moebench evaluate --data mmlu/ --output nano.json --resume    start, or continue after Ctrl-C or a crash
   mlx-moebench evaluate --model ./checkpoint --task arc_easy,piqa   by lm-evaluation-harness
 """
 
@@ -54,8 +54,8 @@ MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "re
 @click.option(
     "--preset",
     type=click.Choice(["12x25"]),
-    help="12 subjects, their first 25 questions each. The published benchmark of that size names no subjects; the "
-    "choice of these is ours.",
+    help="12 subjects, their first 25 questions each. The published benchmark of that size names no subjects; these "
+    "are our choice.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="The first N questions of each subject.  [default: all]")
 @click.option(
@@ -88,9 +88,13 @@ MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "re
     metavar="ADAPTER",
     help="Also evaluate the model with this adapter (and without --adapter-path) on the same questions, and compare.",
 )
-@click.option("--include-path", type=click.Path(), help="Folder with task files of lm-evaluation-harness of your own.")
+@click.option("--include-path", type=click.Path(), help="Folder with your own task files for lm-evaluation-harness.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap; of a task's shots."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the bootstrap and of a task's shots.",
 )
 @PLAN["level"]
 @output_option("JSON report to write.  [default: evaluation_MODEL_TASK.json]")
@@ -121,8 +125,8 @@ def command(
     """Measure what a model knows: its choices on MMLU, or any task of lm-evaluation-harness.
 
     A choice is the letter of the highest log-likelihood after the original prompt. Prints accuracy by subject with
-    intervals, beside 0.25, what guessing gives, and writes a JSON report with every answer. With --compare it says
-    how large a difference such questions can show at all.
+    intervals, next to the 0.25 that guessing gives, and writes a JSON report with every answer. With --compare it also
+    gives the smallest difference that so many questions can show.
     """
     if quiet and task != "mmlu":  # read when tqdm is imported, for the bars of the harness and of data sets
         os.environ.setdefault("TQDM_DISABLE", "1")
@@ -131,10 +135,7 @@ def command(
     from ._progress import progress
 
     _refuse(MMLU_ONLY if task != "mmlu" else ("include_path",), task)
-    names = [*model_names(model, loading), *task.split(",")]
-    names += [preset] if preset else []
-    names += ["vs", Path(compare).name or "adapter"] if compare else []
-    output = output or file_name("evaluation", names)
+    output = output or _default_output(task, model, loading, preset, compare)
     check_output(output, resume)
     options: Json = {
         "limit": limit,
@@ -151,7 +152,7 @@ def command(
             report = evaluate_mmlu(
                 model,
                 data,
-                subjects=None if subjects is None else [name.strip() for name in subjects.split(",") if name.strip()],
+                subjects=_listed(subjects),
                 preset=preset,
                 split=split,
                 shots=5 if shots is None else shots,
@@ -175,6 +176,17 @@ def command(
     else:
         print_evaluation(report)
         click.echo(f"Wrote {evaluation_path(output)}")
+
+
+def _default_output(task: str, model: str | None, loading: Loading, preset: str | None, compare: str | None) -> Path:
+    names = [*model_names(model, loading), *task.split(",")]
+    names += [preset] if preset else []
+    names += ["vs", Path(compare).name or "adapter"] if compare else []
+    return file_name("evaluation", names)
+
+
+def _listed(subjects: str | None) -> list[str] | None:
+    return None if subjects is None else [name.strip() for name in subjects.split(",") if name.strip()]
 
 
 def _refuse(names: tuple[str, ...], task: str) -> None:

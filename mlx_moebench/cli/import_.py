@@ -45,11 +45,12 @@ def _prompt_tokens(context: click.Context, parameter: click.Parameter, value: st
 
 
 OPTIONS: dict[str, tuple[Json, str]] = {
-    "experts": ({"type": click.IntRange(min=1)}, "Experts of a router, E; never taken from the largest id."),
+    "experts": ({"type": click.IntRange(min=1)}, "Experts of a router, E; never inferred from the largest id."),
     "top_k": ({"type": click.IntRange(min=1)}, "Experts that a token uses, K."),
     "layers": (
         {"callback": _layers, "metavar": "N,N,..."},
-        "Block index of each layer in the files, in their order; of ids of every block, those with a router.",
+        "Block index of each layer in the files, in order; if they hold ids of every block, the blocks that have a "
+        "router.",
     ),
     "top1": (
         {"type": click.Path(exists=True, path_type=Path)},
@@ -144,6 +145,6 @@ def _run(reader: Importer) -> Callable[..., None]:
 def command() -> None:
     """Turn routing that another program recorded into a stats pair.
 
-    Several files are several domains, named after their files or as NAME=FILE, and the report then says of every
-    router whether it is collapsed, specialised or balanced. What the files do not tell is null, with the reason.
+    Several files are several domains, named after their files or as NAME=FILE, and the report then says whether each
+    router is collapsed, specialised or balanced. What the files do not tell is null, with the reason.
     """

@@ -55,8 +55,8 @@ def command(
 ) -> None:
     """Compare each router's uncertainty at a token with the model's loss on the next one.
 
-    Two scores of uncertainty, the entropy of the routing distribution and the selection margin; for each, the rank
-    correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
+    There are two scores of uncertainty: the entropy of the routing distribution and the selection margin; for each,
+    the rank correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
     """
     from ..analysis.loss import loss_report
     from ..files import check_output, write_aside
@@ -67,7 +67,7 @@ def command(
     from ._progress import progress
 
     if output:
-        check_output(output, ".json", "report of uncertainty", ("n_pairs", "mean_loss"))
+        check_output(output, ".json", "report of loss", ("n_pairs", "mean_loss"))
     if plot:
         check_plot(plot)
     with progress(quiet) as step:

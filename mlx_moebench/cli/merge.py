@@ -29,12 +29,12 @@ Examples:
 def command(stats: tuple[Path, ...], output: Path, plan: Plan, as_json: bool, quiet: bool) -> None:
     """Put stats pairs of one model together and compute the report of the whole again.
 
-    A row that is in two of them is refused, for it would count twice. Shards that are missing or unfinished are
-    named in the report. Of two or more data sets every router gets a verdict: collapsed, specialised or balanced.
+    A row that is in two of them is refused, because it would count twice. Shards that are missing or unfinished are
+    named in the report. With two or more data sets every router gets a verdict: collapsed, specialised or balanced.
     """
     from ..errors import StatsError
+    from ..pair.stats import RoutingStats
     from ..pair.storage import check_writable, pair_paths, save_pairs
-    from ..routing import RoutingStats
     from ._progress import progress
     from ._result import show
 

@@ -21,8 +21,8 @@ def command(as_json: bool) -> None:
     """List the model families that can be measured: their routers, rules, limits, and what they are tested for."""
     from ..show.tables.models import print_supported, supported
 
-    found = supported()
+    support = supported()
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(support, indent=1))
     else:
-        print_supported(found)
+        print_supported(support)

@@ -55,7 +55,7 @@ _OPTIONS = {
         ["--allow"],
         multiple=True,
         type=click.Choice(ALLOWED),
-        help="Compare although the sides differ in this, which is refused otherwise; may be repeated.",
+        help="Compare even though the sides differ in this, which is otherwise refused; may be repeated.",
     ),
 }
 """Options of some kinds, as `Plot.options` names them."""
@@ -85,8 +85,8 @@ def _draw(
     check_plot(output)
     plot = get_plot(kind)
     with readable():
-        found = read_inputs(inputs, allow=allow)
-        arguments = (found,) if layers is None else (found, layers)
+        contents = read_inputs(inputs, allow=allow)
+        arguments = (contents,) if layers is None else (contents, layers)
         write_picture(output, lambda: plot.draw(*arguments), title)
     click.echo(f"Wrote {output}")
 
@@ -95,6 +95,6 @@ def _draw(
 def command() -> None:
     """Draw a picture for a paper from what was measured: PNG, SVG or PDF, the same bytes each time.
 
-    INPUTS are stats pairs, profiles, comparisons, uncertainty reports or trainings, each read by what is in it. Several
-    in one picture share their scales. `plot KIND --help` says what a kind is drawn from.
+    INPUTS are stats pairs, profiles, comparisons, reports of loss or trainings, each recognised by its content.
+    Several in one picture share their scales. `plot KIND --help` says what a kind is drawn from.
     """

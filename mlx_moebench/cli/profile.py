@@ -87,11 +87,11 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure models on several domains and say of every router: collapsed, specialised, balanced or undetermined.
+    """Measure models on several domains and judge every router: collapsed, specialised, balanced or undetermined.
 
-    A busy expert on one domain may be collapse or specialisation; only several domains tell. Every domain counts the
-    same, whatever its number of tokens. Writes a stats pair for each model and domain, profile.json with the numbers
-    between domains, and profile.csv with every number in one tidy table.
+    An expert that is busy on one domain may mean collapse or specialisation; only several domains can tell. Every
+    domain counts the same, whatever its number of tokens. Writes a stats pair for each model and domain,
+    profile.json with the numbers between domains, and profile.csv with every number in one tidy table.
     """
     from ..files import check_output
     from ..options import Options, Saving
@@ -123,8 +123,8 @@ def command(
 def _of_stats(stats: tuple[str, ...], plan: Plan) -> Profile:
     from ..data.importers import split_name
     from ..pair.profile import profile_of_stats, rename
+    from ..pair.stats import RoutingStats
     from ..pair.storage import pair_paths
-    from ..routing import RoutingStats
 
     parts = {}
     for argument in stats:
@@ -151,14 +151,13 @@ def _measured(models: tuple[str, ...], domains: tuple[str, ...], options: Option
 
 def _write(profiles: list[Profile], output: Path, plot: Path | None, plan: Plan, as_json: bool) -> None:
     from ..files import write_aside
-    from ..pair.profile import PROFILE_VERSION, profile_settings
+    from ..pair.profile import profile_document
     from ..show.plots.specialisation import plot_specialisation
     from ..show.tables.profile import print_profile, tidy_csv, tidy_rows
 
-    settings = profile_settings(profiles[0].merged, plan)
-    models = [profile.report() for profile in profiles]
-    whole = {"schema_version": PROFILE_VERSION, "settings": settings, "models": models}
-    text = json.dumps(whole, indent=1, allow_nan=False) + "\n"
+    document = profile_document(profiles, plan)
+    settings, models = document["settings"], document["models"]
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     rows = (row for profile, model in zip(profiles, models, strict=True) for row in tidy_rows(model, profile.reports))
     paths = [output / "profile.json", output / "profile.csv"]
     write_aside({paths[0]: text.encode(), paths[1]: tidy_csv(rows)})

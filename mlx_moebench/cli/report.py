@@ -27,7 +27,7 @@ Examples:
   mlx-moebench report stats.json -o report.html               one stats pair, either file of it
   mlx-moebench report profile/ -o report.html                 what profile wrote: several domains
   mlx-moebench report math.json code.json -o report.html      domains of one model
-  mlx-moebench report before.json after.json loss.json        two runs compared, and what uncertainty reports
+  mlx-moebench report before.json after.json loss.json        two runs compared, and a report of loss
   mlx-moebench report adapters/floor -o training.html         a training
   mlx-moebench report stats.json --trace stats_trace          with a view of single tokens
   mlx-moebench report profile/ --format card -o card.md       for a model's page on the hub
@@ -62,7 +62,7 @@ MARK = "<!-- made by mlx-moebench report -->"
     "--allow",
     multiple=True,
     type=click.Choice(KINDS),
-    help="Compare two runs although they differ in this, as compare does; may be repeated.",
+    help="Compare two runs even though they differ in this, as compare does; may be repeated.",
 )
 @plan_options("differences of means")
 @quiet_option
@@ -79,20 +79,17 @@ def command(
 ) -> None:
     """Make one self-contained page: the answer in a sentence, then the figures, each with unit, n and definition.
 
-    STATS are stats pairs (either file), a profile's folder, comparisons, reports of uncertainty, or folders of
-    trainings, in any mixture. Pairs of one model on different data become domains; two other runs are compared. The
-    page is one file that asks for nothing from the network.
+    STATS are stats pairs (either file), a profile's folder, comparisons, reports of loss, or folders of trainings, in
+    any combination. Pairs of one model on different data become domains; two other runs are compared. The page is one
+    file that requests nothing from the network.
     """
     from ..files import write_aside
     from ..show.inputs import read_inputs
     from ._progress import progress
 
     form = form or _form_of(output)
-    if trace_phase and trace is None:
-        raise click.UsageError("--trace-phase says what of a trace to show: give its folder with --trace.")
+    _check_trace(form, title, trace, trace_phase)
     place = output or (Path("report.html") if form == "html" else None)
-    if form != "html" and (title or trace):
-        raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
     if place is not None:
         _check(place, form)
     with readable(), progress(quiet) as step:
@@ -108,6 +105,14 @@ def command(
     written = text.encode()
     write_aside({place: written})
     click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
+
+
+def _check_trace(form: str, title: str | None, trace: Path | None, phase: Phase | None) -> None:
+    """Raise a usage error for what only a page shows."""
+    if phase and trace is None:
+        raise click.UsageError("--trace-phase says what of a trace to show: give its folder with --trace.")
+    if form != "html" and (title or trace):
+        raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
 
 
 @contextmanager
@@ -160,7 +165,7 @@ def _check(place: Path, form: str) -> None:
     if place.is_dir():
         raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
     if place.exists() and not place.is_file():
-        raise StatsError(f"Cannot write {place}: it is no plain file; leave out --output to print.")
+        raise StatsError(f"Cannot write {place}: it is not a plain file; leave out --output to print.")
     if form == "csv":
         check_output(place, ".csv", "report", COLUMNS)
         return

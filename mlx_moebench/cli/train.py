@@ -17,7 +17,7 @@ Examples:
   mlx-moebench train --iters 100                       the model in the package, on the bundled prompts: plain LoRA
   mlx-moebench train -c floor.yaml --data ./texts --adapter-path adapters/floor
   mlx-moebench train -c floor.yaml --set routing_loss.weight=0 --adapter-path adapters/control    its control
-  mlx-moebench train -c floor.yaml --adapter-path adapters/floor --resume    go on after Ctrl-C or a crash
+  mlx-moebench train -c floor.yaml --adapter-path adapters/floor --resume    continue after Ctrl-C or a crash
   mlx.launch -n 2 --backend ring -- python -m mlx_moebench train -c floor.yaml    the batch shared by two processes
 
 \b
@@ -33,7 +33,9 @@ floor.yaml holds the keys of mlx_lm.lora (iters, learning_rate, num_layers, lora
 
 
 @click.command(epilog=EPILOG)
-@click.option("-c", "--config", type=click.Path(path_type=Path), help="YAML settings; options given here win.")
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path), help="YAML settings; options given here take precedence."
+)
 @click.option("--model", help="Folder or hub id of an MoE checkpoint.  [default: the embedded moebench-nano]")
 @click.option(
     "--data", help="Folder with train.jsonl, valid.jsonl, test.jsonl, or a hub data set.  [default: bundled prompts]"
@@ -50,7 +52,7 @@ floor.yaml holds the keys of mlx_lm.lora (iters, learning_rate, num_layers, lora
 @click.option("--steps-per-eval", type=int, help="Steps between validations.  [default: 200]")
 @click.option("--save-every", type=int, help="Steps between checkpoints.  [default: 100]")
 @click.option("--grad-accumulation-steps", type=int, help="Steps per update of the weights.  [default: 1]")
-@click.option("--grad-checkpoint", is_flag=True, default=None, help="Less memory, more time.")
+@click.option("--grad-checkpoint", is_flag=True, default=None, help="Use less memory and more time.")
 @click.option("--mask-prompt", is_flag=True, default=None, help="Learn completions only.")
 @click.option("--test", is_flag=True, default=None, help="Cross-entropy on test.jsonl at the end.")
 @click.option("--resume-adapter-file", help="Start from these adapter weights.")
@@ -58,10 +60,16 @@ floor.yaml holds the keys of mlx_lm.lora (iters, learning_rate, num_layers, lora
 @LOADING["bits"]
 @LOADING["four_bit"]
 @LOADING["router_bits"]
-@click.option("--seed", type=int, help="Of LoRA's start, dropout and the order of the data.  [default: 0]")
-@click.option("--routing-data", help="What routing is measured on before and after.  [default: the validation file]")
+@click.option(
+    "--seed", type=int, help="Seed of LoRA's initial weights, dropout and the order of the data.  [default: 0]"
+)
+@click.option(
+    "--routing-data", help="Data that routing is measured on before and after.  [default: the validation file]"
+)
 @LOADING["trust_remote_code"]
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any YAML key, nested ones with dots.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any YAML key; write nested ones with dots."
+)
 @LOADING["device"]
 @resume_option("the checkpoint in the adapter's folder, if there is one")
 @json_option("the training report")

@@ -25,7 +25,7 @@ Examples:
     type=click.Choice(["input", "next", "predicted"]),
     default="input",
     show_default=True,
-    help="The id a token counts under: its own, that after it, or the one the model expects.",
+    help="The id that a token counts under: its own, that of the next token, or the one the model expects.",
 )
 @click.option("--layer", "layers", type=int, multiple=True, help="Block index; may be repeated.  [default: all]")
 @click.option("--phase", type=click.Choice(["prefill", "decode"]), default="prefill", show_default=True)

@@ -140,11 +140,13 @@ def _form(path: Path, dataset: str) -> str:
         raise DataError(f"{dataset} cannot be read: {error.strerror}; check the path and its permissions.") from error
     if not is_file:
         raise DataError(
-            f"{dataset!r} is no bundled data set and no file or folder; "
+            f"{dataset!r} is neither a bundled data set nor a file or folder; "
             f"give a name, a path or hub:ID.{did_you_mean(dataset, bundled_names())}"
         )
     if path.suffix.lower() not in READERS:
-        raise DataError(f"{dataset} is none of {', '.join(READERS)}; convert it and give it that suffix.")
+        raise DataError(
+            f"{dataset} is not one of {', '.join(READERS)}; convert it to one of them and give it that suffix."
+        )
     return path.suffix.lower().removeprefix(".")
 
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from ..errors import TraceError
 from ..options import Plan
+from ..pair.stats import RoutingStats
 from ..pair.storage import check_writable, decode_output, pair_paths, save_pairs, spec_of_json
 from ..routing.record import Phase, RouterSpec
-from ..routing.stats import RoutingStats
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
 from ..routing.tokens import TOKEN_SCALARS

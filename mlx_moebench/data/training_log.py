@@ -28,11 +28,11 @@ def read_log(path: Path) -> list[Json]:
             if number == len(lines):
                 break
             raise TrainingError(
-                f"{path}, line {number} is not JSON; move the file away to go on without it."
+                f"{path}, line {number} is not JSON; move the file away to continue without it."
             ) from error
         if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
             raise TrainingError(
-                f"{path}, line {number} is no line of a training log; move the file away to go on without it."
+                f"{path}, line {number} is not a line of a training log; move the file away to continue without it."
             )
         entries.append(entry)
     return entries

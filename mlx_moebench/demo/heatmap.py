@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..measure.text import RoutedText
+from ..pair.stats import RoutingStats
 from ..routing.record import RouterSpec
-from ..routing.stats import RoutingStats
 from ..show.figures import RouterId, RouterLoad
 from ..types import HostArray
 

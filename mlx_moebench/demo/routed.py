@@ -52,7 +52,7 @@ class Models:
     ) -> None:
         self._loading = with_choices(loading, choices)
         if self._loading.adapter_path is not None and len(models) > 1:
-            raise MoebenchError(f"An adapter goes on one model, not on {len(models)}: give one --model with it.")
+            raise MoebenchError(f"An adapter is applied to one model, not to {len(models)}: give one --model with it.")
         self._models = {model or "moebench-nano": model for model in models}
         if len(self._models) < len(models):
             raise MoebenchError("A model is named twice: give each --model once.")

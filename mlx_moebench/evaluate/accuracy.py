@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, ndtr, ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
+from scipy.stats import binomtest
 
 from ..errors import EvaluationError
 from ..options import Plan
@@ -64,7 +65,7 @@ def paired(first_only: Counts, second_only: Counts, n: Counts, plan: Plan) -> di
     """
     shares = np.stack([first_only, second_only, n - first_only - second_only], axis=-1) / n[:, None]
     counts = np.random.default_rng(plan.seed).multinomial(n, shares, size=(plan.resamples, len(n)))
-    found = _averaged(
+    differences = _averaged(
         (second_only - first_only) / n, (counts[..., 1] - counts[..., 0]) / n, n, plan, (-1.0, 1.0), _no_interval(n)
     )
     if not np.any(first_only + second_only):
@@ -72,17 +73,17 @@ def paired(first_only: Counts, second_only: Counts, n: Counts, plan: Plan) -> di
     elif not np.any(_pair_variance(first_only, second_only, n)):
         why = "the difference is the same on every question of a subject, so resampling cannot vary"
     else:
-        return found
+        return differences
     return {
         name: (value, ci if ci.low is None else Interval(ci.low, ci.high, ci.method, reason=why))
-        for name, (value, ci) in found.items()
+        for name, (value, ci) in differences.items()
     }
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
     """Two-sided exact p of equal accuracy: discordant pairs fall either way with probability 1/2. 1 without any."""
     discordant = first_only + second_only
-    return min(1.0, 2 * float(bdtr(min(first_only, second_only), discordant, 0.5)))
+    return float(binomtest(first_only, discordant).pvalue) if discordant else 1.0
 
 
 def smallest_detectable(first_only: Counts, second_only: Counts, n: Counts, level: float = 0.95) -> Json:
@@ -97,7 +98,7 @@ def smallest_detectable(first_only: Counts, second_only: Counts, n: Counts, leve
     z2 = float(ndtri((1 + level) / 2) + ndtri(POWER)) ** 2
     total, subjects = int(n.sum()), len(n)
     variance = _pair_variance(first_only, second_only, n)
-    found: Json = {"power": POWER, "level": round(1 - level, 6), "questions_for_one_point": {}}
+    detectable: Json = {"power": POWER, "level": round(1 - level, 6), "questions_for_one_point": {}}
     for name, weight in (("macro", np.full(subjects, 1 / subjects)), ("micro", n / total)):
         effective = 1 / float(np.sum(weight**2 / n))
         if not np.any(first_only + second_only):
@@ -105,12 +106,12 @@ def smallest_detectable(first_only: Counts, second_only: Counts, n: Counts, leve
         else:
             error2 = float(np.sum(weight**2 * variance / n))
         least = z2 / effective / (1 + z2 / effective)
-        found[name] = min(1.0, max(math.sqrt(z2 * error2), least)) if math.isfinite(error2) else None
+        detectable[name] = min(1.0, max(math.sqrt(z2 * error2), least)) if math.isfinite(error2) else None
         for_point = max(z2 * error2 / ONE_POINT**2, z2 * (1 - ONE_POINT) / ONE_POINT / effective)
-        found["questions_for_one_point"][name] = math.ceil(total * for_point) if math.isfinite(error2) else None
-    if found["macro"] is None:
-        found["reason"] = "a subject has 1 question, from which nothing is known of its variance"
-    return found
+        detectable["questions_for_one_point"][name] = math.ceil(total * for_point) if math.isfinite(error2) else None
+    if detectable["macro"] is None:
+        detectable["reason"] = "a subject has 1 question, from which nothing is known of its variance"
+    return detectable
 
 
 def summarise(questions: Sequence[Facts], plan: Plan | None = None) -> Json:
@@ -120,14 +121,15 @@ def summarise(questions: Sequence[Facts], plan: Plan | None = None) -> Json:
     """
     plan = plan or Plan()
     names, right, n = _by_subject([(str(q["subject"]), bool(q["correct"])) for q in questions])
-    found = accuracy(right, n, plan)
+    accuracies = accuracy(right, n, plan)
     shots = [q["shots"] for q in questions]
     results: Json = {
-        f"{name}_accuracy": {"value": value, "level": plan.level, **ci.to_dict()} for name, (value, ci) in found.items()
+        f"{name}_accuracy": {"value": value, "level": plan.level, **ci.to_dict()}
+        for name, (value, ci) in accuracies.items()
     }
     results |= {
         "chance": CHANCE,
-        "reading": _against_chance(found["macro"][1]),
+        "reading": _against_chance(accuracies["macro"][1]),
         "n": len(questions),
         "ties": sum(bool(q["tied"]) for q in questions),
         "shots": {"mean": float(np.mean(shots)), "min": min(shots), "max": max(shots)},
@@ -178,7 +180,7 @@ def _averaged(
     share: Floats, drawn: Floats, n: Counts, plan: Plan, ends: tuple[float, float], reason: str | None
 ) -> dict[str, tuple[float, Interval]]:
     """Macro and micro average of ``share`` [S], with the percentiles of the resampled shares ``drawn`` [B, S]."""
-    found = {}
+    averaged = {}
     for name, weight in (("macro", np.full(len(n), 1 / len(n))), ("micro", n / n.sum())):
         value = float(share @ weight)
         ci = Interval(reason=reason)
@@ -187,8 +189,8 @@ def _averaged(
             tail = ndtr(stdtrit(int(n.sum()) - len(n), (1 - plan.level) / 2))
             low, high = np.clip(np.quantile(averages, [tail, 1 - tail]), *ends)
             ci = Interval(float(low), float(high), METHOD)
-        found[name] = value, ci
-    return found
+        averaged[name] = value, ci
+    return averaged
 
 
 def _pair_variance(first_only: Counts, second_only: Counts, n: Counts) -> Floats:
@@ -232,7 +234,7 @@ def _against_chance(ci: Interval) -> str:
 def _check_pair(first: Facts, second: Facts) -> None:
     for which, report in (("first", first), ("second", second)):
         if "questions" not in report or "data" not in report:
-            raise EvaluationError(f"The {which} is no report of evaluate --task mmlu; give two of them.")
+            raise EvaluationError(f"The {which} is not a report of evaluate --task mmlu; give two of them.")
         if not report.get("complete"):
             raise EvaluationError(f"The {which} run is not complete; finish it with --resume, then compare.")
     x, y = first["data"]["sha256"], second["data"]["sha256"]

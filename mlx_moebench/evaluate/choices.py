@@ -96,25 +96,29 @@ def score(
     """
     if not requests:
         return []
-    fed = [r.context + r.continuation[:-1] for r in requests]
     check_vocabulary(config_of(model), max(max(r.context + r.continuation) for r in requests))
-    rows = sorted(set(fed), key=lambda ids: (-len(ids), ids))
+    readers = _readers(requests)
+    rows = list(readers)
     shared = min(common_prefix(rows), *(len(r.context) - 1 for r in requests))
     cache = _run_prefix(model, rows[0][:shared])
     if cache is None:
         shared = 0
-    wanted: dict[Ids, list[int]] = {ids: [] for ids in rows}
-    for number, ids in enumerate(fed):
-        wanted[ids].append(number)
-    scores: list[Score | None] = [None] * len(requests)
+    scores: dict[int, Score] = {}
     for batch in _batches(model, rows, shared, cache, batch_size):
-        numbers = [number for ids in batch for number in wanted[ids]]
-        owners = [row for row, ids in enumerate(batch) for _ in wanted[ids]]
-        found = _read(model, cache, [ids[shared:] for ids in batch], owners, [requests[n] for n in numbers], shared)
-        for number, result in zip(numbers, found, strict=True):
-            scores[number] = result
-        step(sum(s is not None for s in scores))
-    return [s for s in scores if s is not None]
+        read = [(row, number) for row, ids in enumerate(batch) for number in readers[ids]]
+        owners, numbers = zip(*read, strict=True)
+        of_batch = _read(model, cache, [ids[shared:] for ids in batch], owners, [requests[n] for n in numbers], shared)
+        scores |= zip(numbers, of_batch, strict=True)
+        step(len(scores))
+    return [scores[number] for number in range(len(requests))]
+
+
+def _readers(requests: Sequence[Request]) -> dict[Ids, list[int]]:
+    """The rows that the model must be fed, longest first, each with the numbers of the requests that read it."""
+    readers: dict[Ids, list[int]] = {}
+    for number, request in enumerate(requests):
+        readers.setdefault(request.context + request.continuation[:-1], []).append(number)
+    return dict(sorted(readers.items(), key=lambda row: (-len(row[0]), row[0])))
 
 
 def _run_prefix(model: nn.Module, ids: Ids) -> list[Any] | None:

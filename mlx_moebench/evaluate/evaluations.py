@@ -51,10 +51,10 @@ def check_output(output: str | Path, resume: bool = False) -> None:
     try:
         report = read_evaluation(path)
     except EvaluationError as error:
-        raise EvaluationError(f"{path} exists and is no report of evaluate: choose another --output.") from error
+        raise EvaluationError(f"{path} exists and is not a report of evaluate: choose another --output.") from error
     if not report["complete"] and not resume:
         raise EvaluationError(
-            f"{path} holds a run that did not finish: go on with --resume, or delete it to start again."
+            f"{path} holds a run that did not finish: continue with --resume, or delete it to start again."
         )
 
 
@@ -107,7 +107,8 @@ class Kept:
         subjects = f"{reached} subject{'' if reached == 1 else 's'}"
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(
-                f"Stopped by Ctrl-C after {subjects}; the answers are in {self._path}, and --resume goes on from there."
+                f"Stopped by Ctrl-C after {subjects}; the answers are in {self._path}, "
+                "and --resume continues from there."
             ) from error
         error.add_note(f"The answers on the {subjects} before are in {self._path}.")
 

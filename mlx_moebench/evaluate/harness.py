@@ -81,7 +81,7 @@ def evaluate_tasks(
     checkpoint = load_checkpoint(model, loading)
     step("loading the data", 0, 0)
     loaded = _load_tasks(manager, names, shots, seed)
-    found = lm_eval.evaluate(
+    evaluated = lm_eval.evaluate(
         lm=HarnessModel(checkpoint, batch_size, step), task_dict=loaded, limit=limit, log_samples=False
     )
     report = {
@@ -89,10 +89,10 @@ def evaluate_tasks(
         "task": ",".join(names),
         "complete": True,
         "model": checkpoint_facts(checkpoint.model, checkpoint),
-        "data": {"lm_eval": package_version("lm-eval"), "tasks": _task_facts(found)},
+        "data": {"lm_eval": package_version("lm-eval"), "tasks": _task_facts(evaluated)},
         "settings": {"shots": shots, "limit": limit, "batch_size": batch_size, "seed": seed},
         "environment": environment() | ({} if command is None else {"command": command}),
-        "results": _results(found),
+        "results": _results(evaluated),
     }
     if output is not None:
         write_evaluation(report, evaluation_path(output))
@@ -105,9 +105,9 @@ def _manager(include_path: str | Path | None, tasks: Sequence[str]) -> Any:
         return TaskManager()
     if not Path(include_path).is_dir():
         raise EvaluationError(f"There is no folder {str(include_path)!r} with task files.")
-    own = TaskManager(include_path=str(include_path), include_defaults=False)
+    named = TaskManager(include_path=str(include_path), include_defaults=False)
     # A group may hold tasks of the harness.
-    return own if set(tasks) <= set(own.all_subtasks) else TaskManager(include_path=str(include_path))
+    return named if set(tasks) <= set(named.all_subtasks) else TaskManager(include_path=str(include_path))
 
 
 def check_tasks(names: Sequence[str], manager: Any) -> None:
@@ -140,34 +140,34 @@ def _load_tasks(manager: Any, names: list[str], shots: int | None, seed: int) ->
     return loaded
 
 
-def _task_facts(found: Json) -> dict[str, Json]:
+def _task_facts(evaluated: Json) -> dict[str, Json]:
     return {
         task: {
-            "version": _part(found, "versions").get(task),  # a group has none
-            "shots": _part(found, "n-shot").get(task),
-            "n": _documents(found, task),
+            "version": _part(evaluated, "versions").get(task),  # a group has none
+            "shots": _part(evaluated, "n-shot").get(task),
+            "n": _documents(evaluated, task),
         }
-        for task in _part(found, "results")
+        for task in _part(evaluated, "results")
     }
 
 
-def _part(found: Json, key: str) -> Any:
-    if key not in found:
+def _part(section: Json, key: str) -> Any:
+    if key not in section:
         raise RenamedError("lm_eval", f"{key!r} in its results", "the report is made from")
-    return found[key]
+    return section[key]
 
 
-def _documents(found: Json, task: str) -> int | None:
+def _documents(evaluated: Json, task: str) -> int | None:
     """How many documents were scored; None for a group."""
-    counts = _part(found, "n-samples").get(task)
+    counts = _part(evaluated, "n-samples").get(task)
     return None if counts is None else int(_part(counts, "effective"))
 
 
-def _results(found: Json) -> dict[str, Json]:
+def _results(evaluated: Json) -> dict[str, Json]:
     """{task: {metric: value, stderr, low, high, method or reason}}; a metric's filter is named unless it is none."""
     results: dict[str, Json] = {}
-    for task, metrics in _part(found, "results").items():
-        n = _documents(found, task)
+    for task, metrics in _part(evaluated, "results").items():
+        n = _documents(evaluated, task)
         results[task] = {}
         for key, value in metrics.items():
             name, comma, applied = key.partition(",")
@@ -220,13 +220,13 @@ class HarnessModel(LM):
         bos = self._tokenizer.bos_token_id
         encoded = [encode_choices(self._tokenizer, *_context_and_endings(r)) for r in requests]
         fitting = [fitted(one, self._positions, bos)[0][0] for one in encoded]
-        found: dict[int, tuple[float, bool]] = {}
+        likelihoods: dict[int, tuple[float, bool]] = {}
         for numbers in _groups(fitting):
             results = score(self._model, [fitting[n] for n in numbers], self._batch_size)
             for number, result in zip(numbers, results, strict=True):
-                found[number] = (result.log_likelihood, result.greedy)
-            self._step("scoring, continuations", len(found), len(fitting))
-        return [found[number] for number in range(len(fitting))]
+                likelihoods[number] = (result.log_likelihood, result.greedy)
+            self._step("scoring, continuations", len(likelihoods), len(fitting))
+        return [likelihoods[number] for number in range(len(fitting))]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         """Log-likelihood of each text, in windows of the model's positions, every token predicted once."""
@@ -262,9 +262,9 @@ class HarnessModel(LM):
             self._model, self._tokenizer, list(ids), most, sampler=make_sampler(temp=heat)
         ):
             text += str(response.text)
-            found = [text.index(stop) for stop in stops if stop and stop in text]
-            if found:
-                text = text[: min(found)]
+            ends = [text.index(stop) for stop in stops if stop and stop in text]
+            if ends:
+                text = text[: min(ends)]
                 break
         return text
 

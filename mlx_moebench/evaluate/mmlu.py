@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -78,40 +79,17 @@ def evaluate_mmlu(
         return load_checkpoint(model, loading, adapter_path=adapter)
 
     checkpoint = load(loading.adapter_path)
-    length = _length(checkpoint, max_length)
-    plan = Plan(seed=seed, level=level)
-    report: Json = {
-        "schema_version": SCHEMA_VERSION,
-        "task": "mmlu",
-        "complete": False,
-        "model": checkpoint_facts(checkpoint.model, checkpoint),
-        "data": _data_facts(mmlu, preset, limit),
-        "settings": {
-            "shots": shots,
-            "max_length": length,
-            "batch_size": batch_size,
-            "compare": None if compare is None else read_adapter(compare).facts,
-            "ci": {"resamples": plan.resamples, "seed": plan.seed, "level": plan.level},
-        },
-        "environment": environment() | ({} if command is None else {"command": command}),
-    }
-    asked = sum(map(len, mmlu.questions.values()))
-    total = asked if compare is None else 2 * asked
+    models = 1 if compare is None else 2
+    progress = _Progress(step, models * sum(map(len, mmlu.questions.values())))
+    exam = _Exam(mmlu, _length(checkpoint, max_length), batch_size, Plan(seed=seed, level=level), progress)
+    report = _begun(checkpoint, _data_facts(mmlu, preset, limit), _settings(exam, shots, compare), command)
     with Kept(report, output, resume) as kept:
-        told = _Told(step, total)
-        _answer(checkpoint, mmlu, length, batch_size, report, kept.before, plan, kept.save, told)
+        _answer(exam, checkpoint, report, kept.before, kept.save)
         if compare is not None:
             del checkpoint  # one model in memory at a time
             mx.clear_cache()
-            checkpoint = load(compare)
-            second = report["compared"] = {"model": checkpoint_facts(checkpoint.model, checkpoint)}
-            kept.check_compared(second["model"])
-            before = kept.before.get("compared") or {}
-            _answer(checkpoint, mmlu, length, batch_size, second, before, plan, kept.save, told)
+            _compare(exam, load(compare), report, kept)
         report["complete"] = True
-        if compare is not None:
-            shared = {key: report[key] for key in ("complete", "data")}
-            report["comparison"] = compare_answers(report, report["compared"] | shared, plan)
         kept.save()
     return report
 
@@ -132,6 +110,29 @@ def _length(checkpoint: Checkpoint, max_length: int | None) -> int | None:
     return positions if max_length is None else max_length
 
 
+def _begun(checkpoint: Checkpoint, data: Json, settings: Json, command: str | None) -> Json:
+    """The report before the first answer."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": "mmlu",
+        "complete": False,
+        "model": checkpoint_facts(checkpoint.model, checkpoint),
+        "data": data,
+        "settings": settings,
+        "environment": environment() | ({} if command is None else {"command": command}),
+    }
+
+
+def _settings(exam: _Exam, shots: int, compare: str | Path | None) -> Json:
+    return {
+        "shots": shots,
+        "max_length": exam.length,
+        "batch_size": exam.batch_size,
+        "compare": None if compare is None else read_adapter(compare).facts,
+        "ci": {"resamples": exam.plan.resamples, "seed": exam.plan.seed, "level": exam.plan.level},
+    }
+
+
 def _data_facts(mmlu: Mmlu, preset: str | None, limit: int | None) -> Json:
     return {
         "name": mmlu.name,
@@ -146,7 +147,7 @@ def _data_facts(mmlu: Mmlu, preset: str | None, limit: int | None) -> Json:
     }
 
 
-class _Told:
+class _Progress:
     """Counts answered questions for ``step``."""
 
     def __init__(self, step: Step, total: int) -> None:
@@ -162,31 +163,43 @@ class _Told:
         self.within(0)
 
 
-def _answer(
-    checkpoint: Checkpoint,
-    mmlu: Mmlu,
-    length: int | None,
-    batch_size: int,
-    section: Json,
-    before: Json,
-    plan: Plan,
-    save: Callable[[], None],
-    told: _Told,
-) -> None:
+@dataclass(frozen=True)
+class _Exam:
+    """What each model is asked, and how: the same questions, prompts of at most ``length`` tokens."""
+
+    mmlu: Mmlu
+    length: int | None
+    batch_size: int
+    plan: Plan
+    progress: _Progress
+
+
+def _answer(exam: _Exam, checkpoint: Checkpoint, section: Json, before: Json, save: Callable[[], None]) -> None:
     """Put the answers of one model and their summary into ``section``, subject by subject; ``before`` has some."""
     known: dict[str, list[Json]] = {}
     for answer in before.get("questions", ()):
         known.setdefault(answer["subject"], []).append(answer)
     answers: list[Json] = []
-    for subject, questions in mmlu.questions.items():
-        found = known.get(subject)
-        if found is None:
-            found = answer_questions(checkpoint, questions, mmlu.shots[subject], length, batch_size, told.within)
-        answers += found
-        told.add(len(questions))
-        section |= summarise(answers, plan) | {"questions": answers}
+    for subject, questions in exam.mmlu.questions.items():
+        of_subject = known.get(subject)
+        if of_subject is None:
+            of_subject = answer_questions(
+                checkpoint, questions, exam.mmlu.shots[subject], exam.length, exam.batch_size, exam.progress.within
+            )
+        answers += of_subject
+        exam.progress.add(len(questions))
+        section |= summarise(answers, exam.plan) | {"questions": answers}
         if subject not in known:
             save()
+
+
+def _compare(exam: _Exam, checkpoint: Checkpoint, report: Json, kept: Kept) -> None:
+    """Put the answers of a second model, and how they differ from those in ``report``, into it."""
+    second = report["compared"] = {"model": checkpoint_facts(checkpoint.model, checkpoint)}
+    kept.check_compared(second["model"])
+    _answer(exam, checkpoint, second, kept.before.get("compared") or {}, kept.save)
+    both = {"complete": True, "data": report["data"]}
+    report["comparison"] = compare_answers(report | both, second | both, exam.plan)
 
 
 def answer_questions(
@@ -212,9 +225,9 @@ def answer_questions(
     for used in sorted({fitting for fitting, _, _ in posed}, reverse=True):
         numbers = [number for number, (fitting, _, _) in enumerate(posed) if fitting == used]
         requests = [request for number in numbers for request in posed[number][2]]
-        found = score(checkpoint.model, requests, batch_size, partial(tell, len(scores)))
+        scored = score(checkpoint.model, requests, batch_size, partial(tell, len(scores)))
         for place, number in enumerate(numbers):
-            four = found[place * len(LETTERS) : (place + 1) * len(LETTERS)]
+            four = scored[place * len(LETTERS) : (place + 1) * len(LETTERS)]
             scores[number] = [s.log_likelihood for s in four]
     return [
         _answered(question, used, truncated, len(requests[0].context), scores[number])

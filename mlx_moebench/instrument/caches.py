@@ -14,7 +14,7 @@ def cache_among(values: Mapping[str, object]) -> object:
 
 
 def unknown_cache(values: Mapping[str, object]) -> str | None:
-    """The name of an argument that seems to be a cache, but is none of mlx-lm's."""
+    """The name of an argument that seems to be a cache, but is not one of mlx-lm's."""
     return next((name for name, value in values.items() if _resembles_cache(name, value)), None)
 
 

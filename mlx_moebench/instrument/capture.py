@@ -71,7 +71,7 @@ class Capture:
         return self._routers[number].layer.cache
 
     def unknown_cache(self, number: int) -> str | None:
-        """The name of what that layer got, while it runs, that seems to be a cache and is none of mlx-lm's."""
+        """The name of what that layer got, while it runs, that seems to be a cache and is not one of mlx-lm's."""
         return self._routers[number].layer.unknown_cache
 
     def close(self) -> None:

@@ -10,14 +10,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..environment import environment
+from ..pair.stats import RecordedStats
 from ..routing.record import Array, Mask, Routing, router_warnings
-from ..routing.recorder import Recorder, TokenSink
+from ..routing.recorder import TokenSink
 from ..types import Facts, Json
 from .caches import is_batched
 from .capture import Capture, config_of, is_traced, routers_of
 
 
-class LiveRoutingStats(Recorder):
+class LiveRoutingStats(RecordedStats):
     """Statistics of a tapped MLX model; see `Recorder`."""
 
     def __init__(
@@ -52,7 +53,7 @@ class LiveRoutingStats(Recorder):
     def unrecorded(self) -> str | None:
         if self.cache() is None and (name := self._capture.unknown_cache(0)) is not None:
             return (
-                f"The model was given a KV cache ({name}) that is none of mlx-lm's, and is not recorded: say what "
+                f"The model was given a KV cache ({name}) that is not one of mlx-lm's, and is not recorded: say what "
                 "runs, with stats.batch(prompt_lengths=...)."
             )
         if is_batched(self.cache()):
@@ -68,15 +69,37 @@ class LiveRoutingStats(Recorder):
 def attach(model: nn.Module, tau: float = 0.40, collapse_on: str = "top_share_token") -> LiveRoutingStats:
     """Tap every router of an mlx-lm model and return statistics that fill as it runs.
 
-    Outputs stay bit-identical. A second ``attach`` replaces the first, whose statistics keep what they have.
-    Usable as a context manager, which detaches at its end::
+    Outputs stay bit-identical. A second ``attach`` replaces the first, whose statistics keep what they have. Usable as
+    a context manager, which detaches at its end.
 
-        with attach(model) as stats:
-            model(ids)  # ids [B, S]: B sequences
-        print(stats.to_dataframe())
+    Parameters
+    ----------
+    model
+        The model; mlx-lm's own object, of a supported family.
+    tau
+        Share in (0, 1) above which a router is flagged as collapsed.
+    collapse_on
+        The share that is held against tau: ``top_share_token``, ``top_share_selection`` or ``top_share_top1``.
 
-    tau: share in (0, 1) above which a router is flagged. Raises `UnsupportedModelError` and leaves the model
-    untouched if a router that its family declares is missing.
+    Returns
+    -------
+    LiveRoutingStats
+        `RoutingStats` that know every token run so far.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If a router that its family declares is missing; the model is left untouched.
+
+    Examples
+    --------
+    >>> import mlx.core as mx
+    >>> import mlx_moebench
+    >>> model, tokenizer = mlx_moebench.load()  # the embedded model
+    >>> with mlx_moebench.attach(model) as stats:
+    ...     logits = model(mx.array([[1, 2, 3], [4, 5, 6]]))  # [B, S]: 2 sequences of 3 tokens
+    >>> stats.n_tokens, len(stats.to_dataframe())
+    (6, 6)
     """
     return LiveRoutingStats(
         model, tau=tau, collapse_on=collapse_on, model=model_facts(model), environment=environment()

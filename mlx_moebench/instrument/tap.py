@@ -31,7 +31,7 @@ class LayerTap:
     """What a layer was called with, while it runs.
 
     shape: the leading shape of its hidden states, which gates often see flattened. cache: its KV cache, if any.
-    unknown_cache: the name of an argument that seems to be one, but is none of mlx-lm's.
+    unknown_cache: the name of an argument that seems to be one, but is not one of mlx-lm's.
     """
 
     shape: tuple[int, ...] | None = None

@@ -7,13 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..checkpoints import Checkpoint, Given
+from ..checkpoints import Checkpoint, LoadedModel
 from ..data import Batch
 from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean, missing_package, renamed
 from ..options import Loading, Step
+from ..pair.stats import RecordedStats, RoutingStats
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..types import Facts, HostArray, Json
 
 HOMES = {"mlx": "mlx_moebench.measure.on_mlx", "torch": "torch_fallback.backend"}
@@ -23,13 +23,13 @@ HOMES = {"mlx": "mlx_moebench.measure.on_mlx", "torch": "torch_fallback.backend"
 class Backend(Protocol):
     """Loads models with one library, and runs them with a `Recorder` on their routers.
 
-    A checkpoint is what `load` gives, or what `given` makes of a model object: it has ``model`` and ``tokenizer``.
+    A checkpoint, from `load` or by `checkpoint_of` from a model object, has ``model`` and ``tokenizer``.
     name: a key of `HOMES`.
     recorder: statistics that fill while a model object, its first argument, runs; settings as for `Recorder`.
     """
 
     name: str
-    recorder: Callable[..., Recorder]
+    recorder: Callable[..., RecordedStats]
 
     def select_device(self, name: str) -> str:
         """Run on ``name`` (auto, gpu, cpu, mps, cuda) from now on; returns gpu or cpu."""
@@ -67,7 +67,7 @@ def backend_named(name: str) -> Backend:
     if name not in HOMES:
         raise MoebenchError(f"There is no backend {name!r}.{did_you_mean(name, list(HOMES))}")
     try:
-        found: Backend = import_module(HOMES[name]).BACKEND
+        backend: Backend = import_module(HOMES[name]).BACKEND
     except ImportError as error:
         if (other := renamed(error)) is not None:
             raise other from error
@@ -77,10 +77,10 @@ def backend_named(name: str) -> Backend:
         if missing not in ("torch", "transformers", "accelerate"):
             raise
         raise MissingExtraError("The backend torch", "torch") from error
-    return found
+    return backend
 
 
-def given(model: Any, tokenizer: Any, backend: str) -> Checkpoint | Given:
+def checkpoint_of(model: Any, tokenizer: Any, backend: str) -> Checkpoint | LoadedModel:
     """A checkpoint of a model object and its tokenizer, or a `Checkpoint` that ``backend`` loaded.
 
     Raises `MoebenchError` for a checkpoint of another backend, and without a tokenizer.
@@ -91,4 +91,4 @@ def given(model: Any, tokenizer: Any, backend: str) -> Checkpoint | Given:
         return model
     if tokenizer is None:
         raise MoebenchError("A model object needs its tokenizer: analyze(model, dataset, tokenizer=tokenizer).")
-    return Given(model, tokenizer)
+    return LoadedModel(model, tokenizer)

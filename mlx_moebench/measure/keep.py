@@ -15,8 +15,8 @@ from ..data import Batch
 from ..errors import MoebenchError, RoutingError, StatsError
 from ..files import write_aside
 from ..options import Plan
-from ..pair.storage import decode_output, load_pair, pair_contents, pair_paths
-from ..routing.stats import RoutingStats
+from ..pair.stats import RoutingStats
+from ..pair.storage import decode_output, pair_contents, pair_paths
 from ..types import Json
 from .trace import TraceWriter
 
@@ -53,12 +53,12 @@ def check_replaceable(output: Path) -> None:
     """Raise `StatsError` if ``output`` is the pair of a run that did not finish: it is there to be resumed."""
     if not pair_paths(output)[1].exists():
         return
-    for facts in load_pair(output).sources.values():
+    for facts in RoutingStats.load(output).sources.values():
         for part in facts.get("parts", ()):
             if part["sequences_done"] < part["sequences"]:
                 raise StatsError(
                     f"{pair_paths(output)[0]} holds {part['sequences_done']} of {part['sequences']} sequences of a run "
-                    "that did not finish: go on with --resume, or delete it to start again."
+                    "that did not finish: continue with --resume, or delete it to start again."
                 )
 
 
@@ -104,7 +104,7 @@ class Keeper:
             if self._trace is not None:
                 self._trace.check_replaceable(self._stats)
             return batches
-        before = load_pair(self._output)
+        before = RoutingStats.load(self._output)
         path = pair_paths(self._output)[0]
         _check_same(self._stats, before, path)
         ((_, facts),) = before.sources.items()
@@ -119,7 +119,7 @@ class Keeper:
                 f"{passed.tokens}; the tokenizer changed, so leave out --resume to start again."
             )
         if self._decode is not None:
-            generated = load_pair(decode_output(self._output))
+            generated = RoutingStats.load(decode_output(self._output))
             _check_same(self._decode, generated, decode_output(self._output))
             if next(iter(generated.sources.values()))["parts"][0]["batches_done"] != part["batches_done"]:
                 raise StatsError(
@@ -162,7 +162,7 @@ class Keeper:
         where = pair_paths(self._output)[0]
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(
-                f"Stopped by Ctrl-C after {reached}; they are in {where}, and --resume goes on from there."
+                f"Stopped by Ctrl-C after {reached}; they are in {where}, and --resume continues from there."
             ) from error
         error.add_note(f"The {reached} measured before are in {where}.")
 

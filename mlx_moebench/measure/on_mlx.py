@@ -14,9 +14,9 @@ from ..environment import environment
 from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
 from ..models import load_checkpoint, select_device
 from ..options import Loading, Step
+from ..pair.stats import RoutingStats
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..types import HostArray, Json
 from .facts import loaded_facts
 

@@ -22,12 +22,11 @@ from ..options import (
     quiet_tell,
     takes,
 )
+from ..pair.stats import RecordedStats, RoutingStats
 from ..pair.storage import decode_output, pair_paths, save_pairs
 from ..routing.record import Phase
-from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..types import Facts, Json
-from .backends import Backend, backend_named, given
+from .backends import Backend, backend_named, checkpoint_of
 from .facts import check_vocabulary
 from .keep import Keeper, check_replaceable
 from .trace import TraceWriter, budget, check_trace_folder
@@ -58,23 +57,73 @@ def analyze(
 ) -> RoutingStats:
     """Measure how ``model`` routes ``dataset``, every sequence as one prompt (phase prefill).
 
-    model: None for the embedded model, a folder, a hub id, a loaded checkpoint, or an mlx-lm (with the backend torch a
-    transformers) model together with its ``tokenizer``. backend: ``mlx``, or ``torch``, which measures the same on
-    transformers; under torchrun its ranks take a shard each, and all return the whole. dataset: see
-    `data.read_corpus`. max_length: tokens kept of a document. dtype, bits, router_bits, adapter_path: see
-    `models.load_checkpoint` and `torch_fallback.load_checkpoint`; not for a model that is loaded already. The result
-    depends on neither batch_size nor order, up to rounding. The model is left as it was. ``stats.model["warnings"]``
-    says what a reader must know of the routers' precision.
-    shard: ``i/n``, only rows with row % n == i - 1 of the documents chosen; `RoutingStats.merge` puts shards together.
+    The result depends on neither batch_size nor order, up to rounding. The model is left as it was.
+    ``stats.model["warnings"]`` says what a reader must know of the routers' precision.
 
-    output: stats pair, saved while the run goes on (at most 5% of its time) and at its end, with the intervals of
-    ``plan``; so a run that is killed, or stopped by Ctrl-C or an error, leaves there what it had measured.
-    resume: go on from the pair at ``output``, if there is one, to the very numbers of a run that was never stopped.
-    trace: a folder for the experts of every single token (docs/traces.md), saved in step with the pair, of at most
-    ``trace_limit`` bytes; ``trace_predictions`` adds the model's most likely next token. `data.trace` reads it.
-    command: what the report says started it. tell: is told how large the trace will be.
+    Parameters
+    ----------
+    model
+        None for the embedded model, a folder, a hub id, a loaded checkpoint, or an mlx-lm (with the backend torch a
+        transformers) model together with its ``tokenizer``.
+    dataset
+        The name of a bundled set, or a file, folder or hub data set; see `data.read_corpus`.
+    tokenizer
+        That of a model object; a folder or hub id brings its own.
+    step, tell
+        Called with the progress, and with how large a trace will be.
 
-    Raises `MoebenchError` subclasses with one sentence that says what to do.
+    Returns
+    -------
+    RoutingStats
+        The sums of every router for every sequence, from which all metrics and intervals are computed.
+
+    Other Parameters
+    ----------------
+    backend : str
+        ``mlx``, or ``torch``, which measures the same on transformers; under torchrun its ranks take a shard each, and
+        all return the whole.
+    device : str
+        ``auto``, ``gpu``, ``cpu``, ``mps`` or ``cuda``.
+    dtype, bits, router_bits, adapter_path, trust_remote_code : as in `options.Loading`
+        See `models.load_checkpoint` and `torch_fallback.load_checkpoint`; not for a model that is loaded already.
+    text_field : str or None
+        The field of a .jsonl or .csv file that holds the text; None finds it by name.
+    max_samples : int or None
+        The number of documents to read, from the first on; None for all.
+    max_length : int
+        Tokens kept of a document.
+    batch_size : int
+        Sequences per forward pass.
+    shard : str or None
+        ``i/n``: only rows with row % n == i - 1 of the documents chosen. `RoutingStats.merge` puts shards together.
+    tau, collapse_on : float and str
+        A router is flagged as collapsed if this share of its busiest expert exceeds tau, in (0, 1).
+    output : str or Path, optional
+        Stats pair, saved while the run goes on (at most 5% of its time) and at its end, with the intervals of ``plan``;
+        a run that is killed, or stopped by Ctrl-C or an error, leaves there what it had measured.
+    resume : bool
+        Continue from the pair at ``output``, if there is one, to the very numbers of a run that was never stopped.
+    trace, trace_limit, trace_predictions : str or Path, int, bool
+        A folder for the experts of every single token (docs/traces.md), saved in step with the pair; the most bytes it
+        may take; whether to add the model's most likely next token. `data.trace` reads it.
+    command : str or None
+        What the report says started the run.
+    plan : Plan or None
+        How the intervals of the saved report are made.
+
+    Raises
+    ------
+    MoebenchError
+        Or one of its subclasses, with one sentence that says what to do.
+
+    Examples
+    --------
+    >>> import mlx_moebench
+    >>> stats = mlx_moebench.analyze(dataset="math", max_samples=4, max_length=16)
+    >>> len(stats.clusters), stats.n_tokens
+    (4, 64)
+    >>> bool(stats.to_dataframe()["mean_entropy"].between(0, 2.78).all())  # nats; ln 16 = 2.77 is the most
+    True
     """
     return measure(model, dataset, Options.of(choices), tokenizer=tokenizer, step=step, tell=tell).stats["prefill"]
 
@@ -151,6 +200,10 @@ class _Work:
     batches: Iterator[Batch]
     sources: dict[str, Json]
 
+    @property
+    def tokens(self) -> int:
+        return sum(len(s.ids) for s in self.sequences)
+
 
 def _prepare(
     runner: Backend,
@@ -197,26 +250,16 @@ def _run(
     watch = writer or watch
     if watch is not None:
         watch.begin(checkpoint.tokenizer)
-    command = {} if saving.command is None else {"command": saving.command}
-    stats = runner.recorder(
-        checkpoint.model,
-        tokens=None if watch is None else watch.record,
-        tau=options.flag.tau,
-        collapse_on=options.flag.collapse_on,
-        model=runner.facts(checkpoint),
-        sources=work.sources,
-        environment=runner.environment() | command,
-    )
+    stats = _recorder(runner, work, options, watch)
     decode = stats.phase_stats("decode") if generate else None
     if saving.trace is not None:
-        tokens = sum(len(s.ids) for s in work.sequences)
-        tell(budget(stats, saving, tokens, len(work.sequences), generate or 0))
+        tell(budget(stats, saving, work.tokens, len(work.sequences), generate or 0))
     keeper = Keeper(stats, None if saving.output is None else Path(saving.output), options.plan, decode, writer)
+    doing = "generating, sequences" if generate else "measuring, sequences"
     with stats:
         planned = keeper.resume(work.batches) if saving.resume else work.batches
         with keeper:
             for batch in planned:
-                doing = "generating, sequences" if generate else "measuring, sequences"
                 step(doing, keeper.sequences, len(work.sequences))
                 _run_batch(runner, checkpoint, stats, batch, generate, watch)
                 keeper.count(batch)
@@ -229,8 +272,21 @@ def _run(
     return Measured(phases, dict(zip(phases, keeper.reports, strict=False)))
 
 
+def _recorder(runner: Backend, work: _Work, options: Options, watch: Watch | None) -> RecordedStats:
+    command = {} if options.saving.command is None else {"command": options.saving.command}
+    return runner.recorder(
+        work.checkpoint.model,
+        tokens=None if watch is None else watch.record,
+        tau=options.flag.tau,
+        collapse_on=options.flag.collapse_on,
+        model=runner.facts(work.checkpoint),
+        sources=work.sources,
+        environment=runner.environment() | command,
+    )
+
+
 def _run_batch(
-    runner: Backend, checkpoint: Any, stats: Recorder, batch: Batch, generate: int | None, watch: Watch | None
+    runner: Backend, checkpoint: Any, stats: RecordedStats, batch: Batch, generate: int | None, watch: Watch | None
 ) -> None:
     ids, logits = batch.ids, None
     if generate:
@@ -294,7 +350,7 @@ def _checkpoint(runner: Backend, model: Any, tokenizer: Any, loading: Loading, s
         return runner.load(model, loading, step)
     if loading.asked:
         raise MoebenchError(f"This model is loaded already; give {' and '.join(loading.asked)} when loading it.")
-    return given(model, tokenizer, runner.name)
+    return checkpoint_of(model, tokenizer, runner.name)
 
 
 def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, reading: Reading) -> Json:

@@ -12,7 +12,7 @@ from ..checkpoints import Checkpoint
 from ..data import Batch, encode_text
 from ..data.pieces import piece_texts
 from ..errors import DataError
-from ..routing.stats import RoutingStats
+from ..pair.stats import RoutingStats
 from ..routing.tokens import Choices, TokenBlock, TokenSequence, ranked
 from ..types import Json
 from .backends import backend_named
@@ -67,12 +67,12 @@ def route_text(checkpoint: Checkpoint, text: str, *, name: str = "text", max_tok
 
 def _choices(blocks: Sequence[TokenBlock]) -> list[Choices]:
     """Of each router, in running order, of the one sequence that ran."""
-    found = []
+    choices = []
     for block in sorted(blocks, key=lambda block: block.number):
         experts, weights = ranked(block.experts[0], block.p[0], block.weights[0])
         scalars: Json = block.scalars
-        found.append(Choices(experts, weights, scalars["entropy"][0], scalars["selection_margin"][0]))
-    return found
+        choices.append(Choices(experts, weights, scalars["entropy"][0], scalars["selection_margin"][0]))
+    return choices
 
 
 def _cut(name: str, kept: int, read: int, total: int | None) -> str:

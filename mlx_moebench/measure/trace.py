@@ -37,9 +37,9 @@ from ..data.trace import (
 from ..errors import RoutingError, TraceError
 from ..files import probe_folder, write_aside
 from ..options import Saving
+from ..pair.stats import RoutingStats
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
-from ..routing.stats import RoutingStats
 from ..routing.tally import SCALARS
 from ..routing.tokens import TokenBlock, ranked
 from ..types import HostArray, Json
@@ -232,7 +232,8 @@ def check_trace_folder(folder: Path, resume: bool) -> None:
         raise TraceError(f"{folder} holds other files ({strange[0]}): name a new folder for the trace.")
     if MANIFEST in others and not resume and not read_manifest(folder).get("complete"):
         raise TraceError(
-            f"{folder} holds the trace of a run that did not finish: go on with --resume, or delete it to start again."
+            f"{folder} holds the trace of a run that did not finish: continue with --resume, or delete it to start "
+            "again."
         )
 
 
@@ -264,13 +265,9 @@ def format_bytes(size: int) -> str:
     return f"{size} B"
 
 
-def _join(batch: Batch, ids: HostArray, predicted: Any, blocks: list[TokenBlock], stats: RoutingStats) -> Shard:
+def _join(batch: Batch, ids: HostArray, predicted: Any, blocks: list[TokenBlock], stats: Recorder) -> Shard:
     """The tokens of one batch in one phase, whatever pieces they were run in, row by row."""
-    by_router: list[list[TokenBlock]] = [[] for _ in stats.specs]
-    for block in blocks:
-        by_router[block.number].append(block)
-    if not all(by_router):
-        raise RoutingError("A forward pass did not reach every router, so its tokens cannot be traced.")
+    by_router = _by_router(blocks, len(stats.specs))
     rows = len(batch.rows)
     mask = np.concatenate([b.mask for b in by_router[0]], axis=1)
     columns = [np.arange(b.start, b.start + b.mask.shape[1]) for b in by_router[0]]
@@ -281,7 +278,7 @@ def _join(batch: Batch, ids: HostArray, predicted: Any, blocks: list[TokenBlock]
         "token.id": ids[row, position[mask]],
         "sequence.row": np.array(batch.rows),
         "sequence.window": np.array(batch.windows),
-        "sequence.start": np.array([p[m][0] if m.any() else 0 for p, m in zip(position, mask, strict=True)]),
+        "sequence.start": _starts(position, mask),
         "sequence.n_tokens": lengths,
     }
     if predicted is not None:
@@ -293,6 +290,20 @@ def _join(batch: Batch, ids: HostArray, predicted: Any, blocks: list[TokenBlock]
     if any(len(a) != (rows if of_sequence(name) else len(row)) for name, a in shard.arrays.items()):
         raise RoutingError("The routers of this model saw different tokens of one batch, which cannot be traced.")
     return shard
+
+
+def _by_router(blocks: list[TokenBlock], routers: int) -> list[list[TokenBlock]]:
+    by_router: list[list[TokenBlock]] = [[] for _ in range(routers)]
+    for block in blocks:
+        by_router[block.number].append(block)
+    if not all(by_router):
+        raise RoutingError("A forward pass did not reach every router, so its tokens cannot be traced.")
+    return by_router
+
+
+def _starts(position: HostArray, mask: HostArray) -> HostArray:
+    """[B] position of the first token of each row, 0 for a row without any."""
+    return np.array([p[m][0] if m.any() else 0 for p, m in zip(position, mask, strict=True)])
 
 
 def _router(pieces: list[TokenBlock]) -> dict[str, HostArray]:

@@ -17,9 +17,9 @@ from ..routing.comparison.differences import ROUNDING, Differences, Effect, Load
 from ..routing.comparison.resampling import LOADS
 from ..routing.metrics import METRICS
 from ..routing.record import RouterSpec
-from ..routing.stats import RoutingStats
 from ..types import Facts, Json
 from .sides import side_of
+from .stats import RoutingStats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,14 +120,42 @@ def compare(
     allow: Sequence[str] = (),
     plan: Plan | None = None,
 ) -> Comparison:
-    """How the routing of ``b`` differs from that of ``a``, both statistics or paths of stats pairs.
+    """How the routing of ``b`` differs from that of ``a``.
 
     Where both measured the same sequences they are compared in pairs (sequences that one side lacks are left out),
     otherwise as independent samples. A report whose sums are missing gives values without intervals.
-    allow: kinds (see `comparability.OBSTACLES`) of differences that would be refused otherwise: ``data``, ``reading``,
-    ``phase``, ``routers``, ``experts``, ``top-k``, ``distribution``, ``collapse``.
 
-    Raises `StatsError` for what is not comparable, with the reason, and for pairs that cannot be read.
+    Parameters
+    ----------
+    a, b
+        Statistics, or paths of stats pairs.
+    allow
+        Kinds of differences that would be refused otherwise: ``data``, ``reading``, ``phase``, ``routers``,
+        ``experts``, ``top-k``, ``distribution``, ``collapse``; see `comparability.OBSTACLES`.
+    plan
+        How intervals are made; the method ``layer`` is not possible here.
+
+    Returns
+    -------
+    Comparison
+        B minus A for every metric, router by router and over all of one kind, with interval, p and q.
+
+    Raises
+    ------
+    StatsError
+        For what is not comparable, with the reason, and for pairs that cannot be read.
+    MoebenchError
+        For a plan that resamples layers.
+
+    Examples
+    --------
+    A model that is measured twice differs from itself by exactly 0:
+
+    >>> import mlx_moebench
+    >>> a, b = (mlx_moebench.analyze(dataset="math", max_samples=4, max_length=16) for _ in "ab")
+    >>> comparison = mlx_moebench.compare(a, b)
+    >>> comparison.design["paired"], comparison.overall["mlp"]["mean_entropy"].effect
+    (True, 0.0)
     """
     plan = plan or Plan()
     if plan.method == "layer":
@@ -137,28 +165,37 @@ def compare(
     places = _namesakes(of_a, of_b)
     matching = match(of_a, of_b)
     specs = tuple(of_a.specs[i] for i, _ in places)
-    routers: list[Mapping[str, Effect]] = [{} for _ in places]
-    loads: list[LoadChange] = [LoadChange({}, None) for _ in places]
-    overall: dict[str, dict[str, Effect]] = {}
-    for kind in dict.fromkeys(spec.router for spec in specs):
-        members = [n for n, spec in enumerate(specs) if spec.router == kind]
-        found = _differences(of_a, of_b, [places[n] for n in members], matching, plan)
-        for n, row, load in zip(members, found.routers, found.loads, strict=True):
-            routers[n], loads[n] = row, load
-        overall[kind] = found.mean | {f"peak_{name}": effect for name, effect in found.peak.items()}
+    routers, loads, overall = _effects_by_kind(of_a, of_b, places, matching, plan)
     flags = [(of_a.flags[i], of_b.flags[j]) for i, j in places]
-    facts = of_a.facts(), of_b.facts()
-    said = notes(of_a, of_b, matching)
-    return Comparison(*facts, matching.facts(of_a, of_b), allowed, said, plan, specs, routers, loads, flags, overall)
+    facts = of_a.facts(), of_b.facts(), matching.facts(of_a, of_b)
+    remarks = notes(of_a, of_b, matching)
+    return Comparison(*facts, allowed, remarks, plan, specs, routers, loads, flags, overall)
 
 
 def _namesakes(a: Side, b: Side) -> list[tuple[int, int]]:
     """(number at A, number at B) of the routers that both have, by layer and kind."""
     at_b = {spec.name: number for number, spec in enumerate(b.specs)}
-    found = [(number, at_b[spec.name]) for number, spec in enumerate(a.specs) if spec.name in at_b]
-    if not found:
+    places = [(number, at_b[spec.name]) for number, spec in enumerate(a.specs) if spec.name in at_b]
+    if not places:
         raise StatsError("No router of one side has a namesake (its layer and kind) in the other: nothing to compare.")
-    return found
+    return places
+
+
+def _effects_by_kind(
+    a: Side, b: Side, places: Sequence[tuple[int, int]], matching: Matching, plan: Plan
+) -> tuple[list[Mapping[str, Effect]], list[LoadChange], dict[str, dict[str, Effect]]]:
+    """Effects and changed loads of each router, and over all those of each kind; one kind is resampled together."""
+    routers: list[Mapping[str, Effect]] = [{} for _ in places]
+    loads: list[LoadChange] = [LoadChange({}, None) for _ in places]
+    overall: dict[str, dict[str, Effect]] = {}
+    kinds = [a.specs[i].router for i, _ in places]
+    for kind in dict.fromkeys(kinds):
+        members = [n for n, other in enumerate(kinds) if other == kind]
+        of_kind = _differences(a, b, [places[n] for n in members], matching, plan)
+        for n, row, load in zip(members, of_kind.routers, of_kind.loads, strict=True):
+            routers[n], loads[n] = row, load
+        overall[kind] = of_kind.mean | {f"peak_{name}": effect for name, effect in of_kind.peak.items()}
+    return routers, loads, overall
 
 
 def _differences(a: Side, b: Side, places: Sequence[tuple[int, int]], matching: Matching, plan: Plan) -> Differences:

@@ -13,9 +13,9 @@ from ..routing.domains.information import PERMUTATIONS
 from ..routing.domains.statistics import DomainStatistics, Estimate, domain_statistics
 from ..routing.domains.verdict import MAX_P, verdict
 from ..routing.record import RouterSpec
-from ..routing.stats import RoutingStats
 from ..types import Json
 from .report import count_verdicts, data_section
+from .stats import RoutingStats
 
 PROFILE_VERSION = "1"
 
@@ -32,6 +32,15 @@ class Profile:
     def report(self) -> Json:
         """What lies between the domains, as JSON: `domain_report` and the name."""
         return {"name": self.name, **domain_report(self.merged, self.reports, self.plan)}
+
+
+def profile_document(profiles: Sequence[Profile], plan: Plan) -> Json:
+    """What profile.json holds, `format.profile.ProfileFile`: the settings, and one entry for each model."""
+    return {
+        "schema_version": PROFILE_VERSION,
+        "settings": profile_settings(profiles[0].merged, plan),
+        "models": [profile.report() for profile in profiles],
+    }
 
 
 def profile_of_stats(parts: Sequence[RoutingStats], plan: Plan | None = None) -> Profile:
@@ -67,11 +76,11 @@ def domain_report(merged: RoutingStats, reports: Mapping[str, Json], plan: Plan 
     """
     plan = plan or Plan()
     sums = [merged.sums(number) for number in range(len(merged.specs))]
-    found = domain_statistics(sums, merged.strata, plan)
-    verdicts = [verdict(one, merged.tau, merged.collapse_on) for one in found]
+    between = domain_statistics(sums, merged.strata, plan)
+    verdicts = [verdict(one, merged.tau, merged.collapse_on) for one in between]
     q = [math.nan if x is None else x for x in benjamini_hochberg([v.p_value for v in verdicts])]
     routers = []
-    for number, (spec, one, judged) in enumerate(zip(merged.specs, found, verdicts, strict=True)):
+    for number, (spec, one, judged) in enumerate(zip(merged.specs, between, verdicts, strict=True)):
         alone = {name: report["routers"][number] for name, report in reports.items()}
         routers.append(_identity(spec) | {"verdict": judged.to_dict()} | _between(one, q[number], alone))
     return {
@@ -104,12 +113,12 @@ def _domain(name: str, report: Json) -> Json:
     return {"name": name, **{key: data[key] for key in ("sha256", "n_sequences", "n_tokens")}}
 
 
-def _between(found: DomainStatistics, q_value: float, alone: Mapping[str, Json]) -> Json:
-    info = found.information
-    shares = {name: [_number(x) for x in row] for name, row in zip(found.domains, found.shares, strict=True)}
+def _between(statistics: DomainStatistics, q_value: float, alone: Mapping[str, Json]) -> Json:
+    info = statistics.information
+    shares = {name: [_number(x) for x in row] for name, row in zip(statistics.domains, statistics.shares, strict=True)}
     return {
         "domain_information": {
-            **_estimate(found.mi),
+            **_estimate(statistics.mi),
             "relative": _number(info.relative),
             "nmi": _number(info.nmi),
             "independent": _number(info.bias),
@@ -118,18 +127,18 @@ def _between(found: DomainStatistics, q_value: float, alone: Mapping[str, Json])
             "p_value": _number(info.p_value),
             "q_value": _number(q_value),
         },
-        "mixture_spread": _estimate(found.mixture),
+        "mixture_spread": _estimate(statistics.mixture),
         "domain_specialisation": {
-            "even": found.even,
-            "band": _number(found.band),
-            **({"reason": found.reason} if found.reason else {}),
+            "even": statistics.even,
+            "band": _number(statistics.band),
+            **({"reason": statistics.reason} if statistics.reason else {}),
             "shares": shares,
         },
         "jensen_shannon": [
-            {"domains": list(pair), **_estimate(estimate)} for pair, estimate in found.divergence.items()
+            {"domains": list(pair), **_estimate(estimate)} for pair, estimate in statistics.divergence.items()
         ],
         "adjacent_overlap": {
-            "chance": found.even,
+            "chance": statistics.even,
             "domains": {
                 name: {"value": router["adjacent_overlap"], **router["ci"]["adjacent_overlap"]}
                 for name, router in alone.items()

@@ -1,4 +1,4 @@
-"""The JSON report of a `RoutingStats`: every number with its interval or the reason there is none."""
+"""The JSON report of statistics: every number with its interval or the reason there is none."""
 
 from __future__ import annotations
 
@@ -19,34 +19,24 @@ from ..routing.sums import Sums
 from ..types import Json
 
 if TYPE_CHECKING:
-    from ..routing.stats import RoutingStats
+    from ..routing.stats import RoutingSums
 
 SCHEMA_VERSION = "2"
 """Since 2 a router has the band of every expert, ``token_share``."""
 
 
-def build_report(stats: RoutingStats, plan: Plan | None = None) -> Json:
+def build_report(stats: RoutingSums, plan: Plan | None = None) -> Json:
     """Provenance, ``routers``, ``summary`` (of the main router kind) and ``summary_by_router`` (of each kind).
 
     Of two or more domains every router also has its ``verdict``, and ``verdicts_by_router`` counts them.
     """
     plan = plan or Plan()
     stats.check()
-    kinds = list(dict.fromkeys(spec.router for spec in stats.specs))
-    members = {kind: [i for i, spec in enumerate(stats.specs) if spec.router == kind] for kind in kinds}
-    routers: list[Json] = [{} for _ in stats.specs]
-    summaries = {}
-    for kind, numbers in members.items():
-        values = [stats.values(i) for i in numbers]
-        found = intervals([stats.sums(i) for i in numbers], stats.strata, plan)
-        for number, value, ci, margins in zip(numbers, values, found.routers, found.margins, strict=True):
-            routers[number] = _router(stats, number, value, ci)
-            routers[number]["token_share"] = token_share(stats.totals(number), ci["top_share_token"], margins)
-        summaries[kind] = _summary(stats, numbers, values, found, plan)
+    routers, summaries = _by_kind(stats, plan)
     verdicts = verdicts_of(stats, plan)
-    for router, found_verdict in zip(routers, verdicts, strict=False):
-        router["verdict"] = found_verdict.to_dict()
-    main = "mlp" if "mlp" in summaries else kinds[0]
+    for router, of_router in zip(routers, verdicts, strict=False):
+        router["verdict"] = of_router.to_dict()
+    main = "mlp" if "mlp" in summaries else next(iter(summaries))
     return {
         "schema_version": SCHEMA_VERSION,
         "model": stats.model,
@@ -64,23 +54,38 @@ def build_report(stats: RoutingStats, plan: Plan | None = None) -> Json:
     }
 
 
-def verdicts_of(stats: RoutingStats, plan: Plan) -> list[Verdict]:
+def _by_kind(stats: RoutingSums, plan: Plan) -> tuple[list[Json], dict[str, Json]]:
+    """(every router, the summary of each kind): one kind of router is resampled together."""
+    routers: list[Json] = [{} for _ in stats.specs]
+    summaries = {}
+    for kind in dict.fromkeys(spec.router for spec in stats.specs):
+        numbers = [i for i, spec in enumerate(stats.specs) if spec.router == kind]
+        values = [stats.values(i) for i in numbers]
+        resampled = intervals([stats.sums(i) for i in numbers], stats.strata, plan)
+        for number, value, ci, margins in zip(numbers, values, resampled.routers, resampled.margins, strict=True):
+            routers[number] = _router(stats, number, value, ci)
+            routers[number]["token_share"] = token_share(stats.totals(number), ci["top_share_token"], margins)
+        summaries[kind] = _summary(stats, numbers, values, resampled, plan)
+    return routers, summaries
+
+
+def verdicts_of(stats: RoutingSums, plan: Plan) -> list[Verdict]:
     """The verdict on each router of statistics of two or more domains, told apart by name; none for one domain."""
     strata = stats.strata
     if len(set(strata)) < 2:
         return []
-    found = domain_statistics([stats.sums(number) for number in range(len(stats.specs))], strata, plan)
-    return [verdict(one, stats.tau, stats.collapse_on) for one in found]
+    between = domain_statistics([stats.sums(number) for number in range(len(stats.specs))], strata, plan)
+    return [verdict(one, stats.tau, stats.collapse_on) for one in between]
 
 
-def count_verdicts(stats: RoutingStats, verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
+def count_verdicts(stats: RoutingSums, verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
     """Number of routers per verdict, for each kind of router."""
     kinds = dict.fromkeys(spec.router for spec in stats.specs)
     every = list(zip(stats.specs, verdicts, strict=True))
     return {kind: count_words(v for spec, v in every if spec.router == kind) for kind in kinds}
 
 
-def data_section(stats: RoutingStats) -> Json:
+def data_section(stats: RoutingSums) -> Json:
     """Facts about the data: those of the one source, or name and hash of all with the sources listed.
 
     ``complete`` is absent where no run says what there was to measure, and false where one of the sources is not.
@@ -103,7 +108,7 @@ def data_section(stats: RoutingStats) -> Json:
     }
 
 
-def _router(stats: RoutingStats, number: int, values: dict[str, float], ci: dict[str, Interval]) -> Json:
+def _router(stats: RoutingSums, number: int, values: dict[str, float], ci: dict[str, Interval]) -> Json:
     spec, total = stats.specs[number], stats.totals(number)
     flag, reason = stats.collapsed(number, values[stats.collapse_on])
     entry: Json = {
@@ -137,7 +142,7 @@ def token_share(total: Sums, busiest: Interval, margins: Mapping[str, tuple[floa
 
 
 def _summary(
-    stats: RoutingStats, numbers: list[int], values: list[dict[str, float]], found: Intervals, plan: Plan
+    stats: RoutingSums, numbers: list[int], values: list[dict[str, float]], resampled: Intervals, plan: Plan
 ) -> Json:
     """Means over routers, peaks of the shares, and the fraction of routers whose flag is set."""
     summary: Json = {}
@@ -146,19 +151,19 @@ def _summary(
         share = value[stats.collapse_on]
         if stats.collapsed(number, share)[0] is not None:
             shares[stats.specs[number].name] = share
-    fraction, ci = collapsed_fraction(shares, found.peak_margin.get(stats.collapse_on), stats.tau)
+    fraction, ci = collapsed_fraction(shares, resampled.peak_margin.get(stats.collapse_on), stats.tau)
     summary["collapsed_fraction"] = {"value": fraction, "level": plan.level, "over": len(shares), **ci.to_dict()}
     for name, m in METRICS.items():
         finite = [v[name] for v in values if math.isfinite(v[name])]
         if m.interval == "maximum":
             peak = max(finite) if finite else None
-            ci = found.peak.get(name, Interval(reason="the metric is null here"))
+            ci = resampled.peak.get(name, Interval(reason="the metric is null here"))
             if peak is None:
                 ci = _with_cause(math.nan, ci, stats.totals(numbers[0]))
             summary[f"peak_{name}"] = {"value": peak, "level": plan.level, **ci.to_dict()}
         else:
             mean = sum(finite) / len(finite) if finite else None
-            ci = found.mean.get(name, Interval(reason="no interval for this metric"))
+            ci = resampled.mean.get(name, Interval(reason="no interval for this metric"))
             if mean is None:
                 ci = _with_cause(math.nan, ci, stats.totals(numbers[0]))
             summary[name] = {"value": mean, "level": plan.level, **ci.to_dict()}

@@ -11,26 +11,26 @@ from ..routing.comparison.comparability import Side
 from ..routing.comparison.differences import Point
 from ..routing.metrics import METRICS
 from ..routing.record import RouterSpec
-from ..routing.stats import RoutingStats
+from ..routing.stats import RoutingSums
 from ..types import Facts
 from .report import data_section
 from .storage import load_pair, pair_paths, read_report
 
 
-def side_of(given: RoutingStats | str | Path, name: str) -> Side:
+def side_of(source: RoutingSums | str | Path, name: str) -> Side:
     """A side from statistics or from a pair's path; of a report without its sums, the values it has.
 
     Raises `StatsError` where there is no pair or no report.
     """
-    if isinstance(given, RoutingStats):
-        return _of_stats(given, name)
-    report_path, sums_path = pair_paths(Path(given))
+    if isinstance(source, RoutingSums):
+        return _of_stats(source, name)
+    report_path, sums_path = pair_paths(Path(source))
     if sums_path.exists() or not report_path.exists():
-        return _of_stats(load_pair(Path(given)), str(report_path))
+        return _of_stats(load_pair(RoutingSums, Path(source)), str(report_path))
     return _of_report(read_report(report_path), report_path, sums_path)
 
 
-def _of_stats(stats: RoutingStats, name: str) -> Side:
+def _of_stats(stats: RoutingSums, name: str) -> Side:
     if not stats.clusters:
         raise StatsError(f"{name} holds no sequence: there is nothing to compare.")
     stats.check()

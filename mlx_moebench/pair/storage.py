@@ -20,11 +20,12 @@ from ..files import header_of, metadata_of, probe_folder, write_aside
 from ..options import Plan
 from ..routing.parts import completeness
 from ..routing.record import Phase, RouterSpec
-from ..routing.stats import RoutingStats, recorded
+from ..routing.stats import Kind, RoutingSums, recorded
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
 from ..types import Facts, HostArray, Json
 from .format import checked
+from .report import build_report
 
 SUMS_VERSION = "1"
 """Of the layout of the sums; that of the report is `report.SCHEMA_VERSION`."""
@@ -66,27 +67,27 @@ def check_writable(path: Path) -> None:
         try:
             read_report(report_path, verify=False)
         except StatsError as error:
-            raise StatsError(f"{report_path} exists and is no routing report: choose another --output.") from error
+            raise StatsError(f"{report_path} exists and is not a routing report: choose another --output.") from error
 
 
-def save_pair(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tuple[Path, Path]:
+def save_pair(stats: RoutingSums, path: Path, plan: Plan | None = None) -> tuple[Path, Path]:
     """Write both halves of the pair; raises `StatsError` and keeps the old files when the disk refuses."""
     save_pairs([(stats, path)], plan)
     return pair_paths(path)
 
 
-def save_pairs(pairs: Iterable[tuple[RoutingStats, Path]], plan: Plan | None = None) -> list[Json]:
+def save_pairs(pairs: Iterable[tuple[RoutingSums, Path]], plan: Plan | None = None) -> list[Json]:
     """Write several pairs together, as `save_pair` writes one; returns their reports."""
     made = [pair_contents(stats, path, plan) for stats, path in pairs]
     write_aside({path: blob for files, _ in made for path, blob in files.items()})
     return [report for _, report in made]
 
 
-def pair_contents(stats: RoutingStats, path: Path, plan: Plan | None = None) -> tuple[dict[Path, bytes], Json]:
+def pair_contents(stats: RoutingSums, path: Path, plan: Plan | None = None) -> tuple[dict[Path, bytes], Json]:
     """(what the files of a pair hold, sums first; the report): for `write_aside` of several files together."""
     report_path, sums_path = pair_paths(path)
     blob = sums_blob(stats)
-    report = stats.report(plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
+    report = build_report(stats, plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
     return {sums_path: blob, report_path: report_text(report).encode()}, report
 
 
@@ -95,7 +96,7 @@ def report_text(report: Facts) -> str:
     return json.dumps(report, indent=1, allow_nan=False) + "\n"
 
 
-def sums_blob(stats: RoutingStats) -> bytes:
+def sums_blob(stats: RoutingSums) -> bytes:
     """The safetensors half of a pair, from which `stats_of_blob` makes the same statistics."""
     from safetensors.numpy import save
 
@@ -129,8 +130,8 @@ def sums_blob(stats: RoutingStats) -> bytes:
     return blob
 
 
-def load_pair(path: Path) -> RoutingStats:
-    """The `RoutingStats` whose sums lie beside ``path``; raises `StatsError` when they are missing or broken."""
+def load_pair(kind: type[Kind], path: Path) -> Kind:
+    """The statistics whose sums lie beside ``path``; raises `StatsError` when they are missing or broken."""
     report_path, sums_path = pair_paths(path)
     if not sums_path.exists():
         if report_path.exists():
@@ -140,12 +141,12 @@ def load_pair(path: Path) -> RoutingStats:
             )
         raise StatsError(f"No stats pair at {path}: neither {report_path.name} nor {sums_path.name} exists.")
     try:
-        return stats_of_blob(sums_path.read_bytes(), str(sums_path))
+        return stats_of_blob(kind, sums_path.read_bytes(), str(sums_path))
     except OSError as error:
         raise StatsError(f"Cannot read {sums_path}: {error.strerror or error}.") from error
 
 
-def stats_of_blob(blob: bytes, name: str) -> RoutingStats:
+def stats_of_blob(kind: type[Kind], blob: bytes, name: str) -> Kind:
     """What `sums_blob` was made of; raises `StatsError`, which calls it ``name``, where it is anything else."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -153,7 +154,7 @@ def stats_of_blob(blob: bytes, name: str) -> RoutingStats:
     try:
         tensors, metadata = load(blob), header_of(blob).metadata
         if FORMAT in metadata:
-            return restore(tensors, json.loads(metadata[FORMAT]))
+            return restore(kind, tensors, json.loads(metadata[FORMAT]))
     except (SafetensorError, MoebenchError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StatsError(f"{name} is damaged or from another version ({str(error).rstrip('.')}).") from error
     raise StatsError(f"{name} is a safetensors file, but not routing statistics.")
@@ -165,6 +166,18 @@ def read_report(path: Path, verify: bool = True) -> Json:
     Raises `StatsError` when it is no report, and with ``verify`` when the sums beside it are those of another run.
     """
     report_path, sums_path = pair_paths(path)
+    report = _report_of(report_path)
+    if not sums_path.exists():
+        _drop_intervals(report, f"{sums_path.name} with the sums is missing")
+    elif verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
+        raise StatsError(
+            f"{report_path.name} is not the report of the {sums_path.name} beside it; the sums are what was "
+            f"measured, and `mlx-moebench merge {sums_path.name} -o NEW.json` makes their report."
+        )
+    return report
+
+
+def _report_of(report_path: Path) -> Json:
     try:
         report: Json = json.loads(report_path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -182,46 +195,39 @@ def read_report(path: Path, verify: bool = True) -> Json:
         checked("routing_stats", report)
     except ValueError as error:
         raise StatsError(f"{report_path} is damaged or from another version ({error}).") from error
-    if sums_path.exists():
-        if verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
-            raise StatsError(
-                f"{report_path.name} is not the report of the {sums_path.name} beside it; the sums are what was "
-                f"measured, and `mlx-moebench merge {sums_path.name} -o NEW.json` makes their report."
-            )
-    else:
-        gone = {"low": None, "high": None, "reason": f"{sums_path.name} with the sums is missing"}
-        for router in report["routers"]:
-            for holder in (router, router.get("verdict", {})):
-                holder["ci"] = {name: dict(gone) for name in holder.get("ci", {})}
-            if "token_share" in router:
-                router["token_share"] = dict(gone)
-        for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
-            for entry in summary.values():
-                entry.update(gone)
     return report
 
 
-def restore(tensors: Mapping[str, HostArray], facts: Json) -> RoutingStats:
-    """`RoutingStats` from the arrays and facts of a file, refusing what no measurement can have written."""
+def _drop_intervals(report: Json, reason: str) -> None:
+    """Every interval of a report becomes null, with the reason."""
+    gone = {"low": None, "high": None, "reason": reason}
+    for router in report["routers"]:
+        for holder in (router, router.get("verdict", {})):
+            holder["ci"] = {name: dict(gone) for name in holder.get("ci", {})}
+        if "token_share" in router:
+            router["token_share"] = dict(gone)
+    for summary in (report["summary"], *report.get("summary_by_router", {}).values()):
+        for entry in summary.values():
+            entry.update(gone)
+
+
+def restore(kind: type[Kind], tensors: Mapping[str, HostArray], facts: Json) -> Kind:
+    """Statistics from the arrays and facts of a file, refusing what no measurement can have written."""
     if facts["schema_version"] != SUMS_VERSION:
         raise StatsError(f"schema version {facts['schema_version']}, this is {SUMS_VERSION}")
     specs = [spec_of_json(fields) for fields in facts["specs"]]
     kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
     _expect(bool(specs) and facts["phase"] in get_args(Phase), "no routers, or a phase that does not exist")
-    stats = RoutingStats(specs, **kept)
+    stats = kind(specs, **kept)
     for source in stats.sources.values():
         completeness(source)  # raises where facts are missing
     places = zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)
     clusters = [(facts["sha256"][source], int(row)) for source, row in places if source >= 0]
     _expect(len(set(clusters)) == len(tensors["clusters.row"]), "a sequence twice")
     # Columns are found by name, so that a file written before a scalar was added still reads, with NaN for it.
-    known = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
+    columns = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
     for number, spec in enumerate(specs):
-        arrays = {name: tensors[f"{spec.name}.{name}"] for name in FIELDS}
-        padded = np.concatenate([arrays["scalars"], np.full((len(clusters), 1), np.nan)], axis=1)
-        arrays["scalars"] = padded[:, known]
-        sums = Sums(spec.n_experts, spec.top_k, spec.distribution, **arrays)
-        pairs = tensors[f"{spec.name}.pairs"]
+        sums, pairs = _router_sums(spec, tensors, columns, len(clusters)), tensors[f"{spec.name}.pairs"]
         _check_arrays(spec, sums, pairs, len(clusters))
         stats.add_sums(number, clusters, sums, pairs)
         if number + 1 < len(specs):
@@ -230,6 +236,14 @@ def restore(tensors: Mapping[str, HostArray], facts: Json) -> RoutingStats:
             stats.add_transition(number, moves)
     stats.check()
     return stats
+
+
+def _router_sums(spec: RouterSpec, tensors: Mapping[str, HostArray], columns: list[int], clusters: int) -> Sums:
+    """The sums of one router. columns: where each of `SCALARS` stands in the file, -1 for one that it lacks."""
+    arrays = {name: tensors[f"{spec.name}.{name}"] for name in FIELDS}
+    padded = np.concatenate([arrays["scalars"], np.full((clusters, 1), np.nan)], axis=1)
+    arrays["scalars"] = padded[:, columns]
+    return Sums(spec.n_experts, spec.top_k, spec.distribution, **arrays)
 
 
 def _check_arrays(spec: RouterSpec, sums: Sums, pairs: HostArray, clusters: int) -> None:

@@ -7,7 +7,7 @@ from .domains.verdict import Verdict, verdict
 from .intervals.bootstrap import Interval
 from .metrics import METRICS, compute, get_metric
 from .record import RouterSpec, Routing
-from .stats import RoutingStats
+from .stats import RoutingSums
 from .sums import Sums
 from .tally import Tally, selection_matrix, tally, transition_counts
 
@@ -19,7 +19,7 @@ __all__ = [
     "Plan",
     "RouterSpec",
     "Routing",
-    "RoutingStats",
+    "RoutingSums",
     "Sums",
     "Tally",
     "Verdict",

@@ -1,4 +1,4 @@
-"""`RoutingStats` that fill while a model runs, whatever library runs it."""
+"""`RoutingSums` that fill while a model runs, whatever library runs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..errors import RoutingError
 from ..types import Facts, HostArray
 from .record import LIVE, Array, Mask, Phase, RouterSpec, Routing
-from .stats import Cluster, RoutingStats
+from .stats import Cluster, RoutingSums
 from .sums import Sums
 from .tally import Tally, tally, transition_counts
 from .tokens import TOKEN_SCALARS, TokenBlock, TokenRouting, token_routing
@@ -99,7 +99,7 @@ class _Forward:
     routers: int = 0
 
 
-class Recorder(RoutingStats):
+class Recorder(RoutingSums):
     """Statistics of a running model: those of prompts (phase prefill) here, the others in `phase_stats`.
 
     A row of a batch is one sequence of which every position counts as prompt, unless ``batch`` says otherwise.
@@ -109,6 +109,9 @@ class Recorder(RoutingStats):
     A backend gives `record` what each router said, and says in `routing_of`, `evaluate`, `host`, `near` and `cache` how
     its arrays are handled. tokens: is given every token that counts; None measures sums only.
     """
+
+    kind: type[RoutingSums] = RoutingSums
+    """What the statistics of the other phases are."""
 
     def __init__(
         self,
@@ -121,7 +124,7 @@ class Recorder(RoutingStats):
         sources = sources or {LIVE: {"name": LIVE}}
         super().__init__(specs, sources=sources, **settings)
         others: tuple[Phase, ...] = ("decode", "unsplit")
-        self._others = {p: RoutingStats(self.specs, phase=p, sources=sources, **settings) for p in others}
+        self._others = {p: self.kind(self.specs, phase=p, sources=sources, **settings) for p in others}
         self._tokens = tokens
         self._announced: Span | None = None
         self._bare: Span | None = None
@@ -160,7 +163,7 @@ class Recorder(RoutingStats):
 
     # -- sequences -----------------------------------------------------------------------------------------------
 
-    def phase_stats(self, phase: Phase) -> RoutingStats:
+    def phase_stats(self, phase: Phase) -> RoutingSums:
         """What was measured in one phase, apart from the others. Statistics of two phases are never mixed."""
         self._sync()
         return self if phase == "prefill" else self._others[phase]

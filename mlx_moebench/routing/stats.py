@@ -1,11 +1,10 @@
-"""`RoutingStats`: per-sequence sums of what every router of a model said, and where they came from."""
+"""`RoutingSums`: per-sequence sums of what every router of a model said, and where they came from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,8 @@ from .tally import SCALARS, Tally
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..options import Plan
+Kind = TypeVar("Kind", bound="RoutingSums")
+"""The class of the statistics that are made: `RoutingSums`, or one with more methods."""
 
 Cluster = tuple[str, int]
 """(sha256 of the data set, row in it): the sequence that tokens belong to and that is resampled."""
@@ -31,10 +31,11 @@ FEWEST = 8
 """Tokens of a tally from which it is no accident that all their logits are shares."""
 
 
-class RoutingStats:
+class RoutingSums:
     """Sufficient statistics of all routers of one model over sequences of one phase.
 
-    Merging is associative and free of order; every metric and interval is recomputed from the sums.
+    Merging is associative and free of order; every metric and interval is recomputed from the sums. The report and the
+    files are those of `RoutingStats` (`pair/stats.py`), which is this and knows them.
 
     specs: the routers, in the order they run. tau in (0, 1) and collapse_on (see `options.Flag`) define `collapsed`.
     model, environment: provenance. sources: {sha256: facts about that data set}.
@@ -116,7 +117,7 @@ class RoutingStats:
         """Add `transition_counts` [R1, R2] from this router to the next one."""
         self._transitions[router] += np.rint(np.asarray(counts)).astype(np.int64)
 
-    def include(self, part: RoutingStats) -> None:
+    def include(self, part: RoutingSums) -> None:
         """Add all the sums of statistics of the same routers, but none of their facts and without a check."""
         for number in range(len(self.specs)):
             self.add_sums(number, part.clusters, part.sums(number), part.pairs(number))
@@ -212,30 +213,10 @@ class RoutingStats:
         """Every metric of one router by name; undefined ones are NaN."""
         return {name: float(value) for name, value in compute(self.totals(router)).items()}
 
-    def by_domain(self) -> dict[str, RoutingStats]:
-        """The statistics of each domain, by name, sorted. Pairs and transitions are not kept apart: they stay here."""
-        strata, clusters = self.strata, self.clusters
-        every = [self.sums(number) for number in range(len(self.specs))]
-        domains = {}
-        for name in sorted(set(strata)):
-            rows = [row for row, stratum in enumerate(strata) if stratum == name]
-            own = [clusters[row] for row in rows]
-            sources = {sha: self.sources[sha] for sha in sorted({sha for sha, _ in own}) if sha in self.sources}
-            domains[name] = part = RoutingStats(self.specs, **self._facts() | {"sources": sources})
-            for number, sums in enumerate(every):
-                part.add_sums(number, own, sums.take(rows), np.zeros_like(self.pairs(number)))
-        return domains
-
-    def _facts(self) -> Json:
+    def facts(self) -> Json:
         """Everything that the constructor takes but the routers."""
         names = ("phase", "tau", "collapse_on", "model", "sources", "environment")
         return {name: getattr(self, name) for name in names}
-
-    def report(self, plan: Plan | None = None) -> Json:
-        """The JSON report: provenance, every router with metrics and intervals, and the summary."""
-        from ..pair.report import build_report
-
-        return build_report(self, plan)
 
     def check(self) -> None:
         """Selections are tokens x K for every router and sequence, and all routers saw the same tokens.
@@ -251,43 +232,40 @@ class RoutingStats:
                     f"router counted {self.n_tokens}: a forward pass was recorded in part."
                 )
 
-    # -- files and merging -------------------------------------------------------------------------------------
-
-    def save(self, path: str | Path, plan: Plan | None = None) -> tuple[Path, Path]:
-        """Write the stats pair STEM.json (report) and STEM.safetensors (sums); returns both paths."""
-        from ..pair.storage import save_pair
-
-        return save_pair(self, Path(path), plan)
-
-    @staticmethod
-    def load(path: str | Path) -> RoutingStats:
-        """Read a stats pair by either name; needs the .safetensors half, which alone holds the sums.
-
-        For a report without its sums use `pair.storage.read_report`.
-        """
-        from ..pair.storage import load_pair
-
-        return load_pair(Path(path))
-
-    @staticmethod
-    def merge(parts: Sequence[RoutingStats]) -> RoutingStats:
-        """One `RoutingStats` of several, in any order. Nothing is added if a sequence occurs in two of them.
-
-        Raises `StatsError` when the parts differ in model, routers, phase, or in how the same data was read.
-        """
-        if not parts:
-            raise StatsError("There is nothing to merge.")
-        first = parts[0]
-        merged = RoutingStats(first.specs, **first._facts() | {"sources": {}})
-        for part in parts:
-            _check_mergeable(merged, part)
-            for sha, facts in part.sources.items():
-                merged.sources[sha] = join(merged.sources[sha], facts) if sha in merged.sources else dict(facts)
-            merged.include(part)
-        return merged
-
     def _sync(self) -> None:
         """Bring in what a live measurement has not added yet; nothing here."""
+
+
+def merged(kind: type[Kind], parts: Sequence[RoutingSums]) -> Kind:
+    """Several in one of ``kind``, in any order. Nothing is added if a sequence occurs in two of them.
+
+    Raises `StatsError` when the parts differ in model, routers, phase, or in how the same data was read.
+    """
+    if not parts:
+        raise StatsError("There is nothing to merge.")
+    first = parts[0]
+    whole = kind(first.specs, **first.facts() | {"sources": {}})
+    for part in parts:
+        _check_mergeable(whole, part)
+        for sha, facts in part.sources.items():
+            whole.sources[sha] = join(whole.sources[sha], facts) if sha in whole.sources else dict(facts)
+        whole.include(part)
+    return whole
+
+
+def split_by_domain(kind: type[Kind], stats: RoutingSums) -> dict[str, Kind]:
+    """The statistics of each domain, by name, sorted. Pairs and transitions are not kept apart: they stay behind."""
+    strata, clusters = stats.strata, stats.clusters
+    every = [stats.sums(number) for number in range(len(stats.specs))]
+    domains = {}
+    for name in sorted(set(strata)):
+        rows = [row for row, stratum in enumerate(strata) if stratum == name]
+        of_domain = [clusters[row] for row in rows]
+        sources = {sha: stats.sources[sha] for sha in sorted({sha for sha, _ in of_domain}) if sha in stats.sources}
+        domains[name] = part = kind(stats.specs, **stats.facts() | {"sources": sources})
+        for number, sums in enumerate(every):
+            part.add_sums(number, of_domain, sums.take(rows), np.zeros_like(stats.pairs(number)))
+    return domains
 
 
 class _Accumulator:
@@ -341,7 +319,20 @@ _IDENTITY = ("id", "revision", "model_type", "backend", "dtype", "weight_bits", 
 _READING = ("max_length", "max_samples", "bos", "field", "template", "generation")
 
 
-def _check_mergeable(a: RoutingStats, b: RoutingStats) -> None:
+def _check_mergeable(a: RoutingSums, b: RoutingSums) -> None:
+    _check_same_measurement(a, b)
+    _check_same_reading(a, b)
+    twice = a._rows.keys() & b._rows.keys()
+    if twice:
+        sha, row = min(twice)
+        name = b.sources.get(sha, {}).get("name", sha[:12])
+        raise StatsError(
+            f"Row {row} of {name} ({len(twice)} rows in all) is in two of the statistics to merge "
+            "and would count twice."
+        )
+
+
+def _check_same_measurement(a: RoutingSums, b: RoutingSums) -> None:
     other = [key for key in _IDENTITY if a.model.get(key) != b.model.get(key)]
     of_a, of_b = (", ".join(f"{key} {side.model.get(key)}" for key in other) for side in (a, b))
     compared: tuple[tuple[str, object, object], ...] = (
@@ -353,6 +344,9 @@ def _check_mergeable(a: RoutingStats, b: RoutingStats) -> None:
     for what, x, y in compared:
         if x != y:
             raise StatsError(f"These statistics cannot be merged, their {what} differ: {_brief(x)} and {_brief(y)}.")
+
+
+def _check_same_reading(a: RoutingSums, b: RoutingSums) -> None:
     for sha in a.sources.keys() & b.sources.keys():
         for key in _READING:
             x, y = a.sources[sha].get(key), b.sources[sha].get(key)
@@ -360,14 +354,6 @@ def _check_mergeable(a: RoutingStats, b: RoutingStats) -> None:
                 raise StatsError(
                     f"These statistics cannot be merged: the same data was read with {key} {x!r} and {y!r}."
                 )
-    twice = a._rows.keys() & b._rows.keys()
-    if twice:
-        sha, row = min(twice)
-        name = b.sources.get(sha, {}).get("name", sha[:12])
-        raise StatsError(
-            f"Row {row} of {name} ({len(twice)} rows in all) is in two of the statistics to merge "
-            "and would count twice."
-        )
 
 
 def _brief(value: Any) -> str:

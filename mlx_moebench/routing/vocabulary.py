@@ -69,12 +69,8 @@ def vocabulary_specialisation(
         return VocabularySpecialisation(frequent.ids, frequent.counts, observed, observed, nan, nan, nan, nan, nan)
     turns = _Rotations(np.asarray(sequence, dtype=np.int64)[known], frequent.tokens)
     rng = np.random.default_rng(seed)
-    value, total = float(observed.max(axis=1).mean()), np.zeros_like(observed)
-    null = np.empty(permutations)
-    for draw in range(permutations):
-        turned = frequent.shares(turns.draw(rng))
-        total += turned
-        null[draw] = turned.max(axis=1).mean()
+    value = float(observed.max(axis=1).mean())
+    null, null_shares = _null(frequent, turns, rng, permutations)
     low, high = np.quantile(null, [0.025, 0.975])
     # A rotation that only adds the same shares in another order must not fall below by rounding.
     p_value = (1 + int(np.sum(null >= value - 1e-12))) / (1 + permutations)
@@ -82,7 +78,7 @@ def vocabulary_specialisation(
         frequent.ids,
         frequent.counts,
         observed,
-        total / permutations,
+        null_shares,
         value,
         float(null.mean()),
         float(low),
@@ -111,6 +107,17 @@ class _Frequent:
         shape = len(self.ids), self.n_experts
         counted = np.bincount(cells.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
         return np.asarray(counted / self.counts[:, None])
+
+
+def _null(frequent: _Frequent, turns: _Rotations, rng: np.random.Generator, permutations: int) -> tuple[Floats, Floats]:
+    """([B] the mean largest share of every rotation, [X, R] the mean shares)."""
+    total = np.zeros((len(frequent.ids), frequent.n_experts))
+    null = np.empty(permutations)
+    for draw in range(permutations):
+        turned = frequent.shares(turns.draw(rng))
+        total += turned
+        null[draw] = turned.max(axis=1).mean()
+    return null, total / permutations
 
 
 def _frequent(

@@ -16,14 +16,14 @@ from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
 from ..pair.profile import domain_report, profile_settings, rename
+from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
-from ..routing.stats import RoutingStats
 from ..types import Facts, Json
 from .names import model_name
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
-    "an uncertainty report (uncertainty --output), or the folder of a training"
+    "a report of loss (loss --output), or the folder of a training"
 )
 """What an argument may be."""
 
@@ -84,7 +84,7 @@ class Inputs:
     """Everything that was given, in the order in which it was given.
 
     profiles: what lies between the domains, {name of a run or model: `domain_report` with its settings}.
-    comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``uncertainty``.
+    comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``loss``.
     notes: what a reader must know of how these came together, such as why two runs were not compared.
     """
 
@@ -243,17 +243,29 @@ class _Reader:
 
     def inputs(self, plan: Plan, allow: tuple[str, ...]) -> Inputs:
         """What was read, with what follows from it: reports of merged runs, profiles, a comparison of two runs."""
+        runs = self._named_runs(plan)
         profiles = dict(self.profiles)
-        runs: list[Run] = []
-        notes: list[str] = []
-        named = [_run(group, plan) for group in self.groups]
-        for group, run in zip(self.groups, named, strict=True):
-            alike = sum(run.name == other.name for other in named) > 1
-            name = f"{run.name} ({group.pairs[0].place.stem})" if alike else run.name
-            runs.append(replace(run, name=_unused(name, [r.name for r in runs])))
+        for group, run in zip(self.groups, runs, strict=True):
             if run.domains and group.merged is not None:
-                profiles[runs[-1].name] = group.profile or _between(group.merged, run.domains, plan)
-        comparisons = list(self.comparisons)
+                profiles[run.name] = group.profile or _between(group.merged, run.domains, plan)
+        comparisons, notes = self._compared(runs, plan, allow)
+        rest = (*self.comparisons, *comparisons), tuple(self.uncertainties), tuple(self.trainings), tuple(notes), plan
+        return Inputs(tuple(runs), profiles, *rest)
+
+    def _named_runs(self, plan: Plan) -> list[Run]:
+        """A run of each group, no two of one name."""
+        named: list[Run] = []
+        runs = [_run(group, plan) for group in self.groups]
+        for group, run in zip(self.groups, runs, strict=True):
+            alike = sum(run.name == other.name for other in runs) > 1
+            name = f"{run.name} ({group.pairs[0].place.stem})" if alike else run.name
+            named.append(replace(run, name=_unused(name, [other.name for other in named])))
+        return named
+
+    def _compared(self, runs: Sequence[Run], plan: Plan, allow: tuple[str, ...]) -> tuple[list[Json], list[str]]:
+        """(comparisons of the runs that are to be compared, why others cannot be)."""
+        comparisons: list[Json] = []
+        notes: list[str] = []
         for pair in self._to_compare():
             names = [runs[number].name for number in pair]
             places = [pair_paths(self.groups[number].pairs[0].place)[0] for number in pair]
@@ -262,8 +274,7 @@ class _Reader:
                 comparisons.append(compare(a, b, allow=allow, plan=plan).to_dict() | {"names": names})
             except MoebenchError as error:
                 notes.append(f"{' and '.join(names)} stand side by side and are not compared: {error}")
-        rest = tuple(comparisons), tuple(self.uncertainties), tuple(self.trainings), tuple(notes), plan
-        return Inputs(tuple(runs), profiles, *rest)
+        return comparisons, notes
 
     def _to_compare(self) -> list[list[int]]:
         """Numbers of two runs each: before and after a training, and the only two that were given beside those."""

@@ -81,7 +81,7 @@ def missing(data: Facts) -> Iterator[str]:
         parts = source.get("parts", [])
         done, planned = (sum(part[key] for part in parts) for key in ("sequences_done", "sequences"))
         if done < planned:
-            yield f"{done:,} of {count(planned, 'sequence')} of {source['name']} measured; analyze --resume goes on"
+            yield f"{done:,} of {count(planned, 'sequence')} of {source['name']} measured; analyze --resume continues"
         if source.get("shards"):
             documents = sum(part["documents"] for part in parts)
             yield (

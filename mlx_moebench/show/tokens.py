@@ -118,9 +118,7 @@ def token_data_of(
     every_sequence = len(sequences) if n_sequences is None else n_sequences
     every_token = sum(s.total or len(s.texts) for s in sequences) if n_tokens is None else n_tokens
     kept = _within(sequences[:max_sequences], room)
-    numbers: dict[str, int] = {}
-    ids = np.array([numbers.setdefault(_short(text), len(numbers)) for s in kept for text in s.texts])
-    whole = np.concatenate([~np.isin(np.arange(len(s.texts)), s.continued) for s in kept])
+    texts, occurs, ids = _vocabulary(kept)
     return {
         "version": 2,
         "model": model_name(model),
@@ -128,8 +126,8 @@ def token_data_of(
         "phase": phase,
         "units": UNITS,
         "routers": [_router(spec, kept, number) for number, spec in enumerate(specs)],
-        "texts": list(numbers),
-        "occurs": np.bincount(ids[whole], minlength=len(numbers)).tolist(),
+        "texts": texts,
+        "occurs": occurs,
         "tokens": _base64(ids.astype("<u4")),
         "sequences": [_sequence(sequence) for sequence in kept],
         "left_out": {
@@ -138,6 +136,14 @@ def token_data_of(
             "sentence": _left_out((len(kept), len(ids)), (every_sequence, every_token)),
         },
     }
+
+
+def _vocabulary(sequences: Sequence[TokenSequence]) -> tuple[list[str], list[int], HostArray]:
+    """(texts, how often each stands for a whole token, [T] which text each token has)."""
+    numbers: dict[str, int] = {}
+    ids = np.array([numbers.setdefault(_short(text), len(numbers)) for s in sequences for text in s.texts])
+    whole = np.concatenate([~np.isin(np.arange(len(s.texts)), s.continued) for s in sequences])
+    return list(numbers), np.bincount(ids[whole], minlength=len(numbers)).tolist(), ids
 
 
 def _within(sequences: Sequence[TokenSequence], room: int) -> list[TokenSequence]:

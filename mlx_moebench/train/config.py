@@ -22,7 +22,7 @@ from ..types import Facts, Json
 from .settings import RoutingLoss, parse_routing_loss
 
 _DATA_KEYS = ("hf_dataset", "prompt_feature", "completion_feature", "text_feature", "chat_feature")
-_OWN = {
+_ADDED = {
     "routing_loss": None,
     "routing_data": None,
     "routing_samples": 200,
@@ -108,11 +108,11 @@ def parse_value(text: str) -> Any:
 
 def training_config(settings: Facts) -> TrainingConfig:
     """Check settings and fill in mlx-lm's defaults. Raises TrainingError that names the key that is wrong."""
-    known = [key for key in (*CONFIG_DEFAULTS, *_DATA_KEYS, *_OWN) if key != "config"]
+    known = [key for key in (*CONFIG_DEFAULTS, *_DATA_KEYS, *_ADDED) if key != "config"]
     for key in settings:
         if key not in known:
             raise TrainingError(f"There is no setting {str(key)!r}.{did_you_mean(str(key), known)}")
-    values = copy.deepcopy({**CONFIG_DEFAULTS, **_OWN, "model": None, "data": None, "num_layers": None})
+    values = copy.deepcopy({**CONFIG_DEFAULTS, **_ADDED, "model": None, "data": None, "num_layers": None})
     values |= {key: copy.deepcopy(value) for key, value in settings.items() if value is not None}
     values["optimizer"] = str(values["optimizer"]).lower()
     for key, choices in (("fine_tune_type", ["lora", "dora", "full"]), ("optimizer", list(_OPTIMIZERS))):
@@ -148,6 +148,10 @@ def _check_numbers(values: Json) -> None:
     rate = values["learning_rate"]
     if not _is_number(rate) or rate <= 0:
         raise TrainingError(f"learning_rate is {rate!r}; give a number above 0, such as 1e-5.")
+    _check_accumulation(values)
+
+
+def _check_accumulation(values: Json) -> None:
     accumulate = values["grad_accumulation_steps"]
     if values["save_every"] % accumulate or values["iters"] % accumulate:
         raise TrainingError(
@@ -166,7 +170,10 @@ def _check_texts_and_flags(values: Json) -> None:
     for key in _FLAGS:
         if not isinstance(values[key], bool):
             raise TrainingError(f"{key} is {values[key]!r}; give true or false, without quotes.")
-    sets = values.get("hf_dataset")
+    _check_hub_data(values.get("hf_dataset"))
+
+
+def _check_hub_data(sets: object) -> None:
     for entry in sets if isinstance(sets, list) else [sets] if sets is not None else []:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
             raise TrainingError(f"hf_dataset is {entry!r}; give keys below it, and `path: OWNER/NAME` among them.")

@@ -109,20 +109,25 @@ class Objective:
             ce, n_tokens, margins, whole = self._everywhere(ce, n_tokens, margins, whole)
             if scope != "sequence":
                 sums = whole
-        terms = [self._term(model, n, sums[n]) for n in self.on]
-        routing, signal, below = (mx.stack(list(column)) for column in zip(*terms, strict=True))
-        if ranks > 1 and scope == "sequence":  # the ranks have equally many rows, and the trainer averages gradients
-            shown = mx.distributed.all_sum(mx.stop_gradient(mx.stack([routing, signal, below])), group=self.group)
-            shown, signal, below = shown / ranks
-            loss = routing.mean() + mx.stop_gradient(shown.mean() - routing.mean())
-        else:
-            loss = _scale_gradient(routing.mean(), ranks)
+        loss, signal, below = self._routing_loss(model, sums)
         figures = mx.stack([_figures(s, margin) for s, margin in zip(whole, margins, strict=True)])
         measured = {"ce": ce, "routing_loss": loss, "tokens": n_tokens.astype(mx.float32), "signal": signal}
         measured |= {"below": below, "routers": figures}
         for key, value in measured.items():
             model[STATE][key] = mx.stop_gradient(value)
         return ce + self.settings.weight * loss if self.settings.weight else ce
+
+    def _routing_loss(self, model: nn.Module, sums: list[TokenSums]) -> tuple[Array, Array, Array]:
+        """(loss, signal of each router, share of its groups below the floor) of the batch that all ranks share."""
+        ranks = self.group.size()
+        terms = [self._term(model, n, sums[n]) for n in self.on]
+        routing, signal, below = (mx.stack(list(column)) for column in zip(*terms, strict=True))
+        if ranks == 1 or self.settings.scope != "sequence":
+            return _scale_gradient(routing.mean(), ranks), signal, below
+        # The ranks have equally many rows, and the trainer averages gradients.
+        shown = mx.distributed.all_sum(mx.stop_gradient(mx.stack([routing, signal, below])), group=self.group)
+        shown, signal, below = shown / ranks
+        return routing.mean() + mx.stop_gradient(shown.mean() - routing.mean()), signal, below
 
     def _everywhere(
         self, ce: Array, n_tokens: Array, margins: Array, whole: list[TokenSums]

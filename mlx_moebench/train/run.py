@@ -110,13 +110,13 @@ def _check_folder(folder: Path, resume: bool) -> Json | None:
     if not resume:
         if (folder / WEIGHTS).exists() or (folder / kept.FILE).exists():
             raise TrainingError(
-                f"{folder} holds a training already: go on with --resume, or choose another --adapter-path."
+                f"{folder} holds a training already: continue with --resume, or choose another --adapter-path."
             )
         return None
     facts = kept.read_facts(folder)
     if facts is None and (folder / WEIGHTS).exists():
         raise TrainingError(
-            f"{folder} holds an adapter but no {kept.FILE} to go on from; choose another --adapter-path, and "
+            f"{folder} holds an adapter but no {kept.FILE} to continue from; choose another --adapter-path, and "
             f"--resume-adapter-file {folder / WEIGHTS} to start from its weights."
         )
     return facts
@@ -232,8 +232,8 @@ def _train(run: Training, start: int) -> TrainingLog:
             if run.group.size() == 1:
                 raise
             raise TrainingError(
-                f"Rank {run.group.rank()} cannot go on without the others ({shortened(error)}); start all ranks again "
-                "with --resume."
+                f"Rank {run.group.rank()} cannot continue without the others ({shortened(error)}); start all ranks "
+                "again with --resume."
             ) from error
         finally:
             log.close()

@@ -72,9 +72,8 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
         self._check_finite(step, entry)
         self._log.add(entry)
         self._tell(step, entry)
-        if self._others and step % config["steps_per_report"] == 0:
-            numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
-            self._others.on_train_loss_report(info | numbers | {"iteration": step})
+        if step % config["steps_per_report"] == 0:
+            self._report(step, entry, info)
         last = step == config["iters"]
         if step % config["steps_per_eval"] == 0 or last:
             self.validate(step)
@@ -84,7 +83,7 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
         if last:
             raise Finished
         if stop:
-            raise KeyboardInterrupt(f"Stopped after step {step}, which is saved; --resume goes on from it.")
+            raise KeyboardInterrupt(f"Stopped after step {step}, which is saved; --resume continues from it.")
 
     def _check_finite(self, step: int, entry: Json) -> None:
         for key, what in (("ce", "cross-entropy"), ("routing_loss", "routing loss")):
@@ -136,6 +135,12 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
         self._run.step(
             f"training: CE {entry['ce']:.3f}, routing loss {entry['routing_loss']:.3g}{below}", step, config["iters"]
         )
+
+    def _report(self, step: int, entry: Json, info: Json) -> None:
+        """Pass the numbers of one step on to the services of ``report_to``."""
+        if self._others:
+            numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
+            self._others.on_train_loss_report(info | numbers | {"iteration": step})
 
     def save(self, step: int) -> None:
         """Write checkpoint and adapter; the ones before stay where a weight is not finite or the disk refuses."""

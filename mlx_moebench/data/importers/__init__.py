@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ...errors import DataError, did_you_mean
-from ...routing.stats import RoutingStats
+from ...pair.stats import RoutingStats
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def arrays_of(path: Path) -> dict[str, Array]:
     """
     suffix = path.suffix.lower()
     if suffix not in ARRAYS:
-        raise DataError(f"{path} is none of the files that can be read: {', '.join(ARRAYS + RESPONSES)}.")
+        raise DataError(f"{path} is not one of the files that can be read: {', '.join(ARRAYS + RESPONSES)}.")
     try:
         with path.open("rb") as file:  # np.load leaves a damaged archive open
             loaded = np.load(file, allow_pickle=False)
@@ -64,7 +64,7 @@ def arrays_of(path: Path) -> dict[str, Array]:
     if not arrays:
         raise DataError(f"{path} holds no array.")
     if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        raise DataError(f"{path} holds {strange[0]!r}, which is no array of NumPy: save arrays with numpy.savez.")
+        raise DataError(f"{path} holds {strange[0]!r}, which is not a NumPy array: save arrays with numpy.savez.")
     return arrays
 
 
@@ -84,7 +84,7 @@ def decoded_npy(text: str, where: str) -> Array:
     try:
         array: Array = np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False)
     except (binascii.Error, *_UNREADABLE) as error:
-        raise DataError(f"The routed experts of {where} are no base64-encoded .npy ({_first(error)}).") from error
+        raise DataError(f"The routed experts of {where} are not a base64-encoded .npy ({_first(error)}).") from error
     return array
 
 
@@ -93,7 +93,7 @@ def decoded_int32(text: str, where: str) -> Array:
     try:
         return np.frombuffer(base64.b64decode(text, validate=True), dtype="<i4")
     except (binascii.Error, ValueError) as error:
-        raise DataError(f"The routed experts of {where} are no base64-encoded int32 ({_first(error)}).") from error
+        raise DataError(f"The routed experts of {where} are not base64-encoded int32 ({_first(error)}).") from error
 
 
 def integers(nested: object, where: str) -> Array:
@@ -101,7 +101,7 @@ def integers(nested: object, where: str) -> Array:
     try:
         array = np.array(nested)
     except ValueError as error:
-        raise DataError(f"{where} holds lists that are no array: their lengths differ.") from error
+        raise DataError(f"{where} holds lists that do not form an array: their lengths differ.") from error
     if array.size and array.dtype.kind not in "iu":
         raise DataError(f"{where} holds lists of something else than whole numbers.")
     return array
@@ -123,7 +123,7 @@ def responses_of(path: Path) -> list[tuple[str, Json]]:
     content = json_of(path)
     listed = content if isinstance(content, list) else [content]
     if not listed or not all(isinstance(response, dict) for response in listed):
-        raise DataError(f"{path} is no answer of a server, nor a list of them.")
+        raise DataError(f"{path} is neither a server's answer nor a list of them.")
     return [(f"response {number} of {path}", response) for number, response in enumerate(listed)]
 
 
@@ -132,7 +132,7 @@ def usage_of(facts: object, where: str) -> tuple[int | None, int | None]:
     known = facts if isinstance(facts, dict) else {}
     counts = known.get("prompt_tokens"), known.get("completion_tokens")
     if not all(number is None or (type(number) is int and number >= 0) for number in counts):
-        raise DataError(f"{where} has prompt_tokens or completion_tokens that are no number of tokens.")
+        raise DataError(f"{where} has prompt_tokens or completion_tokens that are not numbers of tokens.")
     return counts
 
 
@@ -142,7 +142,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
             f"{path} holds Python objects, or is a pickle, which can run code when opened: save arrays of integers, "
             'as numpy.save does of ids.astype("int16").'
         )
-    return DataError(f"{path} is no array file that can be read, or is cut off ({_first(error)}): copy it again.")
+    return DataError(f"{path} is not an array file that can be read, or is cut off ({_first(error)}): copy it again.")
 
 
 def _first(error: Exception) -> str:

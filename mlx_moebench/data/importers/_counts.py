@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from ...environment import host_environment
 from ...errors import DataError
+from ...pair.stats import RoutingStats
 from ...routing.record import Phase, RouterSpec
-from ...routing.stats import RoutingStats
 from ...routing.sums import Sums
 from ...types import Facts, Json
 from . import NamedFile

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from ...environment import host_environment
 from ...errors import DataError
+from ...pair.stats import RoutingStats
 from ...routing.record import Mask, Phase
-from ...routing.stats import RoutingStats
 from ...routing.sums import Sums
 from ...types import Facts, HostArray, Json
 from ..trace import pair_counts

@@ -121,7 +121,7 @@ def _stretches(record: Record, ids: HostArray, where: str) -> Iterator[tuple[int
     """(position of its first token, ids) of every request in a prefill pass; what is padded behind them has no ids."""
     lengths, positions = (_field(record, name, where).ravel() for name in ("extend_seq_lens", "positions"))
     if lengths.dtype.kind not in "iu" or positions.dtype.kind not in "iu" or len(positions) < len(ids):
-        raise DataError(f"{where} has extend_seq_lens or positions that are no whole numbers: convert the dump again.")
+        raise DataError(f"{where} has extend_seq_lens or positions that are not whole numbers: convert the dump again.")
     ends = np.cumsum(lengths)
     if (lengths < 0).any() or ends[-1:].sum() > len(ids) or (ids[ends[-1:].sum() :] != MISSING).any():
         raise DataError(f"{where} has ids of {len(ids)} tokens, but sequences of {int(lengths.sum())} in all.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...routing.stats import RoutingStats
+from ...pair.stats import RoutingStats
 from . import Importer, NamedFile
 from ._counts import Layers, routers_of, statistics_of_counts
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...pair.stats import RoutingStats
 from ...routing.record import RouterSpec
-from ...routing.stats import RoutingStats
 from ...types import Json
 from . import Importer, NamedFile
 from ._counts import Layers, statistics_of_counts

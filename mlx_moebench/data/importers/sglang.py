@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...pair.stats import RoutingStats
 from ...routing.record import Phase
-from ...routing.stats import RoutingStats
 from ...types import Json
 from . import Importer, NamedFile
 from ._arrays import PICKLES, RESPONSES, decoded_int32, files_in, json_of, names_of, responses_of, usage_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...pair.stats import RoutingStats
 from ...routing.record import Phase
-from ...routing.stats import RoutingStats
 from ..trace import read_trace
 from . import Importer, NamedFile
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...pair.stats import RoutingStats
 from ...routing.record import Phase
-from ...routing.stats import RoutingStats
 from ...types import Json
 from . import Importer, NamedFile
 from ._arrays import PICKLES, RESPONSES, Array, decoded_npy, integers, responses_of, usage_of

@@ -11,7 +11,7 @@ from ...errors import StatsError, did_you_mean
 from ...types import Facts
 from ..parts import completeness
 from ..record import LIVE, RouterSpec
-from ..stats import RoutingStats
+from ..stats import RoutingSums
 from .differences import Point
 from .resampling import Samples
 
@@ -48,7 +48,7 @@ class Side:
     sources: Mapping[str, Facts]
     points: Sequence[Point]
     flags: Sequence[bool | None]
-    stats: RoutingStats | None = None
+    stats: RoutingSums | None = None
     missing: str | None = None
 
     def facts(self) -> dict[str, object]:
@@ -73,7 +73,7 @@ def check_comparable(a: Side, b: Side, allow: Sequence[str] = ()) -> list[tuple[
     if refused:
         reasons = "; ".join(f"{OBSTACLES[kind]} ({what})" for kind, what in refused)
         flags = " ".join(f"--allow {kind}" for kind in dict.fromkeys(kind for kind, _ in refused))
-        raise StatsError(f"These statistics are not comparable: {reasons}. To compare them all the same: {flags}.")
+        raise StatsError(f"These statistics are not comparable: {reasons}. To compare them anyway: {flags}.")
     return obstacles
 
 
@@ -183,7 +183,7 @@ def _of_unpaired(a: Side, b: Side, matching: Matching) -> Iterator[str]:
         yield "A side was watched live, where nothing says which texts ran: unpaired."
 
 
-def _of_paired(stats: tuple[RoutingStats, RoutingStats], matching: Matching, same_phase: bool) -> Iterator[str]:
+def _of_paired(stats: tuple[RoutingSums, RoutingSums], matching: Matching, same_phase: bool) -> Iterator[str]:
     for label, side in zip("AB", stats, strict=True):
         left = len(side.clusters) - matching.shared
         if left:

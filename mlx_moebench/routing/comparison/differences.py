@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import false_discovery_control
 
 from ...options import Plan
 from ..intervals.bootstrap import Interval, basic, clipped, limits, metrics_of, resampled_interval, widening
@@ -365,16 +366,9 @@ def benjamini_hochberg(p: Sequence[float | None]) -> list[float | None]:
 
     None and NaN stay as they are and count as no test. Source: Benjamini and Hochberg 1995.
     """
-    # scipy's false_discovery_control is the same but for rounding, p (m / i) where this has (p m) / i: it would change
-    # the last digit of 36 of the 504 q-values in results/.
-    tests = [n for n, x in enumerate(p) if x is not None and not math.isnan(x)]
-    known = np.array([p[n] for n in tests], dtype=np.float64)
-    order = np.argsort(-known, kind="stable")  # largest first, so that no q exceeds that of a larger p
-    ranked = known[order] * len(known) / np.arange(len(known), 0, -1)
-    adjusted = list(p)
-    for place, q in zip(order, np.minimum.accumulate(np.minimum(ranked, 1.0)).tolist(), strict=True):
-        adjusted[tests[place]] = q
-    return adjusted
+    tests = {n: x for n, x in enumerate(p) if x is not None and not math.isnan(x)}
+    q = dict(zip(tests, false_discovery_control(list(tests.values())).tolist(), strict=True))
+    return [q.get(n, x) for n, x in enumerate(p)]
 
 
 def _present(effects: dict[str, Effect | None]) -> dict[str, Effect]:

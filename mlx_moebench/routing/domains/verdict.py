@@ -183,8 +183,11 @@ def _open(
         worst = max((ratio[name] for name in undecided), default=math.nan)
         if b > tau and not informative:  # more sequences may or may not show an effect
             return (*undecided, "mi"), None
-    needed = math.ceil(sum(statistics.sequences) * worst**2) if math.isfinite(worst) else None
-    return undecided, needed
+    return undecided, _needed(sum(statistics.sequences), worst)
+
+
+def _needed(sequences: int, ratio: float) -> int | None:
+    return math.ceil(sequences * ratio**2) if math.isfinite(ratio) else None
 
 
 def _ratio(half: float, value: float, threshold: float) -> float:

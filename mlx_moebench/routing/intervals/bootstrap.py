@@ -132,6 +132,10 @@ def intervals(
     weights = resample_weights(labels, plan.resamples, plan.seed)
     n_strata = len(np.unique(labels))
     resampled = [_Resampled(sums, weights, metrics, widening(sums.n_tokens, n_strata, plan.level)) for sums in routers]
+    return _of_resampled(resampled, metrics, plan)
+
+
+def _of_resampled(resampled: Sequence[_Resampled], metrics: Sequence[Metric], plan: Plan) -> Intervals:
     rows = [{m.name: r.interval(m, plan) for m in metrics} for r in resampled]
     mean: dict[str, Interval] = {}
     peak: dict[str, Interval] = {}

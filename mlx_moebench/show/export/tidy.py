@@ -25,7 +25,7 @@ def to_csv(inputs: Inputs) -> str:
 
     Of runs: every metric of every router, of all data together and of each domain. A row without a layer is over the
     routers of its kind: their mean, or the largest where ``metric`` begins with peak\\_. Of domains: what lies between
-    them. Of comparisons: ``difference.METRIC``, B minus A. Of uncertainty reports: rank correlations with the loss, and
+    them. Of comparisons: ``difference.METRIC``, B minus A. Of reports of loss: rank correlations with the loss, and
     mean losses of tenths. A training's log has a row per step already; its runs before and after are runs here.
     """
     out = io.StringIO(newline="")

@@ -61,7 +61,7 @@ def _verdicts(series: DomainSeries) -> str:
         verdicts += [f"{routers['null']} without a verdict"] if routers.get("null") else []
         parts.append(f"of {count(sum(routers.values()), f'{of}router')} {', '.join(verdicts)}")
     texts = f"{count(sum(series.n_sequences), unit_of_text(series.model))}, {count(sum(series.n_tokens), 'token')}"
-    how = "" if any(r.mi.has_interval for r in series.routers) else ", by values alone, for there are no intervals"
+    how = "" if any(r.mi.has_interval for r in series.routers) else ", by values alone, because there are no intervals"
     worst, busy = (_largest([getattr(r, name) for r in series.routers]) for name in ("a", "b"))
     where = labels([r.router for r in series.routers])
     named = f"{isolated(series.name)} over {', '.join(map(isolated, series.domains))}"

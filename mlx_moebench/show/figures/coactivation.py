@@ -88,12 +88,12 @@ def coactivation_heat(series: CoactivationSeries, label: str, texts: str, note: 
     pairs = series.pairs
     if pairs is None:
         raise ValueError(f"layer {label} has no pairs: {series.reason}")
-    own, cells = np.diagonal(pairs), tuple(pairs)
+    cells = tuple(pairs)
     experts = tuple(map(str, range(len(pairs))))
     lift, chance = f"{series.chance_lift:.3f}", f"{series.chance:.3f}"
     by_lift = Scale("log", WIDEST, "lift (middle: chance)", series.chance_lift)
     by_share = Scale("log", WIDEST, "share of the row's tokens (middle: chance)", series.chance)
-    of_row = tuple(int(n) for n in own)
+    of_row = tuple(int(n) for n in np.diagonal(pairs))
     n = n_of(series.n_sequences, series.n_tokens, texts)
     router = series.router
     return Heat(

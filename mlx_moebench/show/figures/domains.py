@@ -77,7 +77,7 @@ class DomainSeries:
     unit: str = "nats"
     definition: str = (
         "MI(domain; expert) = H(mean load) - mean over domains of H(load), every domain weighted 1/D: how much the "
-        "domain of a text tells of the expert that gets a selection. The null permutes domains over whole sequences."
+        "domain of a text tells about the expert that gets a selection. The null permutes domains over whole sequences."
     )
     shares_definition: str = (
         "Share of a domain's tokens that use the expert, as a multiple of the even share K/E; 1 is even. The interval "
@@ -150,27 +150,19 @@ def _router(entry: Facts, domains: tuple[str, ...]) -> RouterDomains:
 
 
 def information_chart(series: DomainSeries, kind: str | None = None) -> Chart:
-    """What the domain tells of the expert, of the routers of one ``kind`` or a line for each kind."""
+    """What the domain tells about the expert, of the routers of one ``kind`` or a line for each kind."""
     lines, references = [], []
     for number_of_line, name in enumerate(kinds_of(series.ids) if kind is None else [kind]):
         points, places = points_of(series.ids, name)
         routers = [series.routers[place] for place in places]
-        high = tuple(r.null_high for r in routers)
-        facts = {
-            "of ln D": tuple(r.relative for r in routers),
-            "NMI": tuple(r.nmi for r in routers),
-            "null mean": tuple(r.null_mean for r in routers),
-            "null 95%": high,
-            "p": tuple(r.mi.p for r in routers),
-            "q": tuple(r.mi.q for r in routers),
-        }
+        facts = _information_facts(routers)
         lines.append(Line(f"{name} routers", points, tuple(r.mi for r in routers), facts))
-        references.append(Reference("95% of permutations", points.x, high, number_of_line))
+        references.append(Reference("95% of permutations", points.x, facts["null 95%"], number_of_line))
     tested = any(math.isfinite(r.mi.p) for r in series.routers)
     dotted = f" Dotted: 95% quantile of {series.permutations:,} permutations." if tested else ""
     intervals = intervals_of((r.mi for r in series.routers), series.level)
     return Chart(
-        "What the domain tells of the expert",
+        "What the domain tells about the expert",
         f"Information of the domain about the expert by layer, {series.name}",
         "layer",
         series.unit,
@@ -184,6 +176,17 @@ def information_chart(series: DomainSeries, kind: str | None = None) -> Chart:
         tuple(lines),
         tuple(references),
     )
+
+
+def _information_facts(routers: Sequence[RouterDomains]) -> dict[str, tuple[float, ...]]:
+    return {
+        "of ln D": tuple(r.relative for r in routers),
+        "NMI": tuple(r.nmi for r in routers),
+        "null mean": tuple(r.null_mean for r in routers),
+        "null 95%": tuple(r.null_high for r in routers),
+        "p": tuple(r.mi.p for r in routers),
+        "q": tuple(r.mi.q for r in routers),
+    }
 
 
 def divergence_chart(series: DomainSeries, kind: str) -> Chart:

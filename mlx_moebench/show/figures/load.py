@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...options import Plan
 from ...pair.report import token_share
+from ...pair.stats import RoutingStats
 from ...routing.intervals.bootstrap import intervals
-from ...routing.stats import RoutingStats
 from ...routing.sums import Floats, Numbers
 from ...types import Facts
 from ..inputs import Run, View
@@ -82,6 +82,12 @@ class LoadSeries:
     def most(self) -> float:
         """The largest ratio, at least 2: the end of a colour scale."""
         return max(2.0, *(float(np.nanmax(r.ratios, initial=1.0)) for r in self.routers))
+
+    def of(self, kind: str) -> LoadSeries:
+        """That of the routers of one ``kind``."""
+        places = [place for place, one in enumerate(self.routers) if one.router.router == kind]
+        routers = tuple(self.routers[place] for place in places)
+        return replace(self, routers=routers, busiest=tuple(self.busiest[place] for place in places))
 
 
 @dataclass(frozen=True)
@@ -178,31 +184,19 @@ def load_heat(series: LoadSeries, most: float, kind: str | None = None, *, brief
 
     Beside each router stands the share of its busiest expert, its interval too unless that is to be ``brief``.
     """
-    places = [n for n, one in enumerate(series.routers) if kind in (None, one.router.router)]
-    routers = [series.routers[place] for place in places]
-    counts = tuple(one.counts for one in routers)
-    tokens = tuple(one.n_tokens for one in routers)
+    if kind is not None:
+        series = series.of(kind)
+    routers = series.routers
     bands = [one.band or _without(one.router.n_experts, None) for one in routers]
     flagged = any(one.flagged for one in routers)
-    scale = Scale("even", most, "load, multiple of the even share (1 = even)")
-    reason = next((band.reason for band in bands if band.reason), "none can be given")
-    known = any(np.isfinite(band.low).any() for band in bands)
-    intervals = f"Level {percent(series.level)}" if known else f"No intervals: {reason}"
     n = n_of(series.n_sequences, series.n_tokens, series.texts)
-    low, high = (tuple(getattr(band, end) for band in bands) for end in ("low", "high"))
     return Heat(
         "Layer by expert load",
         "Heatmap of the load, layers by experts",
         "expert",
         "layer",
         tuple(labels([one.router for one in routers])),
-        {
-            "selections": Measure("selections", "selections", counts),
-            "share": Measure("share of tokens", "share of tokens", counts, tokens, low=low, high=high),
-            "ratio": Measure(
-                series.unit, "ratio", counts, tuple(r.n_tokens * r.router.even for r in routers), scale=scale
-            ),
-        },
+        _load_measures(routers, bands, series.unit, most),
         "ratio",
         (
             "Layer {row}, expert {column}",
@@ -211,16 +205,35 @@ def load_heat(series: LoadSeries, most: float, kind: str | None = None, *, brief
             "{band}",
             "{ratio:2} times the even share, {even}",
         ),
-        f"{series.definition} {n}, {series.phase}. {intervals}. Unit: {series.unit}.",
+        f"{series.definition} {n}, {series.phase}. {_level_or_reason(bands, series.level)}. Unit: {series.unit}.",
         ("data", "layer", "router", "tokens"),
         tuple((series.data, one.router.layer, one.router.router, one.n_tokens) for one in routers),
-        {"tokens": tokens, "even": tuple(one.router.even for one in routers)},
+        {"tokens": tuple(one.n_tokens for one in routers), "even": tuple(one.router.even for one in routers)},
         f"{percent(series.level)} band over all experts of the layer",
         tuple(band.reason for band in bands),
-        tuple(_beside(series.busiest[place], series.routers[place].flagged, brief) for place in places),
+        tuple(_beside(share, one.flagged, brief) for share, one in zip(series.busiest, routers, strict=True)),
         f"busiest, of tokens{f'; * > {series.tau:g}' if flagged else ''}",
         "expert, busiest first in each layer",
     )
+
+
+def _load_measures(routers: Sequence[RouterLoad], bands: Sequence[Band], unit: str, most: float) -> dict[str, Measure]:
+    counts = tuple(one.counts for one in routers)
+    tokens = tuple(one.n_tokens for one in routers)
+    even = tuple(one.n_tokens * one.router.even for one in routers)
+    low, high = (tuple(getattr(band, end) for band in bands) for end in ("low", "high"))
+    scale = Scale("even", most, "load, multiple of the even share (1 = even)")
+    return {
+        "selections": Measure("selections", "selections", counts),
+        "share": Measure("share of tokens", "share of tokens", counts, tokens, low=low, high=high),
+        "ratio": Measure(unit, "ratio", counts, even, scale=scale),
+    }
+
+
+def _level_or_reason(bands: Sequence[Band], level: float) -> str:
+    if any(np.isfinite(band.low).any() for band in bands):
+        return f"Level {percent(level)}"
+    return f"No intervals: {next((band.reason for band in bands if band.reason), 'none can be given')}"
 
 
 def dead_chart(views: Sequence[View], kind: str) -> Chart:

@@ -55,7 +55,6 @@ class TrainingSeries:
 def training_series(training: Training) -> TrainingSeries:
     """From the log and the report of a training."""
     entries = [entry for entry in training.log if "ce" in entry]
-    validation = [entry for entry in training.log if entry.get("val_ce") is not None]
     routing_loss = training.report.get("routing_loss") or {}
     return TrainingSeries(
         training.name,
@@ -64,12 +63,17 @@ def training_series(training: Training) -> TrainingSeries:
         _column(entries, "ce"),
         _column(entries, "routing_loss"),
         {name: _rows(entries, name) for name in PER_ROUTER},
-        (tuple(entry["step"] for entry in validation), _column(validation, "val_ce")),
+        _validation(training.log),
         tuple(float(nats) for nats in routing_loss.get("floor_nats", ())),
         (training.report.get("settings") or {}).get("routing_loss"),
         tuple(map(str, routing_loss.get("warnings", ()))),
         bool(training.report),
     )
+
+
+def _validation(log: Sequence[Facts]) -> tuple[tuple[int, ...], Floats]:
+    entries = [entry for entry in log if entry.get("val_ce") is not None]
+    return tuple(entry["step"] for entry in entries), _column(entries, "val_ce")
 
 
 def _column(entries: Sequence[Facts], name: str) -> Floats:

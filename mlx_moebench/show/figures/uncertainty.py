@@ -40,7 +40,7 @@ class UncertaintySeries:
     definition: str = (
         "Tokens are ordered by the router's score and cut into tenths; a point is the mean loss of the next token in a "
         "tenth against its mean score. rho: Spearman's rank correlation of score and loss. A small selection margin is "
-        "an uncertain choice: there, uncertainty foretells loss where rho is negative."
+        "an uncertain choice: there, uncertainty predicts loss where rho is negative."
     )
 
     @property
@@ -56,7 +56,7 @@ class UncertaintySeries:
 
 
 def uncertainty_series(report: Facts) -> UncertaintySeries:
-    """From the JSON that ``mlx-moebench uncertainty`` writes."""
+    """From the JSON that ``mlx-moebench loss`` writes."""
     data = report["data"]
     return UncertaintySeries(
         f"{model_name(report['model'])} on {data['name']}",

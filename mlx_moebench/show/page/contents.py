@@ -188,12 +188,10 @@ def _load(runs: Sequence[Run]) -> Section:
 def _layers(runs: Sequence[Run], views: Sequence[View]) -> Section:
     wholes = np.cumsum([0, *(len(_shown_views(run)) for run in runs)])
     hidden = set(range(len(views))) - set(wholes.tolist()) if len(runs) > 1 else set()
-    known = {
-        name: any(v.value == v.value for view in views for v in layer_series(view.report, name).values)
-        for name in LAYER_METRICS
-    }
-    options = tuple((name, label_and_unit(name)[0] + ("" if known[name] else " (not measured)")) for name in known)
-    shown = next((name for name in known if known[name]), LAYER_METRICS[0])
+    known = [name for name in LAYER_METRICS if _measured(views, name)]
+    options = tuple(
+        (name, label_and_unit(name)[0] + ("" if name in known else " (not measured)")) for name in LAYER_METRICS
+    )
     kinds = _kinds(views)
     figures = []
     for kind in kinds:
@@ -203,7 +201,12 @@ def _layers(runs: Sequence[Run], views: Sequence[View]) -> Section:
             drawings[name] = replace(chart, title=chart.title + (f", {kind} routers" if len(kinds) > 1 else ""))
         figures.append(Figure(drawings, "metric"))
     parts = (tuple(figures),) if len(figures) > 1 else tuple(figures)
+    shown = known[0] if known else LAYER_METRICS[0]
     return Section("layers", "Entropy and shares by layer", parts, (Choice("metric", "Quantity", options, shown),))
+
+
+def _measured(views: Sequence[View], metric: str) -> bool:
+    return any(v.value == v.value for view in views for v in layer_series(view.report, metric).values)
 
 
 def _domains(series: DomainSeries, place: int, several: bool) -> Section:
@@ -297,29 +300,29 @@ def _coactivation(runs: Sequence[Run]) -> Section:
     measure = Choice("measure", "Show", (("lift", "lift"), ("share", "share of the row's tokens")))
     order = Choice("order", "Experts in the order of", (BY_NUMBER, ("own", "their load")))
     one = len(runs) == 1
-    figures = []
-    for run in runs:
-        every = [coactivation_series(run, place) for place in range(len(run.report["routers"]))]
-        kept = _kept(every, MAX_PAIRS // len(runs))
-        known = sum(series.pairs is not None for series in every)
-        left = known - len(kept)
-        note = f"Left out for size: the pairs of {count(left, 'router')} of {known}." if left else ""
-        names = labels([router_id(r) for r in run.report["routers"]])
-        drawings = {
-            str(place): _pairs(run, series, label, place in kept, note, one)
-            for place, (series, label) in enumerate(zip(every, names, strict=True))
-        }
-        layer = Choice(
-            "router",
-            "Layer",
-            tuple((str(place), label) for place, label in enumerate(names)),
-            str(min(kept, default=0)),
-        )
-        figures.append(Figure(drawings, "router", (layer, measure, order) if one else (layer,)))
+    room = MAX_PAIRS // len(runs)
+    figures = [_coactivation_figure(run, room, (measure, order) if one else ()) for run in runs]
     narrow = all(r["n_experts"] <= MOST_BESIDE for run in runs for r in run.report["routers"])
     parts: tuple[Part, ...] = (tuple(figures),) if narrow and not one else tuple(figures)
     heading = "Co-activation: which experts are chosen together"
     return Section("coactivation", heading, parts, () if one else (measure, order))
+
+
+def _coactivation_figure(run: Run, room: int, choices: tuple[Choice, ...]) -> Figure:
+    """A drawing per router, with as many pairs as there is room for. choices: of a run that stands alone."""
+    every = [coactivation_series(run, place) for place in range(len(run.report["routers"]))]
+    kept = _kept(every, room)
+    known = sum(series.pairs is not None for series in every)
+    left = known - len(kept)
+    note = f"Left out for size: the pairs of {count(left, 'router')} of {known}." if left else ""
+    names = labels([router_id(r) for r in run.report["routers"]])
+    drawings = {
+        str(place): _pairs(run, series, label, place in kept, note, bool(choices))
+        for place, (series, label) in enumerate(zip(every, names, strict=True))
+    }
+    options = tuple((str(place), label) for place, label in enumerate(names))
+    layer = Choice("router", "Layer", options, str(min(kept, default=0)))
+    return Figure(drawings, "router", (layer, *choices))
 
 
 def _kept(every: Sequence[CoactivationSeries], room: int) -> set[int]:

@@ -69,18 +69,11 @@ def draw_panels(panels: Sequence[Panel], values: Sequence[Floats], norm: Any) ->
     """
     from matplotlib.figure import Figure
 
-    square = panels[0].heat.square
-    experts = max(matrix.shape[1] for matrix in values)
-    most_rows = max(len(panel.heat.rows) for panel in panels)
-    text = sum(max(map(len, panel.heat.beside), default=0) for panel in panels) / len(panels)
-    columns = min(len(panels), 3 if square else max(1, int(WIDTH / (0.6 + 0.08 * experts + 0.06 * text))))
-    lines = -(-len(panels) // columns)
-    row = 0.15 if most_rows <= NAMED_ROWS else 0.09
-    rows = [max(len(panel.heat.rows) for panel in panels[n * columns : (n + 1) * columns]) for n in range(lines)]
-    heights = [WIDTH / max(columns, 2) - 0.4 if square else max(0.7, row * most) for most in rows]
+    columns = _columns(panels, max(matrix.shape[1] for matrix in values))
+    heights = _heights(panels, columns)
     titles = 0.45 if "\n" not in panels[0].rest else 0.58
-    figure = Figure(figsize=(WIDTH, 1.1 + titles * lines + sum(heights)), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, height_ratios=heights)
+    figure = Figure(figsize=(WIDTH, 1.1 + titles * len(heights) + sum(heights)), layout="constrained")
+    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
     axes = list(grid.flat[: len(panels)])
     for axis in grid.flat[len(panels) :]:
         axis.remove()
@@ -91,6 +84,23 @@ def draw_panels(panels: Sequence[Panel], values: Sequence[Floats], norm: Any) ->
         if place + columns >= len(panels):
             axis.set_xlabel(panel.heat.x)
     return figure, axes, image
+
+
+def _columns(panels: Sequence[Panel], experts: int) -> int:
+    """How many panels of so many ``experts`` stand side by side."""
+    text = sum(max(map(len, panel.heat.beside), default=0) for panel in panels) / len(panels)
+    room = 3 if panels[0].heat.square else max(1, int(WIDTH / (0.6 + 0.08 * experts + 0.06 * text)))
+    return min(len(panels), room)
+
+
+def _heights(panels: Sequence[Panel], columns: int) -> list[float]:
+    """Of each line of panels, in inches."""
+    rows = [len(panel.heat.rows) for panel in panels]
+    lines = [max(rows[start : start + columns]) for start in range(0, len(rows), columns)]
+    if panels[0].heat.square:
+        return [WIDTH / max(columns, 2) - 0.4] * len(lines)
+    row = 0.15 if max(rows) <= NAMED_ROWS else 0.09
+    return [max(0.7, row * most) for most in lines]
 
 
 def _draw_panel(axis: Any, panel: Panel, values: Floats, norm: Any, room: int) -> Any:

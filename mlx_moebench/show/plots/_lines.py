@@ -80,15 +80,19 @@ def _tau(axis: Any, metric: str, views: Sequence[View]) -> str:
 
 def _panel(axis: Any, chart: Chart) -> list[str]:
     """Draw the lines of a chart and those of even routing; returns what those are."""
-    for number, line in enumerate(chart.lines):
-        if line.points.x:
-            marker = marker_of(number) if len(line.points.x) <= 32 else None
-            draw_line(axis, line, COLOURS[number % len(COLOURS)], marker=marker, label=number)
-    references = {f"{one.name} = {y:.3g}": y for one in chart.references for y in one.y if math.isfinite(y)}
-    if not any(math.isfinite(value.value) for line in chart.lines for value in line.values):
+    drawn = [(number, line) for number, line in enumerate(chart.lines) if line.points.x]
+    for number, line in drawn:
+        marker = marker_of(number) if len(line.points.x) <= 32 else None
+        draw_line(axis, line, COLOURS[number % len(COLOURS)], marker=marker, label=number)
+    if not any(math.isfinite(value.value) for _, line in drawn for value in line.values):
         axis.annotate("not recorded", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.3")
+    layer_ticks(axis, {x for _, line in drawn for x in line.points.x})
+    axis.grid(axis="y")
+    return _draw_references(axis, chart)
+
+
+def _draw_references(axis: Any, chart: Chart) -> list[str]:
+    references = {f"{one.name} = {y:.3g}": y for one in chart.references for y in one.y if math.isfinite(y)}
     for value in references.values():
         axis.axhline(value, color="0.35", ls="--", lw=0.9, zorder=1)
-    layer_ticks(axis, {x for line in chart.lines for x in line.points.x})
-    axis.grid(axis="y")
     return list(references)

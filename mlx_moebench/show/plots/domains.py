@@ -111,7 +111,7 @@ def _legend(figure: Figure, axis: Any) -> None:
 
 PLOT = Plot(
     "domains",
-    "What the domain tells of the expert, and the shares that decide the verdicts.",
+    "What the domain tells about the expert, and the shares that decide the verdicts.",
     "a profile, or stats pairs of one model on two or more domains",
     draw,
 )

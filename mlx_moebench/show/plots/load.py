@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...types import Json
-from ..figures import kinds_of, load_heat, load_series
+from ..figures import LoadSeries, kinds_of, load_heat, load_series
 from ..inputs import Inputs, View
 from ..names import model_name
 from ._heat import Panel, draw_even
@@ -27,21 +27,23 @@ def draw_load(every: Sequence[View]) -> Figure:
     one = len(every) == 1
     series = [load_series(view, bands=False) for view in every]  # those of single experts are not drawn
     most = max(loads.most for loads in series)
-    panels, flagged = [], set()
-    for view, loads in zip(every, series, strict=True):
-        kinds = kinds_of(tuple(r.router for r in loads.routers))
-        for kind in kinds:
-            name, rest = ("", "") if one else (view.name, view.size)
-            if len(kinds) > 1:
-                rest = f"{rest}\n{kind} routers".lstrip("\n")
-            panels.append(Panel(name, rest, load_heat(loads, most, kind, brief=not one)))
-        flagged |= {f"{loads.tau:g}" for router in loads.routers if router.flagged}
+    panels = [p for view, loads in zip(every, series, strict=True) for p in _panels(view, loads, most, alone=one)]
+    flagged = {f"{loads.tau:g}" for loads in series if any(router.flagged for router in loads.routers)}
     figure = draw_even(panels)
     beside = "right of a row: share of tokens of its busiest expert"
     beside += f"; * above tau = {', '.join(sorted(flagged))}" if flagged else ""
     how = intervals_of(every, ["top_share_token"], "brackets" if one else "bands of plot shares")
     figure.suptitle(heading(every, beside, how) if any(panel.named for panel in panels) else heading(every))
     return figure
+
+
+def _panels(view: View, loads: LoadSeries, most: float, *, alone: bool) -> Iterator[Panel]:
+    """One for each kind of router; a view that stands alone needs no name."""
+    kinds = kinds_of(tuple(r.router for r in loads.routers))
+    name, size = ("", "") if alone else (view.name, view.size)
+    for kind in kinds:
+        rest = f"{size}\n{kind} routers".lstrip("\n") if len(kinds) > 1 else size
+        yield Panel(name, rest, load_heat(loads, most, kind, brief=not alone))
 
 
 def plot_load(report: Json, path: Path) -> None:

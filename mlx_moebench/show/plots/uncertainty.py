@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def draw(inputs: Inputs) -> Figure:
     """A row of panels per report."""
     if not inputs.uncertainties:
-        raise StatsError("There is nothing to draw loss by uncertainty from: give a report of uncertainty --output.")
+        raise StatsError("There is nothing to draw loss by uncertainty from: give a report of loss --output.")
     return draw_uncertainty([uncertainty_series(report) for report in inputs.uncertainties])
 
 
@@ -56,7 +56,7 @@ def _intervals(every: Sequence[UncertaintySeries]) -> str:
 
 
 def plot_uncertainty(report: Facts, path: Path) -> None:
-    """The picture of one report, as ``uncertainty --plot`` writes it."""
+    """The picture of one report, as ``loss --plot`` writes it."""
     write_picture(path, lambda: draw_uncertainty([uncertainty_series(report)]))
 
 
@@ -80,6 +80,6 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
 PLOT = Plot(
     "uncertainty",
     "Loss of the next token by tenths of routing entropy and selection margin.",
-    "reports of uncertainty --output",
+    "reports of loss --output",
     draw,
 )

@@ -100,7 +100,7 @@ def _comparison(comparison: Json) -> Table:
 
 def _notes(report: Json) -> Text:
     results, data = report["results"], report["data"]
-    lines = [] if report["complete"] else ["unfinished: evaluate --resume goes on."]
+    lines = [] if report["complete"] else ["unfinished: evaluate --resume continues it."]
     lines.append(results["reading"])
     if "compared" in report:
         lines.append(f"With the adapter: {report['compared']['results']['reading']}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -15,6 +17,15 @@ from ...environment import package_version
 from ...types import Json
 
 PRESENCE = {"True": "present", "False": "missing", "None": "not installed"}
+WORDS = {
+    "mlx_moebench": "mlx-moebench",
+    "mlx_lm": "mlx-lm",
+    "memory_gb": "memory, GB",
+    "gpu_memory_gb": "GPU working set, GB",
+    "embedded_model": "embedded model",
+    "blas": "BLAS",
+    "huggingface": "Hugging Face settings",
+}
 EXTRAS = {"data": "datasets", "demo": "gradio", "torch": "torch"}
 
 
@@ -31,7 +42,7 @@ def examine() -> Json:
         "torch": package_version("torch"),
     }
     missing: list[str] = []
-    notes: list[str] = []
+    optional: list[str] = []
     if findings["mlx"] and findings["mlx_lm"]:
         from ...models import NANO, device_facts
 
@@ -42,7 +53,7 @@ def examine() -> Json:
     else:
         extra = "" if platform.system() == "Darwin" else "[cpu]"
         # The torch backend measures without MLX.
-        (notes if findings["torch"] and findings["transformers"] else missing).append(
+        (optional if findings["torch"] and findings["transformers"] else missing).append(
             f'mlx and mlx-lm: pip install "mlx-moebench{extra}" (on Linux with a GPU: [cuda12] or [cuda13])'
         )
     findings["blas"] = blas_in_use()
@@ -50,31 +61,24 @@ def examine() -> Json:
         k: os.environ[k] for k in ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE") if k in os.environ
     }
     findings["ready"] = not missing
-    notes += [
-        f'{module}: pip install "mlx-moebench[{extra}]"' for extra, module in EXTRAS.items() if not _importable(module)
-    ]
+    return findings | {"missing": missing, "optional": [*optional, *_more(findings)]}
+
+
+def _more(findings: Json) -> Iterator[str]:
+    """What could be installed beside what is there."""
+    for extra, module in EXTRAS.items():
+        if not _importable(module):
+            yield f'{module}: pip install "mlx-moebench[{extra}]"'
     if platform.system() == "Linux" and findings.get("device") == "cpu" and "slow" in findings["blas"]:
-        notes.append("a fast BLAS makes MLX several times faster on this CPU: apt-get install libopenblas0-pthread")
-    return findings | {"missing": missing, "optional": notes}
+        yield "a fast BLAS makes MLX several times faster on this CPU: apt-get install libopenblas0-pthread"
 
 
 def print_findings(findings: Json, console: Console | None = None) -> None:
     """One line a finding, then what is missing and what could be added."""
     console = console or Console(highlight=False)
-    words = {
-        "mlx_moebench": "mlx-moebench",
-        "mlx_lm": "mlx-lm",
-        "memory_gb": "memory, GB",
-        "gpu_memory_gb": "GPU working set, GB",
-        "embedded_model": "embedded model",
-        "blas": "BLAS",
-        "huggingface": "Hugging Face settings",
-    }
     for key, value in findings.items():
         if key not in ("missing", "optional", "ready", "selftest"):
-            shown = ", ".join(f"{k}={v}" for k, v in value.items()) or "default" if isinstance(value, dict) else value
-            shown = PRESENCE.get(str(shown), shown)
-            console.print(f"{words.get(key, key):<22} {shown}", markup=False)
+            console.print(f"{WORDS.get(key, key):<22} {_shown(value)}", markup=False)
     for line in findings["missing"]:
         console.print(f"Missing: {line}", style="red", markup=False)
     for line in findings["optional"]:
@@ -83,6 +87,12 @@ def print_findings(findings: Json, console: Console | None = None) -> None:
     console.print(f"Ready to measure{how}." if findings["ready"] else "Not ready.", markup=False)
     if "selftest" in findings:
         console.print(render_selftest(findings["selftest"]))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items()) or "default"
+    return PRESENCE.get(str(value), str(value))
 
 
 def render_selftest(result: Json) -> Group:

@@ -33,7 +33,7 @@ def render(report: Json) -> Group:
         parts.append(_tokens(report))
     note = (
         "rho: Spearman's rank correlation of a router's entropy, or selection margin, at a token with the loss of the "
-        "next token. A small margin is an uncertain choice: there, uncertainty foretells loss where rho is negative.\n"
+        "next token. A small margin is an uncertain choice: there, uncertainty predicts loss where rho is negative.\n"
         "loss: mean, in nats, of the tenth of the tokens with the least entropy, and of that with the most.\n"
     )
     if report["mean_loss"]["low"] is not None:

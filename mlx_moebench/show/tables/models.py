@@ -60,18 +60,18 @@ def unsupported_in_mlx_lm() -> list[str] | None:
     return [name for name in names if name not in families()]
 
 
-def print_supported(found: Json, console: Console | None = None) -> None:
+def print_supported(support: Json, console: Console | None = None) -> None:
     """A table of families, what they are tested for, and what else mlx-lm has."""
-    (console or Console(highlight=False)).print(render(found))
+    (console or Console(highlight=False)).print(render(support))
 
 
-def render(found: Json) -> Group:
+def render(support: Json) -> Group:
     """What `supported` returns as one rich renderable."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("model_type", "computed by", "router", "logits from"):
         table.add_column(column)
     lines = [Text("\nTheir rules: distribution p, gate weight g, sparse layers, settings", "bold")]
-    for family in found["families"]:
+    for family in support["families"]:
         names = [", ".join(family["model_types"]), family["implementation"]]
         for router in family["routers"]:
             table.add_row(*names, router["router"], router["gate"])
@@ -81,9 +81,9 @@ def render(found: Json) -> Group:
         refused = f" Refused unless {settings}." if settings else ""
         lines.append(Text(f"{family['name']}: {' '.join(rules)} {family['sparse_layers']}{refused}"))
     lines.append(Text("\nTested for every one of them, on small random models", "bold"))
-    lines.append(Text(f"{'; '.join(found['tested'])}."))
+    lines.append(Text(f"{'; '.join(support['tested'])}."))
     lines.append(Text("\nNot supported yet", "bold"))
-    others, version = found["mlx_lm"]["sparse_but_not_supported"], found["mlx_lm"]["version"]
+    others, version = support["mlx_lm"]["sparse_but_not_supported"], support["mlx_lm"]["version"]
     if others is None:
         lines.append(Text("mlx-lm is not installed, so what else it has cannot be said."))
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 
@@ -25,9 +27,15 @@ ENDS = ("before", "after")
 def print_training(report: Json, console: Console | None = None) -> None:
     """Print routing before and after with intervals, the cross-entropies, and how often the floor fired."""
     console = console or Console()
-    loss, ce = report["settings"]["routing_loss"], report["ce"]
+    loss = report["settings"]["routing_loss"]
     name = "no routing loss" if loss is None else f"{loss['name']}, weight {loss['weight']:g}"
     console.print(f"{report['model']}: {report['tokens_trained']:,} tokens, {name}", style="bold", markup=False)
+    console.print(_table(report))
+    for line in _notes(report):
+        console.print(line, markup=False)
+
+
+def _table(report: Json) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("", *ENDS):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
@@ -35,16 +43,20 @@ def print_training(report: Json, console: Console | None = None) -> None:
         entries = (report[f"routing_{when}"][key] for when in ENDS)
         cells = (with_interval(entry.get("value"), entry, digits, decimals) for entry in entries)
         table.add_row(", ".join(label_and_unit(key)), *cells)
+    ce = report["ce"]
     if ce["validation_after"] is not None:
         table.add_row("Validation CE, nats per token", *(decimals(ce[f"validation_{when}"], 4) for when in ENDS))
     if ce["test_after"] is not None:
         table.add_row("Test CE, nats per token", "", decimals(ce["test_after"], 4))
-    console.print(table)
+    return table
+
+
+def _notes(report: Json) -> Iterator[str]:
     routing_loss = report["routing_loss"]
     if "steps_with_a_router_below_floor" in routing_loss:
         floors = ", ".join(f"{nats:.3f}" for nats in routing_loss["floor_nats"])
         fired = routing_loss["steps_with_a_router_below_floor"]
-        console.print(f"A router was below the floor of {floors} nats in {fired} of {routing_loss['steps']} steps.")
+        yield f"A router was below the floor of {floors} nats in {fired} of {routing_loss['steps']} steps."
     interval = report["routing_after"]["load_entropy"]
     how = "95% bootstrap intervals" if interval.get("low") is not None else f"no intervals ({interval.get('reason')})"
-    console.print(f"Means over routers, but the busiest expert, which is that of any layer; {how}.", markup=False)
+    yield f"Means over routers, but the busiest expert, which is that of any layer; {how}."

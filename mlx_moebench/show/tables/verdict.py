@@ -56,7 +56,7 @@ def _notes(routers: list[Json]) -> Iterator[str]:
     tau = verdicts[0]["tau"]
     yield (
         "a: share of tokens of the expert that no domain escapes; b: of the busiest expert of any domain (+- c: band "
-        "around both); r: n_eff / E of the domains mixed in equal parts; MI: what the domain tells of the expert."
+        "around both); r: n_eff / E of the domains mixed in equal parts; MI: what the domain tells about the expert."
     )
     yield (
         f"collapsed: a > {tau:g} or r < 0.5. specialised: a <= {tau:g}, r >= 0.5, b > {tau:g}, MI above its null. "
@@ -72,10 +72,15 @@ def _notes(routers: list[Json]) -> Iterator[str]:
     points = [v for v in verdicts if v["basis"] == "point"]
     if points:
         yield f"basis point: values alone decided. {points[0]['ci']['a'].get('reason', 'no intervals')}."
+    yield from _open(routers)
+    yield from dict.fromkeys(f"n/a: {v['reason']}." for v in verdicts if v.get("reason"))
+
+
+def _open(routers: list[Json]) -> Iterator[str]:
+    """What is undecided of each router, and how many texts would decide it."""
     for r in routers:
         v = r["verdict"]
         if v["undecided"]:
             needed = v["sequences_needed"]
             enough = "more texts need not decide it" if needed is None else f"about {needed:,} texts in all would do"
             yield f"layer {r['layer']} ({r['router']}): {', '.join(v['undecided'])} open; {enough}."
-    yield from dict.fromkeys(f"n/a: {v['reason']}." for v in verdicts if v.get("reason"))

@@ -36,7 +36,7 @@ def render(report: Json) -> Group:
         "sequence and the ids stay; p as large by chance. No interval: " + WHY_NO_INTERVAL + "."
     )
     if not data["complete"]:
-        note += "\nunfinished: the run that wrote this trace did not end; analyze --resume goes on."
+        note += "\nunfinished: the run that wrote this trace did not end; analyze --resume continues it."
     return Group(heading, _summary(known), _experts(most, settings["of"]), Text(note, style="dim"))
 
 

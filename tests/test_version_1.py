@@ -1,0 +1,84 @@
+"""Files of version 1 read as before.
+
+tests/data/v1 was written by the last version that wrote reports of version 1, for an OLMoE of one layer with random
+weights: ``profile --domain math --domain code --max-samples 12 --max-length 32 --resamples 200`` gave profile.json and
+the pair of math, stats.json and stats.safetensors, and ``compare`` of both domains gave comparison.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_moebench import RoutingStats
+from mlx_moebench.pair.comparison import compare
+from mlx_moebench.pair.format import checked
+from mlx_moebench.pair.storage import read_report
+from mlx_moebench.routing import METRICS, Plan
+from mlx_moebench.show.export.tidy import to_csv
+from mlx_moebench.show.inputs import read_inputs
+from mlx_moebench.show.page import build_page
+
+V1 = Path(__file__).parent / "data" / "v1"
+
+
+def content(name: str) -> Any:
+    return json.loads((V1 / name).read_text(encoding="utf-8"))
+
+
+def test_a_report_is_read_as_it_was_written() -> None:
+    kept = content("stats.json")
+    assert kept["schema_version"] == "1"
+    assert "token_share" not in kept["routers"][0]
+    assert read_report(V1 / "stats.json") == kept
+
+
+def test_the_sums_give_the_numbers_of_the_report() -> None:
+    """Values and counts. An interval is that of the version which resamples."""
+    kept = content("stats.json")
+    report = RoutingStats.load(V1 / "stats.json").report(Plan(**kept["settings"]["ci"]))
+    assert report["schema_version"] == "2"
+    for key in ("model", "data", "environment", "settings"):
+        assert report[key] == kept[key]
+    for new, old in zip(report["routers"], kept["routers"], strict=True):
+        assert METRICS.keys() < old.keys() <= new.keys()
+        for name in old.keys() - {"ci"}:
+            assert new[name] == (pytest.approx(old[name], rel=1e-9, abs=1e-12) if name in METRICS else old[name]), name
+    assert report["summary"].keys() == kept["summary"].keys()
+    for name, entry in kept["summary"].items():
+        assert report["summary"][name]["value"] == pytest.approx(entry["value"], rel=1e-9, abs=1e-12), name
+
+
+@pytest.mark.parametrize("name", ["profile", "comparison"])
+def test_other_files_are_of_their_form(name: str) -> None:
+    kept = content(f"{name}.json")
+    assert kept["schema_version"] == "1"
+    checked(name, kept)
+
+
+def test_version_1_and_2_compare(tmp_path: Path) -> None:
+    RoutingStats.load(V1 / "stats.json").save(tmp_path / "now", Plan(resamples=100))
+    assert content("stats.json")["schema_version"] != json.loads((tmp_path / "now.json").read_text())["schema_version"]
+    effects = compare(V1 / "stats.json", tmp_path / "now.json", plan=Plan(resamples=100)).to_dict()["overall"]["mlp"]
+    assert {effect["effect"] for effect in effects.values()} <= {0.0, None}
+
+
+def test_the_page_shows_them() -> None:
+    inputs = read_inputs([V1 / f"{name}.json" for name in ("stats", "profile", "comparison")])
+    assert [run.name for run in inputs.runs] == ["tiny"]
+    assert len(inputs.profiles) == len(inputs.comparisons) == 1
+    (row,) = (row for row in csv.DictReader(io.StringIO(to_csv(inputs))) if row["metric"] == "gini" and row["layer"])
+    (router,) = content("stats.json")["routers"]
+    assert [float(row[key]) for key in ("value", "low", "high")] == [router["gini"], *ends(router["ci"]["gini"])]
+    page = build_page(inputs)
+    for heading in ("Load: which experts work", "Domains", "Two runs compared"):
+        assert f'"{heading}"' in page
+
+
+def ends(interval: dict[str, float]) -> tuple[float, float]:
+    return interval["low"], interval["high"]
