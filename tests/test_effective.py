@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audit_cells import whole
+from audit_metrics import whole
 from populations import sample
 
 from mlx_moebench.routing import METRICS
