@@ -232,10 +232,9 @@ def _of_version_1(router: Json) -> Json:
 
 
 def _untested(effects: Json) -> Json:
-    return {
-        name: e | {"p": None} | ({"q": None} if "q" in e else {}) if name in CROSSINGS else e
-        for name, e in effects.items()
-    }
+    """Effects, those on counts of experts without p and q."""
+    without = {name: dict.fromkeys(effects[name].keys() & {"p", "q"}) for name in effects.keys() & CROSSINGS.keys()}
+    return {name: effect | without.get(name, {}) for name, effect in effects.items()}
 
 
 def _row(one: Effect | Distance) -> Json:

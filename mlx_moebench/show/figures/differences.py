@@ -81,11 +81,6 @@ class DifferenceSeries:
         return any(value.has_interval for value in (*effects, *(load.l1 for load in self.loads)))
 
     @property
-    def definition(self) -> str:
-        """What is shown of every metric."""
-        return f"B minus A with its interval; {TESTED}" if self.tested else "B minus A."
-
-    @property
     def how(self) -> str:
         """By what the sides are compared."""
         how = {True: PAIRED, False: UNPAIRED, None: f"{VALUES}, {WITHOUT}"}[self.paired]
@@ -168,6 +163,7 @@ def effect_chart(series: DifferenceSeries, metric: str, kind: str | None = None)
         lines.append(Line(f"{name} routers", points, tuple(e.effect for e in effects), facts))
     values = [v for one in lines for v in one.values]
     tested = any(v.has_interval for v in values)
+    shown = f"B minus A with its interval; {TESTED}" if tested else "B minus A."
     marks = f"filled: q < {CLEAR:g}; dotted: no difference" if tested else "Dotted: no difference"
     intervals = intervals_of(values, series.level) + ("; " if tested else ". ") + marks
     return Chart(
@@ -177,7 +173,7 @@ def effect_chart(series: DifferenceSeries, metric: str, kind: str | None = None)
         f"B - A, {unit}",
         f"{label}, B - A, {unit}",
         (f"{label}: B - A {{value:4}} {unit}", "A {A}, B {B}", *([TESTED_TIP] if tested else [])),
-        f"{definition(metric)} {series.definition} Unit: {unit}. {intervals}. {series.sides}",
+        f"{definition(metric)} {shown} Unit: {unit}. {intervals}. {series.sides}",
         tuple(lines),
         (_zero(series.routers, "no difference"),),
         joined=False,
