@@ -15,6 +15,7 @@ from ..errors import MoebenchError, StatsError, TrainingError
 from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
+from ..pair.comparison import of_this_version as comparison_of_this_version
 from ..pair.profile import domain_report, of_this_version, profile_settings, rename
 from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
@@ -186,7 +187,7 @@ class _Reader:
             self._add_profile(path, content, label)
         elif keys >= {"direction", "overall", "design"}:
             _require(content, ("a", "b", "units", "routers", "settings"), path)
-            self.comparisons.append(content)
+            self.comparisons.append(comparison_of_this_version(content))
         elif keys >= {"mean_loss", "n_pairs"}:
             _require(content, ("model", "data", "settings", "routers", "summary"), path)
             self.uncertainties.append(content)
