@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtri
 
 from ..metrics.registry import METRICS, get_metric
@@ -181,16 +182,16 @@ def _enough(covered: Floats) -> float:
     return float(reached[0] + 1) if len(reached) else float(len(covered))
 
 
-def crossing(load: Floats) -> Floats:
+def crossing(load: npt.ArrayLike) -> Floats:
     """Where the loads [..., R], largest first, pass nine tenths, between whole experts: `n90` is the next whole number.
 
     A difference of two counts has no smooth interval; that of two crossings has, and a count lies within one of it.
 
-    >>> crossing(np.array([0.5, 0.5])).round(2)
-    array(1.8)
+    >>> float(crossing([0.5, 0.5]).round(2))
+    1.8
     """
     covered = np.cumsum(-np.sort(-np.asarray(load, dtype=np.float64), axis=-1), axis=-1)
-    number = np.minimum((covered < NINE_TENTHS).sum(axis=-1), load.shape[-1] - 1)
+    number = np.minimum((covered < NINE_TENTHS).sum(axis=-1), covered.shape[-1] - 1)
     at = np.take_along_axis(covered, number[..., None], axis=-1)[..., 0]
     before = np.where(
         number > 0, np.take_along_axis(covered, np.maximum(number - 1, 0)[..., None], axis=-1)[..., 0], 0.0
