@@ -182,6 +182,19 @@ def test_the_pair_can_be_profiled(files: tuple[Path, Path], tmp_path: Path) -> N
     assert model["routers"][0]["domain_information"]["p_value"] is None
 
 
+def test_counts_have_numbers_and_no_word(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """No sequences are known, not one: nothing is answered, and the report says why."""
+    imports(*OLMOE, *files, "--output", tmp_path / "out.json")
+    report = read_report(tmp_path / "out.json")
+    assert report["words_by_router"]["mlp"]["null"] == 3
+    for router in report["routers"]:
+        assert router["findings"]["word"] is None
+        for finding in router["findings"]["findings"].values():
+            assert finding["answer"] == "open"
+            assert finding["reason"] == "counts do not say which text a token came from"
+            assert finding["value"] is not None
+
+
 def test_counts_need_no_mlx(files: tuple[Path, Path], tmp_path: Path) -> None:
     """Importing counts and profiling them, in a process in which MLX cannot be imported."""
     code = (
