@@ -19,7 +19,7 @@ from scipy.special import ndtri
 from ..metrics.registry import METRICS, get_metric
 from ..sums import Floats, Sums
 from .bootstrap import Interval
-from .corrected import METHOD, Corrected, Drawn, corrected, error_parts, mean_of, reaches, skewness, steps, transformed
+from .corrected import METHOD, Corrected, Drawn, corrected, error_parts, reaches, skewness, steps, transformed
 from .effective import effective_clusters
 from .halves import Halves, halved, quartered, student
 
@@ -82,8 +82,6 @@ class RouterMetrics:
             root, function = ROOTS[name]
             return transformed(self.metric(root), lambda x: function(x, self.n_experts))
         values, kind, limits = self.values[name], get_metric(name).interval, self.limits(name)
-        if kind == "mean":
-            return mean_of(values.whole, self.parts(values), self.free, self.level, limits)
         if kind == "distance":
             square = values.map(lambda x: x * x)
             ends = limits[0] ** 2, limits[1] ** 2
@@ -101,7 +99,7 @@ class RouterMetrics:
         return error_parts(values.left_out, self.members)
 
 
-KINDS = ("mean", "plugin", "distance")
+KINDS = ("plugin", "distance")
 
 ROOTS: dict[str, tuple[str, Callable[[float, int], float]]] = {
     "eae": ("load_entropy", lambda h, e: h / math.log(e) if e > 1 else math.nan),
@@ -125,8 +123,6 @@ def over_routers(routers: Sequence[RouterMetrics], name: str) -> Corrected | Non
     joined = _mean_of([r.values[name] for r in have])
     limits = min(r.limits(name)[0] for r in have), max(r.limits(name)[1] for r in have)
     free, level, parts = min(r.free for r in have), have[0].level, have[0].parts(joined)
-    if get_metric(name).interval == "mean":
-        return mean_of(joined.whole, parts, free, level, limits)
     joint = corrected(joined.drawn, free, level, limits, parts=parts)
     # The mean of what is shown for each router, so that a reader who averages them finds it.
     value = float(np.mean([r.metric(name).value for r in have]))
