@@ -11,8 +11,8 @@ import numpy as np
 from audit_metrics import RESAMPLES, Measure, Tally
 
 from mlx_moebench.options import Plan
-from mlx_moebench.routing.intervals.bootstrap import ratio_intervals
-from mlx_moebench.routing.intervals.ranks import BINS, calibration, rank_correlations, spearman
+from mlx_moebench.routing.intervals.ranks import calibration, rank_correlations, spearman
+from mlx_moebench.routing.intervals.ratios import rate_intervals
 from mlx_moebench.routing.vocabulary import vocabulary_specialisation
 from mlx_moebench.types import HostArray
 
@@ -89,7 +89,7 @@ def _loss(slope: str, lengths: str, ties: str, n: int) -> Measure:
             excluded += not found.interval.low <= 0 <= found.interval.high
             tallies["rho"].add(found.rho, found.interval, rho)
             bins = calibration(x[tokens], y[tokens], sequence, np.zeros(n), plan)
-            for b in bins if len(bins) == len(means) else []:
+            for b in bins:
                 place = np.searchsorted(edges, b.mean, side="right")
                 if b.interval.low is None:
                     bins_missed += 1
@@ -119,7 +119,7 @@ def _loss(slope: str, lengths: str, ties: str, n: int) -> Measure:
 
 def overlap() -> Iterator[tuple[str, Measure]]:
     """The share of tokens whose routing differs between two runs, from rare to common."""
-    for rate in (0.001, 0.01, 0.1, 0.5):
+    for rate in (0.001, 0.003, 0.01, 0.1, 0.5):
         for lengths in LENGTHS:
             for n in (10, 20, 40, 100):
                 yield f"{rate:g}, {lengths}, S {n}", _overlap(rate, lengths, n)
@@ -143,7 +143,7 @@ def _overlap(rate: float, lengths: str, n: int) -> Measure:
             rows = np.random.default_rng([seed, number, n]).integers(WHOLE, size=n)
             over, under = differing[rows], sizes[rows]
             plan = Plan(resamples=RESAMPLES, seed=number)
-            (interval,) = ratio_intervals(over[:, None], under[:, None], np.zeros(n), plan)
+            (interval,) = rate_intervals(over[:, None], under[:, None], np.zeros(n), plan)
             if interval.low is None:
                 continue
             given += 1
@@ -202,9 +202,7 @@ def _vocabulary(design: str, n: int) -> Measure:
         p = np.empty(sets)
         for number in range(sets):
             ids, experts, sequence = texts(design, n, np.random.default_rng([seed, number, n]))
-            p[number] = vocabulary_specialisation(
-                ids, experts, sequence, EXPERTS, permutations=99, seed=number
-            ).p_value
+            p[number] = vocabulary_specialisation(ids, experts, sequence, EXPERTS, permutations=99, seed=number).p_value
         known = p[np.isfinite(p)]
         return {"given": len(known) / sets, "rejected": float(np.mean(known <= 0.05)) if len(known) else None}
 
