@@ -25,7 +25,7 @@ def finding_parts(routers: list[Json], words: Facts, thresholds: Facts | None, d
 
 def _table(routers: list[Json], domains: Sequence[str]) -> Table:
     several = len({router["router"] for router in routers}) > 1
-    table = plain_table(f"Findings over {', '.join(domains)}")
+    table = plain_table(f"Findings over {', '.join(domains)}", gap=1)  # a line has 80 characters
     table.add_column("layer", justify="right")
     if several:
         table.add_column("router")
