@@ -29,7 +29,7 @@ Measured with this package; the run numbers name the commands below. `[low, high
 that the pair's report describes, and a letter stands for the reason where there is none. The three shares of the
 busiest expert (of any layer) are three quantities: of tokens, of selections, of first choices. "collapsed" is a flag on
 one domain, the share of routers whose busiest expert takes more than tau of the tokens; `mlx-moebench profile` gives
-verdicts over several domains instead. Entropy and n_eff are means over layers. "data" is the start of the data set's
+findings over several domains instead. Entropy and n_eff are means over layers. "data" is the start of the data set's
 sha256. Routing counts of others have no model that was run here, and "counts" as their backend.
 
 """
