@@ -32,7 +32,7 @@ from wide_mixtral import VOCABULARY, load_elsewhere, write_wide_mixtral
 import mlx_moebench
 from mlx_moebench.data import encode, read_corpus
 from mlx_moebench.environment import package_version
-from mlx_moebench.routing.intervals.bootstrap import ratio_intervals
+from mlx_moebench.routing.intervals.ratios import ratio_intervals
 from torch_fallback.fourbit import load_in_4bit
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from rank_simulation import CASES, coverage
 from scipy.stats import spearmanr
 
 from mlx_moebench.options import Plan
-from mlx_moebench.routing.intervals.bootstrap import ratio_intervals
 from mlx_moebench.routing.intervals.ranks import calibration, rank_correlations, spearman
+from mlx_moebench.routing.intervals.ratios import ratio_intervals
 
 PLAN = Plan(resamples=400)
 

@@ -16,10 +16,11 @@ from ..errors import DataError, MoebenchError, RoutingError
 from ..measure.run import measure
 from ..options import Choices, Flag, Loading, Options, Plan, Reading, Step, quiet_step, takes
 from ..pair.report import data_section
-from ..routing.intervals.bootstrap import ratio_intervals
 from ..routing.intervals.ranks import calibration, rank_correlations
+from ..routing.intervals.ratios import ratio_intervals
 from ..routing.record import RouterSpec
 from ..routing.recorder import Recorder
+from ..routing.repeats import text_units
 from ..routing.tokens import TOKEN_SCALARS, TokenBlock
 from ..types import HostArray, Json
 
@@ -82,9 +83,10 @@ def loss_report(
     stats = measure(model, dataset, options, tokenizer=tokenizer, step=step, watch=watch).stats["prefill"]
     step("computing the intervals", 0, 0)
     pairs = watch.pairs()
-    clusters = {row: number for number, (_, row) in enumerate(stats.clusters)}
+    units = text_units(stats)
+    clusters = {row: int(units.labels[number]) for number, (_, row) in enumerate(stats.clusters)}
     sequence = np.array([clusters[row] for row in pairs.row.tolist()])
-    strata = np.array(stats.strata)
+    strata = np.array(units.strata(stats.strata))
     mean = ratio_intervals(*_one_column(pairs.loss, sequence, len(strata)), strata, plan)[0]
     report = {
         "schema_version": SCHEMA_VERSION,

@@ -10,9 +10,11 @@ import numpy.typing as npt
 from ..data.trace import Shard, Trace
 from ..errors import TraceError
 from ..options import Plan
-from ..routing.intervals.bootstrap import Interval, ratio_intervals
+from ..routing.intervals.bootstrap import Interval
+from ..routing.intervals.ratios import rate_intervals
 from ..routing.record import RouterSpec
-from ..types import Json
+from ..routing.repeats import Units, text_hash, units_of
+from ..types import HostArray, Json
 
 MEASURES = {
     "routing_overlap": "share of a token's K experts that both runs chose",
@@ -38,9 +40,10 @@ def selection_overlap(a: str | Path, b: str | Path, plan: Plan | None = None) ->
     sides = [_whole(trace) for trace in traces]
     if not _same_tokens(*sides):
         raise TraceError(f"The traces in {a} and {b} are not of the same tokens: trace one data set with both.")
-    rows, cluster = np.unique(sides[0].arrays["sequence.row"][sides[0].sequence], return_inverse=True)
-    tokens = np.bincount(cluster, minlength=len(rows)).astype(np.float64)
-    sums = [_sums(spec, sides, cluster, len(rows)) for spec in specs]
+    rows, units = _texts(sides[0])
+    cluster = units.labels[np.searchsorted(rows, sides[0].arrays["sequence.row"])][sides[0].sequence]
+    tokens = np.bincount(cluster, minlength=len(units.first)).astype(np.float64)
+    sums = [_sums(spec, sides, cluster, len(tokens)) for spec in specs]
     routers = [
         _facts(spec) | _entries(table, tokens, plan) | {"chance": spec.top_k / spec.n_experts}
         for spec, table in zip(specs, sums, strict=True)
@@ -54,10 +57,20 @@ def selection_overlap(a: str | Path, b: str | Path, plan: Plan | None = None) ->
         "data": traces[0].manifest["data"],
         "n_tokens": int(tokens.sum()),
         "n_sequences": len(rows),
+        "repeated_sequences": units.repeated,
         "measures": MEASURES,
         "routers": routers,
         "summary": {kind: _entries(table, tokens, plan) for kind, table in means.items()},
     }
+
+
+def _texts(shard: Shard) -> tuple[npt.NDArray[np.int64], Units]:
+    """(rows in order, which of them hold the same tokens)."""
+    windows: dict[int, list[HostArray]] = {}
+    ids = np.split(shard.arrays["token.id"], np.cumsum(shard.lengths)[:-1])
+    for number in np.lexsort((shard.arrays["sequence.window"], shard.arrays["sequence.row"])):
+        windows.setdefault(int(shard.arrays["sequence.row"][number]), []).append(ids[number])
+    return np.array(list(windows), dtype=np.int64), units_of(text_hash(parts) for parts in windows.values())
 
 
 def _routers(trace: Trace) -> list[tuple[str, int, int]]:
@@ -91,6 +104,6 @@ def _sums(
 
 def _entries(table: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64], plan: Plan) -> Json:
     under = np.repeat(tokens[:, None], table.shape[1], axis=1)
-    intervals: list[Interval] = ratio_intervals(table, under, np.zeros(len(tokens)), plan)
+    intervals: list[Interval] = rate_intervals(table, under, np.zeros(len(tokens)), plan)
     values = table.sum(axis=0) / tokens.sum()
     return {n: {"value": float(v), **ci.to_dict()} for n, v, ci in zip(MEASURES, values, intervals, strict=True)}

@@ -124,9 +124,7 @@ def data_section(stats: RoutingSums, units: Units | None = None) -> Json:
     counted: Json = {"n_sequences": len(measured_clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
     if stats.specs and measured_clusters:
         counted |= _sequences(stats, units, strata)
-    shas = sorted({*stats.sources, *(sha for sha, _ in measured_clusters)})
-    every = [(sha, stats.sources.get(sha, {})) for sha in shas]
-    sources = [{"name": sha[:12], **facts, "sha256": sha, **completeness(facts)} for sha, facts in every]
+    sources = _sources(stats)
     if len(sources) == 1:
         return {**sources[0], **counted}
     known = [source["complete"] for source in sources if "complete" in source]
@@ -134,10 +132,17 @@ def data_section(stats: RoutingSums, units: Units | None = None) -> Json:
         counted["complete"] = all(known)
     return {
         "name": "+".join(str(source["name"]) for source in sources),
-        "sha256": hashlib.sha256("".join(shas).encode()).hexdigest(),
+        "sha256": hashlib.sha256("".join(source["sha256"] for source in sources).encode()).hexdigest(),
         **counted,
         "sources": sources,
     }
+
+
+def _sources(stats: RoutingSums) -> list[Json]:
+    """The facts of every source, in the order of their hashes."""
+    shas = sorted({*stats.sources, *(sha for sha, _ in stats.clusters)})
+    every = [(sha, stats.sources.get(sha, {})) for sha in shas]
+    return [{"name": sha[:12], **facts, "sha256": sha, **completeness(facts)} for sha, facts in every]
 
 
 def _sequences(stats: RoutingSums, units: Units, strata: list[str]) -> Json:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import StatsError
 from ..routing.comparison.comparability import Side
-from ..routing.comparison.differences import Point
+from ..routing.comparison.effects import Point
 from ..routing.metrics import METRICS
 from ..routing.record import RouterSpec
 from ..routing.stats import RoutingSums

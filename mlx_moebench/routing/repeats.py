@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -80,3 +81,22 @@ def text_hash(windows: Iterable[HostArray]) -> int:
     for ids in windows:
         digest.update(len(ids).to_bytes(8, "little") + np.ascontiguousarray(ids, dtype="<i4").tobytes())
     return int.from_bytes(digest.digest(), "little", signed=True) or 1
+
+
+def repeated_openings(texts: Sequence[HostArray]) -> npt.NDArray[np.int64]:
+    """[N] tokens at the beginning of each text that another begins with as well, of every such group all but one.
+
+    A causal model routes a token by what stands before it: those of a shared opening are one observation, and so are
+    all of a text that occurs twice.
+
+    >>> repeated_openings([np.array([1, 2, 3]), np.array([1, 2, 4, 5]), np.array([2, 2])])
+    array([0, 2, 0])
+    """
+    # Of texts in order of their tokens, each shares with the one before it the most that it shares with any before it.
+    order = sorted(range(len(texts)), key=lambda number: texts[number].astype(">i4").tobytes())
+    shared = np.zeros(len(texts), dtype=np.int64)
+    for before, number in pairwise(order):
+        size = min(len(texts[before]), len(texts[number]))
+        differs = texts[before][:size] != texts[number][:size]
+        shared[number] = differs.argmax() if differs.any() else size
+    return shared

@@ -20,7 +20,8 @@ class VocabularySpecialisation:
 
     ids: [X] those that occur often enough. n_tokens: [X] their tokens, N_x. shares: [X, R] N_{x,i} / N_x.
     null_shares: [X, R] their means under the null. value: mean over ids of the largest share; NaN without ids.
-    null_mean, null_low, null_high: mean and middle 95% of the value under the null. p_value: one-sided.
+    null_mean, null_low, null_high: mean and middle 95% of the value under the null. p_value: one-sided. neighbours: the
+    value if the ids were those of the tokens beside, the mean of both sides.
     """
 
     ids: npt.NDArray[np.int64]
@@ -32,6 +33,7 @@ class VocabularySpecialisation:
     null_low: float
     null_high: float
     p_value: float
+    neighbours: float
 
 
 def vocabulary_specialisation(
@@ -54,8 +56,12 @@ def vocabulary_specialisation(
         tokens. What would be exchangeable if ids did not matter is the alignment of the two within a sequence. Moving
         ids from one sequence to another would also undo that texts on one subject share words and experts; shuffling
         the tokens of a sequence would also undo that both words and experts linger from token to token. Rotations keep
-        both, so what exceeds them is due to the id itself (or to a fixed position, as of a BOS token). They include
-        standing still, so the p-value (1 + #{null >= value}) / (1 + permutations) is valid.
+        both. They include standing still, so the p-value (1 + #{null >= value}) / (1 + permutations) is valid where ids
+        and experts each vary alike all along a sequence. What exceeds them is due to the id, or to what moves along a
+        text with it: its place, or a passage that has words and experts of its own. ``neighbours`` tells these apart:
+        of passages nearly all of the excess is left when ids move by one token, of ids little.
+        Tokens routed by the same text before them are one observation; give only one of them an id
+        (`routing.repeats.repeated_openings`).
     Source: Muennighoff et al. 2024 (OLMoE), section 5.3, vocabulary specialisation; the null is ours.
     """
     if permutations < 1 or min_count < 1:
@@ -66,7 +72,7 @@ def vocabulary_specialisation(
     observed = frequent.shares(frequent.tokens)
     if not len(frequent.ids):
         nan = float("nan")
-        return VocabularySpecialisation(frequent.ids, frequent.counts, observed, observed, nan, nan, nan, nan, nan)
+        return VocabularySpecialisation(frequent.ids, frequent.counts, observed, observed, nan, nan, nan, nan, nan, nan)
     turns = _Rotations(np.asarray(sequence, dtype=np.int64)[known], frequent.tokens)
     rng = np.random.default_rng(seed)
     value = float(observed.max(axis=1).mean())
@@ -84,6 +90,7 @@ def vocabulary_specialisation(
         float(low),
         float(high),
         p_value,
+        float(np.mean([frequent.shares(turns.by(step)).max(axis=1).mean() for step in (-1, 1)])),
     )
 
 
@@ -142,6 +149,9 @@ class _Rotations:
 
     def draw(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """One draw, for each of the tokens."""
-        by = rng.integers(self._lengths)[self._which]
-        where: npt.NDArray[np.int64] = self._start + (self._inside + by) % self._length
+        return self.by(rng.integers(self._lengths)[self._which])
+
+    def by(self, steps: npt.NDArray[np.int64] | int) -> npt.NDArray[np.int64]:
+        """When each of the tokens, or all of them, move on by ``steps``."""
+        where: npt.NDArray[np.int64] = self._start + (self._inside + steps) % self._length
         return where

@@ -242,37 +242,3 @@ def layer_intervals(routers: Sequence[Sums], metrics: Sequence[Metric], plan: Pl
             point = float(values.mean())
             over[m.name] = Interval(min(float(low), point), max(float(high), point), label)
     return over
-
-
-def ratio_intervals(
-    numerators: npt.ArrayLike, denominators: npt.ArrayLike, strata: npt.ArrayLike, plan: Plan | None = None
-) -> list[Interval]:
-    """Intervals of the C ratios sum_n numerators / sum_n denominators, the kind ``mean`` of any sums over clusters.
-
-    numerators, denominators: [N, C] sums of each cluster; a cluster may be absent from a ratio (denominator 0).
-    All share one set of resamples. No interval where fewer than `MIN_CLUSTERS` clusters have part in a ratio, nor with
-    the method ``layer``.
-    """
-    plan = plan or Plan()
-    labels = np.asarray(strata)
-    over, under = (np.asarray(x, dtype=np.float64) for x in (numerators, denominators))
-    taking_part = (under > 0).sum(axis=0)
-    if plan.method == "layer":
-        return [Interval(reason="a layer bootstrap says nothing about this number")] * len(taking_part)
-    weights = resample_weights(labels, plan.resamples, plan.seed)
-    n_strata = len(np.unique(labels))
-    return [
-        _ratio_interval(x, y, n, weights, n_strata, plan) for x, y, n in zip(over.T, under.T, taking_part, strict=True)
-    ]
-
-
-def _ratio_interval(x: Floats, y: Floats, n: int, weights: Floats, n_strata: int, plan: Plan) -> Interval:
-    """Of sum x / sum y, sums [N] of the clusters, of which n have part in it."""
-    if n < MIN_CLUSTERS:
-        return Interval(reason=too_few(n))
-    if not np.isfinite(x).all():
-        return Interval(reason="the number is null here")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        boot = (weights @ x) / (weights @ y)
-        jack = (x.sum() - x) / (y.sum() - y)
-    return resampled_interval("mean", float(x.sum() / y.sum()), boot, jack, widening(y, n_strata, plan.level), plan)

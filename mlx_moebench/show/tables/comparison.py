@@ -12,9 +12,9 @@ from rich.text import Text
 
 from ...routing.comparison.differences import ROUNDING
 from ...types import Json
-from ..figures import CLEAR
+from ..figures import CLEAR, WITHOUT, difference_series
 from ..names import side_name, sizes
-from ..numbers import decimals, percent, signed, with_interval
+from ..numbers import count, decimals, percent, signed, with_interval
 from .base import plain_table
 
 DEFAULT = ("mean_entropy", "top_share_token", "load_entropy")
@@ -44,9 +44,9 @@ def render(comparison: Json, metrics: Sequence[str] = DEFAULT) -> Group:
     """The tables of `Comparison.to_dict` as one rich renderable."""
     parts: list[Any] = [_heading(comparison)]
     for kind, effects in comparison["overall"].items():
-        count = sum(router["router"] == kind for router in comparison["routers"])
+        n = sum(router["router"] == kind for router in comparison["routers"])
         of = f"{kind} routers" if len(comparison["overall"]) > 1 else "routers"
-        parts.append(_overall(effects, comparison["units"], f"Mean over {count} {of} (peak: the largest over them)"))
+        parts.append(_overall(effects, comparison["units"], f"Mean over {n} {of} (peak: the largest over them)"))
     parts += [_layers(comparison, metric) for metric in metrics]
     parts += [_loads(comparison), _notes(comparison)]
     return Group(*parts)
@@ -56,13 +56,11 @@ def _heading(comparison: Json) -> Text:
     lines = []
     for label in ("a", "b"):
         lines.append(f"{label.upper()}: {side_name(comparison[label])}: {sizes(comparison[label])}")
-    design = comparison["design"]
+    series, design = difference_series(comparison), comparison["design"]
+    how = series.how
     if design["paired"]:
-        lines.append(f"Paired on {design['compared']['a']:,} sequences; every effect is B minus A.")
-    elif design["paired"] is False:
-        lines.append("Unpaired, other sequences on either side; every effect is B minus A.")
-    else:
-        lines.append("Values only; every effect is B minus A.")
+        how = f"paired on {count(design['compared']['a'], 'sequence')}" + ("" if series.tested else f", {WITHOUT}")
+    lines.append(f"{how[0].upper()}{how[1:]}; every effect is B minus A.")
     return Text("\n".join(lines), style="bold")
 
 
@@ -90,31 +88,33 @@ def _layers(comparison: Json, metric: str) -> Table:
     for name in ("A", "B"):
         table.add_column(name, justify="right")
     table.add_column("B - A", no_wrap=True)
-    for name in ("p", "q"):
+    for name in ("p", "q", "detects"):
         table.add_column(name, justify="right")
     for router in comparison["routers"]:
         e = router["effects"].get(metric)
         if e is not None:
             cells = [str(router["layer"]), *([router["router"]] if kinds else []), *_sides(e)]
-            table.add_row(*cells, _effect(e), _p(e["p"]), _p(e.get("q"), mark=True))
+            found = e.get("detectable")
+            detects = "-" if found is None else decimals(found, _digits(e))
+            table.add_row(*cells, _effect(e), _p(e["p"]), _p(e.get("q"), mark=True), detects)
     return table
 
 
 def _loads(comparison: Json) -> Table:
-    """L1 distance of the loads against permuted ones, and the experts that gained and lost the most."""
+    """L1 distance of the loads, and the experts that gained and lost the most."""
     table = plain_table("Load: who gained and who lost, of tokens", gap=1)
     kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right", no_wrap=True)
     if kinds:
         table.add_column("router", no_wrap=True)
-    table.add_column("L1 (chance)", no_wrap=True)
+    table.add_column("L1", no_wrap=True)
     table.add_column("q", justify="right", no_wrap=True)
     for name in ("gained most", "lost most"):
         table.add_column(name)
     for router in comparison["routers"]:
         l1, change = router["load"]["load_l1"], router["load"]["token_share_change"]
-        chance = "" if l1["null_high"] is None else f" (<{decimals(l1['null_high'], 2)})"
-        cells = [str(router["layer"]), *([router["router"]] if kinds else []), decimals(l1["value"], 2) + chance]
+        distance = with_interval(l1["value"], l1, 2, decimals)
+        cells = [str(router["layer"]), *([router["router"]] if kinds else []), distance]
         cells.append(_p(l1.get("q"), mark=True))
         table.add_row(*cells, _mover(change, largest=True), _mover(change, largest=False))
     return table
@@ -140,13 +140,18 @@ def _notes(comparison: Json) -> Text:
             f"{r['layer']} ({_flag(r['collapsed']['a'])} to {_flag(r['collapsed']['b'])})" for r in changed
         )
         lines.append(f"collapse flags that differ: layer {named}.")
-    if comparison["design"]["paired"] is not None:
+    if difference_series(comparison).tested:
         lines.append(
-            f"[low, high]: {percent(ci['level'])} bootstrap over sequences, {ci['resamples']:,} resamples; p: of no "
+            f"[low, high]: {percent(ci['level'])} intervals over sequences, {ci['resamples']:,} draws; p: of no "
             f"difference, from the same; q: p adjusted over layers (Benjamini-Hochberg); *: q < {CLEAR}."
         )
         lines.append("p of the means over routers is not adjusted for the number of metrics.")
-        lines.append("L1: distance of the loads, 0 to 2; chance: what 95% of permuted sides stay below.")
+        lines.append(
+            "detects: the smallest true difference that 4 of 5 such comparisons would find, as the JSON has it of all."
+        )
+        lines.append("L1: distance of the loads, 0 to 2, without what chance adds.")
+    else:
+        lines.append("L1: distance of the loads, 0 to 2; above 0 in finite samples also without a difference.")
     return Text("\n".join(lines), style="dim")
 
 
