@@ -66,6 +66,7 @@ def test_a_model_with_itself_is_exactly_nothing(pairs: Path) -> None:
         "paired": True,
         "sequences": {"a": 16, "b": 16, "shared": 16},
         "compared": {"a": 16, "b": 16},
+        "repeated": {"a": 0, "b": 0},
     }
     for row in (*found.routers, *found.overall.values()):
         for name, e in row.items():
@@ -74,7 +75,9 @@ def test_a_model_with_itself_is_exactly_nothing(pairs: Path) -> None:
                 assert (e.interval.low, e.interval.high, e.p) == (0, 0, 1), name
     assert (found.allowed, found.notes) == ([], [])
     report = check(found)
-    assert report["routers"][0]["load"]["load_l1"] == {"value": 0, "null_mean": 0, "null_high": 0, "p": 1, "q": 1}
+    assert report["schema_version"] == "2"
+    nothing = {"value": 0, "low": 0, "high": 0, "plugin": 0, "bias": 0, "p": 1, "q": 1, "detectable": 0}
+    assert report["routers"][0]["load"]["load_l1"] == nothing | {"method": "random halves of the sequences"}
 
 
 def test_another_batch_size_is_nothing_but_rounding(pairs: Path) -> None:
@@ -101,6 +104,11 @@ def test_two_texts(pairs: Path) -> None:
             assert e["effect"] == pytest.approx(code.values(number)[name] - one.values(number)[name], abs=1e-12)
             if e["low"] is not None:
                 assert e["low"] <= e["effect"] <= e["high"]
+                assert (e["detectable"] >= 0) == (e["p"] is not None)
+        for distance in (row["load"]["load_l1"], row["load"]["load_jsd"]):
+            assert 0 <= distance["low"] <= distance["value"] <= distance["high"]
+            assert distance["value"] <= distance["plugin"]
+            assert (distance["low"] > 0) == (distance["p"] <= 0.05)
         share = np.array(row["load"]["token_share_change"]["values"])
         assert share.sum() == pytest.approx(0, abs=1e-12)
     mean = np.mean([row["effects"]["gini"]["effect"] for row in report["routers"]])
@@ -190,6 +198,7 @@ def test_sequences_that_one_side_lacks_are_left_out() -> None:
         "paired": True,
         "sequences": {"a": 20, "b": 18, "shared": 16},
         "compared": {"a": 16, "b": 16},
+        "repeated": {"a": 0, "b": 0},
     }
     assert found.notes == [
         "4 sequences of A that the other side lacks are left out.",
@@ -265,6 +274,7 @@ def test_a_report_alone_gives_values_and_the_reason(pairs: Path, tmp_path: Path)
         "paired": None,
         "sequences": {"a": 16, "b": 16, "shared": None},
         "compared": None,
+        "repeated": None,
     }
     assert found.notes[0] == f"{reason}: values, but no intervals."
     for alone, full in zip(found.routers, whole.routers, strict=True):
@@ -275,7 +285,7 @@ def test_a_report_alone_gives_values_and_the_reason(pairs: Path, tmp_path: Path)
     assert found.overall["mlp"]["peak_top_share_token"].effect == whole.overall["mlp"]["peak_top_share_token"].effect
     for load, full_load in zip(found.loads, whole.loads, strict=True):
         assert load.change == pytest.approx(full_load.change)
-        assert load.distances["load_l1"].value == pytest.approx(full_load.distances["load_l1"].value)
+        assert load.distances["load_l1"].value == pytest.approx(full_load.distances["load_l1"].plugin)
         assert load.band is None
     assert found.flags == whole.flags
     check(found)

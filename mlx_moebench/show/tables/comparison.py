@@ -48,7 +48,7 @@ def render(comparison: Json, metrics: Sequence[str] = DEFAULT) -> Group:
         of = f"{kind} routers" if len(comparison["overall"]) > 1 else "routers"
         parts.append(_overall(effects, comparison["units"], f"Mean over {n} {of} (peak: the largest over them)"))
     parts += [_layers(comparison, metric) for metric in metrics]
-    parts += [_loads(comparison), _notes(comparison)]
+    parts += [_distances(comparison), _loads(comparison), _notes(comparison)]
     return Group(*parts)
 
 
@@ -94,30 +94,51 @@ def _layers(comparison: Json, metric: str) -> Table:
         e = router["effects"].get(metric)
         if e is not None:
             cells = [str(router["layer"]), *([router["router"]] if kinds else []), *_sides(e)]
-            found = e.get("detectable")
-            detects = "-" if found is None else decimals(found, _digits(e))
-            table.add_row(*cells, _effect(e), _p(e["p"]), _p(e.get("q"), mark=True), detects)
+            tested = _p(e["p"]), _p(e.get("q"), mark=True), _detectable(e, _digits(e))
+            table.add_row(*cells, _effect(e), *tested)
+    return table
+
+
+def _distances(comparison: Json) -> Table:
+    """L1 distance of the loads."""
+    table = plain_table("load_l1: distance of the loads, 0 to 2, share of selections", gap=1)
+    kinds = len(comparison["overall"]) > 1
+    table.add_column("layer", justify="right")
+    if kinds:
+        table.add_column("router")
+    table.add_column("L1", no_wrap=True)
+    for name in ("p", "q", "detects"):
+        table.add_column(name, justify="right")
+    for router in comparison["routers"]:
+        l1 = router["load"]["load_l1"]
+        cells = [
+            str(router["layer"]),
+            *([router["router"]] if kinds else []),
+            with_interval(l1["value"], l1, 3, decimals),
+        ]
+        table.add_row(*cells, _p(l1["p"]), _p(l1.get("q"), mark=True), _detectable(l1, 3))
     return table
 
 
 def _loads(comparison: Json) -> Table:
-    """L1 distance of the loads, and the experts that gained and lost the most."""
+    """The experts that gained and lost the most."""
     table = plain_table("Load: who gained and who lost, of tokens", gap=1)
     kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right", no_wrap=True)
     if kinds:
         table.add_column("router", no_wrap=True)
-    table.add_column("L1", no_wrap=True)
-    table.add_column("q", justify="right", no_wrap=True)
     for name in ("gained most", "lost most"):
         table.add_column(name)
     for router in comparison["routers"]:
-        l1, change = router["load"]["load_l1"], router["load"]["token_share_change"]
-        distance = with_interval(l1["value"], l1, 2, decimals)
-        cells = [str(router["layer"]), *([router["router"]] if kinds else []), distance]
-        cells.append(_p(l1.get("q"), mark=True))
+        change = router["load"]["token_share_change"]
+        cells = [str(router["layer"]), *([router["router"]] if kinds else [])]
         table.add_row(*cells, _mover(change, largest=True), _mover(change, largest=False))
     return table
+
+
+def _detectable(one: Json, digits: int) -> str:
+    found = one.get("detectable")
+    return "-" if found is None else decimals(found, digits)
 
 
 def _mover(change: Json, largest: bool) -> str:
@@ -147,11 +168,12 @@ def _notes(comparison: Json) -> Text:
         )
         lines.append("p of the means over routers is not adjusted for the number of metrics.")
         lines.append(
-            "detects: the smallest true difference that 4 of 5 such comparisons would find, as the JSON has it of all."
+            "detects: the smallest true difference that 4 of 5 such comparisons would find; of the means over "
+            "routers it is in the JSON."
         )
-        lines.append("L1: distance of the loads, 0 to 2, without what chance adds.")
+        lines.append("L1: without what chance adds.")
     else:
-        lines.append("L1: distance of the loads, 0 to 2; above 0 in finite samples also without a difference.")
+        lines.append("L1: above 0 in finite samples also without a difference.")
     return Text("\n".join(lines), style="dim")
 
 
