@@ -7,18 +7,19 @@ a variant of it do. Paired samples take the same sequences for both sides, unpai
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from coverage_simulation import LAYERS, Coverage, preferences, sums_of_logits
+from populations import sums_of_logits
 
 from mlx_moebench import RoutingStats
-from mlx_moebench.routing import METRICS, Plan, Sums
+from mlx_moebench.routing import METRICS, Interval, Plan, Sums
 from mlx_moebench.routing.comparison.differences import differences
 from mlx_moebench.routing.comparison.resampling import LOADS, Samples
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
 
+LAYERS = 4
 CASES = {
     "even, even": ("even", "even", 0.0),
     "mild, a little changed": ("mild", "mild", 0.15),
@@ -27,6 +28,41 @@ CASES = {
     "even, dominant": ("even", "dominant", 1.0),
 }
 """Preferences of A, of B, and how far B's are from A's: 0 equal, 1 independent."""
+
+
+def preferences(case: str, layer: int, experts: int, rng: np.random.Generator) -> np.ndarray:
+    """Mean logits: none preferred; some a little; one by far (80 to 90% of tokens at 16 experts, top-2)."""
+    if case == "even":
+        return np.zeros(experts)
+    if case == "mild":
+        return 0.4 * rng.standard_normal(experts)
+    logits = 0.2 * rng.standard_normal(experts)
+    logits[layer % experts] += 3
+    return logits
+
+
+@dataclass
+class Coverage:
+    """Share of samples in which the interval held the truth, lay above it, or below it, and its mean width."""
+
+    inside: float = 0.0
+    above: float = 0.0
+    below: float = 0.0
+    width: float = 0.0
+    samples: int = field(default=0, repr=False)
+
+    def add(self, interval: Interval, truth: float) -> None:
+        assert interval.low is not None
+        assert interval.high is not None
+        self.samples += 1
+        for name, hit in (
+            ("inside", interval.low <= truth <= interval.high),
+            ("above", interval.low > truth),
+            ("below", interval.high < truth),
+            ("width", interval.high - interval.low),
+        ):
+            old = getattr(self, name)
+            setattr(self, name, old + (hit - old) / self.samples)
 
 
 def populations(
