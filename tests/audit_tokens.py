@@ -13,6 +13,7 @@ from audit_metrics import RESAMPLES, Measure, Tally
 from mlx_moebench.options import Plan
 from mlx_moebench.routing.intervals.ranks import calibration, rank_correlations, spearman
 from mlx_moebench.routing.intervals.ratios import rate_intervals
+from mlx_moebench.routing.repeats import repeated_openings
 from mlx_moebench.routing.vocabulary import vocabulary_specialisation
 from mlx_moebench.types import HostArray
 
@@ -170,8 +171,8 @@ def texts(design: str, n: int, rng: np.random.Generator, length: int = 64) -> tu
     """(ids, experts [T, 2], sequence) of n texts of four topics, which have words and experts of their own.
 
     topics: nothing else. lingering: word and expert last for some tokens. passages: the topic changes every 16 tokens.
-    openings: all texts begin with the same 8 tokens, routed alike. repeats: every text occurs twice. ids matter: a
-    tenth of the tokens go to the expert of their id.
+    openings: all texts begin with the same 8 tokens, routed alike. repeats: every text occurs twice. ids matter: three
+    in ten tokens go to the expert of their id.
     """
     world = np.random.default_rng(3)
     words = world.dirichlet(np.full(WORDS, 0.3), size=4)
@@ -182,7 +183,7 @@ def texts(design: str, n: int, rng: np.random.Generator, length: int = 64) -> tu
     ids = (uniform[..., None] > words.cumsum(axis=1)[topic]).sum(axis=-1).clip(max=WORDS - 1)
     logits = liked[topic] + 0.5 * rng.standard_normal((n, 1, EXPERTS)) + rng.gumbel(size=(n, length, EXPERTS))
     if design == "ids matter":
-        follows = rng.random((n, length)) < 0.1
+        follows = rng.random((n, length)) < 0.3
         logits[follows, ids[follows] % EXPERTS] += 20
     if design == "lingering":
         for series, stay in ((ids, rng.random((n, length)) < 0.6), (logits, rng.random((n, length)) < 0.6)):
@@ -199,11 +200,20 @@ def texts(design: str, n: int, rng: np.random.Generator, length: int = 64) -> tu
 
 def _vocabulary(design: str, n: int) -> Measure:
     def measure(sets: int, seed: int) -> dict[str, Any]:
-        p = np.empty(sets)
+        p, kept = np.full(sets, np.nan), np.full(sets, np.nan)
         for number in range(sets):
             ids, experts, sequence = texts(design, n, np.random.default_rng([seed, number, n]))
-            p[number] = vocabulary_specialisation(ids, experts, sequence, EXPERTS, permutations=99, seed=number).p_value
-        known = p[np.isfinite(p)]
-        return {"given": len(known) / sets, "rejected": float(np.mean(known <= 0.05)) if len(known) else None}
+            parts = np.split(ids, np.flatnonzero(np.diff(sequence)) + 1)
+            for part, shared in zip(parts, repeated_openings(parts), strict=True):
+                part[:shared] = -1  # a view of ids
+            result = vocabulary_specialisation(ids, experts, sequence, EXPERTS, permutations=99, seed=number)
+            p[number] = result.p_value
+            kept[number] = (result.neighbours - result.null_mean) / (result.value - result.null_mean)
+        known = np.isfinite(p)
+        return {
+            "given": float(known.mean()),
+            "rejected": float(np.mean(p[known] <= 0.05)),
+            "neighbours": float(np.median(kept[known])),
+        }
 
     return measure
