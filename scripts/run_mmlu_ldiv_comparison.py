@@ -5,9 +5,9 @@
     python scripts/run_mmlu_ldiv_comparison.py --mmlu mmlu/ --data texts/ --ldiv-only     base and control as they are
 
 The two LoRAs of a seed differ in the routing loss alone (weight 0 is the control). Every comparison is paired on the
-same questions; mean differences over seeds get intervals for other seeds and other questions. Finished trainings and evaluations in --runs are
-used again, so the script goes on where it was stopped. It writes results/lm_eval/mmlu_ldiv_comparison.json and prints a
-table.
+same questions; mean differences over seeds get intervals for other seeds and other questions. Finished
+trainings and evaluations in --runs are used again, so the script goes on where it was stopped. It writes
+results/lm_eval/mmlu_ldiv_comparison.json and prints a table.
 """
 
 from __future__ import annotations
