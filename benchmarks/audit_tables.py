@@ -27,6 +27,7 @@ def tables(results: Mapping[str, Cells]) -> dict[str, str]:
         "domains": _domains,
         "independence": _independence,
         "counts": _counts,
+        "distances": _distances,
         "findings": _findings,
         "needed": _needed,
         "thirds": _thirds,
@@ -175,6 +176,23 @@ def _counts(cells: Cells) -> str:
         of = [c for name, c in cells.items() if _sequences(name) == n]
         rows.append([str(n), str(len(of)), *(_percent(c[key] for c in of) for key in ("rejected", "left_out"))])
     return _table(["sequences", "cells", "n90: p <= 0.05, %", "interval leaves out 0, %"], rows)
+
+
+def _distances(cells: Cells) -> str:
+    rows: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for name, cell in cells.items():
+        design, moved = _fields(name)[3:5]
+        rows[design, moved.removeprefix("moved ")].append(cell)
+    disagree = sum(c["disagree"] for c in cells.values())
+    outside = sum(m["outside"] for c in cells.values() for m in c["metrics"].values())
+    text = (
+        f"{_sets(cells)} p and interval disagreed {disagree} times; values outside their interval: {outside:.0f}.\n\n"
+    )
+    body = []
+    for (design, moved), of in sorted(rows.items()):
+        covered = [_percent(c["metrics"][name]["inside"] for c in of) for name in ("load_l1", "load_jsd")]
+        body.append([design, moved, str(len(of)), *covered, _percent(c["rejected"] for c in of)])
+    return text + _table(["sides", "moved", "cells", "`load_l1`", "`load_jsd`", "alike rejected at 5%"], body)
 
 
 def _findings(cells: Cells) -> str:

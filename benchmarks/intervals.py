@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from mlx_moebench.routing import Plan, Sums
-from mlx_moebench.routing.intervals.bootstrap import intervals
+from mlx_moebench.routing.intervals.measured import measured
 from mlx_moebench.routing.tally import SCALARS
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     tokens = rng.integers(100, 256, args.sequences)
     routers = [random_sums(rng, tokens, args.experts, args.top_k) for _ in range(args.routers)]
     start = time.perf_counter()
-    intervals(routers, np.zeros(args.sequences), Plan(resamples=args.resamples))
+    measured(routers, np.zeros(args.sequences), Plan(resamples=args.resamples))
     seconds = time.perf_counter() - start
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # ru_maxrss is in bytes on macOS
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

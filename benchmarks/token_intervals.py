@@ -19,7 +19,7 @@ from mlx_moebench.data import batches, encode, pad_id, read_corpus
 from mlx_moebench.instrument import capture
 from mlx_moebench.models import load, select_device
 from mlx_moebench.routing import Plan, Sums
-from mlx_moebench.routing.intervals.bootstrap import intervals
+from mlx_moebench.routing.intervals.bootstrap import mean_intervals, metrics_of
 from mlx_moebench.routing.tally import SCALARS, log_distribution, selection_matrix
 
 import mlx.core as mx  # isort: skip  # after the package, which loads a fast BLAS first
@@ -60,14 +60,14 @@ def ratios(entropy: np.ndarray, chosen: np.ndarray, rows: np.ndarray) -> tuple[f
     """(of the mean entropy, of the busiest expert's share): sequence width over token width."""
     _, labels = np.unique(rows, return_inverse=True)
     tokens = np.bincount(labels)
-    scalars = np.full((len(tokens), len(SCALARS)), np.nan)
+    scalars, metric = np.full((len(tokens), len(SCALARS)), np.nan), metrics_of(["mean_entropy"])
     busiest = chosen[:, chosen.mean(axis=0).argmax()].astype(np.float64)
     widths = []
     for values in (entropy, busiest):  # both are means of a value per token, so the mean's interval serves both
         scalars[:, SCALARS.index("entropy")] = np.bincount(labels, values)
         counts = np.stack([np.bincount(labels, column) for column in chosen.T], axis=1)
         sums = Sums(chosen.shape[1], 2, "softmax", tokens, counts, counts, counts * 0.0, scalars)
-        ci = intervals([sums], np.zeros(len(tokens)), Plan(), ["mean_entropy"]).routers[0]["mean_entropy"]
+        ci = mean_intervals([sums], np.zeros(len(tokens)), Plan(), metric).rows[0]["mean_entropy"]
         assert ci.low is not None
         assert ci.high is not None
         widths.append((ci.high - ci.low) / (2 * 1.96 * float(values.std()) / np.sqrt(len(values))))

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from mlx_moebench import load
 from mlx_moebench.data import Sequence, batches
 from mlx_moebench.instrument import LiveRoutingStats
-from mlx_moebench.routing import domain_information_null
+from mlx_moebench.routing import DomainEstimates, domain_estimates
 
 WINDOW = 256
 DATA = {
@@ -82,18 +82,18 @@ def measure(model: Any, held_out: dict[str, list[Sequence]]) -> tuple[dict[str, 
 
 
 def routing_rows(stats: LiveRoutingStats) -> list[dict[str, Any]]:
-    """Per layer: MI(domain; expert) with its null, and each domain's busiest expert in both halves of its documents."""
+    """Per layer: what lies between domains, and each domain's busiest expert in both halves of its documents."""
     domains = np.array([sha for sha, _ in stats.clusters])
+    estimates = domain_estimates([stats.sums(number) for number in range(len(stats.specs))], domains)
     rows_of = np.array([row for _, row in stats.clusters])
     rows = []
     for number, spec in enumerate(stats.specs):
         counts = stats.sums(number).counts
-        information = domain_information_null(counts, domains, permutations=999, seed=0)
         busiest = {
             domain: [int(counts[(domains == domain) & (rows_of % 2 == half)].sum(axis=0).argmax()) for half in (0, 1)]
             for domain in DOMAINS
         }
-        rows.append({"layer": spec.layer, "mi": information, "busiest": busiest})
+        rows.append({"layer": spec.layer, "estimates": estimates[number], "busiest": busiest})
     return rows
 
 
@@ -186,12 +186,11 @@ domain's training tokens; the bigram's interpolation weight is the best one on t
 
 
 def _routing(routing: list[dict[str, Any]]) -> list[str]:
-    header = ("layer", "MI, nats", "MI / ln 3", "null mean", "null 95%", "p", *(f"busiest, {d}" for d in DOMAINS))
+    header = ("layer", "MI, nats", "95% interval", "MI / ln 3", "p", *(f"busiest, {d}" for d in DOMAINS))
     rows: list[tuple[object, ...]] = [
         (
             r["layer"],
-            *(f"{v:.4f}" for v in (r["mi"].mi, r["mi"].relative, r["mi"].null_mean, r["mi"].null_high)),
-            f"{r['mi'].p_value:.3f}",
+            *_information(r["estimates"]),
             *(" / ".join(str(e) for e in r["busiest"][d]) for d in DOMAINS),
         )
         for r in routing
@@ -201,14 +200,22 @@ def _routing(routing: list[dict[str, Any]]) -> list[str]:
         *f"""
 ## Routing on the held-out documents
 
-MI(domain; expert) over three equally weighted domains, at most ln 3 = {float(np.log(3)):.4f} nats. Null: domain labels
-permuted over documents, 999 times. Busiest: most selections in even / odd rows of the domain's documents.
+MI(domain; expert) over three equally weighted domains, at most ln 3 = {float(np.log(3)):.4f} nats, corrected for its
+bias; intervals and p over documents. Busiest: most selections in even / odd rows of the domain's documents.
 """.splitlines(),
         "",
         *table(header, rows),
         f"Layers whose busiest experts differ between all three domains in both halves: {', '.join(apart) or 'none'}.",
         "",
     ]
+
+
+def _information(one: DomainEstimates) -> list[str]:
+    """MI, its interval, MI / ln D, and p of the test that all domains route alike."""
+    interval, test = one.information.interval, one.test
+    ends = "" if interval.low is None else f"{interval.low:.4f} to {interval.high:.4f}"
+    p = "" if test is None else f"{test.p_value:.4f}"
+    return [f"{one.information.value:.4f}", ends, f"{one.specialisation.value:.4f}", p]
 
 
 def _all_differ(busiest: dict[str, list[int]], half: int) -> bool:

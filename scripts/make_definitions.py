@@ -17,6 +17,7 @@ from typing import Any
 from mlx_moebench.routing import METRICS
 from mlx_moebench.routing.domains.information import domain_information, jensen_shannon
 from mlx_moebench.routing.metrics import coactivation, coactivation_lift, transition
+from mlx_moebench.routing.metrics.registry import IntervalKind
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, TEMPLATE = DOCS / "definitions.md", DOCS / "definitions.in.md"
@@ -27,6 +28,13 @@ GROUPS = {
     "load": "How selections are shared out",
     "margin": "How close decisions were",
     "structure": "From token to token",
+}
+INTERVALS: dict[IntervalKind, str] = {
+    "mean": "Interval: bootstrap of a mean.",
+    "maximum": "Interval: of the largest of many shares.",
+    "plugin": "Shown corrected; interval from random halves.",
+    "distance": "Shown corrected as a square; interval from random halves.",
+    "none": "No interval.",
 }
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
     coactivation,
@@ -56,8 +64,7 @@ def _metrics() -> Iterator[str]:
         yield f"### {heading}\n"
         for name, metric in METRICS.items():
             if metric.group == group:
-                kind = "No interval." if metric.interval == "none" else f"Interval: {metric.interval}."
-                yield from _entry(name, metric.function, kind)
+                yield from _entry(name, metric.function, INTERVALS[metric.interval])
 
 
 def _functions() -> Iterator[str]:

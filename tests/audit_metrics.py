@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from populations import EFFECTS, PREFERENCES, population, sample
 
-from mlx_moebench.routing import METRICS, Sums
+from mlx_moebench.routing import METRICS, Plan, Sums
 from mlx_moebench.routing.intervals.bands import Estimates, maximum, share_bands
-from mlx_moebench.routing.intervals.bootstrap import Interval
+from mlx_moebench.routing.intervals.bootstrap import Interval, mean_intervals
 from mlx_moebench.routing.intervals.effective import effective_clusters
 from mlx_moebench.routing.intervals.halves import random_halves, ratios
 from mlx_moebench.routing.intervals.routers import RouterMetrics
+
+MEAN = METRICS["mean_entropy"]
 
 Measure = Callable[[int, int], dict[str, Any]]
 """Of so many samples and a seed: what was counted."""
@@ -26,7 +28,7 @@ LENGTHS = ("equal", "topic", "pareto")
 SEQUENCES = (10, 20, 40, 200)
 RESAMPLES = 400
 SIMULATED = (
-    *("mean_entropy", "load_entropy", "eae", "n_eff", "marginal_entropy", "token_information", "cv", "gini", "n90"),
+    *("load_entropy", "eae", "n_eff", "marginal_entropy", "token_information", "cv", "gini", "n90"),
     *("switch_balance", "switch_gap", "load_gap", "probability_gap"),
 )
 
@@ -93,6 +95,8 @@ def _coverage(experts: int, top_k: int, kind: str, effects: str, lengths: str, n
             drawn = sample(of, n, np.random.default_rng([seed, number, n]))
             if effective_clusters(drawn.n_tokens) < 10:
                 continue
+            mean = mean_intervals([drawn], np.zeros(n), Plan(resamples=RESAMPLES, seed=number), [MEAN]).rows[0]
+            tallies[MEAN.name].add(float(MEAN.values(drawn.total())), mean[MEAN.name], truths[MEAN.name])
             halves = random_halves(np.zeros(n), RESAMPLES, number)
             for name, c in RouterMetrics(drawn, halves, names=SIMULATED).metrics().items():
                 tallies[name].add(c.value, c.interval, truths[name])

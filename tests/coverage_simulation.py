@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mlx_moebench.routing import METRICS, Interval, Plan, Sums
-from mlx_moebench.routing.intervals.bootstrap import intervals
+from mlx_moebench.routing.intervals.measured import measured
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
 
@@ -37,7 +37,7 @@ def population(
 ) -> list[Sums]:
     """One `Sums` of all sequences per layer; with several domains, equal blocks with preferences of their own."""
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(np.log(48), 0.6, clusters).astype(int), 8, 256)
+    lengths = np.clip(rng.lognormal(np.log(48), 0.4, clusters).astype(int), 8, 256)
     layers = []
     for layer in range(LAYERS):
         mean = np.repeat(
@@ -111,12 +111,12 @@ def measure(
     for sample in range(samples):
         drawn = strata * block + rng.integers(block, size=n)
         parts = [replace(s, **{f: getattr(s, f)[drawn] for f in FIELDS}) for s in layers]
-        found = intervals(parts, strata, Plan(resamples=600, seed=sample), names)
+        found = measured(parts, strata, Plan(resamples=600, seed=sample), names)
         for name in names:
             for layer, row in enumerate(found.routers):
-                result[name, str(layer)].add(row[name], truth[name][layer])
+                result[name, str(layer)].add(row[name].interval, truth[name][layer])
             if METRICS[name].interval == "maximum":
-                result[name, "peak"].add(found.peak[name], max(truth[name]))
+                result[name, "peak"].add(found.peak[name].interval, max(truth[name]))
             else:
-                result[name, "mean"].add(found.mean[name], float(np.mean(truth[name])))
+                result[name, "mean"].add(found.mean[name].interval, float(np.mean(truth[name])))
     return dict(result)

@@ -81,7 +81,7 @@ def test_counts_become_a_pair(files: tuple[Path, Path], tmp_path: Path, capsys: 
     printed = capsys.readouterr().out
     assert "OLMoE on " in printed
     assert "2 count files, 1,200 tokens" in printed
-    assert "Verdicts over law, news" in printed
+    assert "Findings over law, news" in printed
     report = read_report(tmp_path / "out.json")
     validate(report)
     assert report["data"]["n_tokens"] == 2 * TOKENS
@@ -91,7 +91,8 @@ def test_counts_become_a_pair(files: tuple[Path, Path], tmp_path: Path, capsys: 
     for router, counts in zip(report["routers"], both, strict=True):
         assert router["selection_counts"] == counts.tolist()
         assert router["top_share_token"] == pytest.approx(counts.max() / (2 * TOKENS))
-        assert router["verdict"]["basis"] == "point"
+        assert router["findings"]["word"] is None
+        assert {one["answer"] for one in router["findings"]["findings"].values()} == {"open"}
         assert router["n_experts"] == 8
     assert report["routers"][2]["dead_experts"] == 2, "E comes from --experts, not from the largest id"
 
@@ -110,7 +111,8 @@ def test_what_counts_do_not_give_is_null_with_the_reason(files: tuple[Path, Path
     for name in METRICS:
         if name in given:
             assert isinstance(router[name], int | float), name
-            assert "1 sequence is too few" in router["ci"][name]["reason"]
+            resampled = METRICS[name].interval != "none"
+            assert ("1 sequence is too few" if resampled else "says nothing") in router["ci"][name]["reason"]
         else:
             assert router[name] is None, name
             assert router["ci"][name]["reason"] == "what it is computed from was not recorded"
@@ -178,6 +180,19 @@ def test_the_pair_can_be_profiled(files: tuple[Path, Path], tmp_path: Path) -> N
     assert overlap["value"] is None
     assert overlap["reason"] == "what it is computed from was not recorded"
     assert model["routers"][0]["domain_information"]["p_value"] is None
+
+
+def test_counts_have_numbers_and_no_word(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """No sequences are known, not one: nothing is answered, and the report says why."""
+    imports(*OLMOE, *files, "--output", tmp_path / "out.json")
+    report = read_report(tmp_path / "out.json")
+    assert report["words_by_router"]["mlp"]["null"] == 3
+    for router in report["routers"]:
+        assert router["findings"]["word"] is None
+        for finding in router["findings"]["findings"].values():
+            assert finding["answer"] == "open"
+            assert finding["reason"] == "counts do not say which text a token came from"
+            assert finding["value"] is not None
 
 
 def test_counts_need_no_mlx(files: tuple[Path, Path], tmp_path: Path) -> None:

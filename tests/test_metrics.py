@@ -17,11 +17,12 @@ from mlx_moebench.routing import (
     Sums,
     compute,
     domain_information,
-    domain_information_null,
+    findings,
     get_metric,
     tally,
     transition_counts,
 )
+from mlx_moebench.routing.domains.estimates import domain_point
 from mlx_moebench.routing.metrics import coactivation, coactivation_lift, transition
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
@@ -296,37 +297,6 @@ def test_domain_information_by_hand() -> None:
     assert domain_information(np.ones((5, 3, 4))).shape == (5,)
 
 
-def test_domain_information_null() -> None:
-    rng = np.random.default_rng(0)
-    labels = np.repeat(["x", "y"], 30)
-    same = rng.multinomial(50, [0.25] * 4, size=60)
-    apart = np.where(labels[:, None] == "x", rng.multinomial(50, [0.7, 0.1, 0.1, 0.1], size=60), same)
-    nothing, something = (domain_information_null(c, labels, permutations=200) for c in (same, apart))
-    assert something.mi > something.null_high > something.null_mean > 0
-    assert something.p_value == pytest.approx(1 / 201)
-    assert something.relative == pytest.approx(something.mi / LN2)
-    assert nothing.p_value > 0.02
-    assert domain_information_null(same, labels, 200) == domain_information_null(same, labels, 200)
-    with pytest.raises(MoebenchError, match="two or more domains"):
-        domain_information_null(same, np.zeros(60))
-
-
-def verdict_numbers(counts: np.ndarray, tokens: np.ndarray, top_k: int) -> tuple[float, float, float]:
-    """(a, b, r) of counts [D, R] on tokens [D], as definitions.md has them."""
-    share = get_metric("top_share_token").function(Sums.from_counts(counts, tokens, top_k))
-    mixture = Sums.from_counts(share.mean(0), 1.0, top_k)
-    r = float(get_metric("n_eff").values(mixture)) / counts.shape[1]
-    return float(share.min(0).max()), float(share.max()), r
-
-
-def test_verdict_numbers_by_hand() -> None:
-    # Two domains, each with one expert of its own, and one that both use: a = .5, b = 1.
-    counts = np.array([[100, 0, 50, 50], [0, 10, 5, 5]])
-    a, b, r = verdict_numbers(counts, np.array([100, 10]), 2)
-    assert (a, b) == (0.5, 1.0)
-    assert r == pytest.approx(1)
-
-
 # -- OLMoE's own counts --------------------------------------------------------------------------------------------
 
 DOMAINS = ("arxiv", "book", "c4", "github")
@@ -379,17 +349,18 @@ def test_olmoe_domain_information(olmoe: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.shared_data
-def test_olmoe_specialises_and_does_not_collapse(olmoe: dict[str, np.ndarray]) -> None:
+def test_olmoe_uses_its_experts_and_has_no_word(olmoe: dict[str, np.ndarray]) -> None:
+    """Counts have no sequences: numbers, and every finding open."""
     counts = olmoe["expert_counts"]
     assert (counts > 0).all(), "no expert is dead"
-    got = [verdict_numbers(counts[:, layer], np.full(4, TOKENS), 8) for layer in range(3)]
-    a, b, r = (
-        " ".join(f"{x:.{digits}f}" for x in column)
-        for column, digits in zip(zip(*got, strict=True), (3, 3, 2), strict=True)
-    )
-    assert a == "0.200 0.145 0.115"  # the second is 0.14547
-    assert b == "0.977 0.785 0.937"
-    assert r == "0.95 0.89 0.91"
+    every = [domain_point(counts[:, layer], 8, DOMAINS, "counts have no sequences") for layer in range(3)]
+    assert " ".join(f"{one.used.value:.2f}" for one in every) == "0.95 0.89 0.91"
+    assert " ".join(f"{one.specialisation.value:.2f}" for one in every) == "0.07 0.19 0.22"
+    assert int(every[0].shares[0].argmax()) == 0
+    assert f"{every[0].shares[0, 0]:.2f}" == "0.98"
+    for one in map(findings, every):
+        assert one.word is None
+        assert {finding.answer for finding in one.findings.values()} == {"open"}
 
 
 @pytest.mark.shared_data

@@ -10,20 +10,22 @@ import numpy as np
 import pytest
 
 from mlx_moebench import RoutingStats, analyze
-from mlx_moebench.routing import domain_information_null
+from mlx_moebench.routing import domain_estimates
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MOEBENCH_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 
 def test_experts_differ_by_domain_on_the_bundled_prompts() -> None:
-    """On prompts that training never saw: MI(domain; expert) above its permutation null in every layer."""
+    """On prompts that training never saw: MI(domain; expert) far above chance in every layer."""
     parts = [analyze(None, name, max_samples=60) for name in ("math", "general", "code")]
     merged = RoutingStats.merge(parts)
-    for number in range(len(merged.specs)):
-        information = domain_information_null(merged.sums(number).counts, merged.strata, permutations=200, seed=0)
-        assert information.mi > 2 * information.null_high
-        assert 0 < information.relative < 1
+    routers = [merged.sums(number) for number in range(len(merged.specs))]
+    for one in domain_estimates(routers, merged.strata):
+        assert one.test is not None
+        assert one.test.ratio > 2 * one.test.critical
+        assert one.information.interval.low is not None
+        assert 0 < one.information.interval.low < one.specialisation.value < 1
     report = merged.report()
     assert report["data"]["name"].count("+") == 2
     assert {source["name"] for source in report["data"]["sources"]} == {"math", "general", "code"}
@@ -51,7 +53,7 @@ def test_held_out_perplexity_beats_the_baselines(monkeypatch: pytest.MonkeyPatch
         assert perplexity[domain] <= baseline["unigram"] / 2
         assert perplexity[domain] < baseline["bigram"]
     rows = evaluate_nano.routing_rows(stats)
-    assert all(row["mi"].mi > row["mi"].null_high for row in rows)
+    assert all(row["estimates"].test.p_value < 0.05 for row in rows)
     apart = [r for r in rows if all(len({r["busiest"][d][half] for d in DOMAINS}) == len(DOMAINS) for half in (0, 1))]
     assert apart, "no layer keeps different busiest experts for the three domains in both halves"
     for name in ("nano_corpus", "evaluate_nano"):

@@ -41,7 +41,7 @@ def validate_profile(whole: Any) -> None:
 
 
 def as_json(found: Profile) -> dict[str, Any]:
-    settings = profile_settings(found.merged, found.plan)
+    settings = profile_settings(found.plan)
     return {"schema_version": PROFILE_VERSION, "settings": settings, "models": [found.report()]}
 
 
@@ -81,15 +81,16 @@ def test_one_pair_per_domain_and_what_lies_between_them(folder: Path) -> None:
     for number, router in enumerate(model["routers"]):
         counts = np.stack([part.totals(number).counts for part in parts])
         info = router["domain_information"]
-        assert info["value"] == pytest.approx(float(domain_information(counts)))
+        assert info["plugin"] == pytest.approx(float(domain_information(counts)))
         assert info["relative"] == pytest.approx(info["value"] / math.log(2))
-        assert info["low"] <= info["high"]
+        assert info["low"] <= info["value"] <= min(info["plugin"], info["high"])
         assert 0 < info["p_value"] <= info["q_value"] <= 1
-        assert router["jensen_shannon"] == [
-            {"domains": ["math", "program"]}
-            | {key: router["jensen_shannon"][0][key] for key in ("value", "low", "high", "method", "bias")}
-        ]
-        assert router["jensen_shannon"][0]["value"] == pytest.approx(info["value"])
+        (divergence,) = router["jensen_shannon"]
+        assert divergence["domains"] == ["math", "program"]
+        # The information of two domains is their divergence; only its lower end is that of the test, too.
+        assert {key: divergence[key] for key in ("value", "plugin")} == pytest.approx(
+            {key: info[key] for key in ("value", "plugin")}
+        )
         for part, name in zip(parts, ("math", "program"), strict=True):
             shares = router["domain_specialisation"]["shares"][name]
             assert sum(shares) == pytest.approx(router["top_k"])
@@ -97,8 +98,11 @@ def test_one_pair_per_domain_and_what_lies_between_them(folder: Path) -> None:
             overlap = router["adjacent_overlap"]["domains"][name]
             assert overlap["value"] == pytest.approx(part.values(number)["adjacent_overlap"])
             assert overlap["low"] < overlap["value"] < overlap["high"]
-    words = [router["verdict"]["word"] for router in model["routers"]]
-    assert sum(model["verdicts_by_router"]["mlp"].values()) == len(words) == 6
+    words = [router["findings"]["word"] for router in model["routers"]]
+    assert {word: words.count(word) for word in set(words)} == {
+        word: count for word, count in model["words_by_router"]["mlp"].items() if count
+    }
+    assert len(words) == 6
 
 
 def test_the_tidy_table_has_every_number_once(folder: Path) -> None:
@@ -137,8 +141,7 @@ def test_tables_and_picture(folder: Path, tmp_path: Path, capsys: pytest.Capture
     main(["profile", *options, "--output", str(folder), "--plot", str(tmp_path / "p.png")])
     printed = capsys.readouterr().out
     assert "moebench-nano, prefill, top-2 of 16" in printed
-    assert "Verdicts over math, program" in printed
-    assert "permuted over sequences" in printed
+    assert "Findings over math, program" in printed
     assert str(tmp_path / "p.png") in printed.replace("\n", "")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
@@ -242,8 +245,7 @@ def test_kinds_of_router_and_shapes_are_kept_apart(tmp_path: Path) -> None:
     whole = as_json(found)
     validate_profile(whole)
     (model,) = whole["models"]
-    assert set(model["verdicts_by_router"]) == {"attention", "mlp"}
-    assert model["routers"][2]["verdict"]["word"] is None
+    assert set(model["words_by_router"]) == {"attention", "mlp"}
     plot_specialisation(model | {"settings": whole["settings"]}, tmp_path / "p.png")
     rows = tidy_csv(tidy_rows(model, found.reports)).decode().splitlines()
     assert len(rows) == 1 + 3 * (2 * len(METRICS) + 5)
@@ -255,8 +257,8 @@ def test_few_sequences_have_no_interval_and_no_null() -> None:
     validate_profile(whole)
     info = whole["models"][0]["routers"][0]["domain_information"]
     assert info["value"] > 0
-    assert info["low"] is info["null_mean"] is info["p_value"] is info["q_value"] is None
-    assert "4 sequences of data-a: 10 or more" in info["reason"]
+    assert info["low"] is info["high"] is info["p_value"] is info["q_value"] is None
+    assert "4 sequences of data-a are too few" in info["reason"]
 
 
 # -- mistakes ------------------------------------------------------------------------------------------------------

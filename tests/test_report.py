@@ -48,7 +48,7 @@ def test_table_has_every_layer_with_intervals() -> None:
         ci = router["ci"]["mean_entropy"]
         assert f"{router['mean_entropy']:.3f} [{ci['low']:.3f}, {ci['high']:.3f}]" in shown
     assert "a $strange$ [bold]<model>&co on t<e>xt: 12 sequences, 240 tokens, prefill" in shown
-    assert "95% bootstrap over sequences, 2,000 resamples" in shown
+    assert "95% intervals over sequences, 2,000 draws" in shown
 
 
 def test_table_says_why_there_is_no_interval_or_flag() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlx_moebench.routing import Plan, Sums
-from mlx_moebench.routing.intervals.bootstrap import intervals
+from mlx_moebench.routing import Interval, Plan, Sums, get_metric
+from mlx_moebench.routing.intervals.bootstrap import mean_intervals
 from mlx_moebench.routing.tally import SCALARS
 
 RESAMPLES = 20_000
@@ -29,6 +29,11 @@ def sums_of(tokens: np.ndarray, entropy: np.ndarray, shared: np.ndarray) -> Sums
     return Sums(16, 2, "softmax", tokens, even, even / 2, even / 2, scalars)
 
 
+def interval(sums: Sums, method: str, name: str = "mean_entropy", seed: int = 0) -> Interval:
+    plan = Plan(method, RESAMPLES, seed)  # type: ignore[arg-type]
+    return mean_intervals([sums], np.zeros(len(sums.n_tokens)), plan, [get_metric(name)]).rows[0][name]
+
+
 def ratio(x: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
     return x.sum(axis=axis) / n.sum(axis=axis)
 
@@ -41,8 +46,7 @@ def test_ends_agree(monkeypatch: pytest.MonkeyPatch, n: int, name: str, ours: st
     monkeypatch.setattr("mlx_moebench.routing.intervals.bootstrap.widening", lambda *arguments: 1.0)
     tokens, entropy, shared = sequences(n)
     top, bottom = (entropy, tokens) if name == "mean_entropy" else (shared, 2 * (tokens - 1))
-    plan = Plan(ours, RESAMPLES, seed=1)  # type: ignore[arg-type]
-    ci = intervals([sums_of(tokens, entropy, shared)], np.zeros(n), plan, [name]).routers[0][name]
+    ci = interval(sums_of(tokens, entropy, shared), ours, name, seed=1)
     reference = stats.bootstrap(
         (top, bottom),
         ratio,
@@ -62,8 +66,7 @@ def test_ends_agree(monkeypatch: pytest.MonkeyPatch, n: int, name: str, ours: st
 def test_an_average_over_sequences_is_another_estimand() -> None:
     """The tolerance above tells a ratio of sums from a mean of ratios."""
     tokens, entropy, shared = sequences(60)
-    ci = intervals([sums_of(tokens, entropy, shared)], np.zeros(60), Plan("percentile", RESAMPLES), ["mean_entropy"])
-    own = ci.routers[0]["mean_entropy"]
+    own = interval(sums_of(tokens, entropy, shared), "percentile")
     other = stats.bootstrap((entropy / tokens,), np.mean, method="percentile", n_resamples=RESAMPLES, rng=3)
     assert own.low is not None
     assert own.high is not None
@@ -73,8 +76,5 @@ def test_an_average_over_sequences_is_another_estimand() -> None:
 def test_the_widening_is_all_that_sets_them_apart() -> None:
     tokens, entropy, shared = sequences(200)
     sums = sums_of(tokens, entropy, shared)
-    plain, widened = (
-        intervals([sums], np.zeros(200), Plan(method, RESAMPLES), ["mean_entropy"]).routers[0]["mean_entropy"]  # type: ignore[arg-type]
-        for method in ("percentile", "bca")
-    )
+    plain, widened = (interval(sums, method) for method in ("percentile", "bca"))
     assert widened.high - widened.low > plain.high - plain.low  # type: ignore[operator]

@@ -140,10 +140,10 @@ def test_served_domains_can_be_profiled_and_compared(tmp_path: Path, capsys: pyt
     imports(*VLLM, tmp_path / "law", tmp_path / "news", "-o", tmp_path / "both")
     printed = capsys.readouterr().out
     assert "24 sequences, 480 tokens, unsplit, top-2 of 8" in printed
-    assert "Verdicts over law, news" in printed
+    assert "Findings over law, news" in printed
     report = read_report(tmp_path / "both")
     validate(report)
-    assert report["routers"][0]["verdict"]["basis"] != "point"
+    assert report["routers"][0]["findings"]["word"] is not None
     main(["profile", str(tmp_path / "both.json"), "--output", str(tmp_path / "profile")])
     (model,) = json.loads((tmp_path / "profile" / "profile.json").read_text())["models"]
     assert model["routers"][0]["domain_information"]["p_value"] < 0.05

@@ -583,4 +583,4 @@ def test_the_import_command_gives_the_report_of_the_run(tiny_checkpoint: Path, t
     assert again["routers"] == run["routers"]
     assert again["summary"] == run["summary"]
     main(["import", "trace", *(str(tmp_path / name) for name in ("math", "code")), "-o", str(output)])
-    assert "verdict" in read_report(output)["routers"][0]
+    assert "findings" in read_report(output)["routers"][0]

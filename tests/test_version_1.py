@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from mlx_moebench import RoutingStats
-from mlx_moebench.pair.comparison import compare
+from mlx_moebench.pair.comparison import compare, of_this_version
 from mlx_moebench.pair.format import checked
 from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import METRICS, Plan
 from mlx_moebench.show.export.tidy import to_csv
+from mlx_moebench.show.figures import difference_series, distance_chart
 from mlx_moebench.show.inputs import read_inputs
 from mlx_moebench.show.page import build_page
 
@@ -59,6 +60,22 @@ def test_other_files_are_of_their_form(name: str) -> None:
     kept = content(f"{name}.json")
     assert kept["schema_version"] == "1"
     checked(name, kept)
+
+
+def test_a_comparison_keeps_its_values_and_no_withdrawn_test() -> None:
+    kept, read = content("comparison.json"), of_this_version(content("comparison.json"))
+    for old, new in zip(kept["routers"], read["routers"], strict=True):
+        for name in ("load_l1", "load_jsd"):
+            distance = new["load"][name]
+            assert distance["value"] == distance["plugin"] == old["load"][name]["value"]
+            assert old["load"][name]["p"] is not None
+            assert (distance["low"], distance["p"], distance["q"]) == (None, None, None)
+            assert "compare again" in distance["reason"]
+        assert new["effects"]["gini"] == old["effects"]["gini"]
+        assert new["effects"]["n90"] == old["effects"]["n90"] | {"p": None, "q": None}
+    assert of_this_version(read | {"schema_version": "2"}) == read | {"schema_version": "2"}
+    caption = distance_chart(difference_series(read)).caption
+    assert "above 0 in finite samples also without a difference. No intervals: the comparison is from before" in caption
 
 
 def test_version_1_and_2_compare(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def profile(
     Returns
     -------
     list of Profile
-        One for each model. Its ``report()`` has the verdict of every router and the information between domain and
+        One for each model. Its ``report()`` has the findings on every router and the information between domain and
         expert; its ``reports`` has the report of each domain.
 
     Other Parameters

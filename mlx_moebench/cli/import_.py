@@ -145,6 +145,7 @@ def _run(reader: Importer) -> Callable[..., None]:
 def command() -> None:
     """Turn routing that another program recorded into a stats pair.
 
-    Several files are several domains, named after their files or as NAME=FILE, and the report then says whether each
-    router is collapsed, specialised or balanced. What the files do not tell is null, with the reason.
+    Several files are several domains, named after their files or as NAME=FILE, and the report then has
+    findings on each router: collapsed, dominated, idle, specialised. What the files do not tell is null or open, with
+    the reason.
     """

@@ -30,7 +30,7 @@ def command(stats: tuple[Path, ...], output: Path, plan: Plan, as_json: bool, qu
     """Put stats pairs of one model together and compute the report of the whole again.
 
     A row that is in two of them is refused, because it would count twice. Shards that are missing or unfinished are
-    named in the report. With two or more data sets every router gets a verdict: collapsed, specialised or balanced.
+    named in the report. With two or more data sets every router gets findings: collapsed, dominated, idle, specialised.
     """
     from ..errors import StatsError
     from ..pair.stats import RoutingStats

@@ -87,7 +87,7 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure models on several domains and judge every router: collapsed, specialised, balanced or undetermined.
+    """Measure models on several domains and say of every router: collapsed, dominated, idle, specialised, or open?
 
     An expert that is busy on one domain may mean collapse or specialisation; only several domains can tell. Every
     domain counts the same, whatever its number of tokens. Writes a stats pair for each model and domain,

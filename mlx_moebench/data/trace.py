@@ -235,28 +235,33 @@ def read_trace(path: str | Path, phase: Phase = "prefill") -> RoutingStats:
         for shard in trace.shards():
             prompts.add(shard)
     for shard in trace.shards(phase):
-        clusters = [(sha, int(row)) for row in shard.arrays["sequence.row"]]
         if phase == "prefill":
             prompts.add(shard)
-        before: HostArray | None = None
-        for number, spec in enumerate(trace.specs):
-            experts = shard.arrays[f"{spec.name}.experts"].astype(np.int64)
-            if experts.max(initial=0) >= spec.n_experts:
-                raise TraceError(
-                    f"The trace in {path} names expert {experts.max()} of {spec.n_experts}: it is damaged."
-                )
-            sums = _sums(spec, shard, experts, trace.scalars)
-            if not _agree(spec, shard, sums, trace.scalars):
-                raise TraceError(
-                    f"The tokens and the sums of {spec.name} in {path} contradict each other: make it again."
-                )
-            stats.add_sums(number, clusters, sums, pair_counts(experts, experts, spec, spec))
-            if before is not None:
-                stats.add_transition(number - 1, pair_counts(before, experts, trace.specs[number - 1], spec))
-            before = experts
+        _add_shard(stats, trace, shard, sha)
     stats.texts = {(sha, row): text for row, text in prompts.hashes().items()}
     stats.check()
     return stats
+
+
+def _add_shard(stats: RoutingStats, trace: Trace, shard: Shard, sha: str) -> None:
+    """Count the tokens of a shard, for every router, and the transitions between them."""
+    clusters = [(sha, int(row)) for row in shard.arrays["sequence.row"]]
+    before: HostArray | None = None
+    for number, spec in enumerate(trace.specs):
+        experts = shard.arrays[f"{spec.name}.experts"].astype(np.int64)
+        if experts.max(initial=0) >= spec.n_experts:
+            raise TraceError(
+                f"The trace in {trace.folder} names expert {experts.max()} of {spec.n_experts}: it is damaged."
+            )
+        sums = _sums(spec, shard, experts, trace.scalars)
+        if not _agree(spec, shard, sums, trace.scalars):
+            raise TraceError(
+                f"The tokens and the sums of {spec.name} in {trace.folder} contradict each other: make it again."
+            )
+        stats.add_sums(number, clusters, sums, pair_counts(experts, experts, spec, spec))
+        if before is not None:
+            stats.add_transition(number - 1, pair_counts(before, experts, trace.specs[number - 1], spec))
+        before = experts
 
 
 class _Prompts:

@@ -25,6 +25,7 @@ from ..options import (
 from ..pair.stats import RecordedStats, RoutingStats
 from ..pair.storage import decode_output, pair_paths, save_pairs
 from ..routing.record import Phase
+from ..routing.stats import Cluster
 from ..types import Facts, Json
 from .backends import Backend, backend_named, checkpoint_of
 from .facts import check_vocabulary
@@ -204,6 +205,12 @@ class _Work:
     def tokens(self) -> int:
         return sum(len(s.ids) for s in self.sequences)
 
+    @property
+    def texts(self) -> dict[Cluster, int]:
+        """By which a text is known that occurs twice."""
+        hashes = text_hashes(self.sequences)
+        return {(sha, row): text for sha in self.sources for row, text in hashes.items()}
+
 
 def _prepare(
     runner: Backend,
@@ -251,14 +258,15 @@ def _run(
     if watch is not None:
         watch.begin(checkpoint.tokenizer)
     stats = _recorder(runner, work, options, watch)
-    texts = {(sha, row): text for sha in work.sources for row, text in text_hashes(work.sequences).items()}
-    stats.texts |= texts
-    decode = stats.phase_stats("decode") if generate else None
-    if decode is not None:
-        decode.texts |= texts
+    stats.texts |= work.texts
+    decode = None
+    if generate:
+        decode = stats.phase_stats("decode")
+        decode.texts |= work.texts
     if saving.trace is not None:
         tell(budget(stats, saving, work.tokens, len(work.sequences), generate or 0))
-    keeper = Keeper(stats, None if saving.output is None else Path(saving.output), options.plan, decode, writer)
+    output = None if saving.output is None else Path(saving.output)
+    keeper = Keeper(stats, output, options.plan, decode, writer)
     doing = "generating, sequences" if generate else "measuring, sequences"
     with stats:
         planned = keeper.resume(work.batches) if saving.resume else work.batches
@@ -269,11 +277,14 @@ def _run(
                 keeper.count(batch)
             step("computing the intervals", 0, 0)
             keeper.finish()
-    # Merged alone they are plain statistics, without the model, which live ones hold on to.
-    phases: dict[Phase, RoutingStats] = {"prefill": RoutingStats.merge([stats])}
-    if decode is not None:
-        phases["decode"] = RoutingStats.merge([decode])
+    phases = _phases(stats, decode)
     return Measured(phases, dict(zip(phases, keeper.reports, strict=False)))
+
+
+def _phases(prefill: RoutingStats, decode: RoutingStats | None) -> dict[Phase, RoutingStats]:
+    """Merged alone they are plain statistics, without the model, which live ones hold on to."""
+    every = (prefill,) if decode is None else (prefill, decode)
+    return {one.phase: RoutingStats.merge([one]) for one in every}
 
 
 def _recorder(runner: Backend, work: _Work, options: Options, watch: Watch | None) -> RecordedStats:

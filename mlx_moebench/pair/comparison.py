@@ -13,7 +13,9 @@ from ..errors import MoebenchError, StatsError
 from ..files import write_aside
 from ..options import Plan
 from ..routing.comparison.comparability import Matching, Side, check_comparable, match, notes
-from ..routing.comparison.differences import ROUNDING, Differences, Effect, LoadChange, differences, point_differences
+from ..routing.comparison.differences import CROSSINGS, ROUNDING, differences
+from ..routing.comparison.effects import Differences, Distance, Effect, LoadChange, point_differences
+from ..routing.comparison.lattice import POWER
 from ..routing.comparison.resampling import LOADS
 from ..routing.metrics import METRICS
 from ..routing.record import RouterSpec
@@ -24,7 +26,7 @@ from .stats import RoutingStats
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Comparison:
                 "ci": {"method": plan.method, "resamples": plan.resamples, "seed": plan.seed, "level": plan.level},
                 "rounding": ROUNDING,
                 "q": "Benjamini-Hochberg over the routers of one kind, for each metric",
+                "power": POWER,
             },
             "units": {name: m.unit for name, m in METRICS.items()} | LOADS,
             "routers": [self._router(number) for number in range(len(self.specs))],
@@ -72,9 +75,10 @@ class Comparison:
         }
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per router and metric: layer, moe_layer, router, metric, unit, a, b, effect, low, high, p, q, reason.
+        """One row per router and metric.
 
-        Distances between the loads are rows too: their effect is the distance, whose null is 0.
+        Columns: layer, moe_layer, router, metric, unit, a, b, effect, low, high, p, q, detectable, reason. Distances
+        between the loads are rows too: their effect is the distance, whose null is 0.
         """
         import pandas as pd
 
@@ -82,12 +86,10 @@ class Comparison:
         for spec, effects, load in zip(self.specs, self.routers, self.loads, strict=True):
             identity = {key: getattr(spec, key) for key in ("layer", "moe_layer", "router")}
             for name, e in effects.items():
-                ci = e.interval
-                numbers = {"a": e.a, "b": e.b, "effect": e.effect, "low": ci.low, "high": ci.high, "p": e.p, "q": e.q}
-                rows.append({**identity, "metric": name, "unit": METRICS[name].unit, **numbers, "reason": ci.reason})
+                numbers = {"a": e.a, "b": e.b, "effect": e.effect, **_row(e)}
+                rows.append({**identity, "metric": name, "unit": METRICS[name].unit, **numbers})
             for name, d in load.distances.items():
-                apart = {"effect": d.value, "p": d.p, "q": d.q, "reason": d.reason}
-                rows.append({**identity, "metric": name, "unit": LOADS[name], **apart})
+                rows.append({**identity, "metric": name, "unit": LOADS[name], "effect": d.value, **_row(d)})
         return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> Path:
@@ -123,7 +125,8 @@ def compare(
     """How the routing of ``b`` differs from that of ``a``.
 
     Where both measured the same sequences they are compared in pairs (sequences that one side lacks are left out),
-    otherwise as independent samples. A report whose sums are missing gives values without intervals.
+    otherwise as independent samples; equal texts count once. Where a side's sums per sequence are missing, as beside a
+    report alone or in files of counts, values are compared, without intervals.
 
     Parameters
     ----------
@@ -200,12 +203,44 @@ def _effects_by_kind(
 
 def _differences(a: Side, b: Side, places: Sequence[tuple[int, int]], matching: Matching, plan: Plan) -> Differences:
     if matching.samples is None or a.stats is None or b.stats is None:
-        reason = "; ".join(side.missing for side in (a, b) if side.missing)
         points = [a.points[i] for i, _ in places], [b.points[j] for _, j in places]
-        return point_differences(*points, reason=reason)
-    of_a = [a.stats.sums(i).take(matching.rows_a) for i, _ in places]
-    of_b = [b.stats.sums(j).take(matching.rows_b) for _, j in places]
+        return point_differences(*points, reason=matching.missing or "a side has no sums of its sequences")
+    of_a, of_b = zip(*(matching.sums(a.stats.sums(i), b.stats.sums(j)) for i, j in places), strict=True)
     return differences(of_a, of_b, matching.samples, plan)
+
+
+def of_this_version(comparison: Json) -> Json:
+    """comparison.json as this version reads it: version 1 had p of distances and counts by rules that were withdrawn.
+
+    It exchanged sequences between the sides, which rejects equal loads too often where sides differ in size, and p and
+    interval of `n90` could disagree. Values stay, and the interval of `n90`.
+    """
+    if comparison.get("schema_version") != "1":
+        return comparison
+    routers = [router | _of_version_1(router) for router in comparison["routers"]]
+    overall = {kind: _untested(effects) for kind, effects in comparison["overall"].items()}
+    return comparison | {"routers": routers, "overall": overall}
+
+
+def _of_version_1(router: Json) -> Json:
+    load = dict(router["load"])
+    for name in LOADS:
+        value, p = load[name]["value"], {"p": None, "q": None, "detectable": None}
+        why = load[name].get("reason", "the comparison is from before distances had intervals: compare again")
+        load[name] = {"value": value, "low": None, "high": None, "reason": why, "plugin": value, **p}
+    return {"load": load, "effects": _untested(router["effects"])}
+
+
+def _untested(effects: Json) -> Json:
+    """Effects, those on counts of experts without p and q."""
+    without = {name: dict.fromkeys(effects[name].keys() & {"p", "q"}) for name in effects.keys() & CROSSINGS.keys()}
+    return {name: effect | without.get(name, {}) for name, effect in effects.items()}
+
+
+def _row(one: Effect | Distance) -> Json:
+    """Interval and test, for the columns of a table."""
+    tested = {"p": one.p, "q": one.q, "detectable": one.detectable}
+    return {"low": one.interval.low, "high": one.interval.high, **tested, "reason": one.interval.reason}
 
 
 def _finite(value: float) -> float | None:

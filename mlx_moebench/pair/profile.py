@@ -11,14 +11,14 @@ import numpy as np
 from ..errors import StatsError
 from ..options import Plan, Thresholds
 from ..routing.comparison.differences import benjamini_hochberg
-from ..routing.domains.estimates import DomainEstimates, domain_estimates, domain_point
+from ..routing.domains.estimates import DomainEstimates, domain_point
 from ..routing.domains.findings import Findings, count_words, findings
 from ..routing.intervals.bands import Estimates, share_bands
 from ..routing.intervals.corrected import Corrected
 from ..routing.record import RouterSpec
 from ..routing.repeats import text_units
 from ..types import Json
-from .report import data_section, interval_entry, tied_share, words_by_router
+from .report import data_section, estimates_of, interval_entry, tied_share, words_by_router
 from .stats import RoutingStats
 
 PROFILE_VERSION = "2"
@@ -82,7 +82,7 @@ def domain_report(merged: RoutingStats, reports: Mapping[str, Json], plan: Plan 
     plan = plan or Plan()
     units = text_units(merged)
     sums = [units.sums(merged.sums(number)) for number in range(len(merged.specs))]
-    between = domain_estimates(sums, units.strata(merged.strata), plan)
+    between = estimates_of(merged, sums, units.strata(merged.strata), plan)
     over = [findings(one, tied_share(s), plan.thresholds) for one, s in zip(between, sums, strict=True)]
     q = [math.nan if x is None else x for x in benjamini_hochberg([_p_value(one) for one in between])]
     routers = []

@@ -6,8 +6,10 @@ import hashlib
 import math
 from dataclasses import asdict
 
+import numpy as np
+
 from ..options import Plan
-from ..routing.domains.estimates import domain_estimates
+from ..routing.domains.estimates import DomainEstimates, domain_estimates, domain_point
 from ..routing.domains.findings import Findings, count_words, findings
 from ..routing.intervals.bootstrap import Interval
 from ..routing.intervals.corrected import Corrected
@@ -23,6 +25,8 @@ from ..types import Json
 SCHEMA_VERSION = "3"
 """Since 2 a router has the band of every expert, ``token_share``. Since 3 biased numbers are shown corrected, with the
 plug-in value beside them, and several domains have findings in place of flags and verdicts."""
+
+COUNTED = "counts do not say which text a token came from"
 
 
 def build_report(stats: RoutingSums, plan: Plan | None = None) -> Json:
@@ -82,8 +86,18 @@ def findings_of(stats: RoutingSums, units: Units, plan: Plan) -> list[Findings]:
     if not stats.several_domains:
         return []
     sums = [units.sums(stats.sums(number)) for number in range(len(stats.specs))]
-    every = domain_estimates(sums, units.strata(stats.strata), plan)
+    every = estimates_of(stats, sums, units.strata(stats.strata), plan)
     return [findings(one, tied_share(s), plan.thresholds) for one, s in zip(every, sums, strict=True)]
+
+
+def estimates_of(stats: RoutingSums, sums: list[Sums], strata: list[str], plan: Plan) -> list[DomainEstimates]:
+    """What lies between the domains, of each router; of counts the values alone, which no sequences stand behind."""
+    if stats.model.get("backend") != "counts":
+        return domain_estimates(sums, strata, plan)
+    labels = np.asarray(strata)
+    names = np.unique(labels).tolist()
+    by_domain = [np.stack([s.counts[labels == name].sum(axis=0) for name in names]) for s in sums]
+    return [domain_point(c, s.top_k, names, COUNTED) for c, s in zip(by_domain, sums, strict=True)]
 
 
 def tied_share(sums: Sums) -> float:
@@ -110,9 +124,7 @@ def data_section(stats: RoutingSums, units: Units | None = None) -> Json:
     counted: Json = {"n_sequences": len(measured_clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
     if stats.specs and measured_clusters:
         counted |= _sequences(stats, units, strata)
-    shas = sorted({*stats.sources, *(sha for sha, _ in measured_clusters)})
-    every = [(sha, stats.sources.get(sha, {})) for sha in shas]
-    sources = [{"name": sha[:12], **facts, "sha256": sha, **completeness(facts)} for sha, facts in every]
+    sources = _sources(stats)
     if len(sources) == 1:
         return {**sources[0], **counted}
     known = [source["complete"] for source in sources if "complete" in source]
@@ -120,10 +132,17 @@ def data_section(stats: RoutingSums, units: Units | None = None) -> Json:
         counted["complete"] = all(known)
     return {
         "name": "+".join(str(source["name"]) for source in sources),
-        "sha256": hashlib.sha256("".join(shas).encode()).hexdigest(),
+        "sha256": hashlib.sha256("".join(source["sha256"] for source in sources).encode()).hexdigest(),
         **counted,
         "sources": sources,
     }
+
+
+def _sources(stats: RoutingSums) -> list[Json]:
+    """The facts of every source, in the order of their hashes."""
+    shas = sorted({*stats.sources, *(sha for sha, _ in stats.clusters)})
+    every = [(sha, stats.sources.get(sha, {})) for sha in shas]
+    return [{"name": sha[:12], **facts, "sha256": sha, **completeness(facts)} for sha, facts in every]
 
 
 def _sequences(stats: RoutingSums, units: Units, strata: list[str]) -> Json:

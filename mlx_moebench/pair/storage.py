@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
@@ -20,7 +20,7 @@ from ..files import header_of, metadata_of, probe_folder, write_aside
 from ..options import Plan
 from ..routing.parts import completeness
 from ..routing.record import Phase, RouterSpec
-from ..routing.stats import Kind, RoutingSums, recorded
+from ..routing.stats import Cluster, Kind, RoutingSums, recorded
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
 from ..types import Facts, HostArray, Json
@@ -201,10 +201,11 @@ def _report_of(report_path: Path) -> Json:
 
 
 def _drop_intervals(report: Json, reason: str) -> None:
-    """Every interval of a report becomes null, with the reason."""
+    """Every interval of a report becomes null, with the reason; plug-in values stay."""
     gone = {"low": None, "high": None, "reason": reason}
     for router in report["routers"]:
-        router["ci"] = {name: dict(gone) for name in router.get("ci", {})}
+        kept = {name: {k: entry[k] for k in ("plugin",) if k in entry} for name, entry in router.get("ci", {}).items()}
+        router["ci"] = {name: gone | plugin for name, plugin in kept.items()}
         if "token_share" in router:
             router["token_share"] = dict(gone)
         if "findings" in router:
@@ -244,12 +245,7 @@ def restore(kind: type[Kind], tensors: Mapping[str, HostArray], facts: Json) -> 
     stats = kind(specs, **kept)
     for source in stats.sources.values():
         completeness(source)  # raises where facts are missing
-    places = zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)
-    clusters = [(facts["sha256"][source], int(row)) for source, row in places if source >= 0]
-    _expect(len(set(clusters)) == len(tensors["clusters.row"]), "a sequence twice")
-    # Files of earlier versions do not say which texts are the same.
-    texts = tensors.get("clusters.text", np.zeros(len(clusters), dtype=np.int64)).tolist()
-    stats.texts = {cluster: text for cluster, text in zip(clusters, texts, strict=True) if text}
+    clusters, stats.texts = _clusters(tensors, facts["sha256"])
     # Columns are found by name, so that a file written before a scalar was added still reads, with NaN for it.
     columns = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
     for number, spec in enumerate(specs):
@@ -262,6 +258,15 @@ def restore(kind: type[Kind], tensors: Mapping[str, HostArray], facts: Json) -> 
             stats.add_transition(number, moves)
     stats.check()
     return stats
+
+
+def _clusters(tensors: Mapping[str, HostArray], shas: Sequence[str]) -> tuple[list[Cluster], dict[Cluster, int]]:
+    """(the sequences, the hash of each one's text); files of earlier versions do not say which texts are the same."""
+    places = zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)
+    clusters = [(shas[source], int(row)) for source, row in places if source >= 0]
+    _expect(len(set(clusters)) == len(tensors["clusters.row"]), "a sequence twice")
+    texts = tensors.get("clusters.text", np.zeros(len(clusters), dtype=np.int64)).tolist()
+    return clusters, {cluster: text for cluster, text in zip(clusters, texts, strict=True) if text}
 
 
 def _router_sums(spec: RouterSpec, tensors: Mapping[str, HostArray], columns: list[int], clusters: int) -> Sums:

@@ -15,6 +15,7 @@ from ..errors import MoebenchError, StatsError, TrainingError
 from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
+from ..pair.comparison import of_this_version as comparison_of_this_version
 from ..pair.profile import domain_report, of_this_version, profile_settings, rename
 from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
@@ -186,7 +187,7 @@ class _Reader:
             self._add_profile(path, content, label)
         elif keys >= {"direction", "overall", "design"}:
             _require(content, ("a", "b", "units", "routers", "settings"), path)
-            self.comparisons.append(content)
+            self.comparisons.append(comparison_of_this_version(content))
         elif keys >= {"mean_loss", "n_pairs"}:
             _require(content, ("model", "data", "settings", "routers", "summary"), path)
             self.uncertainties.append(content)
@@ -291,7 +292,7 @@ def _run(group: _Group, plan: Plan) -> Run:
     """The run of a group: the report that lies beside one pair, or one made of several."""
     first, merged = group.pairs[0], group.merged
     if merged is None:
-        return Run(group.label or first.label or model_name(first.report["model"]), first.report, None, {})
+        return _without_sums(group)
     if len(group.pairs) > 1 and group.profile is None:
         merged = _renamed(group.pairs, merged)
     parts = merged.by_domain() if len(set(merged.strata)) > 1 else {}
@@ -301,6 +302,11 @@ def _run(group: _Group, plan: Plan) -> Run:
     report = first.report if single and not (parts and "words_by_router" not in first.report) else merged.report(plan)
     name = group.label or (first.label if single else None) or model_name(report["model"])
     return Run(name, report, merged, domains, parts)
+
+
+def _without_sums(group: _Group) -> Run:
+    first = group.pairs[0]
+    return Run(group.label or first.label or model_name(first.report["model"]), first.report, None, {})
 
 
 def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:

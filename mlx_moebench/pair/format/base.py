@@ -31,7 +31,7 @@ def says(text: str) -> Meta:
 
 def when_null(field: str, reason: str) -> Json:
     """The rule of a schema that ``reason`` stands where ``field`` is null."""
-    return {"if": {"properties": {field: _NULL}}, "then": {"required": [reason]}}
+    return {"if": {"properties": {field: _NULL}, "required": [field]}, "then": {"required": [reason]}}
 
 
 class Interval(msgspec.Struct, kw_only=True):

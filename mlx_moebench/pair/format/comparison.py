@@ -21,6 +21,14 @@ class Side(msgspec.Struct, kw_only=True):
     settings: Json
 
 
+DETECTABLE = Annotated[
+    Annotated[float, Meta(ge=0)] | UnsetType | None,
+    says(
+        "Smallest true difference that `power` of such comparisons find; null without an interval. From version 2 on."
+    ),
+]
+
+
 class Effect(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     a: Number
     b: Number
@@ -32,15 +40,26 @@ class Effect(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     bias: Annotated[float | UnsetType, says("Mean of the resampled effects minus the effect.")] = UNSET
     reason: Annotated[str | UnsetType, says("Why there is no interval.")] = UNSET
     q: Annotated[Probability | UnsetType | None, says("p adjusted; of single routers.")] = UNSET
+    detectable: DETECTABLE = UNSET
 
 
 class Distance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    value: Annotated[float, Meta(ge=0)] | None
-    null_mean: Annotated[Number, says("Mean when sequences are exchanged between the sides.")]
-    null_high: Annotated[Number, says("What 95% of exchanges stay below.")]
-    p: Probability | None
-    q: Probability | UnsetType | None = UNSET
-    reason: str | UnsetType = UNSET
+    """Distance of the loads of A and B. In version 1 the plug-in value, and a test by exchanging sequences."""
+
+    value: Annotated[
+        Annotated[float, Meta(ge=0)] | None, says("Without what chance adds; the plug-in value without an interval.")
+    ]
+    low: Number | UnsetType = UNSET
+    high: Number | UnsetType = UNSET
+    p: Annotated[Probability | None, says("Of equal loads; p <= 1 - level if and only if low is above 0.")]
+    method: Annotated[str | UnsetType, says("How the interval was made.")] = UNSET
+    bias: Annotated[float | UnsetType, says("plugin minus value.")] = UNSET
+    plugin: Annotated[Number | UnsetType, says("What the sample gives.")] = UNSET
+    detectable: DETECTABLE = UNSET
+    q: Annotated[Probability | UnsetType | None, says("p adjusted.")] = UNSET
+    reason: Annotated[str | UnsetType, says("Why there is no interval.")] = UNSET
+    null_mean: Annotated[Number | UnsetType, says("Version 1: mean when sequences are exchanged.")] = UNSET
+    null_high: Annotated[Number | UnsetType, says("Version 1: what 95% of exchanges stay below.")] = UNSET
 
 
 class Sequences(msgspec.Struct, kw_only=True):
@@ -58,12 +77,24 @@ class Compared(msgspec.Struct, kw_only=True):
     b: Positive
 
 
+class Repeated(msgspec.Struct, kw_only=True):
+    """Sequences of each side that repeat an earlier one."""
+
+    a: Count
+    b: Count
+
+
 class Design(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     paired: Annotated[
-        bool | None, says("Whether the same sequences are compared; null when a side has no sums per sequence.")
+        bool | None,
+        says("Whether the same sequences are compared; null: values alone, for a side has no sums per sequence."),
     ]
     sequences: Annotated[Sequences, says("Sequences of each side, and those that both have.")]
     compared: Annotated[Compared | None, says("Sequences of each side that the effects are computed on.")]
+    repeated: Annotated[
+        Repeated | UnsetType | None,
+        says("Of those, how many repeat an earlier one token for token: each text counts once. From version 2 on."),
+    ] = UNSET
 
 
 class Allowed(msgspec.Struct, kw_only=True):
@@ -82,6 +113,7 @@ class ComparisonSettings(msgspec.Struct, kw_only=True):
     ci: ComparisonCi
     rounding: Annotated[float, says("Differences up to this times max(1, |a|, |b|) get p = 1.")]
     q: Annotated[str, says("How p was adjusted.")]
+    power: Annotated[Share | UnsetType, says("Share of comparisons that find what is `detectable`.")] = UNSET
 
 
 class TokenShareChange(msgspec.Struct, kw_only=True):
@@ -124,7 +156,7 @@ class ComparisonFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     is null, never 0. E: routable columns of a router.
     """
 
-    schema_version: Annotated[Literal["1"], says("Version of this format.")]
+    schema_version: Annotated[Literal["1", "2"], says("Version of this format.")]
     kind: Literal["comparison"]
     direction: Literal["b - a"]
     a: Side

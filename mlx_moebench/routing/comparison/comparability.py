@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from ...errors import StatsError, did_you_mean
 from ...types import Facts
+from ..intervals.effective import unequal
 from ..parts import completeness
 from ..record import LIVE, RouterSpec
+from ..repeats import Units, text_units
 from ..stats import RoutingSums
-from .differences import Point
+from ..sums import Sums
+from .effects import Point
 from .resampling import Samples
 
 OBSTACLES = {
@@ -122,39 +125,62 @@ def _comparable(key: str, value: object) -> str:
 
 @dataclass(frozen=True)
 class Matching:
-    """Which sequences are compared: rows of each side's sums, and how they were matched. ``samples`` None: no sums."""
+    """Which sequences are compared: rows of each side's sums, and how they were matched.
 
-    rows_a: list[int] = field(default_factory=list)
-    rows_b: list[int] = field(default_factory=list)
+    units_a, units_b: what of them is drawn independently, for equal texts are one; the same of both sides when paired.
+    ``samples`` has the data sets of these units; None where nothing can be drawn, for ``missing``.
+    """
+
+    rows_a: Sequence[int] = ()
+    rows_b: Sequence[int] = ()
+    units_a: Units | None = None
+    units_b: Units | None = None
     samples: Samples | None = None
     shared: int = 0
+    missing: str | None = None
+
+    def sums(self, a: Sums, b: Sums) -> tuple[Sums, Sums]:
+        """Those of the units that are compared, from those of all sequences of a router of each side."""
+        assert self.units_a is not None
+        assert self.units_b is not None
+        return self.units_a.sums(a.take(self.rows_a)), self.units_b.sums(b.take(self.rows_b))
 
     def facts(self, a: Side, b: Side) -> dict[str, object]:
-        """For JSON: how many sequences each side has, how many both have, how many are compared."""
-        paired = None if self.samples is None else self.samples.paired
-        used = {"a": len(self.rows_a), "b": len(self.rows_b)} if self.samples else None
+        """For JSON: how many sequences each side has, how many both have, how many are compared, how many repeat."""
         n = {"a": a.data["n_sequences"], "b": b.data["n_sequences"], "shared": self.shared if self.samples else None}
-        return {"paired": paired, "sequences": n, "compared": used}
+        if self.samples is None or self.units_a is None or self.units_b is None:
+            return {"paired": None, "sequences": n, "compared": None, "repeated": None}
+        repeated = {"a": self.units_a.repeated, "b": self.units_b.repeated}
+        used = {"a": len(self.rows_a), "b": len(self.rows_b)}
+        return {"paired": self.samples.paired, "sequences": n, "compared": used, "repeated": repeated}
 
 
 def match(a: Side, b: Side) -> Matching:
-    """Paired on the sequences that both sides have, if those are at least half of the smaller side's; else unpaired."""
+    """Paired on the sequences that both sides have, if those are at least half of the smaller side's; else unpaired.
+
+    Statistics of one sum for each data set, such as files of counts, say nothing of sequences: values alone.
+    """
     if a.stats is None or b.stats is None:
-        return Matching()
+        return Matching(missing="; ".join(side.missing for side in (a, b) if side.missing))
+    whole = [name for name, side in (("A", a.stats), ("B", b.stats)) if len(side.clusters) == len(set(side.strata))]
+    if whole:
+        has = "have" if len(whole) > 1 else "has"
+        return Matching(missing=f"{' and '.join(whole)} {has} a single sum for each data set")
     index = [{c: i for i, c in enumerate(s.clusters)} for s in (a.stats, b.stats)]
     shared = sorted(c for c in index[0].keys() & index[1].keys() if c[0] != LIVE)
-    strata = a.stats.strata, b.stats.strata
     if 2 * len(shared) >= min(map(len, index)):
-        rows = [[of[c] for c in shared] for of in index]
-        of_a = [strata[0][i] for i in rows[0]]
-        return Matching(rows[0], rows[1], Samples(of_a, of_a, paired=True), len(shared))
-    every = [list(range(len(of))) for of in index]
-    return Matching(every[0], every[1], Samples(*strata, paired=False), len(shared))
+        rows_a, rows_b = ([of[c] for c in shared] for of in index)
+        units = text_units(a.stats, b.stats, rows=[rows_a, rows_b])
+        strata = units.strata([a.stats.strata[row] for row in rows_a])
+        return Matching(rows_a, rows_b, units, units, Samples(strata, strata, paired=True), len(shared))
+    units_a, units_b = text_units(a.stats), text_units(b.stats)
+    samples = Samples(units_a.strata(a.stats.strata), units_b.strata(b.stats.strata), paired=False)
+    return Matching(range(len(index[0])), range(len(index[1])), units_a, units_b, samples, len(shared))
 
 
 def notes(a: Side, b: Side, matching: Matching) -> list[str]:
     """What a reader must know of this comparison, one sentence each."""
-    sentences = [f"{side.missing}: values, but no intervals." for side in (a, b) if side.missing]
+    sentences = [f"{reason}: values, but no intervals." for reason in (matching.missing or "").split("; ") if reason]
     for label, side in (("A", a), ("B", b)):
         for sha, facts in side.sources.items():
             if completeness(facts).get("complete") is False:
@@ -164,9 +190,34 @@ def notes(a: Side, b: Side, matching: Matching) -> list[str]:
     if samples is not None and a.stats is not None and b.stats is not None:
         stats = a.stats, b.stats
         sentences += _of_paired(stats, matching, a.phase == b.phase) if samples.paired else _of_unpaired(a, b, matching)
+        sentences += [*_repeats(matching), *_unequal(stats, matching, samples)]
     sentences += _otherwise("They computed otherwise", a.model, b.model, ("dtype", "backend"))
     elsewhere = "They ran elsewhere, which rounds otherwise"
     return [*sentences, *_otherwise(elsewhere, a.environment, b.environment, ("device", "blas", "mlx"))]
+
+
+def _repeats(matching: Matching) -> Iterator[str]:
+    """Of each side, or once of both where they are the same sequences."""
+    sides = ((" of A", matching.units_a), (" of B", matching.units_b))
+    for of, units in (("", matching.units_a),) if matching.units_a is matching.units_b else sides:
+        if units is not None and units.repeated:
+            which = f"1 sequence{of} repeats" if units.repeated == 1 else f"{units.repeated:,} sequences{of} repeat"
+            yield f"{which} an earlier one token for token; each text counts once in intervals."
+
+
+def _unequal(stats: tuple[RoutingSums, RoutingSums], matching: Matching, samples: Samples) -> Iterator[str]:
+    """Data sets of a side, and sides of other sequences, that differ by far in number or length of sequences."""
+    tokens = [s.n_tokens for s in matching.sums(stats[0].sums(0), stats[1].sums(0))]
+    strata = samples.strata_a, samples.strata_b
+    for label, x, of in zip("AB", tokens, strata, strict=True):
+        yield from (
+            f"{label}: {sentence[:-1]}: data sets that differ by more than 4 are compared with care."
+            for sentence in unequal(x, of)
+        )
+    if not samples.paired:
+        labels = ["A"] * len(strata[0]) + ["B"] * len(strata[1])
+        for sentence in unequal(np.concatenate(tokens), labels):
+            yield f"{sentence[:-1]}: sides that differ by more than 4 are compared with care."
 
 
 def _otherwise(what: str, a: Facts, b: Facts, keys: Sequence[str]) -> Iterator[str]:
@@ -178,7 +229,8 @@ def _otherwise(what: str, a: Facts, b: Facts, keys: Sequence[str]) -> Iterator[s
 
 def _of_unpaired(a: Side, b: Side, matching: Matching) -> Iterator[str]:
     if matching.shared:
-        yield f"{matching.shared} sequences are in both sides, too few to pair; unpaired intervals ignore that."
+        are = "sequence is" if matching.shared == 1 else "sequences are"
+        yield f"{matching.shared} {are} in both sides, too few to pair; unpaired intervals ignore that."
     if LIVE in a.sources or LIVE in b.sources or not (a.sources and b.sources):
         yield "A side was watched live, where nothing says which texts ran: unpaired."
 

@@ -11,102 +11,52 @@ recomputed on the sums of each draw, side by side. An interval is made by the ki
     even than the other, the interval is longer by the bias that the two do not share.
 ``maximum``
     See `maxima`: only experts that may be the busiest count, each pair of them held at once.
+`n90`
+    A count jumps, so its interval is that of where the loads pass nine tenths, between whole experts, rounded outwards
+    (`lattice`). Averaged over routers, what rounding adds nearly cancels, and the interval is that of the mean of these
+    crossings, longer by what rounding was seen to add.
 
-All are widened as in `uncertainty`, by the side that needs it more.
+All are widened as in `bootstrap`, by the side that needs it more. Sequences count as `effective` says, and equal ones
+once: below ten on a side there are values alone.
 
 A p-value is 1 minus the highest level at which the interval leaves out 0: it answers the question that the interval
 answers, whether this metric differs, and the two never disagree. Permuting sequences between the sides would test
 something else, whether the sides route alike altogether. Where other experts are busy at B than at A, permuted sides
 are mixtures, more even and less variable than either: for layer 2 of the embedded model on maths against code, a load
-entropy that differs by -0.025 [-0.049, -0.001] gets p = 0.0005 that way, and 0.04 this way. Where routing alike is the
-question, for distances between two loads, it is the permutation that answers it, exactly.
+entropy that differs by -0.025 [-0.049, -0.001] gets p = 0.0005 that way, and 0.04 this way. Distances between the loads
+have a test and an interval of their own (`distances`).
+
+Beside p stands what the comparison could have found: ``detectable``, the smallest true difference that gets p <= 1 -
+level in 4 of 5 such comparisons. Where p is large and this is, too, nothing is known rather than nothing there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import false_discovery_control
 
 from ...options import Plan
 from ..intervals.bootstrap import Interval, basic, clipped, limits, metrics_of, resampled_interval, widening
-from ..metrics.registry import METRICS, IntervalKind, Metric
+from ..intervals.corrected import Drawn as Halved
+from ..intervals.routers import crossing
+from ..metrics.registry import IntervalKind, Metric
 from ..sums import Floats, Numbers, Sums
+from .distances import LoadDistance, Loads, load_tests
+from .effects import OTHER_EXPERTS, Differences, Distance, Effect, LoadChange, Point, finite, point_differences
+from .lattice import count_difference, crossing_ends, detectable
 from .maxima import Maxima, MeanOfMaxima, peak
-from .resampling import LOADS, Drawn, Samples, load_distances, share_change
+from .resampling import LOADS, Drawn, Samples, share_change
+
+CROSSINGS = {"n90": crossing}
+"""Counts of experts that have an interval: what each is the next whole number of."""
 
 ROUNDING = 1e-6
 """Differences up to this times max(1, |a|, |b|) are rounding: routers compute in float32. They get p = 1."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """One metric on both sides. Without an interval, for the reason that it gives, there are no p and q either.
-
-    q: p adjusted over the routers of one kind (Benjamini and Hochberg 1995).
-    """
-
-    a: float
-    b: float
-    interval: Interval
-    p: float | None = None
-    q: float | None = None
-
-    @property
-    def effect(self) -> float:
-        """b - a, in the unit of the metric; NaN where either is."""
-        return self.b - self.a
-
-    def to_dict(self) -> dict[str, object]:
-        """For JSON: null where a number is undefined, and the reason."""
-        numbers = {name: _finite(getattr(self, name)) for name in ("a", "b", "effect")}
-        return {**numbers, **self.interval.to_dict(), "p": self.p} | ({} if self.q is None else {"q": self.q})
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How far the two loads of a router lie apart, and how far permuted ones do: their mean and 95% quantile."""
-
-    value: float
-    null_mean: float | None = None
-    null_high: float | None = None
-    p: float | None = None
-    q: float | None = None
-    reason: str | None = None
-
-    def to_dict(self) -> dict[str, object]:
-        """For JSON."""
-        extra = {"q": self.q, "reason": self.reason}
-        known = {"value": _finite(self.value), "null_mean": self.null_mean, "null_high": self.null_high, "p": self.p}
-        return known | {k: v for k, v in extra.items() if v is not None}
-
-
-@dataclass(frozen=True)
-class LoadChange:
-    """What became of every expert of a router.
-
-    change [R]: token share at B minus at A; None where the sides have other numbers of experts.
-    band: (u, v), the true changes of all experts lie in [change - u, change + v] together; None with ``reason``.
-    """
-
-    distances: dict[str, Distance]
-    change: Floats | None
-    band: tuple[float, float] | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Differences:
-    """Of the routers of one kind. mean: effects on the mean over them; peak: on the largest value over them."""
-
-    routers: list[dict[str, Effect]]
-    loads: list[LoadChange]
-    mean: dict[str, Effect]
-    peak: dict[str, Effect]
 
 
 def differences(
@@ -117,28 +67,27 @@ def differences(
     Every router shares the same draws, so what holds jointly is joint. plan.method: ``bca`` or ``percentile``.
     """
     metrics = metrics_of(names)
-    if samples.too_few:
-        return point_differences(_points(a, metrics), _points(b, metrics), reason=samples.too_few)
+    reason = samples.too_few(a[0].n_tokens, b[0].n_tokens)
+    if reason is not None:
+        return point_differences(_points(a, metrics), _points(b, metrics), reason=reason)
     draws, strata = samples.draws(plan), (len(set(samples.strata_a)), len(set(samples.strata_b)))
-    drawn, wider = [], []
+    halves = samples.halves(plan)
+    every, changes = [], []
     for x, y in zip(a, b, strict=True):
-        wider.append(_Widening([x.n_tokens, y.n_tokens], strata))
-        drawn.append(Drawn(x, y, draws, metrics, wider[-1](plan.level), plan.level))
-    every = list(zip(drawn, wider, strict=True))
-    rows = [{m.name: _effect(d, w, m, plan) for m in metrics} for d, w in every]
+        wider = _Widening([x.n_tokens, y.n_tokens], strata)
+        loads = Loads(x, y, halves, paired=samples.paired)
+        drawn = Drawn(x, y, draws, metrics, wider(plan.level), plan.level)
+        counts = {
+            m.name: _Crossings(loads.apart(CROSSINGS[m.name]), loads.free) for m in metrics if m.name in CROSSINGS
+        }
+        every.append(_Router(drawn, wider, counts))
+        changes.append(
+            _load_change(every[-1].drawn, load_tests(x, y, samples, plan, loads) if _alike(x, y) else None, plan)
+        )
+    rows = [{m.name: _effect(one, m, plan) for m in metrics} for one in every]
     mean = {m.name: _mean(every, m, plan) for m in metrics}
     highest = {m.name: _peak(every, m, samples.paired, plan) for m in metrics if m.interval == "maximum"}
-    changes = [_load_change(d, plan) for d in drawn]
     return Differences(_adjusted(rows), _adjusted_loads(changes), _present(mean), _present(highest))
-
-
-@dataclass(frozen=True)
-class Point:
-    """What is known of a router without its sequences: metrics by name, load [R], K."""
-
-    values: Mapping[str, float]
-    load: Floats
-    top_k: int
 
 
 def _points(side: Sequence[Sums], metrics: Sequence[Metric]) -> list[Point]:
@@ -146,42 +95,8 @@ def _points(side: Sequence[Sums], metrics: Sequence[Metric]) -> list[Point]:
     return [Point({m.name: float(m.values(t)) for m in metrics}, t.load, t.top_k) for t in totals]
 
 
-def point_differences(a: Sequence[Point], b: Sequence[Point], *, reason: str) -> Differences:
-    """Effects without intervals or p-values; ``reason`` says why."""
-    nothing = Interval(reason=reason)
-    rows: list[dict[str, Effect]] = []
-    for x, y in zip(a, b, strict=True):
-        names = [name for name in METRICS if name in x.values and name in y.values]
-        rows.append({name: Effect(x.values[name], y.values[name], nothing) for name in names})
-    loads = [_point_load_change(x, y, reason) for x, y in zip(a, b, strict=True)]
-    mean, highest = _point_overall(rows, nothing)
-    return Differences(rows, loads, mean, highest)
-
-
-def _point_overall(
-    rows: Sequence[Mapping[str, Effect]], nothing: Interval
-) -> tuple[dict[str, Effect], dict[str, Effect]]:
-    """Of every metric that a router has on both sides: of the mean over the routers, of the largest value."""
-    mean, highest = {}, {}
-    for name, metric in METRICS.items():
-        values = [(e.a, e.b) for row in rows if (e := row.get(name)) is not None and math.isfinite(e.effect)]
-        if values:
-            of_a, of_b = zip(*values, strict=True)
-            mean[name] = Effect(float(np.mean(of_a)), float(np.mean(of_b)), nothing)
-            if metric.interval == "maximum":
-                highest[name] = Effect(max(of_a), max(of_b), nothing)
-    return mean, highest
-
-
-def _point_load_change(a: Point, b: Point, reason: str) -> LoadChange:
-    alike = len(a.load) == len(b.load)
-    distances = load_distances(a.load, b.load) if alike else dict.fromkeys(LOADS, np.array(math.nan))
-    apart = {name: Distance(float(value), reason=reason) for name, value in distances.items()}
-    return LoadChange(apart, b.load * b.top_k - a.load * a.top_k if alike else None, reason=reason)
-
-
 class _Widening:
-    """`uncertainty.widening` of the side that needs it more, for any level."""
+    """`bootstrap.widening` of the side that needs it more, for any level."""
 
     def __init__(self, n_tokens: Sequence[Numbers], strata: Sequence[int]) -> None:
         self._sides = list(zip(n_tokens, strata, strict=True))
@@ -190,46 +105,64 @@ class _Widening:
         return max(widening(tokens, strata, level) for tokens, strata in self._sides)
 
 
-def _effect(d: Drawn, wider: _Widening, m: Metric, plan: Plan) -> Effect:
+class _Crossings(NamedTuple):
+    """Of a count of experts: the difference of what it is the next whole number of, and its degrees of freedom."""
+
+    apart: Halved
+    free: float
+
+
+class _Router(NamedTuple):
+    """What a router's effects are made of. crossings: of counts of experts."""
+
+    drawn: Drawn
+    wider: _Widening
+    crossings: Mapping[str, _Crossings]
+
+
+def _effect(one: _Router, m: Metric, plan: Plan) -> Effect:
     """One metric of one router."""
-    a, b = d.point[m.name]
+    a, b = one.drawn.point[m.name]
     if not (math.isfinite(a) and math.isfinite(b)):
         why = "the metric is null on " + ("both sides" if math.isnan(a) and math.isnan(b) else "one side")
         return Effect(a, b, Interval(reason=why))
     if m.interval == "maximum":
-        return _of_maxima(m, (a, b), d.maxima[m.name], wider, plan, [d])
+        return _of_maxima(m, (a, b), one.drawn.maxima[m.name], one.wider, plan, [one.drawn])
     if m.interval == "none":
         return _without(m, (a, b))
-    return _of_draws(m, (a, b), [d], wider, plan)
+    if m.name in one.crossings:
+        return _of_counts((a, b), [one.crossings[m.name]], plan)
+    return _of_draws(m, (a, b), [one.drawn], one.wider, plan)
 
 
-def _mean(every: Sequence[tuple[Drawn, _Widening]], m: Metric, plan: Plan) -> Effect | None:
+def _mean(every: Sequence[_Router], m: Metric, plan: Plan) -> Effect | None:
     """A metric averaged over the routers that have it on both sides; None where none has."""
-    have = [(d, w) for d, w in every if all(map(math.isfinite, d.point[m.name]))]
+    have = [one for one in every if all(map(math.isfinite, one.drawn.point[m.name]))]
     if not have:
         return None
-    drawn, wider = [d for d, _ in have], _widest(have, plan)
+    drawn, wider = [one.drawn for one in have], _widest(have, plan)
     a, b = np.mean([d.point[m.name] for d in drawn], axis=0).tolist()
     if m.interval == "maximum":
         return _of_maxima(m, (a, b), MeanOfMaxima([d.maxima[m.name] for d in drawn]), wider, plan, drawn)
     if m.interval == "none":
         return _without(m, (a, b))
+    if m.name in have[0].crossings:
+        return _of_counts((a, b), [one.crossings[m.name] for one in have], plan)
     return _of_draws(m, (a, b), drawn, wider, plan)
 
 
-def _widest(have: Sequence[tuple[Drawn, _Widening]], plan: Plan) -> _Widening:
-    return max((w for _, w in have), key=lambda w: w(plan.level))
+def _widest(have: Sequence[_Router], plan: Plan) -> _Widening:
+    return max((one.wider for one in have), key=lambda wider: wider(plan.level))
 
 
-def _peak(every: Sequence[tuple[Drawn, _Widening]], m: Metric, paired: bool, plan: Plan) -> Effect | None:
+def _peak(every: Sequence[_Router], m: Metric, paired: bool, plan: Plan) -> Effect | None:
     """The largest value of a maximum over the routers, which may be another router's at B than at A."""
-    have = [(d, w) for d, w in every if m.name in d.maxima]
+    have = [one for one in every if m.name in one.drawn.maxima]
     if not have:
         return None
-    highest = peak([d.maxima[m.name] for d, _ in have], paired)
-    wider = _widest(have, plan)
+    highest = peak([one.drawn.maxima[m.name] for one in have], paired)
     sides = float(highest.a.max()), float(highest.b.max())
-    return _of_maxima(m, sides, highest, wider, plan, [d for d, _ in have])
+    return _of_maxima(m, sides, highest, _widest(have, plan), plan, [one.drawn for one in have])
 
 
 def _without(m: Metric, sides: tuple[float, float]) -> Effect:
@@ -247,8 +180,28 @@ def _of_maxima(
     def ends(level: float) -> tuple[float, float]:
         return of.ends(wider(level), level)
 
-    interval = Interval(*ends(plan.level), "simultaneous bands over the experts that may be the busiest")
-    return Effect(*sides, _clipped(interval, m, drawn), p=_p_value(*sides, ends, plan))
+    low, high = ends(plan.level)
+    interval = Interval(low, high, "simultaneous bands over the experts that may be the busiest")
+    found = detectable(low, high, plan.level)
+    return Effect(*sides, _clipped(interval, m, drawn), p=_p_value(*sides, ends, plan), detectable=found)
+
+
+def _of_counts(sides: tuple[float, float], crossings: Sequence[_Crossings], plan: Plan) -> Effect:
+    """A count of experts, or its mean over the routers of these crossings."""
+    parts = [one.apart for one in crossings]
+    apart = Halved(
+        float(np.mean([x.whole for x in parts])),
+        np.mean([x.halves for x in parts], axis=0),
+        np.mean([x.quarters for x in parts], axis=0),
+    )
+    free, whole = min(one.free for one in crossings), len(crossings) == 1
+    interval, p = count_difference(sides[1] - sides[0], apart, free, plan, whole=whole)
+    if interval.low is None:
+        return Effect(*sides, interval)
+    found = detectable(*crossing_ends(apart, free, plan.level), plan.level)
+    if whole and found > 0:  # an end that is rounded outwards leaves out 0 from 1 on
+        found += 1
+    return Effect(*sides, interval, p=p, detectable=found)
 
 
 def _of_draws(m: Metric, sides: tuple[float, float], drawn: Sequence[Drawn], wider: _Widening, plan: Plan) -> Effect:
@@ -261,7 +214,12 @@ def _of_draws(m: Metric, sides: tuple[float, float], drawn: Sequence[Drawn], wid
     def at(level: float) -> Interval:
         widen = wider(level)
         interval = resampled_interval(kind, sides[1] - sides[0], boot, jack, widen, replace(plan, level=level))
-        return interval if both is None else _with_own_bias(interval, sides, both, widen, level)
+        interval = interval if both is None else _with_own_bias(interval, sides, both, widen, level)
+        if interval.low is None or interval.high is None:
+            return interval
+        # Where the sides differ in size, so do their biases, and the interval may lie beside what was measured.
+        effect = sides[1] - sides[0]
+        return replace(interval, low=min(interval.low, effect), high=max(interval.high, effect))
 
     def ends(level: float) -> tuple[float, float]:
         interval = at(level)
@@ -269,8 +227,11 @@ def _of_draws(m: Metric, sides: tuple[float, float], drawn: Sequence[Drawn], wid
         assert interval.high is not None
         return interval.low, interval.high
 
-    interval = _clipped(at(plan.level), m, drawn)
-    return Effect(*sides, interval, p=None if interval.low is None else _p_value(*sides, ends, plan))
+    interval = at(plan.level)
+    if interval.low is None:
+        return Effect(*sides, interval)
+    found = detectable(*ends(plan.level), plan.level)
+    return Effect(*sides, _clipped(interval, m, drawn), p=_p_value(*sides, ends, plan), detectable=found)
 
 
 def _with_own_bias(
@@ -319,29 +280,24 @@ def _clipped(interval: Interval, m: Metric, drawn: Sequence[Drawn]) -> Interval:
     (low_a, high_a), (low_b, high_b) = (
         limits(m, [(d.total[side].n_experts, d.total[side].top_k) for d in drawn]) for side in (0, 1)
     )
-    return clipped(interval, (low_b - high_a, high_b - low_a), m.integer and len(drawn) == 1)
+    return clipped(interval, (low_b - high_a, high_b - low_a))
 
 
-def _share(extreme: npt.NDArray[np.bool_]) -> float:
-    """(1 + #) / (1 + B): the measured assignment is one of those that the null allows."""
-    return (1 + int(extreme.sum())) / (1 + len(extreme))
+def _alike(a: Sums, b: Sums) -> bool:
+    """Whether an expert of one side is one of the other."""
+    return a.n_experts == b.n_experts
 
 
-def _load_change(d: Drawn, plan: Plan) -> LoadChange:
-    a, b = d.total
-    if d.share_change is None:
-        why = "the sides have other numbers of experts"
-        return LoadChange({name: Distance(math.nan, reason=why) for name in LOADS}, None, reason=why)
-    distances = {}
-    for name, value in load_distances(a.load, b.load).items():
-        if d.null is None:
-            distances[name] = Distance(float(value), reason="sequences cannot be exchanged between routers of other K")
-        else:
-            null = d.null[name]
-            p = _share(null >= value - ROUNDING)
-            distances[name] = Distance(float(value), float(null.mean()), float(np.quantile(null, 0.95)), p)
+def _load_change(d: Drawn, tests: Mapping[str, LoadDistance] | None, plan: Plan) -> LoadChange:
+    if tests is None or d.share_change is None:
+        return LoadChange(dict.fromkeys(LOADS, Distance.plain(math.nan, OTHER_EXPERTS)), None, reason=OTHER_EXPERTS)
     u, v = (d.widen * float(np.quantile(side, (1 + plan.level) / 2)) for side in d.share_change)
-    return LoadChange(distances, share_change(a, b), (u, v))
+    return LoadChange({name: _distance(one) for name, one in tests.items()}, share_change(*d.total), (u, v))
+
+
+def _distance(one: LoadDistance) -> Distance:
+    value, interval, plugin = one.distance
+    return Distance(value, interval, plugin, p=finite(one.p), detectable=finite(one.detectable))
 
 
 def _adjusted(rows: list[dict[str, Effect]]) -> list[dict[str, Effect]]:
@@ -373,7 +329,3 @@ def benjamini_hochberg(p: Sequence[float | None]) -> list[float | None]:
 
 def _present(effects: dict[str, Effect | None]) -> dict[str, Effect]:
     return {name: effect for name, effect in effects.items() if effect is not None}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

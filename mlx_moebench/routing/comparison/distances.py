@@ -18,14 +18,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import chdtri, chndtrinc
 
 from ...options import Plan
 from ..intervals.bootstrap import Interval
 from ..intervals.corrected import Corrected, Drawn, corrected, error_parts, transformed
 from ..intervals.effective import effective_clusters, pooled
-from ..intervals.halves import Halves, halved, paired_ratios, quartered, random_halves, ratios
+from ..intervals.halves import Halves, halved, paired_ratios, quartered, ratios
 from ..intervals.independence import Independence, as_tested, independence, paired_independence
 from ..sums import Floats, Sums
+from .lattice import POWER
 from .resampling import Samples, load_distances
 
 Distance = Callable[[Floats, Floats], Floats]
@@ -33,36 +35,84 @@ Distance = Callable[[Floats, Floats], Floats]
 
 
 class LoadDistance(NamedTuple):
-    """A distance with its interval, and p of the test that the loads are equal; NaN where there is no interval."""
+    """A distance with its interval, and p of the test that the loads are equal; NaN where there is no interval.
+
+    detectable: the true distance, of loads that differ in the same proportions, that 4 of 5 such comparisons would
+    find; NaN where the loads are equal, or without an interval.
+    """
 
     distance: Corrected
     p: float
+    detectable: float = math.nan
 
 
-def load_tests(a: Sums, b: Sums, samples: Samples, plan: Plan) -> dict[str, LoadDistance]:
+class Loads:
+    """The loads of two sides and of random halves of their sequences: what distances and counts of experts differ by.
+
+    free: degrees of freedom of the side that has fewer.
+    """
+
+    def __init__(self, a: Sums, b: Sums, halves: tuple[Halves, Halves], *, paired: bool) -> None:
+        self.halves, self.paired = halves, paired
+        self.sides = _side(a, halves[0]), _side(b, halves[1])
+        free = (effective_clusters(s.n_tokens) - len(h.members) for s, h in zip((a, b), halves, strict=True))
+        self.free = max(min(free), 1.0)
+
+    def apart(self, function: Callable[[Floats], Floats]) -> Drawn:
+        """That of B less that of A, of a function of a load [..., R] alone."""
+        of_a, of_b = ([function(load) for load in side[:3]] for side in self.sides)
+        whole, half, quarter = (y - x for x, y in zip(of_a, of_b, strict=True))
+        return Drawn(float(whole), half, quarter)
+
+    def corrected(self, function: Distance, most: float, level: float) -> Corrected:
+        """A distance between both loads, from 0 to ``most``."""
+        whole, half, quarter = (function(f, g) for f, g in zip(self.sides[0][:3], self.sides[1][:3], strict=True))
+        drawn, parts = Drawn(float(whole), half, quarter), _parts(function, self.sides, self.halves, self.paired)
+        return corrected(drawn, self.free, level, (0.0, most), parts=parts)
+
+
+def load_tests(a: Sums, b: Sums, samples: Samples, plan: Plan, loads: Loads | None = None) -> dict[str, LoadDistance]:
     """`LOADS` between two sides, from the sums of their sequences; K may differ, the numbers of experts must not.
 
-    Fewer than ten effective sequences on a side leave the values and take intervals and p.
+    loads: of these sides by the halves of the plan, where they are there already. Fewer than ten effective sequences on
+    a side leave the values and take intervals and p.
     """
     reason = pooled(a.n_tokens).reason or pooled(b.n_tokens).reason
     if reason is not None:
         distances = load_distances(a.total().load, b.total().load)
         return {name: LoadDistance(_plain(float(x), reason), math.nan) for name, x in distances.items()}
-    of_a = random_halves(samples.strata_a, plan.resamples, plan.seed)
-    of_b = of_a if samples.paired else random_halves(samples.strata_b, plan.resamples, (plan.seed, 1))
-    test = _test(a, b, (of_a, of_b), samples.paired, plan.level)
-    sides = _side(a, of_a), _side(b, of_b)
-    free = max(min(effective_clusters(s.n_tokens) - len(h.members) for s, h in ((a, of_a), (b, of_b))), 1.0)
+    loads = loads or Loads(a, b, samples.halves(plan), paired=samples.paired)
+    test = _test(a, b, loads.halves, samples.paired, plan.level)
+    needed = detectable_share(test, plan.level)
 
     def tested(function: Distance, most: float) -> Corrected:
-        whole, half, quarter = (function(f, g) for f, g in zip(sides[0][:3], sides[1][:3], strict=True))
-        parts = _parts(function, sides, (of_a, of_b), samples.paired)
-        made = corrected(Drawn(float(whole), half, quarter), free, plan.level, (0.0, most), parts=parts)
-        return as_tested(made, test)
+        return as_tested(loads.corrected(function, most, plan.level), test)
 
-    l1 = transformed(tested(lambda f, g: load_distances(f, g)["load_l1"] ** 2, 4.0), math.sqrt)
+    square = tested(lambda f, g: load_distances(f, g)["load_l1"] ** 2, 4.0)
     jsd = tested(lambda f, g: load_distances(f, g)["load_jsd"], math.log(2))
-    return {"load_l1": LoadDistance(l1, test.p_value), "load_jsd": LoadDistance(jsd, test.p_value)}
+    l1_found, jsd_found = math.sqrt(square.plugin * needed), jsd.plugin * needed
+    return {
+        "load_l1": LoadDistance(transformed(square, math.sqrt), test.p_value, min(l1_found, 2.0)),
+        "load_jsd": LoadDistance(jsd, test.p_value, min(jsd_found, math.log(2))),
+    }
+
+
+def detectable_share(test: Independence, level: float) -> float:
+    """How large a true Q the test finds in `POWER` of samples, over the Q that was measured; 0 without noise.
+
+    Q over its mean is taken for a chi-square over its degrees of freedom n, that n whose critical value the test has
+    (Satterthwaite 1946), and where loads differ for a noncentral one, whose mean is 1 + true Q / mean.
+    """
+    if test.critical == 0:
+        return 0.0
+    if not (math.isfinite(test.critical) and test.ratio > 0):
+        return math.nan
+    few, many = 1.0, 1e6
+    for _ in range(60):
+        n = math.sqrt(few * many)
+        few, many = (n, many) if float(chdtri(n, 1 - level)) / n > test.critical else (few, n)
+    noncentral = float(chndtrinc(test.critical * few, few, 1 - POWER))
+    return noncentral / few / test.ratio
 
 
 def _plain(value: float, reason: str) -> Corrected:

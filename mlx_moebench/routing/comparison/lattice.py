@@ -10,25 +10,36 @@ from __future__ import annotations
 
 import math
 
+from scipy.special import ndtri
+
 from ...options import Plan
 from ..intervals.bootstrap import Interval
 from ..intervals.corrected import METHOD, Drawn, corrected
 
+POWER = 0.8
+"""Share of comparisons that would find the difference that is called detectable."""
 
-def count_difference(effect: float, apart: Drawn, free: float, plan: Plan) -> tuple[Interval, float]:
+
+def count_difference(
+    effect: float, apart: Drawn, free: float, plan: Plan, *, whole: bool = True
+) -> tuple[Interval, float]:
     """(interval, p) of a difference of counts, which the interval always holds.
 
     effect: the difference of the counts. apart: that of their crossings, of the whole, of random halves and of
     quarters: the same halves of both sides where sequences are paired, others where they are not. free: degrees of
-    freedom of the side that has fewer.
+    freedom of the side that has fewer. whole: the effect is a whole number; False of a mean over routers, where what
+    whole numbers add to the crossings nearly cancels: its interval is that of the mean of the crossings, longer by what
+    they were seen to add.
     """
 
     def ends(level: float) -> tuple[float, float]:
-        interval = corrected(apart, free, level, (-math.inf, math.inf)).interval
-        low, high = interval.low, interval.high
-        if low is None or high is None:
-            return -math.inf, math.inf
-        return min(math.floor(low + 1e-6), effect), max(math.ceil(high - 1e-6), effect)
+        low, high = crossing_ends(apart, free, level)
+        if whole:
+            low, high = math.floor(low + 1e-6), math.ceil(high - 1e-6)
+        else:
+            rounding = effect - apart.whole
+            low, high = min(low, low + rounding), max(high, high + rounding)
+        return min(low, effect), max(high, effect)
 
     if not (apart.finite and math.isfinite(effect)):
         return Interval(reason="the metric is null on a side"), math.nan
@@ -40,6 +51,24 @@ def count_difference(effect: float, apart: Drawn, free: float, plan: Plan) -> tu
         middle = (least + most) / 2
         least, most = (least, middle) if _leaves_out(*ends(1 - middle)) else (middle, most)
     return Interval(low, high, METHOD), most
+
+
+def crossing_ends(apart: Drawn, free: float, level: float) -> tuple[float, float]:
+    """The interval of a difference of crossings; infinite where there is none."""
+    interval = corrected(apart, free, level, (-math.inf, math.inf)).interval
+    if interval.low is None or interval.high is None:
+        return -math.inf, math.inf
+    return interval.low, interval.high
+
+
+def detectable(low: float, high: float, level: float) -> float:
+    """The smallest true difference that `POWER` of comparisons with an interval so wide would find.
+
+    An interval leaves out 0 where the estimate is at least half its width away; that happens in `POWER` of samples
+    where the truth is further away by that quantile of the error, whose deviation half the width shows.
+    """
+    z = float(ndtri((1 + level) / 2))
+    return (high - low) / 2 * (z + float(ndtri(POWER))) / z
 
 
 def _leaves_out(low: float, high: float) -> bool:

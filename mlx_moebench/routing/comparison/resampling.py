@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ...options import Plan
-from ..intervals.bootstrap import MIN_CLUSTERS, SCALAR, blocks, extremes, joined, resample_weights
+from ..intervals.bootstrap import SCALAR, blocks, extremes, joined, resample_weights
+from ..intervals.effective import pooled
+from ..intervals.halves import Halves, random_halves
 from ..metrics.registry import Metric
-from ..sums import Floats, Sums, divergence
+from ..sums import Floats, Numbers, Sums, divergence
 from .maxima import maxima
 
 
@@ -27,50 +29,33 @@ class Samples:
     strata_b: Sequence[str]
     paired: bool
 
-    @property
-    def too_few(self) -> str | None:
-        """Why there are no intervals, if there are none."""
-        n = min(len(self.strata_a), len(self.strata_b))
-        if n >= MIN_CLUSTERS:
-            return None
-        are = "sequence" if n == 1 else "sequences"
-        return f"{n} {'shared ' if self.paired else ''}{are} of a side are too few: {MIN_CLUSTERS} or more are needed"
+    def too_few(self, tokens_a: Numbers, tokens_b: Numbers) -> str | None:
+        """Why there are no intervals, from the tokens of each sequence [N]; None where there are some."""
+        for name, tokens, strata in (("A", tokens_a, self.strata_a), ("B", tokens_b, self.strata_b)):
+            reason = pooled(tokens, strata).reason
+            if reason is not None:
+                return reason if self.paired else f"{name}: {reason}"
+        return None
 
     def draws(self, plan: Plan) -> Draws:
-        """The resamples and exchanges of a plan."""
+        """The resamples of a plan."""
         of_a = resample_weights(self.strata_a, plan.resamples, plan.seed)
         of_b = of_a if self.paired else resample_weights(self.strata_b, plan.resamples, (plan.seed, 1))
-        return Draws(self.paired, of_a, of_b, self._exchanges(plan.resamples, np.random.default_rng((plan.seed, 2))))
+        return Draws(self.paired, of_a, of_b)
 
-    def _exchanges(self, count: int, rng: np.random.Generator) -> Floats:
-        n_a = len(self.strata_a)
-        if self.paired:
-            stay = rng.integers(2, size=(count, n_a)).astype(np.float64)
-            return np.concatenate([stay, 1 - stay], axis=1)
-        labels = np.array([*self.strata_a, *self.strata_b])
-        if set(self.strata_a) != set(self.strata_b):
-            labels = np.full(len(labels), "")
-        taken = np.zeros((count, len(labels)))
-        for label in np.unique(labels):
-            members = np.flatnonzero(labels == label)
-            of_a = int((members < n_a).sum())
-            order = rng.random((count, len(members))).argsort(axis=1)[:, :of_a]
-            np.put_along_axis(taken, members[order], 1.0, axis=1)
-        return taken
+    def halves(self, plan: Plan) -> tuple[Halves, Halves]:
+        """Random halves of each side's sequences; the same of both when paired."""
+        of_a = random_halves(self.strata_a, plan.resamples, plan.seed)
+        return of_a, of_a if self.paired else random_halves(self.strata_b, plan.resamples, (plan.seed, 1))
 
 
 @dataclass(frozen=True)
 class Draws:
-    """How often each sequence of A and of B is drawn, a [B, N_A] and b [B, N_B]; the same when paired.
-
-    exchanged: [B, N_A + N_B] of 0 and 1: which of both sides' sequences a permuted A consists of; B is the rest.
-    Paired sequences swap sides at random; others are dealt out, inside each data set where both sides have the same.
-    """
+    """How often each sequence of A and of B is drawn, a [B, N_A] and b [B, N_B]; the same when paired."""
 
     paired: bool
     a: Floats
     b: Floats
-    exchanged: Floats
 
 
 class Drawn:
@@ -78,8 +63,7 @@ class Drawn:
 
     ``point`` {metric: (a, b)}. ``sides`` {metric: [2, B]} are the resampled values, ``jack`` {metric: [N]} the
     leave-one-outs of b - a, of all metrics but maxima; ``maxima`` has those. Where both have the same E,
-    ``share_change`` [2, B] are the largest deviations upwards and downwards of the change of any expert's token
-    share; where they also have the same K, ``null`` are the `load_distances` [B] of exchanged sides.
+    ``share_change`` [2, B] are the largest deviations upwards and downwards of the change of any expert's token share.
     """
 
     def __init__(
@@ -105,8 +89,6 @@ class Drawn:
             name: maxima(*theta, *shares, paired=draws.paired, widen=widen, level=strict)
             for name, (theta, shares) in again.shares.items()
         }
-        alike = (a.n_experts, a.top_k) == (b.n_experts, b.top_k)
-        self.null = _exchanged_distances(a, b, draws.exchanged) if alike else None
 
     def boot(self, name: str) -> Floats:
         """[B] resampled values of b - a, of all metrics but maxima."""
@@ -161,19 +143,6 @@ def share_change(a: Sums, b: Sums) -> Floats:
     return b.load * b.top_k - a.load * a.top_k
 
 
-def _exchanged_distances(a: Sums, b: Sums, exchanged: Floats) -> dict[str, Floats]:
-    """`load_distances` [B] between the sides that each exchange [B, N_A + N_B] makes."""
-    counts = np.concatenate([a.counts, b.counts]).astype(np.float64)
-    distances: dict[str, list[Floats]] = {name: [] for name in LOADS}
-    for rows in blocks(len(exchanged), a.n_experts):
-        taken = exchanged[rows]
-        dealt = [weights @ counts for weights in (taken, 1 - taken)]
-        f, g = (side / np.where(side.sum(axis=1) > 0, side.sum(axis=1), np.nan)[:, None] for side in dealt)
-        for name, values in load_distances(f, g).items():
-            distances[name].append(values)
-    return joined(distances)
-
-
 LOADS = {"load_l1": "share of selections", "load_jsd": "nats"}
 """How far two loads lie apart, with the unit: metrics of two sides, 0 when they are equal and never below."""
 
@@ -184,7 +153,7 @@ def load_distances(f: Floats, g: Floats) -> dict[str, Floats]:
     Formula: load_l1 = sum_i |g_i - f_i|; load_jsd = H((f + g) / 2) - (H(f) + H(g)) / 2.
     Unit: share of selections, of those that moved and of those that left, hence twice what moved; nats.
     Range: [0, 2]; [0, ln 2].
-    Null: no token. In finite samples they are above 0 also when nothing differs: compare with the permuted ones.
+    Null: no token. In finite samples they are above 0 also when nothing differs: see `distances`.
     Source: total variation distance, times 2; Jensen-Shannon divergence (Lin 1991).
     """
     return {"load_l1": np.abs(g - f).sum(axis=-1), "load_jsd": divergence(f, g)}

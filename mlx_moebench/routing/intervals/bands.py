@@ -142,8 +142,9 @@ def simultaneous(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Flo
 def share_bands(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floats]:
     """(low, high) [R] that hold the true shares of all experts at once, in this share of samples.
 
-    Clopper and Pearson's interval, from as many tokens as would have the share's variance: its own, or that of all
-    experts together where it is larger, since the variance of a seldom chosen expert is known no better than its share.
+    Clopper and Pearson's interval, from as many tokens as would have the share's variance: its own, or, where it is
+    larger, that of all experts together or of the tenth of them whose texts differ most, since the variance of a
+    seldom chosen expert is known no better than its share.
     A share that is the same in every sequence has no width; an expert that no sequence chose may be chosen by others,
     and has an upper end.
     """
@@ -151,8 +152,10 @@ def share_bands(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floa
     binomial, varies = share * (1 - share), variance > 0
     if not varies.any():
         return share, share
-    pooled = float(binomial[varies].sum() / variance[varies].sum())
-    tokens = np.minimum(np.where(varies, binomial / np.where(varies, variance, 1.0), pooled), pooled)
+    own = binomial[varies] / variance[varies]
+    pooled = min(float(binomial[varies].sum() / variance[varies].sum()), float(np.quantile(own, 0.1)))
+    tokens = np.full_like(share, pooled)
+    tokens[varies] = np.minimum(own, pooled)
     tail = ndtr(-student(estimates.free, _joint(estimates, level)))
     hits, misses = share * tokens, (1 - share) * tokens
     low = betaincinv(np.maximum(hits, 1e-12), misses + 1, tail)

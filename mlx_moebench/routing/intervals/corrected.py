@@ -9,7 +9,7 @@ w      the larger of the upper and lower quantile of the deviations of random ha
        longer one.
 doubt  what the second step of the correction changed, and so what it may have left.
 
-Means have no bias to speak of, and Student's interval. Errors of few sequences are skewed: the longer side is longer by
+Means have no bias to speak of: see `bootstrap`. Errors of few sequences are skewed: the longer side is longer by
 Hall's transformation of the studentised error (1992), and neither side is ever shorter.
 """
 
@@ -31,7 +31,6 @@ from .halves import student
 
 SKEWEST = 0.4
 METHOD = "random halves of the sequences"
-STUDENT = "Student's t over sequences"
 
 
 class Corrected(NamedTuple):
@@ -108,17 +107,6 @@ def corrected(
         value, below, above = drawn.whole, 0.0, 0.0
     shown, low, high = (min(max(float(x), limits[0]), limits[1]) for x in (value, value - below, value + above))
     return Corrected(shown, Interval(low, high, METHOD, bias=drawn.whole - shown), drawn.whole)
-
-
-def mean_of(value: float, parts: Floats, free: float, level: float, limits: tuple[float, float]) -> Corrected:
-    """Of a ratio of sums, which has no bias to speak of: Student's interval, its longer side as its error is skewed."""
-    if not (math.isfinite(value) and np.isfinite(parts).all()):
-        return Corrected(value, Interval(reason="the metric is null here"), value)
-    error = math.sqrt(float((parts**2).sum())) * float(ndtri((1 + level) / 2))
-    error = error if error > 1e-12 * abs(value) else 0.0
-    down, up = reaches(free, level, skewness(parts))
-    low, high = (min(max(float(x), limits[0]), limits[1]) for x in (value - error * down, value + error * up))
-    return Corrected(value, Interval(min(low, value), max(high, value), STUDENT), value)
 
 
 def error_parts(left_out: Floats, members: Sequence[npt.NDArray[np.intp]]) -> Floats:

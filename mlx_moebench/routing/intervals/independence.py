@@ -92,7 +92,11 @@ def paired_independence(apart: Ratios, load: Floats, level: float = 0.95) -> Ind
 
 
 def as_tested(distance: Corrected, test: Independence) -> Corrected:
-    """A distance in squares, such as information, whose interval leaves out 0 if and only if the test rejects."""
+    """A distance in squares, such as information, whose interval leaves out 0 if and only if the test rejects.
+
+    Where it rejects, the lower end is at least what the triangle inequality leaves: with |x| the distance of the loads
+    on the test's scale, |truth| >= |measured| - |noise|, and the noise is below the critical value.
+    """
     low, high = distance.interval.low, distance.interval.high
     if low is None or high is None or math.isnan(test.p_value):
         return distance
@@ -101,7 +105,7 @@ def as_tested(distance: Corrected, test: Independence) -> Corrected:
         low = 0.0
     else:
         value = max(value, distance.plugin * test.excess)
-        low = low if low > 0 else value * test.excess
+        low = max(low, distance.plugin * (1.0 - math.sqrt(1.0 - test.excess)) ** 2)
     interval = Interval(low, max(high, value), METHOD, bias=distance.plugin - value)
     return Corrected(value, interval, distance.plugin)
 

@@ -66,26 +66,34 @@ def measured(
     plan = plan or Plan()
     metrics, labels = metrics_of(names), np.asarray(strata)
     counted = pooled(routers[0].n_tokens, labels)
-    reason = counted.reason
-    if plan.method == "layer":
-        reason = "a layer bootstrap gives one router no interval"
+    reason = "a layer bootstrap gives one router no interval" if plan.method == "layer" else counted.reason
     if reason is not None:
         return _without(routers, metrics, reason, counted, plan)
+    return _resampled(routers, labels, plan, metrics, counted)
+
+
+def _resampled(
+    routers: Sequence[Sums],
+    labels: npt.NDArray[np.str_],
+    plan: Plan,
+    metrics: Sequence[Metric],
+    counted: Clusters,
+) -> Measured:
     of_means = mean_intervals(routers, labels, plan, [m for m in metrics if m.interval == "mean"])
     halves = random_halves(labels, plan.resamples, plan.seed)
     every = [_Router(sums, halves, metrics, plan.level) for sums in routers]
     means = [_means(s, row) for s, row in zip(routers, of_means.rows, strict=True)]
     rows = [{**_plain(s, metrics), **row, **one.shown} for s, row, one in zip(routers, means, every, strict=True)]
-    mean, peak = {name: _over(means, name, interval) for name, interval in of_means.over.items()}, {}
-    for m in metrics:
-        if m.interval in CORRECTED:
-            made = over_routers([one.corrected for one in every], m.name)
-            if made is not None:
-                mean[m.name] = made
-        elif m.interval == "maximum":
-            peak[m.name] = _peak(m, every, plan.level)
-    shares = [one.band for one in every]
-    return Measured(rows, mean, peak, shares, [one.maxima for one in every], counted)
+    mean = {name: _over(means, name, interval) for name, interval in of_means.over.items()}
+    mean |= _corrected_means(metrics, [one.corrected for one in every])
+    peak = {m.name: _peak(m, every, plan.level) for m in metrics if m.interval == "maximum"}
+    return Measured(rows, mean, peak, [one.band for one in every], [one.maxima for one in every], counted)
+
+
+def _corrected_means(metrics: Sequence[Metric], routers: Sequence[RouterMetrics]) -> dict[str, Corrected]:
+    """The corrected metrics that any router has, over those routers."""
+    over = {m.name: over_routers(routers, m.name) for m in metrics if m.interval in CORRECTED}
+    return {name: made for name, made in over.items() if made is not None}
 
 
 def _plain(sums: Sums, metrics: Sequence[Metric]) -> dict[str, Corrected]:
@@ -157,11 +165,7 @@ def _without(
 ) -> Measured:
     """Plug-in values, and why they have no intervals; with the method ``layer`` means over layers have one."""
     none = Interval(reason=reason)
-    rows = []
-    for sums in routers:
-        total = sums.total()
-        values = {m.name: float(m.values(total)) for m in metrics}
-        rows.append({name: Corrected(value, none, value) for name, value in values.items()} | _plain(sums, metrics))
+    rows = [_plugin(sums, metrics, none) | _plain(sums, metrics) for sums in routers]
     over = layer_intervals(routers, metrics, plan) if plan.method == "layer" else {}
     mean, peak = {}, {}
     for m in metrics:
@@ -173,6 +177,12 @@ def _without(
             value = float(np.mean(values_of))
             mean[m.name] = Corrected(value, over.get(m.name, none), value)
     return Measured(rows, mean, peak, [ShareBand(reason=reason) for _ in routers], [{} for _ in routers], counted)
+
+
+def _plugin(sums: Sums, metrics: Sequence[Metric], none: Interval) -> dict[str, Corrected]:
+    total = sums.total()
+    values = {m.name: float(m.values(total)) for m in metrics}
+    return {name: Corrected(value, none, value) for name, value in values.items()}
 
 
 def flagged_fraction(

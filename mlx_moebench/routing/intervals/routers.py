@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtri
 
 from ..metrics.registry import METRICS, get_metric
 from ..sums import Floats, Sums
 from .bootstrap import Interval
-from .corrected import METHOD, Corrected, Drawn, corrected, error_parts, mean_of, reaches, skewness, steps, transformed
+from .corrected import METHOD, Corrected, Drawn, corrected, error_parts, reaches, skewness, steps, transformed
 from .effective import effective_clusters
 from .halves import Halves, halved, quartered, student
 
@@ -81,8 +82,6 @@ class RouterMetrics:
             root, function = ROOTS[name]
             return transformed(self.metric(root), lambda x: function(x, self.n_experts))
         values, kind, limits = self.values[name], get_metric(name).interval, self.limits(name)
-        if kind == "mean":
-            return mean_of(values.whole, self.parts(values), self.free, self.level, limits)
         if kind == "distance":
             square = values.map(lambda x: x * x)
             ends = limits[0] ** 2, limits[1] ** 2
@@ -100,7 +99,7 @@ class RouterMetrics:
         return error_parts(values.left_out, self.members)
 
 
-KINDS = ("mean", "plugin", "distance")
+KINDS = ("plugin", "distance")
 
 ROOTS: dict[str, tuple[str, Callable[[float, int], float]]] = {
     "eae": ("load_entropy", lambda h, e: h / math.log(e) if e > 1 else math.nan),
@@ -121,20 +120,17 @@ def over_routers(routers: Sequence[RouterMetrics], name: str) -> Corrected | Non
     have = [r for r in routers if math.isfinite(r.values[name].whole)]
     if not have:
         return None
-    every = [r.values[name] for r in have]
-    joined = Values(
-        float(np.mean([v.whole for v in every])),
-        np.mean([v.halves for v in every], axis=0),
-        np.mean([v.quarters for v in every], axis=0),
-        np.mean([v.left_out for v in every], axis=0),
-    )
+    joined = _mean_of([r.values[name] for r in have])
     limits = min(r.limits(name)[0] for r in have), max(r.limits(name)[1] for r in have)
     free, level, parts = min(r.free for r in have), have[0].level, have[0].parts(joined)
-    if get_metric(name).interval == "mean":
-        return mean_of(joined.whole, parts, free, level, limits)
     joint = corrected(joined.drawn, free, level, limits, parts=parts)
     # The mean of what is shown for each router, so that a reader who averages them finds it.
     value = float(np.mean([r.metric(name).value for r in have]))
+    return _moved(joint, value, limits)
+
+
+def _moved(joint: Corrected, value: float, limits: tuple[float, float]) -> Corrected:
+    """The same interval about another value, inside the metric's range."""
     low, high = joint.interval.low, joint.interval.high
     if low is None or high is None:
         return joint
@@ -142,6 +138,11 @@ def over_routers(routers: Sequence[RouterMetrics], name: str) -> Corrected | Non
     low, high = (min(max(x + shift, limits[0]), limits[1]) for x in (low, high))
     bias = joint.plugin - value
     return Corrected(value, Interval(min(low, value), max(high, value), METHOD, bias=bias), joint.plugin)
+
+
+def _mean_of(every: Sequence[Values]) -> Values:
+    whole, *drawn = (np.mean(parts, axis=0) for parts in zip(*every, strict=True))
+    return Values(float(whole), *drawn)
 
 
 def n90(covered: Floats, values: Values, router: RouterMetrics) -> Corrected:
@@ -181,16 +182,16 @@ def _enough(covered: Floats) -> float:
     return float(reached[0] + 1) if len(reached) else float(len(covered))
 
 
-def crossing(load: Floats) -> Floats:
+def crossing(load: npt.ArrayLike) -> Floats:
     """Where the loads [..., R], largest first, pass nine tenths, between whole experts: `n90` is the next whole number.
 
     A difference of two counts has no smooth interval; that of two crossings has, and a count lies within one of it.
 
-    >>> crossing(np.array([0.5, 0.5])).round(2)
-    array(1.8)
+    >>> float(crossing([0.5, 0.5]).round(2))
+    1.8
     """
     covered = np.cumsum(-np.sort(-np.asarray(load, dtype=np.float64), axis=-1), axis=-1)
-    number = np.minimum((covered < NINE_TENTHS).sum(axis=-1), load.shape[-1] - 1)
+    number = np.minimum((covered < NINE_TENTHS).sum(axis=-1), covered.shape[-1] - 1)
     at = np.take_along_axis(covered, number[..., None], axis=-1)[..., 0]
     before = np.where(
         number > 0, np.take_along_axis(covered, np.maximum(number - 1, 0)[..., None], axis=-1)[..., 0], 0.0

@@ -25,7 +25,7 @@ def mean_entropy(s: Sums) -> Floats:
     Unit: nats.
     Range: [0, ln E]; ln E when every token is undecided.
     Null: no token, or the logits were not seen.
-    Source: Shannon entropy of the router's softmax; the "mean entropy" of published MoE routing tables.
+    Source: Shannon 1948, of the router's softmax; most likely the "mean entropy" of published routing tables.
     """
     return s.scalar("entropy") / _tokens(s)
 
@@ -78,8 +78,9 @@ def load_entropy(s: Sums) -> Floats:
     Formula: H(f), f_i = sum_t S_ti / (K T).
     Unit: nats.
     Range: [ln K, ln E]; ln E when every expert gets the same number of selections.
-    Null: no token. Plug-in: biased low by about `load_entropy_bias`.
-    Source: LibMoE, section 5 (before normalisation).
+    Null: no token. The plug-in value is too low, by `load_entropy_bias` if selections were independent and by more
+        where they are not; reports show it corrected.
+    Source: LibMoE, appendix D.1 (in bits there, and normalised).
     """
     return s.load_entropy
 
@@ -112,7 +113,7 @@ def eae(s: Sums) -> Floats:
     Unit: ratio.
     Range: [ln K / ln E, 1].
     Null: no token, or E = 1.
-    Source: LibMoE, section 5 (EAE).
+    Source: LibMoE, appendix D.1 (EAE).
     """
     return s.load_entropy / (math.log(s.n_experts) if s.n_experts > 1 else math.nan)
 

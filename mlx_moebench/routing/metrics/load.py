@@ -187,7 +187,7 @@ def n90(s: Sums) -> Floats:
     Unit: experts.
     Range: [ceil(0.9 K), ceil(0.9 E)].
     Null: no token.
-    Source: coverage count, as in OLMoE's and AllenAI's load tables.
+    Source: ours; how many experts do nine tenths of the work.
     """
     covered = np.cumsum(s.sorted_load[..., ::-1], axis=-1)
     # A hair under 0.9: five even experts of ten must count as nine tenths in floating point too.

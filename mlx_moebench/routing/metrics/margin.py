@@ -25,7 +25,7 @@ def margin_prob(s: Sums) -> Floats:
     Unit: probability.
     Range: [0, 1].
     Null: no token, E = 1, or the logits were not seen.
-    Source: LibMoE, appendix C (router margin on probabilities).
+    Source: LibMoE, appendix D.4 (router margin), if its gating scores are probabilities: it does not say.
     """
     return _mean(s, "margin_prob") if s.n_experts > 1 else np.full(np.shape(s.n_tokens), math.nan)
 
@@ -38,7 +38,7 @@ def margin_weight(s: Sums) -> Floats:
     Unit: weight.
     Range: [0, 1].
     Null: K = 1.
-    Source: LibMoE, appendix C (router margin on weights).
+    Source: LibMoE, appendix D.4 (router margin), if its gating scores are weights: it does not say.
     """
     return _mean(s, "margin_weight") if s.top_k > 1 else np.full(np.shape(s.n_tokens), math.nan)
 

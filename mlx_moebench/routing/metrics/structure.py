@@ -24,7 +24,8 @@ def adjacent_overlap(s: Sums) -> Floats:
     Unit: share of experts.
     Range: [0, 1]; K/E by chance under even routing.
     Null: no two adjacent tokens.
-    Source: expert reuse as in Jiang et al. 2024 (Mixtral), table 5; what an expert cache lives on.
+    Source: ours, what an expert cache lives on. Jiang et al. 2024 (Mixtral), table 5, counts something else: how often
+        adjacent tokens have the same first choice, or any expert in common.
     """
     pairs = s.scalar("adjacent_pairs")
     return np.asarray(s.scalar("adjacent_shared") / (s.top_k * np.where(pairs > 0, pairs, np.nan)))

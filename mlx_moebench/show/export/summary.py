@@ -114,13 +114,12 @@ def _domains(name: str, profile: Facts) -> Iterator[str]:
 
 
 def _comparison(comparison: Facts) -> Iterator[str]:
-    cells, paired = Cells(), comparison["design"]["paired"]
-    first, second = difference_series(comparison).names
+    cells, series = Cells(), difference_series(comparison)
+    first, second = series.names
     yield f"## A: {text(first.removeprefix('A: '))}; B: {text(second.removeprefix('B: '))}"
     yield ""
-    how = {True: "Paired on the same sequences", False: "Unpaired, other sequences on either side", None: "Values only"}
     a, b = (sizes(comparison[side]) for side in "ab")
-    yield f"{how[paired]}; differences are B minus A. A: {a}. B: {b}."
+    yield f"{series.how[0].upper()}{series.how[1:]}; differences are B minus A. A: {a}. B: {b}."
     for kind, effects in comparison["overall"].items():
         rows = []
         for name, words, unit in SUMMARY:

@@ -7,7 +7,15 @@ a reason beside them.
 from .answer import Answer, Fact, answer
 from .base import RouterId, Value
 from .coactivation import CoactivationSeries, coactivation_heat, coactivation_series
-from .differences import DifferenceSeries, LoadDifference, change_heat, difference_series, distance_chart, effect_chart
+from .differences import (
+    WITHOUT,
+    DifferenceSeries,
+    LoadDifference,
+    change_heat,
+    difference_series,
+    distance_chart,
+    effect_chart,
+)
 from .domains import (
     DomainSeries,
     RouterDomains,
@@ -28,6 +36,7 @@ from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncert
 __all__ = [
     "CLEAR",
     "LAYER_METRICS",
+    "WITHOUT",
     "Answer",
     "Band",
     "Chart",

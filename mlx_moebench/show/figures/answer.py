@@ -110,7 +110,7 @@ def _entry(entry: Facts) -> str:
 
 
 def _difference(series: DifferenceSeries) -> str:
-    how = {True: "on the same sequences", False: "on other sequences", None: "by values alone"}[series.paired]
+    how = {True: "on the same sequences", False: "as independent samples", None: "by values alone"}[series.paired]
     kind = "mlp" if "mlp" in series.overall else next(iter(series.overall))
     entropy = series.overall[kind].get("mean_entropy")
     moved = sum(1 for load in series.loads if load.l1.q < CLEAR)
@@ -119,9 +119,9 @@ def _difference(series: DifferenceSeries) -> str:
     if entropy is not None:
         parts.append(f"mean entropy moves by {difference(entropy.effect.value, entropy.effect)} nats")
     parts.append(
-        f"the load differs from chance in {moved} of {count(tested, 'router')} (q < {CLEAR:g})"
+        f"the load differs in {moved} of {count(tested, 'router')} (q < {CLEAR:g})"
         if tested
-        else "whether the load moved more than by chance cannot be said"
+        else "whether the load moved by more than chance cannot be said"
     )
     return f"{isolated(series.names[1])} against {isolated(series.names[0])}, {how}: {', and '.join(parts)}."
 

@@ -10,18 +10,27 @@ import numpy as np
 
 from ...routing.sums import Floats
 from ...types import Facts
-from ..names import isolated, label_and_unit, side_name
+from ..names import isolated, label_and_unit, side_name, unit_of_text
 from ..numbers import count, percent
 from .base import RouterId, Value, definition, intervals_of, labels, or_nan, router_id, value_of
 from .drawing import CLEAR, Chart, Heat, Line, Measure, Reference, Scale, kinds_of, points_of
 
+PAIRED, UNPAIRED, VALUES = "paired on the same sequences", "unpaired, as independent samples", "values only"
+WITHOUT = "without intervals"
+TESTED = (
+    "p: of no difference, by the same numbers as the interval; q: p adjusted over the routers of one kind "
+    "(Benjamini-Hochberg); detectable: the smallest true difference that 4 of 5 such comparisons would find."
+)
+TESTED_TIP = "p {p}, q {q}; detectable {detectable:4}"
+
 
 class Effect(NamedTuple):
-    """A metric at A and at B, and B minus A."""
+    """A metric at A and at B, and B minus A. detectable: the true difference that 4 of 5 comparisons would find."""
 
     a: float
     b: float
     effect: Value
+    detectable: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class LoadDifference:
     """One router: change of each expert's share of tokens [E], B minus A, with its simultaneous band.
 
     change: None where E differs, for ``reason``. low, high [E]: the ends of the band, NaN without one. l1: sum of
-    |g - f| over experts, with the mean and 95% quantile of sides exchanged at random.
+    |g - f| over experts, without what chance adds; plugin: with it. detectable: see `Effect`.
     """
 
     router: RouterId
@@ -37,8 +46,8 @@ class LoadDifference:
     low: Floats
     high: Floats
     l1: Value
-    null_mean: float
-    null_high: float
+    plugin: float
+    detectable: float
     reason: str | None
 
 
@@ -46,10 +55,12 @@ class LoadDifference:
 class DifferenceSeries:
     """A comparison. effects: {metric: effect} of each router; overall: the same of the mean over those of one kind.
 
-    paired: whether both sides ran the same sequences, None for values alone. allowed, notes: what to know of it.
+    paired: whether both sides ran the same sequences, None for values alone. texts: what each side's ``n_sequences``
+    are. allowed, notes: what to know of it.
     """
 
     names: tuple[str, str]
+    texts: tuple[str, str]
     paired: bool | None
     n_sequences: tuple[int, int]
     n_tokens: tuple[int, int]
@@ -62,26 +73,27 @@ class DifferenceSeries:
     flags: tuple[tuple[bool | None, bool | None], ...]
     allowed: tuple[str, ...]
     notes: tuple[str, ...]
-    definition: str = (
-        "B minus A with its interval; p: against sides exchanged at random; q: p adjusted over the routers of one kind "
-        "(Benjamini-Hochberg)."
-    )
+
+    @property
+    def tested(self) -> bool:
+        """Whether any effect or distance has an interval, and so p and q."""
+        effects = (e.effect for row in (*self.effects, *self.overall.values()) for e in row.values())
+        return any(value.has_interval for value in (*effects, *(load.l1 for load in self.loads)))
 
     @property
     def how(self) -> str:
         """By what the sides are compared."""
-        return {
-            True: "paired on the same sequences",
-            False: "unpaired, other sequences on either side",
-            None: "values only, without intervals",
-        }[self.paired]
+        how = {True: PAIRED, False: UNPAIRED, None: f"{VALUES}, {WITHOUT}"}[self.paired]
+        return how if self.tested or self.paired is None else f"{how}, {WITHOUT}"
 
     @property
     def sides(self) -> str:
         """``A: base, 40 sequences, 4,699 tokens. B: ...``, and how they are compared."""
         parts = (
-            f"{letter}: {isolated(name)}, {count(n, 'sequence')}, {count(tokens, 'token')}."
-            for letter, name, n, tokens in zip("AB", self.names, self.n_sequences, self.n_tokens, strict=True)
+            f"{letter}: {isolated(name)}, {count(n, text)}, {count(tokens, 'token')}."
+            for letter, name, n, text, tokens in zip(
+                "AB", self.names, self.n_sequences, self.texts, self.n_tokens, strict=True
+            )
         )
         return f"{' '.join(parts)} {self.how[0].upper()}{self.how[1:]}."
 
@@ -95,6 +107,7 @@ def difference_series(comparison: Facts) -> DifferenceSeries:
     sizes = [tuple(int(side["data"][key]) for side in sides) for key in ("n_sequences", "n_tokens")]
     return DifferenceSeries(
         names,
+        (unit_of_text(comparison["a"]["model"]), unit_of_text(comparison["b"]["model"])),
         comparison["design"]["paired"],
         (sizes[0][0], sizes[0][1]),
         (sizes[1][0], sizes[1][1]),
@@ -111,7 +124,10 @@ def difference_series(comparison: Facts) -> DifferenceSeries:
 
 
 def _effects(row: Facts) -> dict[str, Effect]:
-    return {name: Effect(or_nan(e["a"]), or_nan(e["b"]), value_of(e["effect"], e)) for name, e in row.items()}
+    return {
+        name: Effect(or_nan(e["a"]), or_nan(e["b"]), value_of(e["effect"], e), or_nan(e.get("detectable")))
+        for name, e in row.items()
+    }
 
 
 def _load(router: Facts) -> LoadDifference:
@@ -124,8 +140,8 @@ def _load(router: Facts) -> LoadDifference:
         middle - or_nan(change.get("below")),
         middle + or_nan(change.get("above")),
         value_of(l1["value"], l1),
-        or_nan(l1.get("null_mean")),
-        or_nan(l1.get("null_high")),
+        or_nan(l1.get("plugin")),
+        or_nan(l1.get("detectable")),
         change.get("reason") or l1.get("reason"),
     )
 
@@ -142,22 +158,26 @@ def effect_chart(series: DifferenceSeries, metric: str, kind: str | None = None)
             "B": tuple(e.b for e in effects),
             "p": tuple(e.effect.p for e in effects),
             "q": tuple(e.effect.q for e in effects),
+            "detectable": tuple(e.detectable for e in effects),
         }
         lines.append(Line(f"{name} routers", points, tuple(e.effect for e in effects), facts))
-    intervals = intervals_of((v for one in lines for v in one.values), series.level)
+    values = [v for one in lines for v in one.values]
+    tested = any(v.has_interval for v in values)
+    shown = f"B minus A with its interval; {TESTED}" if tested else "B minus A."
+    marks = f"filled: q < {CLEAR:g}; dotted: no difference" if tested else "Dotted: no difference"
+    intervals = intervals_of(values, series.level) + ("; " if tested else ". ") + marks
     return Chart(
         f"Difference by layer: {label}",
         "Difference of a quantity between two runs, layer by layer",
         "layer",
         f"B - A, {unit}",
         f"{label}, B - A, {unit}",
-        (f"{label}: B - A {{value:4}} {unit}", "A {A}, B {B}", "p {p}, q {q}"),
-        f"{definition(metric)} {series.definition} Unit: {unit}. {intervals}; filled: q < {CLEAR:g}; dotted: no "
-        f"difference. {series.sides}",
+        (f"{label}: B - A {{value:4}} {unit}", "A {A}, B {B}", *([TESTED_TIP] if tested else [])),
+        f"{definition(metric)} {shown} Unit: {unit}. {intervals}. {series.sides}",
         tuple(lines),
         (_zero(series.routers, "no difference"),),
         joined=False,
-        tested=True,
+        tested=tested,
         signed=True,
     )
 
@@ -171,33 +191,38 @@ def _zero(routers: tuple[RouterId, ...], name: str) -> Reference:
 
 
 def distance_chart(series: DifferenceSeries) -> Chart:
-    """How far the loads of the two sides lie apart, layer by layer, against chance."""
-    lines, references = [], []
-    for number, kind in enumerate(kinds_of(series.routers)):
+    """How far the loads of the two sides lie apart, layer by layer."""
+    lines = []
+    for kind in kinds_of(series.routers):
         points, places = points_of(series.routers, kind)
         loads = [series.loads[place] for place in places]
-        high = tuple(load.null_high for load in loads)
         facts = {
-            "null mean": tuple(load.null_mean for load in loads),
-            "null 95%": high,
+            "with chance": tuple(load.plugin for load in loads),
+            "p": tuple(load.l1.p for load in loads),
             "q": tuple(load.l1.q for load in loads),
+            "detectable": tuple(load.detectable for load in loads),
         }
         lines.append(Line(f"{kind} routers", points, tuple(load.l1 for load in loads), facts))
-        references.append(Reference("95% by chance", points.x, high, number))
+    values = [v for one in lines for v in one.values]
+    tested = any(v.has_interval for v in values)
+    chance = (
+        f"shown without what chance adds; {TESTED} {intervals_of(values, series.level)}; filled: q < {CLEAR:g}"
+        if tested
+        else f"above 0 in finite samples also without a difference. {intervals_of(values, series.level)}"
+    )
+    tip = ("L1 distance of the loads {value:4}", "with what chance adds {with chance:4}", TESTED_TIP)
     return Chart(
         "How far the loads lie apart",
-        "Distance of the loads of two runs, layer by layer, against chance",
+        "Distance of the loads of two runs, layer by layer",
         "layer",
         "share of selections",
         "L1, share of selections",
-        ("L1 distance of the loads {value:4}", "by chance {null mean:4}, below {null 95%:4} in 95%; q {q}"),
+        tip if tested else tip[:1],
         "Sum over experts of |g - f|, f and g the loads of A and B: twice the share of selections that moved. Unit: "
-        "share of selections, from 0 to 2; above 0 in finite samples also without a difference. Dotted: 95% quantile "
-        f"with sides exchanged at random; filled: q < {CLEAR:g}. {series.sides}",
+        f"share of selections, from 0 to 2; {chance}. {series.sides}",
         tuple(lines),
-        tuple(references),
         joined=False,
-        tested=True,
+        tested=tested,
     )
 
 
@@ -208,6 +233,8 @@ def change_heat(series: DifferenceSeries) -> Heat | None:
     if not any(np.isfinite(change).any() for change in changes):
         return None
     low, high = (tuple(getattr(load, end) for load in series.loads) for end in ("low", "high"))
+    banded = any(np.isfinite(end).any() for end in low)
+    band = "The interval is a simultaneous band over the experts of a layer. " if banded else ""
     scale = Scale("linear", max(most, 1e-6), "change of the share of tokens, B - A", 0.0)
     return Heat(
         "Which experts gained and lost",
@@ -218,8 +245,8 @@ def change_heat(series: DifferenceSeries) -> Heat | None:
         {"change": Measure("change of share of tokens", "share of tokens", changes, low=low, high=high, scale=scale)},
         "change",
         ("Layer {row}, expert {column}", "Share of tokens {change:4}", "{band}"),
-        "Share of tokens that use an expert, at B minus at A; orange gained, blue lost. The interval is a simultaneous "
-        f"band over the experts of a layer. Unit: share of tokens. {series.sides}",
+        f"Share of tokens that use an expert, at B minus at A; orange gained, blue lost. {band}Unit: share of tokens. "
+        f"{series.sides}",
         ("layer", "router"),
         tuple((router.layer, router.router) for router in series.routers),
         band=f"{percent(series.level)} band over all experts of the layer",

@@ -12,7 +12,7 @@ from ...types import Facts
 from ..figures import CLEAR, Chart, DifferenceSeries, difference_series, effect_chart
 from ..inputs import Inputs
 from ..names import label_and_unit
-from ..numbers import percent
+from ..numbers import count, percent
 from ..tables.comparison import DEFAULT
 from ._lines import draw_points
 from .base import COLOURS, WIDTH, Plot, layer_ticks, plain, write_picture
@@ -76,13 +76,13 @@ def _panel(axis: Any, chart: Chart) -> None:
 def _heading(series: DifferenceSeries) -> str:
     how = {True: "paired", False: "unpaired", None: "values only"}[series.paired]
     known = [e.effect for row in series.effects for e in row.values()]
-    if series.paired is not None and any(effect.has_interval for effect in known):
+    if any(effect.has_interval for effect in known):
         how += f", {percent(series.level)} intervals over sequences; filled: q < {CLEAR:g}; dashed: no difference"
-    elif series.paired is not None:
+    else:
         how += f", no intervals: {next((effect.reason for effect in known if effect.reason), 'not computed')}"
     sides = [
-        f"{letter}: {plain(name, 70)}, n = {n:,} sequences"
-        for letter, name, n in zip("AB", series.names, series.n_sequences, strict=True)
+        f"{letter}: {plain(name, 70)}, n = {count(n, text)}"
+        for letter, name, n, text in zip("AB", series.names, series.n_sequences, series.texts, strict=True)
     ]
     return fitted(*sides, how)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...types import Json
-from ..names import HEADS, SUMMARY, data_warnings, missing, model_name, router_forms, sizes
+from ..names import HEADS, SUMMARY, counts_for, data_warnings, missing, model_name, router_forms, sizes
 from ..numbers import number, percent, with_interval
 from .base import plain_table
 from .findings import finding_parts
@@ -84,12 +84,6 @@ def _summary(summary: Json, title: str) -> Table:
 
 def _notes(report: Json) -> Text:
     settings, data = report["settings"], report["data"]
-    entries = report["summary"]
-    known = (
-        entries[name] for name in ("mean_entropy", "eae") if name in entries and entries[name]["value"] is not None
-    )
-    first = next(known, entries["mean_entropy"])
-    ci = settings["ci"]
     share = settings["collapse_on"].removeprefix("top_share_")
     lines = [f"unfinished: {part}." for part in missing(data)]
     if any("collapsed" in r for r in report["routers"]):
@@ -101,13 +95,31 @@ def _notes(report: Json) -> Text:
     lines += [f"Warning: {warning}" for warning in warnings]
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     lines += [f"n/a: {reason}." for reason in reasons]
-    if first["low"] is None:
-        lines.append(f"No intervals: {first.get('reason', 'unknown reason')}.")
-    elif ci["method"] == "layer":
-        lines.append(f"[low, high]: {percent(ci['level'])} bootstrap over layers, a census and not a sample.")
-    else:
-        lines.append(
-            f"[low, high]: {percent(ci['level'])} intervals over sequences, {ci['resamples']:,} draws; biased numbers "
-            "are shown corrected, and the report names each method."
-        )
+    lines.append(_of_intervals(report["summary"], settings["ci"]))
+    lines += [*counts_for(data), *_undecided(report["routers"])]
     return Text("\n".join(lines), style="dim")
+
+
+def _undecided(routers: list[Json]) -> list[str]:
+    """Where more than one expert may be the busiest."""
+    several = len({router["router"] for router in routers}) > 1
+    named = []
+    for r in routers:
+        candidates = r["ci"].get("top_share_token", {}).get("candidates", 1)
+        if candidates > 1:
+            named.append(f"{candidates} in layer {r['layer']}" + (f" ({r['router']})" if several else ""))
+    return [f"Experts that may be the busiest: {', '.join(named)}."] if named else []
+
+
+def _of_intervals(entries: Json, ci: Json) -> str:
+    """What the ends are; counts have no mean entropy, only loads."""
+    known = (entries[name] for name in ("mean_entropy", "eae") if name in entries)
+    first = next((entry for entry in known if entry["value"] is not None), entries["mean_entropy"])
+    if first["low"] is None:
+        return f"No intervals: {first.get('reason', 'unknown reason')}."
+    if ci["method"] == "layer":
+        return f"[low, high]: {percent(ci['level'])} bootstrap over layers, a census and not a sample."
+    return (
+        f"[low, high]: {percent(ci['level'])} intervals over sequences, {ci['resamples']:,} draws; biased numbers "
+        "are shown corrected, and the report names each method."
+    )
