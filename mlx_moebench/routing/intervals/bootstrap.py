@@ -181,7 +181,9 @@ def resampled_interval(
         return Interval(float(low), float(high), "percentile bootstrap over sequences")
     else:
         low, high = _bca(point, boot, jack, widen, plan.level)
-        return Interval(low, high, "BCa bootstrap over sequences")
+        # The skewness of few sequences is mostly noise: BCa alone covered 91% where one side came out too short.
+        half = widen * float(ndtri((1 + plan.level) / 2)) * float(boot.std())
+        return Interval(min(low, point - half), max(high, point + half), "BCa bootstrap over sequences")
     scale = " of the square" if kind == "distance" else ""
     return Interval(low, high, f"basic bootstrap over sequences{scale}", bias=float(boot.mean()) - point)
 
