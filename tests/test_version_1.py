@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from mlx_moebench import RoutingStats
-from mlx_moebench.pair.comparison import compare, of_this_version
+from mlx_moebench.pair.comparison import compare
+from mlx_moebench.pair.comparison import of_this_version as comparison_of_this_version
 from mlx_moebench.pair.format import checked
 from mlx_moebench.pair.profile import of_this_version
 from mlx_moebench.pair.storage import read_report
@@ -101,7 +102,7 @@ def test_a_report_of_version_2_loses_its_verdict(tmp_path: Path) -> None:
 
 
 def test_a_comparison_keeps_its_values_and_no_withdrawn_test() -> None:
-    kept, read = content("comparison.json"), of_this_version(content("comparison.json"))
+    kept, read = content("comparison.json"), comparison_of_this_version(content("comparison.json"))
     for old, new in zip(kept["routers"], read["routers"], strict=True):
         for name in ("load_l1", "load_jsd"):
             distance = new["load"][name]
@@ -111,7 +112,7 @@ def test_a_comparison_keeps_its_values_and_no_withdrawn_test() -> None:
             assert "compare again" in distance["reason"]
         assert new["effects"]["gini"] == old["effects"]["gini"]
         assert new["effects"]["n90"] == old["effects"]["n90"] | {"p": None, "q": None}
-    assert of_this_version(read | {"schema_version": "2"}) == read | {"schema_version": "2"}
+    assert comparison_of_this_version(read | {"schema_version": "2"}) == read | {"schema_version": "2"}
     caption = distance_chart(difference_series(read)).caption
     assert "above 0 in finite samples also without a difference. No intervals: the comparison is from before" in caption
 
