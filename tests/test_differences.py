@@ -379,12 +379,14 @@ def test_the_mean_of_counts_holds_what_rounding_added() -> None:
     """Crossings that differ by 0.2, of counts that differ by 1 in one router of four."""
     rng = np.random.default_rng(0)
     apart = Drawn(0.2, 0.2 + 0.05 * rng.standard_normal(400), 0.2 + 0.07 * rng.standard_normal(100))
-    interval, p = count_difference(0.25, apart, 30.0, PLAN, whole=False)
+    interval, p = count_difference(0.25, apart, 30.0, PLAN, routers=100)
     low, high = crossing_ends(apart, 30.0, 0.95)
-    assert (interval.low, interval.high) == pytest.approx((low, high + 0.05))
+    assert (interval.low, interval.high) == pytest.approx((low, high + 0.05), abs=0.01)
+    assert float(100 * interval.low) == pytest.approx(round(100 * interval.low))  # type: ignore[operator, arg-type]
+    assert interval.low <= low < high + 0.05 <= interval.high  # type: ignore[operator]
     assert p <= 0.05
-    none, never = count_difference(-0.25, apart, 30.0, PLAN, whole=False)
-    assert (none.low, none.high) == pytest.approx((low - 0.45, high))
+    none, never = count_difference(-0.25, apart, 30.0, PLAN, routers=4)
+    assert (none.low, none.high) == (math.floor(4 * (low - 0.45)) / 4, math.ceil(4 * high) / 4)
     assert never > 0.05
 
 

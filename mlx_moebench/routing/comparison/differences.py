@@ -13,8 +13,8 @@ recomputed on the sums of each draw, side by side. An interval is made by the ki
     See `maxima`: only experts that may be the busiest count, each pair of them held at once.
 `n90`
     A count jumps, so its interval is that of where the loads pass nine tenths, between whole experts, rounded outwards
-    (`lattice`). Averaged over routers, what rounding adds nearly cancels, and the interval is that of the mean of these
-    crossings, longer by what rounding was seen to add.
+    (`lattice`). Averaged over R routers, what rounding adds nearly cancels, and the interval is that of the mean of
+    these crossings, longer by what rounding was seen to add and rounded outwards to steps of 1/R.
 
 All are widened as in `bootstrap`, by the side that needs it more. Sequences count as `effective` says, and equal ones
 once: below ten on a side there are values alone.
@@ -194,13 +194,13 @@ def _of_counts(sides: tuple[float, float], crossings: Sequence[_Crossings], plan
         np.mean([x.halves for x in parts], axis=0),
         np.mean([x.quarters for x in parts], axis=0),
     )
-    free, whole = min(one.free for one in crossings), len(crossings) == 1
-    interval, p = count_difference(sides[1] - sides[0], apart, free, plan, whole=whole)
+    free, routers = min(one.free for one in crossings), len(crossings)
+    interval, p = count_difference(sides[1] - sides[0], apart, free, plan, routers=routers)
     if interval.low is None:
         return Effect(*sides, interval)
     found = detectable(*crossing_ends(apart, free, plan.level), plan.level)
-    if whole and found > 0:  # an end that is rounded outwards leaves out 0 from 1 on
-        found += 1
+    if found > 0:  # an end that is rounded outwards leaves out 0 from the next step on
+        found += 1 / routers
     return Effect(*sides, interval, p=p, detectable=found)
 
 

@@ -21,24 +21,24 @@ POWER = 0.8
 
 
 def count_difference(
-    effect: float, apart: Drawn, free: float, plan: Plan, *, whole: bool = True
+    effect: float, apart: Drawn, free: float, plan: Plan, *, routers: int = 1
 ) -> tuple[Interval, float]:
     """(interval, p) of a difference of counts, which the interval always holds.
 
     effect: the difference of the counts. apart: that of their crossings, of the whole, of random halves and of
     quarters: the same halves of both sides where sequences are paired, others where they are not. free: degrees of
-    freedom of the side that has fewer. whole: the effect is a whole number; False of a mean over routers, where what
-    whole numbers add to the crossings nearly cancels: its interval is that of the mean of the crossings, longer by what
-    they were seen to add.
+    freedom of the side that has fewer. routers: how many a mean is over; what whole numbers add to their crossings
+    nearly cancels there, so that the interval is that of the mean of the crossings, longer by what they were seen to
+    add, and ends are multiples of one over their number.
     """
 
     def ends(level: float) -> tuple[float, float]:
         low, high = crossing_ends(apart, free, level)
-        if whole:
-            low, high = math.floor(low + 1e-6), math.ceil(high - 1e-6)
-        else:
+        if routers > 1:
             rounding = effect - apart.whole
             low, high = min(low, low + rounding), max(high, high + rounding)
+        if math.isfinite(low):
+            low, high = math.floor(low * routers + 1e-6) / routers, math.ceil(high * routers - 1e-6) / routers
         return min(low, effect), max(high, effect)
 
     if not (apart.finite and math.isfinite(effect)):
