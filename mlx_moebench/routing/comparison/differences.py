@@ -48,7 +48,7 @@ from ..metrics.registry import IntervalKind, Metric
 from ..sums import Floats, Numbers, Sums
 from .distances import LoadDistance, Loads, load_tests
 from .effects import OTHER_EXPERTS, Differences, Distance, Effect, LoadChange, Point, finite, point_differences
-from .lattice import count_difference, crossing_ends, detectable
+from .lattice import count_difference, crossing_ends, detectable, p_value
 from .maxima import Maxima, MeanOfMaxima, peak
 from .resampling import LOADS, Drawn, Samples, share_change
 
@@ -258,21 +258,10 @@ def _bias_left(distance: float, boot: Floats, widen: float, level: float) -> flo
 
 
 def _p_value(a: float, b: float, ends: Callable[[float], tuple[float, float]], plan: Plan) -> float:
-    """1 minus the highest level at which the interval leaves out 0; at least 2 / (B + 1), which B resamples resolve."""
+    """`p_value`; 1 where the sides differ by no more than rounding."""
     if abs(b - a) <= ROUNDING * max(1.0, abs(a), abs(b)):
         return 1.0
-
-    def leaves_out(p: float) -> bool:
-        low, high = ends(1 - p)
-        return low > 0 or high < 0
-
-    least, most = 2 / (plan.resamples + 1), 1.0
-    if leaves_out(least):
-        return least
-    while most - least > 1 / plan.resamples:
-        middle = (least + most) / 2
-        least, most = (least, middle) if leaves_out(middle) else (middle, most)
-    return most
+    return p_value(ends, plan)
 
 
 def _clipped(interval: Interval, m: Metric, drawn: Sequence[Drawn]) -> Interval:

@@ -9,6 +9,7 @@ outwards, holds theirs. p is 1 minus the highest level at which the rounded inte
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from scipy.special import ndtri
 
@@ -44,13 +45,29 @@ def count_difference(
     if not (apart.finite and math.isfinite(effect)):
         return Interval(reason="the metric is null on a side"), math.nan
     low, high = ends(plan.level)
+    return Interval(low, high, METHOD), 1.0 if effect == 0 else p_value(ends, plan)
+
+
+def p_value(ends: Callable[[float], tuple[float, float]], plan: Plan) -> float:
+    """1 minus the highest level at which the interval, ends(level), leaves out 0.
+
+    At least 2 / (B + 1), which B resamples resolve; at most 1 - plan.level if and only if the interval of the plan
+    leaves out 0.
+    """
+
+    def leaves_out(p: float) -> bool:
+        low, high = ends(1 - p)
+        return low > 0 or high < 0
+
     least, most = 2 / (plan.resamples + 1), 1.0
-    if effect == 0 or _leaves_out(*ends(1 - least)):
-        return Interval(low, high, METHOD), 1.0 if effect == 0 else least
+    if leaves_out(least):
+        return least
+    middle = round(1 - plan.level, 12)
     while most - least > 1 / plan.resamples:
+        if least < middle < most:
+            least, most = (least, middle) if leaves_out(middle) else (middle, most)
         middle = (least + most) / 2
-        least, most = (least, middle) if _leaves_out(*ends(1 - middle)) else (middle, most)
-    return Interval(low, high, METHOD), most
+    return most
 
 
 def crossing_ends(apart: Drawn, free: float, level: float) -> tuple[float, float]:
@@ -69,7 +86,3 @@ def detectable(low: float, high: float, level: float) -> float:
     """
     z = float(ndtri((1 + level) / 2))
     return (high - low) / 2 * (z + float(ndtri(POWER))) / z
-
-
-def _leaves_out(low: float, high: float) -> bool:
-    return low > 0 or high < 0
