@@ -71,7 +71,7 @@ def populations(
     """One `Sums` per layer and side; alike: correlation of the two sides' logits beside their preferences."""
     first, second, apart = CASES[case]
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(np.log(48), 0.6, clusters).astype(int), 8, 256)
+    lengths = np.clip(rng.lognormal(np.log(48), 0.4, clusters).astype(int), 8, 256)
     sides: tuple[list[Sums], list[Sums]] = ([], [])
     for layer in range(LAYERS):
         mean_a, other = preferences(first, layer, experts, rng), preferences(second, layer, experts, rng)

@@ -18,11 +18,13 @@ import pytest
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.pair.comparison import compare
+from mlx_moebench.pair.comparison import of_this_version as comparison_of_this_version
 from mlx_moebench.pair.format import checked
 from mlx_moebench.pair.profile import of_this_version
 from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import METRICS, Plan
 from mlx_moebench.show.export.tidy import to_csv
+from mlx_moebench.show.figures import difference_series, distance_chart
 from mlx_moebench.show.inputs import read_inputs
 from mlx_moebench.show.page import build_page
 
@@ -97,6 +99,22 @@ def test_a_report_of_version_2_loses_its_verdict(tmp_path: Path) -> None:
     assert read_report(tmp_path / "stats.json") == report
     page = build_page(read_inputs([tmp_path / "stats.json"]))
     assert "verdict" not in page
+
+
+def test_a_comparison_keeps_its_values_and_no_withdrawn_test() -> None:
+    kept, read = content("comparison.json"), comparison_of_this_version(content("comparison.json"))
+    for old, new in zip(kept["routers"], read["routers"], strict=True):
+        for name in ("load_l1", "load_jsd"):
+            distance = new["load"][name]
+            assert distance["value"] == distance["plugin"] == old["load"][name]["value"]
+            assert old["load"][name]["p"] is not None
+            assert (distance["low"], distance["p"], distance["q"]) == (None, None, None)
+            assert "compare again" in distance["reason"]
+        assert new["effects"]["gini"] == old["effects"]["gini"]
+        assert new["effects"]["n90"] == old["effects"]["n90"] | {"p": None, "q": None}
+    assert comparison_of_this_version(read | {"schema_version": "2"}) == read | {"schema_version": "2"}
+    caption = distance_chart(difference_series(read)).caption
+    assert "above 0 in finite samples also without a difference. No intervals: the comparison is from before" in caption
 
 
 def test_version_1_and_2_compare(tmp_path: Path) -> None:

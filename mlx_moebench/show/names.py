@@ -53,6 +53,18 @@ def model_name(model: Facts) -> str:
     return f"{name} with {adapter['name']}" if adapter else name
 
 
+def counts_for(data: Facts) -> Iterator[str]:
+    """What sequences of unequal length count for, where that is less than their number by a tenth or more."""
+    effective = data.get("effective_sequences", {})
+    if len(effective) == 1:
+        ((_, count_of),) = effective.items()
+        distinct = data["n_sequences"] - data.get("repeated_sequences", 0)
+        if count_of < 0.9 * distinct:
+            yield f"The {distinct:,} sequences differ in length and count for {count_of:.0f}."
+    elif effective:
+        yield f"Sequences count for: {', '.join(f'{isolated(name)} {n:.0f}' for name, n in effective.items())}."
+
+
 def data_warnings(data: Facts) -> Iterator[str]:
     """What limits the numbers of a data section, a sentence each: repeated texts, domains that differ much."""
     if repeated := data.get("repeated_sequences"):

@@ -26,24 +26,28 @@ def finding_parts(routers: list[Json], words: Facts, thresholds: Facts | None, d
 def _table(routers: list[Json], domains: Sequence[str]) -> Table:
     several = len({router["router"] for router in routers}) > 1
     table = plain_table(f"Findings over {', '.join(domains)}", gap=1)  # a line has 80 characters
-    table.add_column("layer", justify="right")
+    table.add_column("layer", justify="right", no_wrap=True)
     if several:
         table.add_column("router")
-    for name in ("word", "r", "s", "one expert"):
+    for name in ("word", "r", "s"):
         table.add_column(name, no_wrap=True)
+    table.add_column("one expert")  # on a narrow terminal this one wraps
     table.add_column("idle", justify="right", no_wrap=True)
     for r in routers:
-        parts = {key: part for one in r["findings"]["findings"].values() for key, part in one["parts"].items()}
-        numbers = [_cell(parts.get(name)) for name in ("used", "specialisation", "share")]
-        idle = parts.get("experts", {}).get("value")
+        parts = _numbers(r)
         table.add_row(
             str(r["layer"]),
             *([r["router"]] if several else []),
             r["findings"]["word"] or "n/a",
-            *numbers,
-            number(idle, 2),
+            *(_cell(parts.get(name)) for name in ("used", "specialisation", "share")),
+            number(parts.get("experts", {}).get("value"), 2),
         )
     return table
+
+
+def _numbers(router: Facts) -> dict[str, Facts]:
+    """The numbers of all findings, by name."""
+    return {key: part for one in router["findings"]["findings"].values() for key, part in one["parts"].items()}
 
 
 def _cell(part: Facts | None) -> str:

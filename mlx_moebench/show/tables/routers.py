@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...types import Json
-from ..names import HEADS, SUMMARY, data_warnings, missing, model_name, router_forms, sizes
+from ..names import HEADS, SUMMARY, counts_for, data_warnings, missing, model_name, router_forms, sizes
 from ..numbers import number, percent, with_interval
 from .base import plain_table
 from .findings import finding_parts
@@ -96,7 +96,19 @@ def _notes(report: Json) -> Text:
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     lines += [f"n/a: {reason}." for reason in reasons]
     lines.append(_of_intervals(report["summary"], settings["ci"]))
+    lines += [*counts_for(data), *_undecided(report["routers"])]
     return Text("\n".join(lines), style="dim")
+
+
+def _undecided(routers: list[Json]) -> list[str]:
+    """Where more than one expert may be the busiest."""
+    several = len({router["router"] for router in routers}) > 1
+    named = []
+    for r in routers:
+        candidates = r["ci"].get("top_share_token", {}).get("candidates", 1)
+        if candidates > 1:
+            named.append(f"{candidates} in layer {r['layer']}" + (f" ({r['router']})" if several else ""))
+    return [f"Experts that may be the busiest: {', '.join(named)}."] if named else []
 
 
 def _of_intervals(entries: Json, ci: Json) -> str:
