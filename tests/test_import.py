@@ -308,7 +308,7 @@ def test_help_lists_every_format(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.shared_data
 def test_olmoe(tmp_path: Path) -> None:
-    """arXiv alone raises every flag; over four domains nearly all experts are in use. Counts get numbers and no word."""
+    """arXiv alone raises every flag; over four domains nearly all experts are in use. Counts get no word."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("MOEBENCH_SHARED_DATA", default)) / "olmoe_routing"
     if not folder.is_dir():
