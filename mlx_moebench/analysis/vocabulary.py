@@ -47,10 +47,7 @@ def vocabulary_report(
     if of not in get_args(Of):
         raise TraceError(f"Ids are input, next or predicted, not {of!r}.")
     trace = Trace(path)
-    specs = [spec for spec in trace.specs if spec.layer in layers or not layers]
-    if missing := sorted({*layers} - {spec.layer for spec in trace.specs}):
-        have = ", ".join(str(layer) for layer in sorted({spec.layer for spec in trace.specs}))
-        raise TraceError(f"The trace in {path} has no router in layer {missing[0]}; it has layers {have}.")
+    specs = _chosen(trace, path, layers)
     if of == "predicted" and not trace.predictions:
         raise TraceError(f"The trace in {path} holds no predictions: make it with analyze --trace-predictions.")
     ids, sequence, experts = _tokens(trace, of, specs, phase)
@@ -83,6 +80,15 @@ def vocabulary_report(
         "n_sequences": len(np.unique(sequence)),
         "routers": routers,
     }
+
+
+def _chosen(trace: Trace, path: str | Path, layers: Sequence[int]) -> list[RouterSpec]:
+    """The routers in these layers, of all where there are none; raises `TraceError` for a layer without a router."""
+    have = sorted({spec.layer for spec in trace.specs})
+    if missing := sorted({*layers} - {*have}):
+        listed = ", ".join(map(str, have))
+        raise TraceError(f"The trace in {path} has no router in layer {missing[0]}; it has layers {listed}.")
+    return [spec for spec in trace.specs if spec.layer in layers or not layers]
 
 
 def _tokens(
