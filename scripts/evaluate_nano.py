@@ -201,7 +201,8 @@ def _routing(routing: list[dict[str, Any]]) -> list[str]:
 ## Routing on the held-out documents
 
 MI(domain; expert) over three equally weighted domains, at most ln 3 = {float(np.log(3)):.4f} nats, corrected for its
-bias; intervals and p over documents. Busiest: most selections in even / odd rows of the domain's documents.
+bias where it has an interval; intervals and p over documents. Busiest: most selections in even / odd rows of the
+domain's documents.
 """.splitlines(),
         "",
         *table(header, rows),
