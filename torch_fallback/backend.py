@@ -102,7 +102,9 @@ class Torch:
         self, checkpoint: Checkpoint | LoadedModel, ids: Sequence[int], max_tokens: int, temperature: float = 0.0
     ) -> Iterator[int]:
         ends = _ends(checkpoint.model, checkpoint.tokenizer)
-        return (token for token in _continuation(checkpoint, np.array([ids]), max_tokens, temperature) if token not in ends)
+        return (
+            token for token in _continuation(checkpoint, np.array([ids]), max_tokens, temperature) if token not in ends
+        )
 
     def forget(self) -> None:
         gc.collect()
@@ -119,7 +121,6 @@ class Torch:
         return ranks.gather(statistics)
 
 
-@torch.inference_mode()  # only while it runs, not where its tokens are read
 def _continuation(
     checkpoint: Checkpoint | LoadedModel, ids: HostArray, max_tokens: int, temperature: float
 ) -> Iterator[int]:
@@ -128,14 +129,18 @@ def _continuation(
     ends = _ends(model, checkpoint.tokenizer)
     name = cache_argument(transformers_model(model))
     with _evaluating(model):
-        output = model(input_ids=_ids(model, ids), use_cache=True)
+        output = _run(model, ids)
         for _ in range(max_tokens):
             token = _chosen(_logits(output)[0, -1], temperature)
-            step = _ids(model, np.array([[token]]))
-            output = model(input_ids=step, use_cache=True, **{name: returned_cache(output)})
+            output = _run(model, np.array([[token]]), **{name: returned_cache(output)})
             yield token
             if token in ends:
                 return
+
+
+def _run(model: Network, ids: HostArray, **cache: Cache) -> object:
+    with torch.inference_mode():  # ends before a token is given, for what its reader does
+        return model(input_ids=_ids(model, ids), use_cache=True, **cache)
 
 
 def _chosen(logits: torch.Tensor, temperature: float) -> int:

@@ -61,7 +61,7 @@ def copies(cache: Cache, rows: int) -> Cache:
 
 def bytes_per_token(cache: Cache) -> float:
     """Of a cache that `empty_cache` made and a row filled."""
-    return sum(part.nbytes / part.shape[-2] for layer in cache.layers for part in (layer.keys, layer.values))
+    return float(sum(part.nbytes / part.shape[-2] for layer in cache.layers for part in (layer.keys, layer.values)))
 
 
 def unknown_cache(values: Mapping[str, object]) -> str | None:

@@ -46,7 +46,7 @@ MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "re
     show_default=True,
     help="mmlu, or tasks of lm-evaluation-harness, comma-separated (extra `eval`).",
 )
-@loading_options(without=("backend",))
+@loading_options()
 @click.option(
     "--data", type=click.Path(), help="Folder of MMLU's CSV files with dev/ and val/ or test/.  [default: the hub]"
 )
