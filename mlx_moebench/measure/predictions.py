@@ -23,4 +23,5 @@ def log_likelihoods(logits: Array, tokens: Array) -> tuple[Array, Array]:
     """(ln p [T] in float32, whether it is the likeliest [T]) of each of ``tokens`` [T] under logits [T, V]."""
     xp = array_namespace(logits)
     log_p, _, _ = log_softmax(xp.astype(logits, xp.float32))
+    tokens = xp.astype(tokens, xp.int64)  # torch takes along no other
     return xp.take_along_axis(log_p, tokens[:, None], axis=-1)[:, 0], xp.argmax(log_p, axis=-1) == tokens
