@@ -34,6 +34,7 @@ Examples:
   mlx-moebench evaluate --model ./checkpoint --data mmlu/ --compare ./adapters   with and without, paired
   mlx-moebench evaluate --data mmlu/ --output nano.json --resume    start, or continue after Ctrl-C or a crash
   mlx-moebench evaluate --model ./checkpoint --task arc_easy,piqa   by lm-evaluation-harness
+  mlx-moebench evaluate --backend torch --device cuda --model ./checkpoint   by transformers
 """
 
 MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "resume", "level")
