@@ -44,8 +44,8 @@ class TraceError(MoebenchError):
 
 
 NO_MLX = (
-    'MLX is not installed: pip install "mlx-moebench[cpu]" on Linux ([cuda12] or [cuda13] with a GPU); analyze, '
-    "profile, compare and demo do without it, with --backend torch."
+    'MLX is not installed: pip install "mlx-moebench[cpu]" on Linux ([cuda12] or [cuda13] with a GPU); of the '
+    "commands that load a model only train needs it: the others run with --backend torch."
 )
 
 

@@ -12,16 +12,23 @@ from conftest import build_tiny
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
+from mlx_moebench.checkpoints import LoadedModel
 from mlx_moebench.data import encode_text
 from mlx_moebench.errors import DataError, EvaluationError
 from mlx_moebench.evaluate import choices
-from mlx_moebench.evaluate.choices import Request, common_prefix, encode_choices, fitted, score
+from mlx_moebench.evaluate.choices import Request, common_prefix, encode_choices, fitted
+from mlx_moebench.measure import on_mlx
 from mlx_moebench.models import load_checkpoint
 from mlx_moebench.models.precision import quantise
 
 import mlx.core as mx  # isort: skip
 
 pytestmark = pytest.mark.usefixtures("cpu")
+
+
+def score(model: Any, requests: list[Request], *options: Any) -> list[choices.Score]:
+    """On MLX; tests/test_torch_scoring.py has torch."""
+    return choices.score(on_mlx.BACKEND, LoadedModel(model, None), requests, *options)  # type: ignore[arg-type]
 
 
 def plain(model: Any, request: Request) -> tuple[float, bool]:
@@ -109,7 +116,7 @@ def test_the_prefix_runs_once_and_choices_of_one_token_share_a_row(tiny_model: A
     counted = Counted(tiny_model)
     prefix = tuple(range(1, 31))
     requests = [Request((*prefix, 40 + q, 50), (60 + c,)) for q in range(6) for c in range(4)]
-    score(counted, requests, 4)  # type: ignore[arg-type]
+    score(counted, requests, 4)
     assert counted.shapes == [(1, 30), (4, 2), (2, 2)]
 
 
@@ -118,18 +125,18 @@ def test_memory_bounds_a_batch(tiny_model: Any, monkeypatch: pytest.MonkeyPatch)
     expected = logs(score(tiny_model, requests))
     monkeypatch.setattr(choices, "MEMORY", 1)
     counted = Counted(tiny_model)
-    np.testing.assert_allclose(logs(score(counted, requests)), expected, atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(logs(score(counted, requests)), expected, atol=1e-5)
     assert counted.shapes == [(1, 2), *[(1, 1)] * 8]
 
 
 def test_a_cache_that_cannot_be_copied_is_not_shared(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_lm.models.cache import RotatingKVCache
 
-    monkeypatch.setattr(choices, "make_prompt_cache", lambda model: [RotatingKVCache(64) for _ in model.layers])
+    monkeypatch.setattr(on_mlx, "make_prompt_cache", lambda model: [RotatingKVCache(64) for _ in model.layers])
     requests = random_requests()
     counted = Counted(tiny_model)
     expected = [plain(tiny_model, request)[0] for request in requests]
-    np.testing.assert_allclose(logs(score(counted, requests, 4)), expected, atol=1e-4)  # type: ignore[arg-type]
+    np.testing.assert_allclose(logs(score(counted, requests, 4)), expected, atol=1e-4)
     assert counted.shapes[0][0] == 4, "no prefix ran alone"
 
 

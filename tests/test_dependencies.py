@@ -284,12 +284,14 @@ def test_a_draft_model_is_refused_under_any_name(tiny_model: Any) -> None:
 
 
 def test_a_model_that_does_not_say_its_vocabulary_is_refused(tiny_model: Any) -> None:
+    from mlx_moebench.checkpoints import LoadedModel
     from mlx_moebench.evaluate.choices import Request, score
+    from mlx_moebench.measure.on_mlx import BACKEND
 
     tiny_model.args.n_vocab = tiny_model.args.vocab_size
     del tiny_model.args.vocab_size
     with pytest.raises(MoebenchError, match="lacks 'vocab_size'"):
-        score(tiny_model, [Request((1, 2), (3,))])
+        score(BACKEND, LoadedModel(tiny_model, None), [Request((1, 2), (3,))])  # type: ignore[arg-type]
 
 
 # -- training --------------------------------------------------------------------------------------------------------
@@ -344,7 +346,6 @@ def test_prompts_that_are_not_masked_are_said(tmp_path: Path, monkeypatch: pytes
 
 
 def test_results_of_the_harness_under_other_names_are_said() -> None:
-    pytest.importorskip("mlx.core", reason="MLX is not installed")
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
     from mlx_moebench.evaluate.harness import _results, _task_facts
 
@@ -370,7 +371,6 @@ def test_results_of_the_harness_under_other_names_are_said() -> None:
 
 
 def test_generation_settings_of_a_task() -> None:
-    pytest.importorskip("mlx.core", reason="MLX is not installed")
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
     from mlx_moebench.evaluate.harness import _generation
 

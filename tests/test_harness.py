@@ -158,6 +158,28 @@ def test_generation_is_greedy_and_stops(tasks: Path, tmp_path: Path) -> None:
     assert asked(until=["nowhere", stop], max_gen_toks=12) == expected[: expected.index(stop)]
 
 
+def test_torch_gives_the_same_numbers_and_texts(tasks: Path) -> None:
+    pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    import torch_fallback
+
+    names = ["own_sums", "own_words", "own_text", "own_answers"]
+    ours, theirs = (evaluate_tasks(None, names, include_path=tasks, backend=name) for name in ("mlx", "torch"))
+    assert (ours["model"]["backend"], theirs["model"]["backend"]) == ("mlx", "torch")
+    assert theirs["environment"]["torch"]
+    assert ours["data"] == theirs["data"]
+    for task in names:
+        for metric, entry in ours["results"][task].items():
+            other = theirs["results"][task][metric]
+            assert other["value"] == pytest.approx(entry["value"], rel=1e-4), (task, metric)
+            assert other.get("reason") == entry.get("reason")
+    prompts = [Instance("generate_until", {}, (row["question"], {"until": [], "max_gen_toks": 12}), 0) for row in ROWS]
+    mlx, other = (
+        HarnessModel(c).generate_until(prompts) for c in (load_checkpoint(None), torch_fallback.load_checkpoint())
+    )
+    assert mlx == other
+    assert len(set(mlx)) > 1
+
+
 def test_long_texts_are_cut_or_windowed() -> None:
     nano = load_checkpoint(None)
     short = replace(nano, config=nano.config | {"max_position_embeddings": 40})

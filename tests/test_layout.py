@@ -56,7 +56,7 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers", "lm_eval", "gradio")
 
 NEED_A_LIBRARY = (
     *("models", "instrument", "train", "measure.on_mlx", "analysis.selftest", "demo.app"),
-    *("evaluate.choices", "evaluate.mmlu", "evaluate.harness"),
+    "evaluate.harness",
 )
 
 """What runs a model, or another library, and may import it. All else imports without."""

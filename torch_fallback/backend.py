@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import gc
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import Cache
 
 from mlx_moebench.checkpoints import Checkpoint, LoadedModel
 from mlx_moebench.data import Batch
 from mlx_moebench.errors import needed
 from mlx_moebench.measure.facts import loaded_facts
+from mlx_moebench.measure.predictions import Places, log_likelihoods
 from mlx_moebench.options import Loading, Step
 from mlx_moebench.pair.stats import RoutingStats
 from mlx_moebench.routing.record import Array, Phase
@@ -20,7 +23,7 @@ from mlx_moebench.routing.recorder import Recorder
 from mlx_moebench.types import HostArray, Json, Network, Tokenizer
 
 from . import ranks
-from .caches import cache_argument, returned_cache
+from .caches import bytes_per_token, cache_argument, copies, empty_cache, returned_cache
 from .capture import config_of, transformers_model
 from .environment import chosen_device, environment
 from .live import TorchRoutingStats, model_facts
@@ -65,19 +68,48 @@ class Torch:
         self, checkpoint: Checkpoint | LoadedModel, stats: Recorder, batch: Batch, max_tokens: int
     ) -> HostArray:
         """As mlx-lm does: every token that is made is run through the model, the last one and an end of text, too."""
-        model = checkpoint.model
-        ends = _ends(model, checkpoint.tokenizer)
         ids = batch.ids[:1, : int(batch.mask[0].sum())]
-        made: list[int] = []
-        name = cache_argument(transformers_model(model))
-        described = stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]])
-        with torch.inference_mode(), _evaluating(model), described:
-            output = model(input_ids=_ids(model, ids), use_cache=True)
-            while len(made) < max_tokens and not (made and made[-1] in ends):
-                made.append(int(_logits(output)[0, -1].argmax()))
-                step = _ids(model, np.array([made[-1:]]))
-                output = model(input_ids=step, use_cache=True, **{name: returned_cache(output)})
+        with stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]]):
+            made = list(_continuation(checkpoint, ids, max_tokens, 0.0))
         return np.concatenate([ids, np.array([made], dtype=ids.dtype)], axis=1)
+
+    def new_prefix(self, checkpoint: Checkpoint | LoadedModel) -> Cache | None:
+        return empty_cache(checkpoint.model)
+
+    def extend(self, checkpoint: Checkpoint | LoadedModel, prefix: Cache, ids: Sequence[int]) -> None:
+        model = checkpoint.model
+        base = transformers_model(model).base_model
+        with torch.inference_mode(), _evaluating(model):
+            base(input_ids=_ids(model, np.array([ids])), use_cache=True, **{cache_argument(base): prefix})
+
+    def bytes_per_token(self, prefix: Cache) -> float:
+        return bytes_per_token(prefix)
+
+    def log_likelihoods(
+        self, checkpoint: Checkpoint | LoadedModel, ids: HostArray, places: Places, prefix: Cache | None = None
+    ) -> tuple[HostArray, HostArray]:
+        model = checkpoint.model
+        with torch.inference_mode(), _evaluating(model):
+            cache: Json = {"use_cache": False}
+            if prefix is not None:
+                cache = {"use_cache": True, cache_argument(transformers_model(model)): copies(prefix, len(ids))}
+            logits = _logits(model(input_ids=_ids(model, ids), **cache))
+            row, position, token = (torch.as_tensor(place, device=logits.device) for place in places)
+            log_p, best = log_likelihoods(logits[row, position], token)
+        return log_p.cpu().numpy(), best.cpu().numpy()
+
+    def tokens_after(
+        self, checkpoint: Checkpoint | LoadedModel, ids: Sequence[int], max_tokens: int, temperature: float = 0.0
+    ) -> Iterator[int]:
+        ends = _ends(checkpoint.model, checkpoint.tokenizer)
+        return (
+            token for token in _continuation(checkpoint, np.array([ids]), max_tokens, temperature) if token not in ends
+        )
+
+    def forget(self) -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def ranks(self) -> tuple[int, int] | None:
         place = ranks.of_this_process()
@@ -87,6 +119,34 @@ class Torch:
 
     def gather(self, statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
         return ranks.gather(statistics)
+
+
+def _continuation(
+    checkpoint: Checkpoint | LoadedModel, ids: HostArray, max_tokens: int, temperature: float
+) -> Iterator[int]:
+    """The tokens after ``ids`` [1, S], that which ends the text included; each has been run when it is given."""
+    model = checkpoint.model
+    ends = _ends(model, checkpoint.tokenizer)
+    name = cache_argument(transformers_model(model))
+    with _evaluating(model):
+        output = _run(model, ids)
+        for _ in range(max_tokens):
+            token = _chosen(_logits(output)[0, -1], temperature)
+            output = _run(model, np.array([[token]]), **{name: returned_cache(output)})
+            yield token
+            if token in ends:
+                return
+
+
+def _run(model: Network, ids: HostArray, **cache: Cache) -> object:
+    with torch.inference_mode():  # ends before a token is given, for what its reader does
+        return model(input_ids=_ids(model, ids), use_cache=True, **cache)
+
+
+def _chosen(logits: torch.Tensor, temperature: float) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    return int(torch.multinomial(torch.softmax(logits.float() / temperature, dim=-1), 1))
 
 
 @contextmanager

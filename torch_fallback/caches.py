@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Mapping
 
 import torch
 from torch import nn
-from transformers import Cache
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from mlx_moebench.errors import RenamedError
 
@@ -42,6 +44,24 @@ def returned_cache(output: object) -> Cache:
     if cache is None:
         raise RenamedError("transformers", f"KV cache in {type(output).__name__}", "generation needs")
     return cache
+
+
+def empty_cache(model: nn.Module) -> Cache | None:
+    """One that keeps every token, for ``model``; None where a layer keeps something else, such as a window."""
+    cache = DynamicCache(config=model.config)
+    return cache if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers) else None
+
+
+def copies(cache: Cache, rows: int) -> Cache:
+    """What the cache of one row holds, for each of ``rows`` rows."""
+    copied = copy.deepcopy(cache)
+    copied.batch_repeat_interleave(rows)
+    return copied
+
+
+def bytes_per_token(cache: Cache) -> float:
+    """Of a cache that `empty_cache` made and a row filled."""
+    return float(sum(part.nbytes / part.shape[-2] for layer in cache.layers for part in (layer.keys, layer.values)))
 
 
 def unknown_cache(values: Mapping[str, object]) -> str | None:

@@ -9,16 +9,19 @@ from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import array_namespace
 from scipy.stats import rankdata
 
 from ..data import Batch
 from ..errors import DataError, MoebenchError, RoutingError
+from ..measure.backends import backend_named, check_alone
+from ..measure.predictions import log_likelihoods
 from ..measure.run import measure
 from ..options import Choices, Flag, Loading, Options, Plan, Reading, Step, quiet_step, takes
 from ..pair.report import data_section
 from ..routing.intervals.ranks import calibration, rank_correlations
 from ..routing.intervals.ratios import ratio_intervals
-from ..routing.record import RouterSpec
+from ..routing.record import Array, RouterSpec
 from ..routing.recorder import Recorder
 from ..routing.repeats import text_units
 from ..routing.tokens import TOKEN_SCALARS, TokenBlock
@@ -80,7 +83,10 @@ def loss_report(
     if options.saving.trace is not None:
         raise MoebenchError("A trace is written by analyze; leave it out here.")
     watch = _Losses()
-    stats = measure(model, dataset, options, tokenizer=tokenizer, step=step, watch=watch).stats["prefill"]
+    runner = backend_named(options.loading.backend)
+    check_alone(runner, "Losses are read token by token")
+    measured = measure(model, dataset, options, runner=runner, tokenizer=tokenizer, step=step, watch=watch)
+    stats = measured.stats["prefill"]
     step("computing the intervals", 0, 0)
     pairs = watch.pairs()
     units = text_units(stats)
@@ -147,7 +153,7 @@ class _Losses:
             length = int(batch.mask[number].sum())
             self.row.append(row)
             self.ids.append(ids[number, :length].copy())
-            self.loss.append(_next_token_loss(logits[number, : length - 1], ids[number, 1:length]))
+            self.loss.append(_next_token_loss(logits[number, : length - 1], ids[number, 1:length], stats))
             for name, kept in self.scores.items():
                 kept.append(np.stack([b.scalars[name][number, : length - 1] for b in blocks], axis=1))
 
@@ -171,15 +177,12 @@ class _Losses:
         return str(self.tokenizer.decode(ids))
 
 
-def _next_token_loss(logits: Any, targets: HostArray) -> npt.NDArray[np.float32]:
+def _next_token_loss(logits: Array, targets: HostArray, stats: Recorder) -> npt.NDArray[np.float32]:
     """-ln p of each target [S] under logits [S, V], in float32, nats."""
-    import mlx.core as mx
-
-    z = logits.astype(mx.float32)
     if not len(targets):
         return np.zeros(0, np.float32)
-    chosen = mx.take_along_axis(z, mx.array(targets)[:, None], axis=-1)[:, 0]
-    loss: npt.NDArray[np.float32] = np.array(mx.logsumexp(z, axis=-1) - chosen)
+    tokens = stats.near(array_namespace(logits).asarray(targets), logits)
+    loss: npt.NDArray[np.float32] = -stats.host(log_likelihoods(logits, tokens)[0])
     if bad := int((~np.isfinite(loss)).sum()):
         raise RoutingError(
             f"The model gave no finite loss for {bad} of {len(loss)} tokens of a sequence: check the checkpoint, or "

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data import Batch
 from ..errors import MoebenchError, RoutingError
-from ..measure.backends import HOMES, Backend, backend_named
+from ..measure.backends import HOMES, Backend, backend_named, check_alone
 from ..measure.run import measure
 from ..options import Choices, Options, Step, quiet_step
 from ..pair.stats import RoutingStats
@@ -125,8 +125,7 @@ def measure_parity(
     for name in names:
         library, device = _parsed(names[0] if name == NUMPY else name)
         runner: Any = backend_named(library)
-        if runner.ranks() is not None:
-            raise MoebenchError("Backends are compared token by token in one process; start it without torchrun.")
+        check_alone(runner, "Backends are compared token by token")
         tokens = _Tokens()
 
         def named(what: str, done: int, total: int, name: str = name) -> None:

@@ -128,8 +128,6 @@ FLAG: Mapping[str, Decorator] = {
 
 HOLES: Mapping[tuple[str, str], str] = {
     ("compare", "--adapter-path"): "A or B may be an adapter's folder, and --model is the model that it is applied to",
-    ("evaluate", "--backend"): "answers are scored with mlx-lm",
-    ("loss", "--backend"): "losses come from mlx-lm's logits",
     ("train", "--backend"): "training uses mlx-lm's own trainer",
     ("compare", "--resume"): "--output-dir keeps the pairs, and the same command continues from them",
     ("demo", "--resume"): "nothing is kept",

@@ -34,6 +34,7 @@ Examples:
   mlx-moebench evaluate --model ./checkpoint --data mmlu/ --compare ./adapters   with and without, paired
   mlx-moebench evaluate --data mmlu/ --output nano.json --resume    start, or continue after Ctrl-C or a crash
   mlx-moebench evaluate --model ./checkpoint --task arc_easy,piqa   by lm-evaluation-harness
+  mlx-moebench evaluate --backend torch --device cuda --model ./checkpoint   by transformers
 """
 
 MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "resume", "level")
@@ -46,7 +47,7 @@ MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "re
     show_default=True,
     help="mmlu, or tasks of lm-evaluation-harness, comma-separated (extra `eval`).",
 )
-@loading_options(without=("backend",))
+@loading_options()
 @click.option(
     "--data", type=click.Path(), help="Folder of MMLU's CSV files with dev/ and val/ or test/.  [default: the hub]"
 )

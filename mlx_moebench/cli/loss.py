@@ -31,7 +31,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@loading_options(without=("backend",))
+@loading_options()
 @reading_options(batch_size=(4, "Sequences per forward pass, whose logits over the whole vocabulary are held at once."))
 @click.option(
     "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Tokens to show of each of four kinds."

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from ..data import encode_text
 from ..errors import EvaluationError
 from ..families.base import count
-from ..instrument import config_of
+from ..measure.backends import Backend
 from ..measure.facts import check_vocabulary
-from ..routing.record import Array
+from ..measure.predictions import Places
+from ..types import HostArray
 
 Ids = tuple[int, ...]
 
@@ -80,12 +78,13 @@ def common_prefix(rows: Sequence[Ids]) -> int:
 
 
 def score(
-    model: nn.Module,
+    runner: Backend,
+    checkpoint: Any,
     requests: Sequence[Request],
     batch_size: int = 8,
     step: Callable[[int], None] = lambda done: None,
 ) -> list[Score]:
-    """The log-likelihood of every request, in order.
+    """The log-likelihood of every request, in order, from a checkpoint that ``runner`` loaded.
 
     Requests that feed the model the same tokens, as the choices of a question do, are one row. What all rows start
     with runs once; the rest of each row runs in batches on copies of its cache, longest rows first, padded on the
@@ -96,19 +95,22 @@ def score(
     """
     if not requests:
         return []
-    check_vocabulary(config_of(model), max(max(r.context + r.continuation) for r in requests))
+    config = runner.config(checkpoint.model)
+    check_vocabulary(config, max(max(r.context + r.continuation) for r in requests))
     readers = _readers(requests)
     rows = list(readers)
     shared = min(common_prefix(rows), *(len(r.context) - 1 for r in requests))
-    cache = _run_prefix(model, rows[0][:shared])
-    if cache is None:
+    prefix = _run_prefix(runner, checkpoint, rows[0][:shared])
+    if prefix is None:
         shared = 0
+    kept = 0.0 if prefix is None else runner.bytes_per_token(prefix)
     scores: dict[int, Score] = {}
-    for batch in _batches(model, rows, shared, cache, batch_size):
+    for batch in _batches(rows, shared, 4 * count(config, "vocab_size"), kept, batch_size):
         read = [(row, number) for row, ids in enumerate(batch) for number in readers[ids]]
         owners, numbers = zip(*read, strict=True)
-        of_batch = _read(model, cache, [ids[shared:] for ids in batch], owners, [requests[n] for n in numbers], shared)
-        scores |= zip(numbers, of_batch, strict=True)
+        asked = [requests[number] for number in numbers]
+        logs, best = runner.log_likelihoods(checkpoint, _padded(batch, shared), _places(owners, asked, shared), prefix)
+        scores |= zip(numbers, _summed(logs, best, asked), strict=True)
         step(len(scores))
     return [scores[number] for number in range(len(requests))]
 
@@ -121,65 +123,50 @@ def _readers(requests: Sequence[Request]) -> dict[Ids, list[int]]:
     return dict(sorted(readers.items(), key=lambda row: (-len(row[0]), row[0])))
 
 
-def _run_prefix(model: nn.Module, ids: Ids) -> list[Any] | None:
+def _run_prefix(runner: Backend, checkpoint: Any, ids: Ids) -> Any:
     """The cache after ``ids``; None for no ids, or for a model whose cache cannot be copied to several rows."""
-    cache: list[Any] = make_prompt_cache(model)
-    if not ids or not all(type(layer) is KVCache for layer in cache):
-        return None
-    for start in range(0, len(ids), PREFILL):
-        model(mx.array([ids[start : start + PREFILL]]), cache=cache)
-        mx.eval([(layer.keys, layer.values) for layer in cache])  # and so neither logits nor the last experts
-    return cache
+    prefix = runner.new_prefix(checkpoint) if ids else None
+    if prefix is not None:
+        for start in range(0, len(ids), PREFILL):
+            runner.extend(checkpoint, prefix, ids[start : start + PREFILL])
+    return prefix
 
 
-def _copies(model: nn.Module, cache: list[Any], rows: int) -> list[Any]:
-    """A fresh cache that holds what ``cache`` holds, for each of ``rows`` rows."""
-    fresh: list[Any] = make_prompt_cache(model)
-    for new, old in zip(fresh, cache, strict=True):
-        new.update_and_fetch(*(mx.repeat(part[..., : old.offset, :], rows, axis=0) for part in (old.keys, old.values)))
-    return fresh
-
-
-def _batches(
-    model: nn.Module, rows: Sequence[Ids], shared: int, cache: list[Any] | None, batch_size: int
-) -> Iterator[Sequence[Ids]]:
-    """``rows``, longest first, in batches of bounded size and memory."""
-    vocabulary = count(config_of(model), "vocab_size")
-    per_token = sum(layer.nbytes / layer.keys.shape[2] for layer in cache) if cache else 0.0
+def _batches(rows: Sequence[Ids], shared: int, logits: int, kept: float, batch_size: int) -> Iterator[Sequence[Ids]]:
+    """``rows``, longest first, in batches of bounded size and memory: bytes of ``logits`` and ``kept`` for a token."""
     start = 0
     while start < len(rows):
         length = len(rows[start])
-        bytes_per_row = 4 * vocabulary * (length - shared) + per_token * length
+        bytes_per_row = logits * (length - shared) + kept * length
         size = max(1, min(batch_size, int(MEMORY / max(bytes_per_row, 1))))
         yield rows[start : start + size]
         start += size
 
 
-def _read(
-    model: nn.Module,
-    cache: list[Any] | None,
-    rows: Sequence[Ids],
-    owners: Sequence[int],
-    requests: Sequence[Request],
-    shared: int,
-) -> Iterable[Score]:
-    """Scores of ``requests``, request i of row owners[i]; rows [B, S] follow the ``shared`` tokens in the cache."""
-    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int32)
+def _padded(rows: Sequence[Ids], shared: int) -> HostArray:
+    """The rows [B, S] without their first ``shared`` tokens."""
+    ids = np.zeros((len(rows), max(map(len, rows)) - shared), dtype=np.int32)
     for number, tokens in enumerate(rows):
-        ids[number, : len(tokens)] = tokens
-    logits = model(mx.array(ids), cache=None if cache is None else _copies(model, cache, len(rows)))
+        ids[number, : len(tokens) - shared] = tokens[shared:]
+    return ids
+
+
+def _places(owners: Sequence[int], requests: Sequence[Request], shared: int) -> Places:
+    """Where the tokens of each continuation are predicted; request i in row owners[i], without ``shared`` tokens."""
     lengths = [len(r.continuation) for r in requests]
-    row = np.repeat(np.array(owners), lengths)
     starts = np.repeat([len(r.context) - 1 - shared for r in requests], lengths)
     firsts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    position = starts + np.arange(len(firsts)) - firsts
-    token = np.concatenate([r.continuation for r in requests])
-    picked: Array = logits[mx.array(row), mx.array(position)].astype(mx.float32)
-    chosen = mx.take_along_axis(picked, mx.array(token)[:, None], axis=-1)[:, 0]
-    log_p = chosen - mx.logsumexp(picked, axis=-1)
-    best = mx.argmax(picked, axis=-1) == mx.array(token)
-    ends = np.cumsum(lengths)[:-1]
-    for logs, greedy in zip(np.split(np.array(log_p), ends), np.split(np.array(best), ends), strict=True):
+    return Places(
+        row=np.repeat(np.array(owners), lengths),
+        position=starts + np.arange(len(firsts)) - firsts,
+        token=np.concatenate([r.continuation for r in requests]),
+    )
+
+
+def _summed(log_p: HostArray, best: HostArray, requests: Sequence[Request]) -> Iterator[Score]:
+    """The score of each continuation, of what its tokens got."""
+    ends = np.cumsum([len(r.continuation) for r in requests])[:-1]
+    for logs, greedy in zip(np.split(log_p, ends), np.split(best, ends), strict=True):
         total = float(logs.astype(np.float64).sum())
         if not np.isfinite(total):
             raise EvaluationError(

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness on a loaded MLX model; needs the extra ``eval``."""
+"""Tasks of lm-evaluation-harness on a loaded model; needs the extra ``eval``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-import mlx_lm
-from mlx_lm.sample_utils import make_sampler
-
+from ..checkpoints import Checkpoint
 from ..data import encode_text
 from ..data.encode import pad_id
-from ..environment import environment, package_version
+from ..environment import package_version
 from ..errors import EvaluationError, MissingExtraError, RenamedError, did_you_mean, renamed
-from ..measure.on_mlx import checkpoint_facts
-from ..models import Checkpoint, load_checkpoint, select_device
+from ..measure.backends import backend_named, check_alone
 from ..options import Loading, LoadingChoices, Step, quiet_step, takes, with_choices
 from ..routing.intervals.bootstrap import MIN_CLUSTERS
 from ..types import Json
-from .choices import Request, encode_choices, fitted, score
+from .choices import Request, Score, encode_choices, fitted, score
 from .evaluations import SCHEMA_VERSION, evaluation_path, write_evaluation
 
 try:
@@ -48,7 +45,7 @@ SHARES = ("acc", "acc_norm", "exact_match")
 Z = 1.96
 
 
-@takes(Loading, without=("backend",))
+@takes(Loading)
 def evaluate_tasks(
     model: str | Path | None = None,
     tasks: Sequence[str] = (),
@@ -66,9 +63,10 @@ def evaluate_tasks(
 ) -> Json:
     """Run tasks of lm-evaluation-harness; returns the report, with {task: {metric: value, low, high}} as ``results``.
 
-    model, loading (or its fields as keywords): see `models.load_checkpoint`. tasks: names of tasks or groups.
-    include_path: folder with more task files. shots: worked examples; None leaves it to the task. limit: the first so
-    many documents of each task. seed: of the choice of worked examples. Raises `MoebenchError` subclasses.
+    model, loading (or its fields as keywords): see `models.load_checkpoint` and `torch_fallback.load_checkpoint`.
+    tasks: names of tasks or groups. include_path: folder with more task files. shots: worked examples; None leaves it
+    to the task. limit: the first so many documents of each task. seed: of the choice of worked examples. Raises
+    `MoebenchError` subclasses.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     step("finding the task", 0, 0)
@@ -76,9 +74,11 @@ def evaluate_tasks(
     manager = _manager(include_path, names)
     check_tasks(names, manager)
     loading = with_choices(loading, choices)
-    select_device(loading.device)
+    runner = backend_named(loading.backend)
+    check_alone(runner, "Tasks are run")
+    runner.select_device(loading.device)
     step("loading the model", 0, 0)
-    checkpoint = load_checkpoint(model, loading)
+    checkpoint = runner.load(model, loading, step)
     step("loading the data", 0, 0)
     loaded = _load_tasks(manager, names, shots, seed)
     evaluated = lm_eval.evaluate(
@@ -88,10 +88,10 @@ def evaluate_tasks(
         "schema_version": SCHEMA_VERSION,
         "task": ",".join(names),
         "complete": True,
-        "model": checkpoint_facts(checkpoint.model, checkpoint),
+        "model": runner.facts(checkpoint),
         "data": {"lm_eval": package_version("lm-eval"), "tasks": _task_facts(evaluated)},
         "settings": {"shots": shots, "limit": limit, "batch_size": batch_size, "seed": seed},
-        "environment": environment() | ({} if command is None else {"command": command}),
+        "environment": runner.environment() | ({} if command is None else {"command": command}),
         "results": _results(evaluated),
     }
     if output is not None:
@@ -200,14 +200,15 @@ def _with_interval(value: float, stderr: Any, n: int | None, ends: tuple[float, 
 
 
 class HarnessModel(LM):
-    """What the harness asks of a model, answered by a checkpoint: likelihoods by `choices.score`, text by mlx-lm.
+    """What the harness asks of a model, answered by a checkpoint on the backend that loaded it.
 
     Prompts are cut from the front to the model's number of positions. Nothing is sampled unless a task asks for it.
     """
 
     def __init__(self, checkpoint: Checkpoint, batch_size: int = 8, step: Step = quiet_step) -> None:
         super().__init__()
-        self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
+        self._checkpoint, self._tokenizer = checkpoint, checkpoint.tokenizer
+        self._runner = backend_named(checkpoint.backend)
         self._positions: int | None = checkpoint.config.get("max_position_embeddings")
         self._batch_size, self._step = batch_size, step
 
@@ -222,7 +223,7 @@ class HarnessModel(LM):
         fitting = [fitted(one, self._positions, bos)[0][0] for one in encoded]
         likelihoods: dict[int, tuple[float, bool]] = {}
         for numbers in _groups(fitting):
-            results = score(self._model, [fitting[n] for n in numbers], self._batch_size)
+            results = self._score([fitting[n] for n in numbers])
             for number, result in zip(numbers, results, strict=True):
                 likelihoods[number] = (result.log_likelihood, result.greedy)
             self._step("scoring, continuations", len(likelihoods), len(fitting))
@@ -238,7 +239,7 @@ class HarnessModel(LM):
             start = pad_id(self._tokenizer) if start is None else start
             windows = get_rolling_token_windows(list(ids), start, self._positions or len(ids) + 1, 1)
             parts = [Request(tuple(a), tuple(b)) for a, b in map(make_disjoint_window, windows)]
-            totals.append(sum(s.log_likelihood for s in score(self._model, parts, self._batch_size)))
+            totals.append(sum(s.log_likelihood for s in self._score(parts)))
             self._step("scoring, texts", len(totals), len(requests))
         return totals
 
@@ -257,16 +258,17 @@ class HarnessModel(LM):
         return texts
 
     def _generated(self, ids: Sequence[int], most: int, stops: Sequence[str], heat: float) -> str:
-        text: str = ""
-        for response in mlx_lm.stream_generate(
-            self._model, self._tokenizer, list(ids), most, sampler=make_sampler(temp=heat)
-        ):
-            text += str(response.text)
-            ends = [text.index(stop) for stop in stops if stop and stop in text]
+        text, made = "", []
+        for token in self._runner.tokens_after(self._checkpoint, ids, most, heat):
+            made.append(token)
+            text = str(self._tokenizer.decode(made))
+            ends = [text.index(stop) for stop in stops if stop in text]
             if ends:
-                text = text[: min(ends)]
-                break
+                return text[: min(ends)]
         return text
+
+    def _score(self, requests: Sequence[Request]) -> list[Score]:
+        return score(self._runner, self._checkpoint, requests, self._batch_size)
 
 
 def _generation(options: Json) -> tuple[list[str], int, float]:

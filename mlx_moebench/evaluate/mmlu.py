@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-import mlx.core as mx
 import numpy as np
 
+from ..checkpoints import Checkpoint
 from ..checkpoints.adapters import read_adapter
 from ..data import encode_text
 from ..data.mmlu import CONTINUATIONS, LETTERS, MAX_SHOTS, PRESETS, SUBJECTS, Mmlu, Question, prompt, read_mmlu
-from ..environment import environment
 from ..errors import EvaluationError, MoebenchError, did_you_mean
-from ..measure.on_mlx import checkpoint_facts
-from ..models import Checkpoint, load_checkpoint, select_device
+from ..measure.backends import Backend, backend_named, check_alone
 from ..options import Loading, LoadingChoices, Plan, Step, quiet_step, takes, with_choices
 from ..types import Json
 from .accuracy import compare_answers, summarise
@@ -27,7 +25,7 @@ from .evaluations import SCHEMA_VERSION, Kept
 PRESET_NOTE = "The published benchmark does not name its 12 subjects; these were chosen for this package."
 
 
-@takes(Loading, without=("backend",))
+@takes(Loading)
 def evaluate_mmlu(
     model: str | Path | None = None,
     data: str | Path | None = None,
@@ -51,8 +49,9 @@ def evaluate_mmlu(
 ) -> Json:
     """Let a model answer MMLU; returns the report, as docs/evaluate.md describes it.
 
-    model, loading (or its fields as keywords): see `models.load_checkpoint`. data, split, limit: see
-    `data.mmlu.read_mmlu`. subjects: all 57 by default. preset: ``12x25``, instead of subjects and limit.
+    model, loading (or its fields as keywords): see `models.load_checkpoint` and `torch_fallback.load_checkpoint`.
+    data, split, limit: see `data.mmlu.read_mmlu`. subjects: all 57 by default. preset: ``12x25``, instead of subjects
+    and limit.
     shots: worked examples before each question, 0 to 5; they are dropped from the front where the prompt with its
     answer has more tokens than max_length, by default the model's number of positions. A question that does not fit
     alone is cut from the front.
@@ -72,22 +71,24 @@ def evaluate_mmlu(
     if compare is not None:
         read_adapter(compare)
     loading = with_choices(loading, choices)
-    select_device(loading.device)
+    runner = backend_named(loading.backend)
+    check_alone(runner, "Questions are answered")
+    runner.select_device(loading.device)
 
     def load(adapter: str | Path | None) -> Checkpoint:
         step("loading the model", 0, 0)
-        return load_checkpoint(model, loading, adapter_path=adapter)
+        return runner.load(model, replace(loading, adapter_path=adapter), step)
 
     checkpoint = load(loading.adapter_path)
     models = 1 if compare is None else 2
     progress = _Progress(step, models * sum(map(len, mmlu.questions.values())))
     exam = _Exam(mmlu, _length(checkpoint, max_length), batch_size, Plan(seed=seed, level=level), progress)
-    report = _begun(checkpoint, _data_facts(mmlu, preset, limit), _settings(exam, shots, compare), command)
+    report = _begun(runner, checkpoint, _data_facts(mmlu, preset, limit), _settings(exam, shots, compare), command)
     with Kept(report, output, resume) as kept:
         _answer(exam, checkpoint, report, kept.before, kept.save)
         if compare is not None:
             del checkpoint  # one model in memory at a time
-            mx.clear_cache()
+            runner.forget()
             _compare(exam, load(compare), report, kept)
         report["complete"] = True
         kept.save()
@@ -110,16 +111,16 @@ def _length(checkpoint: Checkpoint, max_length: int | None) -> int | None:
     return positions if max_length is None else max_length
 
 
-def _begun(checkpoint: Checkpoint, data: Json, settings: Json, command: str | None) -> Json:
+def _begun(runner: Backend, checkpoint: Checkpoint, data: Json, settings: Json, command: str | None) -> Json:
     """The report before the first answer."""
     return {
         "schema_version": SCHEMA_VERSION,
         "task": "mmlu",
         "complete": False,
-        "model": checkpoint_facts(checkpoint.model, checkpoint),
+        "model": runner.facts(checkpoint),
         "data": data,
         "settings": settings,
-        "environment": environment() | ({} if command is None else {"command": command}),
+        "environment": runner.environment() | ({} if command is None else {"command": command}),
     }
 
 
@@ -195,7 +196,7 @@ def _answer(exam: _Exam, checkpoint: Checkpoint, section: Json, before: Json, sa
 
 def _compare(exam: _Exam, checkpoint: Checkpoint, report: Json, kept: Kept) -> None:
     """Put the answers of a second model, and how they differ from those in ``report``, into it."""
-    second = report["compared"] = {"model": checkpoint_facts(checkpoint.model, checkpoint)}
+    second = report["compared"] = {"model": backend_named(checkpoint.backend).facts(checkpoint)}
     kept.check_compared(second["model"])
     _answer(exam, checkpoint, second, kept.before.get("compared") or {}, kept.save)
     both = {"complete": True, "data": report["data"]}
@@ -216,6 +217,7 @@ def answer_questions(
     log_likelihoods of A to D in nats, probabilities (their softmax), choice (the most likely letter, the first of
     equals), answer, correct, and tied, whether another letter is as likely as the choice.
     """
+    runner = backend_named(checkpoint.backend)
     posed = [_posed(checkpoint.tokenizer, question, shots, length) for question in questions]
     scores: dict[int, list[float]] = {}
 
@@ -225,7 +227,7 @@ def answer_questions(
     for used in sorted({fitting for fitting, _, _ in posed}, reverse=True):
         numbers = [number for number, (fitting, _, _) in enumerate(posed) if fitting == used]
         requests = [request for number in numbers for request in posed[number][2]]
-        scored = score(checkpoint.model, requests, batch_size, partial(tell, len(scores)))
+        scored = score(runner, checkpoint, requests, batch_size, partial(tell, len(scores)))
         for place, number in enumerate(numbers):
             four = scored[place * len(LETTERS) : (place + 1) * len(LETTERS)]
             scores[number] = [s.log_likelihood for s in four]

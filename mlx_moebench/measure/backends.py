@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from ..pair.stats import RecordedStats, RoutingStats
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..types import Facts, HostArray, Json
+from .predictions import Places
 
 HOMES = {"mlx": "mlx_moebench.measure.on_mlx", "torch": "torch_fallback.backend"}
 """Each backend's name, and the module with its ``BACKEND``."""
@@ -52,6 +53,31 @@ class Backend(Protocol):
     def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
         """Continue the one prompt of a batch greedily; its ids and those made, [1, S]."""
 
+    def new_prefix(self, checkpoint: Any) -> Any:
+        """An empty KV cache for what several rows begin with; None for a model whose cache cannot be copied to rows."""
+
+    def extend(self, checkpoint: Any, prefix: Any, ids: Sequence[int]) -> None:
+        """Run ``ids`` after what ``prefix`` holds, so that it holds them, too."""
+
+    def bytes_per_token(self, prefix: Any) -> float:
+        """What each token in ``prefix`` takes."""
+
+    def log_likelihoods(
+        self, checkpoint: Any, ids: HostArray, places: Places, prefix: Any = None
+    ) -> tuple[HostArray, HostArray]:
+        """`predictions.log_likelihoods` at places of rows ``ids`` [B, S], each of which follows a copy of ``prefix``.
+
+        Padding is on the right, where a causal model does not see it.
+        """
+
+    def tokens_after(
+        self, checkpoint: Any, ids: Sequence[int], max_tokens: int, temperature: float = 0.0
+    ) -> Iterator[int]:
+        """The tokens that continue ``ids``, one by one, without that which ends a text; 0 degrees are greedy."""
+
+    def forget(self) -> None:
+        """Give memory back of a model that is no longer held."""
+
     def ranks(self) -> tuple[int, int] | None:
         """(rank, how many) where several processes share a measurement; None for one alone."""
 
@@ -78,6 +104,12 @@ def backend_named(name: str) -> Backend:
             raise
         raise MissingExtraError("The backend torch", "torch") from error
     return backend
+
+
+def check_alone(runner: Backend, what: str) -> None:
+    """Raise `MoebenchError` where several processes would share what only one can do."""
+    if runner.ranks() is not None:
+        raise MoebenchError(f"{what} in one process; start it without torchrun.")
 
 
 def checkpoint_of(model: Any, tokenizer: Any, backend: str) -> Checkpoint | LoadedModel:
