@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,9 @@ class TorchRoutingStats(RecordedStats):
             )
         return None
 
+    def sinks(self) -> Sequence[object]:
+        return self._capture.sinks
+
     def release(self) -> None:
         self._capture.close()
 
@@ -96,7 +99,8 @@ def attach(model: Network, tau: float = 0.40, collapse_on: str = "top_share_toke
     """Hook every router of a transformers model and return statistics that fill as it runs.
 
     Outputs stay the same. Forwards of the whole model count, also inside a wrapper such as PEFT's; blocks that run
-    alone do not. Usable as a context manager, which takes the hooks off at its end::
+    alone do not. Several may be attached at once: each counts every token that runs until it is closed. Usable as a
+    context manager, which takes the hooks off at its end::
 
         with torch_fallback.attach(model) as stats:
             model(ids)  # ids [B, S]: B sequences

@@ -62,6 +62,9 @@ class LiveRoutingStats(RecordedStats):
             )
         return None
 
+    def sinks(self) -> Sequence[object]:
+        return self._capture.sinks
+
     def release(self) -> None:
         self._capture.close()
 
@@ -69,8 +72,9 @@ class LiveRoutingStats(RecordedStats):
 def attach(model: nn.Module, tau: float = 0.40, collapse_on: str = "top_share_token") -> LiveRoutingStats:
     """Tap every router of an mlx-lm model and return statistics that fill as it runs.
 
-    Outputs stay bit-identical. A second ``attach`` replaces the first, whose statistics keep what they have. Usable as
-    a context manager, which detaches at its end.
+    Outputs stay bit-identical. Usable as a context manager, which detaches at its end. Several may be attached at once,
+    also one inside another: each counts every token that runs until it is closed, and what ``batch`` says to one of
+    masks and prompts holds for all.
 
     Parameters
     ----------

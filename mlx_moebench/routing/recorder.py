@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -37,6 +37,8 @@ class Span:
     position: int = 0
     # By phase and router: `selected` at the last position, so that adjacent tokens count across pieces.
     last: dict[tuple[Phase, int], Array] = field(default_factory=dict)
+    # The same sequences in other statistics of the same model.
+    elsewhere: list[tuple[Recorder, Span]] = field(default_factory=list)
 
     def check(self, rows: int, length: int) -> None:
         """Raises `RoutingError` where it does not fit a forward pass of so many rows and positions."""
@@ -158,6 +160,10 @@ class Recorder(RoutingSums):
         """Why the running forward, which nobody described, cannot be counted; None where it can."""
         return None
 
+    def sinks(self) -> Sequence[object]:
+        """What else is told by the model, methods of other recorders among them."""
+        return ()
+
     def release(self) -> None:
         """Let go of the model."""
 
@@ -179,7 +185,8 @@ class Recorder(RoutingSums):
 
         mask: [B, S] True where a position counts. ids: of the B sequences, each the row in the data set, or (sha256 of
         the data set, row); rows that share an id are one sequence. prompt_lengths: [B] tokens of each prompt; later
-        positions are phase decode, however the forwards are cut. None means that all are prompt.
+        positions are phase decode, however the forwards are cut. None means that all are prompt. Other statistics that
+        are attached to the same model take mask and prompt_lengths over, unless they are inside a ``batch`` themselves.
         """
         self._sync()
         with self.within(self.describe(mask, ids, prompt_lengths)):
@@ -201,14 +208,22 @@ class Recorder(RoutingSums):
         """Sequences that several ``within`` blocks go through piece by piece; arguments as for ``batch``."""
         lengths = None if prompt_lengths is None else np.asarray(prompt_lengths, dtype=np.int64)
         allowed = None if mask is None else np.asarray(mask, dtype=bool)
-        return Span(self._clusters_of(ids), allowed, lengths)
+        span = Span(self._clusters_of(ids), allowed, lengths)
+        for one in (getattr(sink, "__self__", None) for sink in self.sinks()):
+            if isinstance(one, Recorder) and one is not self:
+                span.elsewhere.append((one, Span([], allowed, lengths)))
+        return span
 
     @contextmanager
     def within(self, span: Span) -> Iterator[None]:
         """The forward passes inside go on with ``span``; what was announced before holds again afterwards."""
         before, self._announced = self._announced, span
         try:
-            yield
+            with ExitStack() as stack:
+                for other, same in span.elsewhere:
+                    if not other.described:
+                        stack.enter_context(other.within(same))
+                yield
         finally:
             self._end()
             self._announced = before
