@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RoutingError
+from ..errors import RoutingError, StatsError, did_you_mean
 from ..types import Facts, HostArray
 from .record import LIVE, Array, Mask, Phase, RouterSpec, Routing
 from .stats import Cluster, RoutingSums
@@ -170,9 +170,15 @@ class Recorder(RoutingSums):
     # -- sequences -----------------------------------------------------------------------------------------------
 
     def phase_stats(self, phase: Phase) -> RoutingSums:
-        """What was measured in one phase, apart from the others. Statistics of two phases are never mixed."""
+        """What was measured in one phase, apart from the others. Statistics of two phases are never mixed.
+
+        Raises `StatsError` for a phase that there is not.
+        """
+        phases: dict[str, RoutingSums] = {"prefill": self, **self._others}
+        if phase not in phases:
+            raise StatsError(f"There is no phase {phase!r}.{did_you_mean(phase, list(phases))}")
         self._sync()
-        return self if phase == "prefill" else self._others[phase]
+        return phases[phase]
 
     @contextmanager
     def batch(
