@@ -174,11 +174,11 @@ class Recorder(RoutingSums):
 
         Raises `StatsError` for a phase that there is not.
         """
-        phases: dict[str, RoutingSums] = {"prefill": self, **self._others}
-        if phase not in phases:
-            raise StatsError(f"There is no phase {phase!r}.{did_you_mean(phase, list(phases))}")
+        stats = self if phase == "prefill" else self._others.get(phase)
+        if stats is None:
+            raise StatsError(f"There is no phase {phase!r}.{did_you_mean(phase, ['prefill', *self._others])}")
         self._sync()
-        return phases[phase]
+        return stats
 
     @contextmanager
     def batch(
