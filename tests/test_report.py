@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from routing_reference import validate
+from routing_reference import ENVIRONMENT, MODEL, validate
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.errors import StatsError
@@ -100,7 +100,7 @@ def test_the_report_says_that_a_flag_is_open() -> None:
     for tau, is_open in (((of["low"] + of["high"]) / 2, True), (of["high"] - 1e-6, True), (of["high"], False)):
         made = report((16,), tau=tau)
         assert made["routers"][0].get("collapsed_open", False) is is_open
-        validate(made | {"model": MODEL, "environment": {}})
+        validate(made | {"model": MODEL, "environment": ENVIRONMENT})
     assert "collapsed_open" not in report((16,), tau=0.2, sequences=3)["routers"][0]  # no interval
 
 

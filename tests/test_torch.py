@@ -152,7 +152,7 @@ def test_the_result_does_not_depend_on_the_batch_size(nano: Any) -> None:
 # -- the command line ------------------------------------------------------------------------------------------------
 
 BLOCKED = """
-import runpy
+import runpy, sys
 sys.argv = [{program!r}, *{arguments!r}]
 runpy.run_module({program!r}, run_name="__main__")
 """
