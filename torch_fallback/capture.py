@@ -101,6 +101,11 @@ def config_of(model: Network) -> Json:
     return config
 
 
+def dtype_of(model: Network) -> str:
+    """What a model computes in: the dtype of its embedding."""
+    return str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+
+
 def layers_of(model: Network) -> nn.ModuleList:
     """The blocks of a causal language model, in the order in which they run."""
     inner = transformers_model(model)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlx_moebench.pair.model import object_section
 from mlx_moebench.pair.stats import RecordedStats
-from mlx_moebench.routing.record import Array, Mask, Routing, router_warnings
+from mlx_moebench.routing.record import Array, Mask, Routing
 from mlx_moebench.routing.recorder import TokenSink
 from mlx_moebench.types import Facts, HostArray, Json, Network
 
-from .capture import Capture, check_rule, config_of, locate
+from .capture import Capture, check_rule, config_of, dtype_of, locate, transformers_model
 from .environment import environment
 
 
@@ -115,16 +116,14 @@ def attach(model: Network, tau: float = 0.40, collapse_on: str = "top_share_toke
 
 
 def model_facts(model: Network) -> Json:
-    """What a report says of a model of which only the object is known."""
-    specs = [router.spec for router in locate(model)]
-    model_type = config_of(model)["model_type"]
-    return {
-        "id": model_type,
-        "revision": None,
-        "model_type": model_type,
-        "dtype": None,
-        "weight_bits": None,
-        "router_bits": min(spec.router_bits for spec in specs if spec.router_bits is not None),
-        "backend": "torch",
-        "warnings": router_warnings(specs),
-    }
+    """What a report says of a model of which only the object is at hand."""
+    inner, config = transformers_model(model), config_of(model)
+    return object_section(
+        inner,
+        [router.spec for router in locate(model)],
+        model_type=config["model_type"],
+        backend="torch",
+        dtype=dtype_of(inner),
+        place=str(config.get("_name_or_path") or ""),
+        revision=getattr(inner.config, "_commit_hash", None),
+    )

@@ -132,6 +132,11 @@ def routers_of(model: nn.Module) -> list[RouterSpec]:
     return [router.spec for router in _locate(model, config_of(model))]
 
 
+def experts_of(model: nn.Module) -> list[nn.Module]:
+    """The module that runs the experts of each router, in running order; raises as `routers_of` does."""
+    return [router.experts for router in _locate(model, config_of(model))]
+
+
 def config_of(model: nn.Module) -> Json:
     """The settings of an mlx-lm model: its arguments and ``model_type``."""
     args = getattr(model, "args", None)

@@ -154,7 +154,7 @@ class Model(msgspec.Struct, kw_only=True):
     )
 
     id: Annotated[
-        str | UnsetType, says("Hub id or folder name; the model_type when only the model object was known.")
+        str | UnsetType, says("Hub id or folder name; the model_type where a model object does not say it.")
     ] = UNSET
     revision: Annotated[str | UnsetType | None, says("Commit of the hub repository, or null.")] = UNSET
     model_type: Annotated[str | UnsetType, says("model_type of config.json.")] = UNSET
