@@ -189,6 +189,22 @@ def flag_open(router: Facts, settings: Facts) -> bool:
     return bool(low <= settings["tau"] < high)
 
 
+def interval_rows(report: Facts) -> list[Json]:
+    """A row for each router and metric of a report; the flag of one domain is one, too."""
+    rows = []
+    for router in report["routers"]:
+        identity = {key: router[key] for key in ("layer", "moe_layer", "router")}
+        for name, metric in METRICS.items():
+            entry = {"plugin": router[name]} | router["ci"].get(name, {})
+            numbers = {key: entry.get(key) for key in ("low", "high", "plugin", "method", "reason")}
+            rows.append({**identity, "metric": name, "unit": metric.unit, "value": router[name], **numbers})
+        if "collapsed" in router:
+            reason = "the interval of its share holds tau" if router.get("collapsed_open") else None
+            flag = {"metric": "collapsed", "unit": "flag", "value": router["collapsed"]}
+            rows.append({**identity, **flag, "reason": router.get("collapsed_reason", reason)})
+    return rows
+
+
 def interval_entry(one: Corrected, total: Sums | None = None) -> Json:
     """An interval for JSON, with the plug-in value where another one is shown."""
     interval = one.interval if total is None else _with_cause(one.value, one.interval, total)

@@ -134,6 +134,11 @@ class Recorder(RoutingSums):
         self._queue: list[_Piece] = []
         self._next_row = 0  # above every row used, so that rows without an id are sequences of their own
 
+    def __repr__(self) -> str:
+        if self._forward is None or self._forward.routers == len(self.specs):  # a look in the middle ends no forward
+            self._sync()
+        return super().__repr__()
+
     # -- what a backend says of its arrays -----------------------------------------------------------------------
 
     def routing_of(self, number: int, logits: Array, indices: Array, mask: Mask) -> Routing:
