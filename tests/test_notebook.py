@@ -61,9 +61,7 @@ def test_few_sequences_have_a_reason_and_no_interval() -> None:
 
 
 def test_repr_is_one_line_and_ends_no_forward() -> None:
-    assert (
-        repr(make_stats(range(4))) == "RoutingStats(test/tiny on data-a: 4 sequences, 62 tokens, 3 routers, prefill)"
-    )
+    assert repr(make_stats(range(4))) == "RoutingStats(test/tiny on data-a: 4 sequences, 62 tokens, 3 routers, prefill)"
     assert repr(RoutingStats([])) == "RoutingStats(a model on no data: 0 sequences, 0 tokens, 0 routers, prefill)"
     specs = [RouterSpec(layer, layer, "mlp", 6, 2) for layer in range(2)]
 
