@@ -1,7 +1,6 @@
 """Measure how sparse Mixture-of-Experts language models route.
 
-``load``, ``attach``, ``detach``, ``analyze``, ``profile``, ``compare`` and ``RoutingStats`` are imported when first
-used: importing the package itself needs neither MLX nor torch.
+What it offers, but for the errors, is imported when first used: importing the package needs neither MLX nor torch.
 """
 
 from __future__ import annotations
@@ -9,6 +8,20 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    DataError,
+    EvaluationError,
+    MissingExtraError,
+    ModelLoadError,
+    MoebenchError,
+    RenamedError,
+    RoutingError,
+    StatsError,
+    TraceError,
+    TrainingError,
+    UnsupportedModelError,
+)
 
 __version__ = version("mlx-moebench")
 
@@ -33,7 +46,18 @@ _HOME = {
 
 __all__ = [
     "Comparison",
+    "DataError",
+    "EvaluationError",
+    "MissingExtraError",
+    "ModelLoadError",
+    "MoebenchError",
+    "RenamedError",
+    "RoutingError",
     "RoutingStats",
+    "StatsError",
+    "TraceError",
+    "TrainingError",
+    "UnsupportedModelError",
     "__version__",
     "analyze",
     "attach",

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
 Array = Any
@@ -30,6 +32,14 @@ Facts = Mapping[str, Any]
 
 Json = dict[str, Any]
 """JSON that is being made, or changed."""
+
+
+class Picture(Protocol):
+    """A picture that a notebook shows."""
+
+    @property
+    def png(self) -> bytes: ...
+    def save(self, path: str | Path) -> Path: ...
 
 
 class Tokenizer(Protocol):

@@ -89,3 +89,18 @@ def test_torch_stays_optional_in_the_wheel(installed: Path, tmp_path: Path) -> N
         "import torch_fallback as t, mlx_moebench.errors as e\ntry: t.load\nexcept e.MissingExtraError as x: print(x)"
     )
     assert "mlx-moebench[torch]" in run(installed / "python", "-c", code, cwd=tmp_path)
+
+
+def test_type_checkers_see_an_editable_install(tmp_path: Path) -> None:
+    """setuptools' import hook is what they do not follow."""
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
+    python = python_of(tmp_path / "venv")
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "-e", ROOT, cwd=tmp_path)
+    user = tmp_path / "user.py"
+    user.write_text(
+        "import mlx_moebench\nreveal_type(mlx_moebench.RoutingStats.load('x').n_tokens)\n", encoding="utf-8"
+    )
+    config = tmp_path / "mypy.ini"
+    config.write_text("[mypy]\n", encoding="utf-8")
+    options = ("--config-file", config, "--cache-dir", tmp_path / "cache", "--python-executable", python)
+    assert 'type is "int"' in run(sys.executable, "-m", "mypy", *options, user, cwd=tmp_path)

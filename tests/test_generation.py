@@ -166,3 +166,12 @@ def test_tally_of_pieces_adds_up_to_the_whole() -> None:
         np.testing.assert_array_equal(sum(getattr(p, name) for p in parts), getattr(whole, name))
     np.testing.assert_allclose(sum(p.scalars for p in parts), whole.scalars, rtol=1e-5)
     np.testing.assert_allclose(sum(p.p_sum for p in parts), whole.p_sum, rtol=1e-5)
+
+
+def test_generation_inside_two_attached_is_split_in_both(model: Any, tokenizer: Any) -> None:
+    with attach(model) as outer, attach(model) as inner:
+        made = list(mlx_moebench.stream_generate(model, tokenizer, [40, 41, 42], 4, row=9))
+    for stats in (outer, inner):
+        assert (stats.n_tokens, stats.phase_stats("decode").n_tokens) == (3, len(made))
+        assert stats.phase_stats("unsplit").n_tokens == 0
+    assert [row for _, row in inner.clusters] == [9]

@@ -305,25 +305,65 @@ def test_a_gate_replaced_behind_the_tap_is_an_error_until_attached_again(tiny_mo
     linear_to_lora_layers(tiny_model, 3, LORA, use_dora=True)
     with pytest.raises(RoutingError, match=r"layer\.0\.mlp: .*tapped gate did not.*attach again"):
         tiny_model(ids)
+    detach(tiny_model)
     with capture(tiny_model, recorder):
         tiny_model(ids)
     assert len(recorder.take()) == 3
     assert not is_tapped(tiny_model)
 
 
-def test_a_second_capture_replaces_the_first(tiny_model: nn.Module, ids: mx.array) -> None:
+def test_every_capture_of_a_model_hears_until_it_is_closed(tiny_model: nn.Module, ids: mx.array) -> None:
     kinds, first, second = classes(tiny_model), Recorder(), Recorder()
     old = capture(tiny_model, first)
     tiny_model(ids)
     new = capture(tiny_model, second)
     tiny_model(ids)
-    assert (len(first.calls), len(second.calls)) == (3, 3)
-    old.close()  # must not take off what is no longer its own
+    assert (len(first.calls), len(second.calls)) == (6, 3)
+    old.close()  # must not take off what another needs
     tiny_model(ids)
-    assert (len(first.calls), len(second.calls)) == (3, 6)
+    assert (len(first.calls), len(second.calls)) == (6, 6)
     new.close()
     new.close()
     assert classes(tiny_model) == kinds
+
+
+def test_a_capture_that_was_detached_takes_off_no_later_one(tiny_model: nn.Module, ids: mx.array) -> None:
+    first, second = Recorder(), Recorder()
+    old = capture(tiny_model, first)
+    detach(tiny_model)
+    with capture(tiny_model, second):
+        old.close()
+        tiny_model(ids)
+    assert (len(first.calls), len(second.calls)) == (0, 3)
+    assert not is_tapped(tiny_model)
+
+
+def test_one_attached_inside_another_and_both_count(any_model: nn.Module, ids: mx.array) -> None:
+    kinds, before = classes(any_model), any_model(ids)
+    with attach(any_model) as outer:
+        any_model(ids)
+        with attach(any_model) as inner:
+            assert mx.array_equal(any_model(ids), before)
+        any_model(ids)
+    assert (outer.n_tokens, inner.n_tokens) == (3 * ids.size, ids.size)
+    outer.check()
+    inner.check()
+    assert classes(any_model) == kinds
+
+
+def test_what_one_is_told_of_a_batch_holds_for_all(tiny_model: nn.Module, ids: mx.array) -> None:
+    mask = np.ones(ids.shape, dtype=bool)
+    mask[1, 3:] = False
+    with attach(tiny_model) as outer, attach(tiny_model) as inner:
+        with inner.batch(mask=mask, prompt_lengths=[2, 2], ids=[7, 8]):
+            tiny_model(ids)
+        with outer.batch(mask=mask), inner.batch():  # each has its own
+            tiny_model(ids)
+        tiny_model(ids)
+    for stats, whole in ((outer, mask.sum()), (inner, mask.size)):
+        assert stats.n_tokens == 4 + whole + mask.size
+        assert stats.phase_stats("decode").n_tokens == mask.sum() - 4
+    assert {row for _, row in inner.clusters} >= {7, 8}
 
 
 def test_an_exception_inside_the_context_detaches(tiny_model: nn.Module, ids: mx.array) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -10,21 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from routing_reference import make_stats, validate
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.errors import StatsError
 from mlx_moebench.routing import RouterSpec, Routing, tally
+from mlx_moebench.show.export.summary import to_markdown
+from mlx_moebench.show.export.tidy import to_csv
+from mlx_moebench.show.figures import load_heat, load_series
+from mlx_moebench.show.inputs import Inputs, Run, View
+from mlx_moebench.show.names import flag_of
 from mlx_moebench.show.plots import check_plot
 from mlx_moebench.show.plots.load import plot_load
 from mlx_moebench.show.tables.routers import render
 
 
-def report(experts: tuple[int, ...] = (4, 4), kinds: tuple[str, ...] = ("mlp",), sequences: int = 12) -> dict[str, Any]:
+def report(
+    experts: tuple[int, ...] = (4, 4), kinds: tuple[str, ...] = ("mlp",), sequences: int = 12, tau: float = 0.4
+) -> dict[str, Any]:
     """A report of random routing: one layer for each entry of ``experts``, each with every kind of router."""
     rng = np.random.default_rng(0)
     specs = [RouterSpec(i, i, kind, e, 2) for i, e in enumerate(experts) for kind in kinds]
     model = {"id": "a $strange$ [bold]<model>&co", "model_type": "x"}
-    stats = RoutingStats(specs, model=model, sources={"s": {"name": "t<e>xt"}})
+    stats = RoutingStats(specs, model=model, sources={"s": {"name": "t<e>xt"}}, tau=tau)
     for number, spec in enumerate(specs):
         logits = rng.normal(size=(sequences, 20, spec.n_experts)).astype(np.float32)
         indices = np.argsort(-logits, axis=-1)[..., :2]
@@ -55,6 +64,44 @@ def test_table_says_why_there_is_no_interval_or_flag() -> None:
     shown = text(report(sequences=3))
     assert "No intervals: 3 sequences are too few" in shown
     assert "n/a: even routing already gives 0.5 >= tau = 0.4." in shown
+
+
+def around_tau() -> dict[str, Any]:
+    """A report of three routers of 16 experts whose tau lies in the interval of the first, and in no other."""
+    made = report((16, 16, 16))
+    for router, low, high in zip(made["routers"], (0.38, 0.41, 0.2), (0.44, 0.5, 0.399), strict=True):
+        share = (low + high) / 2
+        router |= {"top_share_token": share, "collapsed": share > 0.4}
+        router["ci"]["top_share_token"] |= {"low": low, "high": high}
+    return made
+
+
+def test_a_flag_is_open_where_the_interval_of_the_share_holds_tau() -> None:
+    made = around_tau()
+    assert [r["collapsed"] for r in made["routers"]] == [True, True, False]
+    assert [flag_of(r, made["settings"]) for r in made["routers"]] == ["open", "yes", "no"]
+    rows = [line.split() for line in text(made).splitlines()]
+    assert [row[-1] for row in rows if row and row[0] in ("0", "1", "2")] == ["open", "collapsed", "-"]
+    assert "open: the interval of that share holds tau" in text(made)
+    heat = load_heat(load_series(View("m", made), bands=False), 2.0)
+    assert [beside[-2:] for beside in heat.beside] == [" ?", " *", "0]"]
+    assert heat.beside_head == "busiest, of tokens; * > 0.4; ? interval holds 0.4"
+    run = Inputs((Run("m", made, None, {}),))
+    assert "2 of 3 routers are flagged as collapsed at tau 0.4 (1 flag open: the interval" in to_markdown(run)
+    cells = [line.split(" | ") for line in to_markdown(run).splitlines()]
+    assert [row[-1] for row in cells if row[0] in ("| 0", "| 1", "| 2")] == ["open |", "yes |", "no |"]
+    flags = [row["reason"] for row in csv.DictReader(io.StringIO(to_csv(run))) if row["metric"] == "collapsed"]
+    assert ["; open: " in reason for reason in flags] == [True, False, False]
+
+
+def test_the_report_says_that_a_flag_is_open() -> None:
+    """By the interval that it has itself: tau at its high end is outside."""
+    of = make_stats(range(12)).report()["routers"][0]["ci"]["top_share_token"]
+    for tau, is_open in (((of["low"] + of["high"]) / 2, True), (of["high"] - 1e-6, True), (of["high"], False)):
+        made = make_stats(range(12), tau=tau).report()
+        assert made["routers"][0].get("collapsed_open", False) is is_open
+        validate(made)
+    assert "collapsed_open" not in report((16,), tau=0.2, sequences=3)["routers"][0]  # no interval
 
 
 def test_two_kinds_of_router_are_never_pooled() -> None:

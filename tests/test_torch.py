@@ -290,6 +290,17 @@ def test_outputs_are_bit_identical_and_hooks_come_off(tmp_path: Path, model_type
     assert stats.n_tokens == 18
 
 
+def test_one_attached_inside_another_and_both_count(nano: Any) -> None:
+    ids, mask = torch.tensor([[5, 6, 7, 0], [5, 6, 7, 8]]), np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
+    with torch.no_grad(), torch_fallback.attach(nano.model) as outer:
+        nano.model(ids)
+        with torch_fallback.attach(nano.model) as inner, inner.batch(mask=mask):
+            nano.model(ids)
+        nano.model(ids)
+    assert (outer.n_tokens, inner.n_tokens) == (8 + 7 + 8, 7)
+    outer.check()
+
+
 def test_what_a_caller_generates_is_unsplit(nano: Any) -> None:
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch_fallback.attach(nano.model) as stats:

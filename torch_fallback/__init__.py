@@ -27,3 +27,7 @@ def __getattr__(name: str) -> Any:
         if missing_package(error) not in ("torch", "transformers"):
             raise
         raise MissingExtraError("The backend torch", "torch") from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -100,6 +101,11 @@ def config_of(model: Network) -> Json:
     return config
 
 
+def dtype_of(model: Network) -> str:
+    """What a model computes in: the dtype of its embedding."""
+    return str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+
+
 def layers_of(model: Network) -> nn.ModuleList:
     """The blocks of a causal language model, in the order in which they run."""
     inner = transformers_model(model)
@@ -131,6 +137,10 @@ def locate(model: Network) -> list[Located]:
     return routers
 
 
+_OPEN: WeakSet[Capture] = WeakSet()
+"""Every capture that is not closed."""
+
+
 class Capture:
     """Hooks on every router of one model, until ``close``. See `Sink` for what it is told.
 
@@ -149,7 +159,7 @@ class Capture:
         self._running = False
         self._sink = sink
         layers = layers_of(model)
-        inner = transformers_model(model).base_model
+        self._inner = inner = transformers_model(model).base_model
         self._names = parameters(inner)
         for name in ("input_ids", "attention_mask"):
             if name not in self._names:
@@ -163,9 +173,16 @@ class Capture:
             self._handles.append(layers[layer].register_forward_pre_hook(self._layer, with_kwargs=True))
         for number, router in enumerate(self.routers):
             self._handles.append(router.gate.register_forward_hook(self._hook(number, router.form)))
+        _OPEN.add(self)
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """The sinks of all captures of its model that are not closed."""
+        return [one._sink for one in _OPEN if one._inner is self._inner]
 
     def close(self) -> None:
         """Take the hooks off; a second call does nothing."""
+        _OPEN.discard(self)
         handles, self._handles = self._handles, []
         for handle in handles:
             handle.remove()

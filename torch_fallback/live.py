@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from mlx_moebench.pair.model import object_section
 from mlx_moebench.pair.stats import RecordedStats
-from mlx_moebench.routing.record import Array, Mask, Routing, router_warnings
+from mlx_moebench.routing.record import Array, Mask, Routing
 from mlx_moebench.routing.recorder import TokenSink
 from mlx_moebench.types import Facts, HostArray, Json, Network
 
-from .capture import Capture, check_rule, config_of, locate
+from .capture import Capture, check_rule, config_of, dtype_of, locate, transformers_model
 from .environment import environment
 
 
@@ -88,6 +89,9 @@ class TorchRoutingStats(RecordedStats):
             )
         return None
 
+    def sinks(self) -> Sequence[object]:
+        return self._capture.sinks
+
     def release(self) -> None:
         self._capture.close()
 
@@ -96,7 +100,8 @@ def attach(model: Network, tau: float = 0.40, collapse_on: str = "top_share_toke
     """Hook every router of a transformers model and return statistics that fill as it runs.
 
     Outputs stay the same. Forwards of the whole model count, also inside a wrapper such as PEFT's; blocks that run
-    alone do not. Usable as a context manager, which takes the hooks off at its end::
+    alone do not. Several may be attached at once: each counts every token that runs until it is closed. Usable as a
+    context manager, which takes the hooks off at its end::
 
         with torch_fallback.attach(model) as stats:
             model(ids)  # ids [B, S]: B sequences
@@ -111,16 +116,14 @@ def attach(model: Network, tau: float = 0.40, collapse_on: str = "top_share_toke
 
 
 def model_facts(model: Network) -> Json:
-    """What a report says of a model of which only the object is known."""
-    specs = [router.spec for router in locate(model)]
-    model_type = config_of(model)["model_type"]
-    return {
-        "id": model_type,
-        "revision": None,
-        "model_type": model_type,
-        "dtype": None,
-        "weight_bits": None,
-        "router_bits": min(spec.router_bits for spec in specs if spec.router_bits is not None),
-        "backend": "torch",
-        "warnings": router_warnings(specs),
-    }
+    """What a report says of a model of which only the object is at hand."""
+    inner, config = transformers_model(model), config_of(model)
+    return object_section(
+        inner,
+        [router.spec for router in locate(model)],
+        model_type=config["model_type"],
+        backend="torch",
+        dtype=dtype_of(inner),
+        place=str(config.get("_name_or_path") or ""),
+        revision=getattr(inner.config, "_commit_hash", None),
+    )

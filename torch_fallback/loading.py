@@ -19,11 +19,12 @@ from mlx_moebench.checkpoints.folder import fingerprint, stored_bits
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, RenamedError, renamed
 from mlx_moebench.families import Family
 from mlx_moebench.options import Loading, LoadingChoices, Step, quiet_step, with_choices
+from mlx_moebench.pair.model import remember
 from mlx_moebench.types import Facts, Json, Network, Tokenizer
 
 from . import ranks
 from .adapters import merge_adapter
-from .capture import locate
+from .capture import dtype_of, locate
 from .environment import chosen_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -83,20 +84,22 @@ def load_checkpoint(
     printed = fingerprint(located.folder, _router_values(network))
     if adapter is not None:
         merge_adapter(network, adapter, located.name)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         model=network,
         tokenizer=tokenizer,
         config=located.config,
         name=located.name,
         path=located.folder,
         revision=located.revision,
-        dtype=str(network.get_input_embeddings().weight.dtype).removeprefix("torch."),
+        dtype=dtype_of(network),
         weight_bits=bits or stored,
         fingerprint=printed,
         quantised_on_load=bits is not None,
         adapter=adapter.facts if adapter else None,
         backend="torch",
     )
+    remember(network, checkpoint.origin)
+    return checkpoint
 
 
 def _choices(loading: Loading | None, choices: Json) -> tuple[Loading, Json]:

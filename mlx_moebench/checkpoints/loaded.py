@@ -35,6 +35,12 @@ class Checkpoint:
     adapter: Json | None = None
     backend: str = "mlx"
 
+    @property
+    def origin(self) -> Json:
+        """What stays true of the model object, whatever is done to it later: see `pair.model`."""
+        facts = {"id": self.name, "revision": self.revision, "weight_bits": self.weight_bits}
+        return facts | ({"adapter": self.adapter} if self.adapter else {})
+
 
 @dataclass(frozen=True)
 class LoadedModel:

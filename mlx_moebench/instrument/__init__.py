@@ -5,8 +5,9 @@ from ..blas import load_fast_blas
 load_fast_blas()  # before anything below imports mlx
 
 from .capture import Capture, capture, config_of, detach, is_traced, routers_of, routing_from  # noqa: E402
+from .facts import model_facts  # noqa: E402
 from .generation import stream_generate  # noqa: E402
-from .live import LiveRoutingStats, attach, model_facts  # noqa: E402
+from .live import LiveRoutingStats, attach  # noqa: E402
 from .tap import Sink  # noqa: E402
 
 __all__ = [

@@ -48,16 +48,10 @@ class Capture:
         self.specs = tuple(router.spec for router in located)
         self._forms = tuple(router.form for router in located)
         self._model: nn.Module | None = model
-        layers = {spec.layer: LayerTap() for spec in self.specs}
-        routers = [RouterTap(n, spec.name, sink, layers[spec.layer]) for n, spec in enumerate(self.specs)]
-        self._routers = routers
-        self._taps = [*layers.values(), *routers]
-        detach(model)
-        for layer, layer_tap in layers.items():
-            tap_layer(model.layers[layer], layer_tap)
-        for router, router_tap in zip(located, routers, strict=True):
-            tap_gate(router.gate, router_tap)
-            tap_experts(router.experts, router_tap)
+        self._routers = [_tap(model, router) for router in located]
+        self._sinks = [(number, sink) for number in range(len(located))]
+        for tap, entry in zip(self._routers, self._sinks, strict=True):
+            tap.sinks.append(entry)
 
     def routing(self, number: int, logits: Array, indices: Array, mask: Array) -> Routing:
         """The record of what router ``number`` gave the sink; mask [B, S] True where a position counts.
@@ -74,16 +68,26 @@ class Capture:
         """The name of what that layer got, while it runs, that seems to be a cache and is not one of mlx-lm's."""
         return self._routers[number].layer.unknown_cache
 
+    @property
+    def sinks(self) -> list[Sink]:
+        """Its own sink and those of every other capture that hears the same taps."""
+        return [sink for _, sink in self._routers[0].sinks]
+
     def close(self) -> None:
-        """Take the taps off and let go of the model. Taps that a later capture put in their place stay.
+        """Let go of the model, and take the taps off unless another capture of it still listens.
 
         A second call does nothing.
         """
         model, self._model = self._model, None
-        for module in model.modules() if model is not None else ():
-            if any(tap_of(module) is tap for tap in self._taps):
-                untap(module)
-        self._taps = []
+        if model is None:
+            return
+        for tap, entry in zip(self._routers, self._sinks, strict=True):
+            tap.sinks[:] = [other for other in tap.sinks if other is not entry]
+        if not any(tap.sinks for tap in self._routers):
+            mine = [*self._routers, *(tap.layer for tap in self._routers)]
+            for module in model.modules():
+                if any(tap_of(module) is tap for tap in mine):
+                    untap(module)
 
     def __enter__(self) -> Capture:
         return self
@@ -100,7 +104,7 @@ def capture(model: nn.Module, sink: Sink) -> Capture:
     logits: [..., R] exactly as the gate returned them (some blocks flatten a batch to [B * S, R]), with a LoRA adapter
         on the gate already added. indices: [..., K] as the experts received them. Neither is evaluated.
     shape: (B, S) of the hidden states in the router's layer.
-    A capture replaces an earlier one of the same model. An exception in the sink ends the forward.
+    Several captures of one model all hear. An exception in a sink ends the forward.
 
     Raises UnsupportedModelError, leaving the model as it was, where a router that the model's family declares is
     missing.
@@ -109,15 +113,15 @@ def capture(model: nn.Module, sink: Sink) -> Capture:
 
 
 def detach(model: nn.Module) -> None:
-    """Give every tapped module of ``model`` its own class back; nothing happens where there is none."""
+    """End every capture of ``model``: each tapped module has its own class again. Nothing happens without taps."""
     for module in model.modules():
         untap(module)
 
 
-def sink_of(model: nn.Module) -> Sink | None:
-    """The sink that the taps on ``model`` report to; None without taps."""
+def sinks_of(model: nn.Module) -> list[Sink]:
+    """The sinks that the taps on ``model`` report to, in the order in which they came; none without taps."""
     taps = (tap_of(module) for module in model.modules())
-    return next((tap.sink for tap in taps if isinstance(tap, RouterTap)), None)
+    return next(([sink for _, sink in tap.sinks] for tap in taps if isinstance(tap, RouterTap)), [])
 
 
 def routers_of(model: nn.Module) -> list[RouterSpec]:
@@ -126,6 +130,11 @@ def routers_of(model: nn.Module) -> list[RouterSpec]:
     Raises UnsupportedModelError where no family serves the model or a declared router is missing.
     """
     return [router.spec for router in _locate(model, config_of(model))]
+
+
+def experts_of(model: nn.Module) -> list[nn.Module]:
+    """The module that runs the experts of each router, in running order; raises as `routers_of` does."""
+    return [router.experts for router in _locate(model, config_of(model))]
 
 
 def config_of(model: nn.Module) -> Json:
@@ -204,6 +213,18 @@ def _locate(model: nn.Module, config: Facts) -> list[_Located]:
             )
         located.append(_Located(replace(spec, router_bits=bits_of(weight)), form, gate, experts))
     return located
+
+
+def _tap(model: nn.Module, router: _Located) -> RouterTap:
+    """The tap on a router and on its layer: that of an earlier capture, else a new one."""
+    layer, tap = model.layers[router.spec.layer], tap_of(router.experts)
+    if not isinstance(tap, RouterTap):
+        of_layer = tap_of(layer)  # with two routers the first one made it
+        tap = RouterTap(router.spec.name, of_layer if isinstance(of_layer, LayerTap) else LayerTap())
+        tap_experts(router.experts, tap)
+    tap_layer(layer, tap.layer)
+    tap_gate(router.gate, tap)  # again, too: another gate may have come into its place
+    return tap
 
 
 def _router_part(model: nn.Module, layer: int, path: str, family: str) -> nn.Module:

@@ -12,7 +12,7 @@ import mlx_lm
 from ..errors import MoebenchError
 from ..routing.stats import Cluster
 from ..types import Tokenizer
-from .capture import sink_of
+from .capture import sinks_of
 from .live import LiveRoutingStats
 
 
@@ -29,12 +29,13 @@ def stream_generate(
 
     prompt: a text, or its token ids. row: the sequence's id in the statistics; by default a new one. options: as for
     mlx-lm (sampler, prefill_step_size, max_kv_size, ...). Yields mlx-lm's responses, the same as without taps. Read the
-    result in ``stats.phase_stats("decode")``.
+    result in ``stats.phase_stats("decode")``. Where several are attached, ``row`` is for the last one.
 
     Raises `MoebenchError` if the model is not tapped, and for a draft model, whose rejected tokens would count.
     """
-    stats = getattr(sink_of(model), "__self__", None)
-    if not isinstance(stats, LiveRoutingStats):
+    attached = [getattr(sink, "__self__", None) for sink in sinks_of(model)]
+    stats = next((one for one in reversed(attached) if isinstance(one, LiveRoutingStats)), None)
+    if stats is None:
         raise MoebenchError("The model is not tapped: call stats = mlx_moebench.attach(model) first.")
     if any(isinstance(value, nn.Module) for value in options.values()):  # whatever it is called
         raise MoebenchError("Speculative decoding runs tokens that are thrown away; generate without a draft model.")

@@ -11,11 +11,12 @@ import mlx.nn as nn
 
 from ..environment import environment
 from ..pair.stats import RecordedStats
-from ..routing.record import Array, Mask, Routing, router_warnings
+from ..routing.record import Array, Mask, Routing
 from ..routing.recorder import TokenSink
-from ..types import Facts, Json
+from ..types import Facts
 from .caches import is_batched
-from .capture import Capture, config_of, is_traced, routers_of
+from .capture import Capture, is_traced, routers_of
+from .facts import model_facts
 
 
 class LiveRoutingStats(RecordedStats):
@@ -62,6 +63,9 @@ class LiveRoutingStats(RecordedStats):
             )
         return None
 
+    def sinks(self) -> Sequence[object]:
+        return self._capture.sinks
+
     def release(self) -> None:
         self._capture.close()
 
@@ -69,8 +73,9 @@ class LiveRoutingStats(RecordedStats):
 def attach(model: nn.Module, tau: float = 0.40, collapse_on: str = "top_share_token") -> LiveRoutingStats:
     """Tap every router of an mlx-lm model and return statistics that fill as it runs.
 
-    Outputs stay bit-identical. A second ``attach`` replaces the first, whose statistics keep what they have. Usable as
-    a context manager, which detaches at its end.
+    Outputs stay bit-identical. Usable as a context manager, which detaches at its end. Several may be attached at once,
+    also one inside another: each counts every token that runs until it is closed, and what ``batch`` says to one of
+    masks and prompts holds for all.
 
     Parameters
     ----------
@@ -104,19 +109,3 @@ def attach(model: nn.Module, tau: float = 0.40, collapse_on: str = "top_share_to
     return LiveRoutingStats(
         model, tau=tau, collapse_on=collapse_on, model=model_facts(model), environment=environment()
     )
-
-
-def model_facts(model: nn.Module) -> Json:
-    """What a report says of a model of which only the object is known."""
-    routers = routers_of(model)
-    model_type = config_of(model)["model_type"]
-    return {
-        "id": model_type,
-        "revision": None,
-        "model_type": model_type,
-        "dtype": None,
-        "weight_bits": None,
-        "router_bits": min(spec.router_bits for spec in routers if spec.router_bits is not None),
-        "backend": "mlx",
-        "warnings": router_warnings(routers),
-    }

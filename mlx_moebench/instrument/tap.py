@@ -8,7 +8,7 @@ difference, and the output is the original's, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -41,23 +41,26 @@ class LayerTap:
 
 @dataclass
 class RouterTap:
-    """Joins the gate and the experts of one router: the logits wait here until the experts are called."""
+    """Joins the gate and the experts of one router: the logits wait here until the experts are called.
 
-    number: int
+    sinks: of every capture of the model, with the router's number there, in the order in which they came.
+    """
+
     name: str
-    sink: Sink
     layer: LayerTap
+    sinks: list[tuple[int, Sink]] = field(default_factory=list)
     logits: Array | None = None
 
     def emit(self, indices: Array) -> None:
-        """Hand the waiting logits and ``indices`` to the sink."""
+        """Hand the waiting logits and ``indices`` to the sinks."""
         logits, self.logits = self.logits, None
         if logits is None:
             raise RoutingError(
                 f"{self.name}: the experts ran but the tapped gate did not, because something (DoRA, for one) put "
                 "another module in its place; detach(model) and attach again after changing the model."
             )
-        self.sink(self.number, logits, indices, self.layer.shape or tuple(logits.shape[:-1]))
+        for number, sink in self.sinks:
+            sink(number, logits, indices, self.layer.shape or tuple(logits.shape[:-1]))
 
 
 def tap_layer(layer: nn.Module, tap: LayerTap) -> None:

@@ -12,23 +12,39 @@ import numpy as np
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, LoadedModel, read_json
 from ..data import Batch
 from ..environment import environment
 from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
 from ..models import load_checkpoint, select_device
 from ..options import Loading, Step
+from ..pair.model import named, origin
 from ..pair.stats import RoutingStats
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
-from ..types import HostArray, Json
+from ..types import HostArray, Json, Tokenizer
 from .facts import loaded_facts
 from .predictions import Places, log_likelihoods
 
 
 def checkpoint_facts(model: Any, checkpoint: Any = None) -> Json:
-    """The ``model`` section of a report; an object that is no `Checkpoint` adds nothing to what the model shows."""
-    return model_facts(model) | (loaded_facts(checkpoint) if isinstance(checkpoint, Checkpoint) else {})
+    """The ``model`` section of a report; of an object that no one knows, by the folder of its tokenizer."""
+    facts = model_facts(model)
+    if isinstance(checkpoint, Checkpoint):
+        return facts | loaded_facts(checkpoint)
+    if isinstance(checkpoint, LoadedModel) and not origin(model):
+        return facts | folder_of(checkpoint.tokenizer, facts["model_type"])
+    return facts
+
+
+def folder_of(tokenizer: Tokenizer, model_type: str) -> Json:
+    """The id and revision of the folder that a tokenizer came from, if a model of that type lies there: mlx-lm loads
+    both from one folder, and its models do not say from which."""
+    place = str(getattr(tokenizer, "name_or_path", ""))
+    config = Path(place) / "config.json"
+    if not place or not config.is_file() or read_json(config).get("model_type") != model_type:
+        return {}
+    return named(place)
 
 
 class MLX:

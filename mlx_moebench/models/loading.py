@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -24,8 +23,9 @@ from ..checkpoints.folder import fingerprint
 from ..errors import ModelLoadError
 from ..families import Family, families
 from ..families.base import module_at, stored_weight
-from ..instrument.capture import bits_of
+from ..instrument.facts import floating_dtype, stored_bits
 from ..options import Loading, LoadingChoices, takes, with_choices
+from ..pair.model import remember
 from ..types import Json
 from .precision import quantise
 
@@ -89,24 +89,26 @@ def load_checkpoint(
     experts = [module for module in expert_modules if "weight" in module]
     if loading.bits is not None:
         _check_quantised(experts, name)
-    weight_bits = _stored_bits(experts)
+    weight_bits = stored_bits(experts)
     dtype = _checked_dtype(loading.dtype, expert_modules)
     if dtype is not None:
         network.set_dtype(_DTYPES[dtype])
     _read_weights(network)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         model=network,
         tokenizer=tokenizer,
         config=config,
         name=name,
         path=folder,
         revision=located.revision,
-        dtype=_floating_dtype(network),
+        dtype=floating_dtype(network),
         weight_bits=weight_bits,
         fingerprint=printed,
         quantised_on_load=quantisation is not None,
         adapter=adapter.facts if adapter else None,
     )
+    remember(network, checkpoint.origin)
+    return checkpoint
 
 
 def _check_quantised(experts: list[nn.Module], name: str) -> None:
@@ -223,20 +225,3 @@ def _expert_modules(model: nn.Module, family: Family, config: Json) -> list[nn.M
     """Every module of the routed experts; those that hold a weight, and those around them."""
     blocks = (module_at(model.layers[s.layer], family.form(s.router).experts) for s in family.specs(config))
     return [module for block in blocks for module in block.modules()]
-
-
-def _stored_bits(layers: list[nn.Module]) -> float | int:
-    """Bits per stored weight, the mean over all weights of ``layers``."""
-    stored = [layer.weight.nbytes * 8 for layer in layers]
-    bits = [bits_of(layer) for layer in layers]
-    mean = sum(stored) / sum(size / b for size, b in zip(stored, bits, strict=True))
-    return int(mean) if mean == int(mean) else round(mean, 3)
-
-
-def _floating_dtype(model: nn.Module) -> str:
-    """The dtype of most floating parameters."""
-    sizes: Counter[str] = Counter()
-    for _, array in tree_flatten(model.parameters()):
-        if mx.issubdtype(array.dtype, mx.floating):
-            sizes[str(array.dtype).rpartition(".")[2]] += array.size
-    return sizes.most_common(1)[0][0]

@@ -20,7 +20,7 @@ from ..routing.parts import completeness
 from ..routing.repeats import Units, text_units
 from ..routing.stats import RoutingSums
 from ..routing.sums import Numbers, Sums
-from ..types import Json
+from ..types import Facts, Json
 
 SCHEMA_VERSION = "3"
 """Since 2 a router has the band of every expert, ``token_share``. Since 3 biased numbers are shown corrected, with the
@@ -175,7 +175,34 @@ def _router(stats: RoutingSums, number: int, shown: dict[str, Corrected]) -> Jso
     if not stats.several_domains:
         flag, reason = stats.flag(number, {name: one.value for name, one in shown.items()})
         entry |= {"collapsed": flag} | ({"collapsed_reason": reason} if reason else {})
+        if flag_open(entry, {"tau": stats.tau, "collapse_on": stats.collapse_on}):
+            entry["collapsed_open"] = True
     return entry
+
+
+def flag_open(router: Facts, settings: Facts) -> bool:
+    """Whether the interval of the share that ``collapsed`` is decided on holds tau: other texts may flip the flag."""
+    interval = router["ci"].get(settings["collapse_on"], {})
+    low, high = interval.get("low"), interval.get("high")
+    if router.get("collapsed") is None or low is None or high is None:
+        return False
+    return bool(low <= settings["tau"] < high)
+
+
+def interval_rows(report: Facts) -> list[Json]:
+    """A row for each router and metric of a report; the flag of one domain is one, too."""
+    rows = []
+    for router in report["routers"]:
+        identity = {key: router[key] for key in ("layer", "moe_layer", "router")}
+        for name, metric in METRICS.items():
+            entry = {"plugin": router[name]} | router["ci"].get(name, {})
+            numbers = {key: entry.get(key) for key in ("low", "high", "plugin", "method", "reason")}
+            rows.append({**identity, "metric": name, "unit": metric.unit, "value": router[name], **numbers})
+        if "collapsed" in router:
+            reason = "the interval of its share holds tau" if router.get("collapsed_open") else None
+            flag = {"metric": "collapsed", "unit": "flag", "value": router["collapsed"]}
+            rows.append({**identity, **flag, "reason": router.get("collapsed_reason", reason)})
+    return rows
 
 
 def interval_entry(one: Corrected, total: Sums | None = None) -> Json:

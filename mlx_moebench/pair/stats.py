@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..options import Plan
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
 from ..routing.stats import RoutingSums, merged, split_by_domain
-from ..types import Json
-from .report import build_report
+from ..types import Json, Picture
+from .report import build_report, interval_rows
 from .storage import load_pair, save_pair
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN_BY = "mlx_moebench.show.notebook"
+"""What draws statistics, loaded when they are looked at: ``show/`` is made of this, so it is named, as backends are."""
 
 
 class RoutingStats(RoutingSums):
@@ -26,6 +34,42 @@ class RoutingStats(RoutingSums):
     def report(self, plan: Plan | None = None) -> Json:
         """The JSON report: provenance, every router with metrics and intervals, and the summary."""
         return build_report(self, plan)
+
+    def to_dataframe(self, intervals: bool = False, plan: Plan | None = None) -> pd.DataFrame:
+        """One row per router, every metric a column: plug-in values, see `RoutingSums.to_dataframe`.
+
+        With ``intervals``, or a ``plan`` for them, it is long, one row per router and metric, with the numbers of
+        `report`: layer, moe_layer, router, metric, unit, value, low, high, plugin, method, reason. value is corrected
+        where plug-in values are biased; reason says why a value or its interval is missing. On one domain ``collapsed``
+        is a metric, too: 1, 0 or, where it is null, NaN.
+        """
+        if not intervals and plan is None:
+            return super().to_dataframe()
+        import pandas as pd
+
+        numbers = ("value", "low", "high", "plugin")
+        columns = ["layer", "moe_layer", "router", "metric", "unit", *numbers, "method", "reason"]
+        return pd.DataFrame(interval_rows(self.report(plan)), columns=columns).astype(dict.fromkeys(numbers, float))
+
+    def plot(
+        self,
+        kind: str = "load",
+        path: str | Path | None = None,
+        *,
+        plan: Plan | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> Picture:
+        """A picture of these statistics, which a notebook shows; also written to ``path``: .png, .svg or .pdf.
+
+        kind: as for ``mlx-moebench plot``: load, entropy, shares, coactivation, dead, and of several domains also
+        domains and specialisation. layers: those to draw, of kinds that draw a few. Raises `StatsError` for another
+        kind, and for one that is drawn from something else.
+        """
+        made: Picture = import_module(SHOWN_BY).plot(self, kind, path, plan or Plan(), layers)
+        return made
+
+    def _repr_html_(self) -> str:
+        return str(import_module(SHOWN_BY).html(self))
 
     def save(self, path: str | Path, plan: Plan | None = None) -> tuple[Path, Path]:
         """Write the stats pair STEM.json (report) and STEM.safetensors (sums); returns both paths."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RoutingError
+from ..errors import RoutingError, StatsError, did_you_mean
 from ..types import Facts, HostArray
 from .record import LIVE, Array, Mask, Phase, RouterSpec, Routing
 from .stats import Cluster, RoutingSums
@@ -37,6 +37,8 @@ class Span:
     position: int = 0
     # By phase and router: `selected` at the last position, so that adjacent tokens count across pieces.
     last: dict[tuple[Phase, int], Array] = field(default_factory=dict)
+    # The same sequences in other statistics of the same model.
+    elsewhere: list[tuple[Recorder, Span]] = field(default_factory=list)
 
     def check(self, rows: int, length: int) -> None:
         """Raises `RoutingError` where it does not fit a forward pass of so many rows and positions."""
@@ -132,6 +134,11 @@ class Recorder(RoutingSums):
         self._queue: list[_Piece] = []
         self._next_row = 0  # above every row used, so that rows without an id are sequences of their own
 
+    def __repr__(self) -> str:
+        if self._forward is None or self._forward.routers == len(self.specs):  # a look in the middle ends no forward
+            self._sync()
+        return super().__repr__()
+
     # -- what a backend says of its arrays -----------------------------------------------------------------------
 
     def routing_of(self, number: int, logits: Array, indices: Array, mask: Mask) -> Routing:
@@ -158,15 +165,25 @@ class Recorder(RoutingSums):
         """Why the running forward, which nobody described, cannot be counted; None where it can."""
         return None
 
+    def sinks(self) -> Sequence[object]:
+        """What else is told by the model, methods of other recorders among them."""
+        return ()
+
     def release(self) -> None:
         """Let go of the model."""
 
     # -- sequences -----------------------------------------------------------------------------------------------
 
     def phase_stats(self, phase: Phase) -> RoutingSums:
-        """What was measured in one phase, apart from the others. Statistics of two phases are never mixed."""
+        """What was measured in one phase, apart from the others. Statistics of two phases are never mixed.
+
+        Raises `StatsError` for a phase that there is not.
+        """
+        stats = self if phase == "prefill" else self._others.get(phase)
+        if stats is None:
+            raise StatsError(f"There is no phase {phase!r}.{did_you_mean(phase, ['prefill', *self._others])}")
         self._sync()
-        return self if phase == "prefill" else self._others[phase]
+        return stats
 
     @contextmanager
     def batch(
@@ -179,7 +196,8 @@ class Recorder(RoutingSums):
 
         mask: [B, S] True where a position counts. ids: of the B sequences, each the row in the data set, or (sha256 of
         the data set, row); rows that share an id are one sequence. prompt_lengths: [B] tokens of each prompt; later
-        positions are phase decode, however the forwards are cut. None means that all are prompt.
+        positions are phase decode, however the forwards are cut. None means that all are prompt. Other statistics that
+        are attached to the same model take mask and prompt_lengths over, unless they are inside a ``batch`` themselves.
         """
         self._sync()
         with self.within(self.describe(mask, ids, prompt_lengths)):
@@ -201,14 +219,22 @@ class Recorder(RoutingSums):
         """Sequences that several ``within`` blocks go through piece by piece; arguments as for ``batch``."""
         lengths = None if prompt_lengths is None else np.asarray(prompt_lengths, dtype=np.int64)
         allowed = None if mask is None else np.asarray(mask, dtype=bool)
-        return Span(self._clusters_of(ids), allowed, lengths)
+        span = Span(self._clusters_of(ids), allowed, lengths)
+        for one in (getattr(sink, "__self__", None) for sink in self.sinks()):
+            if isinstance(one, Recorder) and one is not self:
+                span.elsewhere.append((one, Span([], allowed, lengths)))
+        return span
 
     @contextmanager
     def within(self, span: Span) -> Iterator[None]:
         """The forward passes inside go on with ``span``; what was announced before holds again afterwards."""
         before, self._announced = self._announced, span
         try:
-            yield
+            with ExitStack() as stack:
+                for other, same in span.elsewhere:
+                    if not other.described:
+                        stack.enter_context(other.within(same))
+                yield
         finally:
             self._end()
             self._announced = before

@@ -73,6 +73,14 @@ class RoutingSums:
             for a, b in zip(self.specs, self.specs[1:], strict=False)
         ]
 
+    def __repr__(self) -> str:
+        model, names = self.model.get("id", "a model"), "+".join(str(s.get("name")) for s in self.sources.values())
+        tokens = int(self._sums[0].arrays(len(self._rows))["n_tokens"].sum()) if self._sums else 0
+        return (
+            f"{type(self).__name__}({model} on {names or 'no data'}: {len(self._rows):,} sequences, {tokens:,} tokens, "
+            f"{len(self.specs)} routers, {self.phase})"
+        )
+
     # -- measuring ---------------------------------------------------------------------------------------------
 
     def add(self, router: int, clusters: Sequence[Cluster], tally: Tally) -> None:

@@ -249,7 +249,7 @@ class _Reader:
         profiles = dict(self.profiles)
         for group, run in zip(self.groups, runs, strict=True):
             if run.domains and group.merged is not None:
-                profiles[run.name] = group.profile or _between(group.merged, run.domains, plan)
+                profiles[run.name] = group.profile or between(group.merged, run.domains, plan)
         comparisons, notes = self._compared(runs, plan, allow)
         rest = (*self.comparisons, *comparisons), tuple(self.uncertainties), tuple(self.trainings), tuple(notes), plan
         return Inputs(tuple(runs), profiles, *rest)
@@ -324,7 +324,8 @@ def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], p
     return {name: alone[name].report if name in whole else part.report(plan) for name, part in parts.items()}
 
 
-def _between(merged: RoutingStats, domains: Mapping[str, Json], plan: Plan) -> Json:
+def between(merged: RoutingStats, domains: Mapping[str, Json], plan: Plan) -> Json:
+    """What lies between the domains of a run, as an entry of `Inputs.profiles`."""
     return domain_report(merged, domains, plan) | {"settings": profile_settings(plan)}
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
+from typing import Literal
 
+from ..pair.report import flag_open
 from ..routing.metrics import get_metric
 from ..types import Facts
 from .numbers import count
@@ -77,6 +79,20 @@ def data_warnings(data: Facts) -> Iterator[str]:
 def side_name(side: Facts) -> str:
     """``moebench-nano on math``: model and data of one side of a comparison."""
     return f"{model_name(side['model'])} on {side['data']['name']}"
+
+
+Flag = Literal["yes", "no", "open", "null"]
+"""What is shown of `collapsed` on one domain: open where the interval of the share holds tau."""
+
+OPEN = "the interval of that share holds tau, and other texts may flip the flag"
+
+
+def flag_of(router: Facts, settings: Facts) -> Flag:
+    """The flag of a router, of reports of any age."""
+    if flag_open(router, settings):
+        return "open"
+    flags: dict[bool | None, Flag] = {True: "yes", False: "no", None: "null"}
+    return flags[router.get("collapsed")]
 
 
 def router_forms(report: Facts) -> set[str]:

@@ -154,7 +154,7 @@ class Model(msgspec.Struct, kw_only=True):
     )
 
     id: Annotated[
-        str | UnsetType, says("Hub id or folder name; the model_type when only the model object was known.")
+        str | UnsetType, says("Hub id or folder name; the model_type where a model object does not say it.")
     ] = UNSET
     revision: Annotated[str | UnsetType | None, says("Commit of the hub repository, or null.")] = UNSET
     model_type: Annotated[str | UnsetType, says("model_type of config.json.")] = UNSET
@@ -295,6 +295,10 @@ class GateFields(msgspec.Struct, kw_only=True):
         ),
     ] = UNSET
     collapsed_reason: Annotated[str | UnsetType, says("Why collapsed is null.")] = UNSET
+    collapsed_open: Annotated[
+        Literal[True] | UnsetType,
+        says("The interval of that share holds tau, so that other texts may flip the flag. Absent otherwise."),
+    ] = UNSET
     token_share: Annotated[TokenShare | UnsetType, says("Since version 2.")] = UNSET
     findings: Annotated[RouterFindings | UnsetType, says("Of several domains, since version 3.")] = UNSET
 

@@ -9,7 +9,7 @@ from ..figures import answer, difference_series, domain_series
 from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
-from ..names import HEADS, SCORES, SUMMARY, label_and_unit, model_name, router_forms, sizes
+from ..names import HEADS, OPEN, SCORES, SUMMARY, flag_of, label_and_unit, model_name, router_forms, sizes
 from ..numbers import count, decimals, percent
 from ..tables.training import ENDS, ROWS
 from .card import words_of
@@ -52,19 +52,19 @@ def _run(run: Run) -> Iterator[str]:
     columns = ["layer", *(["router"] if several else []), *(HEADS[name] for name, _ in FIGURES), HEADS["dead_experts"]]
     if any("collapsed" in r for r in report["routers"]):
         columns.append("above tau")
-    yield from table(columns, (_router(r, several, cells) for r in report["routers"]))
+    yield from table(columns, (_router(r, several, cells, report["settings"]) for r in report["routers"]))
     yield ""
     yield from words_of((run,))
     yield from _notes(report, cells)
 
 
-def _router(r: Facts, several: bool, cells: Cells) -> list[str]:
+def _router(r: Facts, several: bool, cells: Cells, settings: Facts) -> list[str]:
     return [
         str(r["layer"]),
         *([text(r["router"])] if several else []),
         *(cells.cell({"value": r[name], **r["ci"].get(name, {})}, digits) for name, digits in FIGURES),
         "null" if r["dead_experts"] is None else f"{r['dead_experts']} of {r['n_experts']}",
-        *([{True: "yes", False: "no", None: "null"}[r["collapsed"]]] if "collapsed" in r else []),
+        *([flag_of(r, settings)] if "collapsed" in r else []),
     ]
 
 
@@ -76,6 +76,8 @@ def _notes(report: Facts, cells: Cells) -> Iterator[str]:
             f"- above tau: the busiest expert's {share} share exceeds {settings['tau']:g}; a flag on one domain, which "
             "cannot tell collapse from specialisation."
         )
+    if any(flag_of(r, settings) == "open" for r in report["routers"]):
+        yield f"- above tau is open: {OPEN}."
     over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
     if any(router["ci"].get("load_entropy", {}).get("low") is not None for router in report["routers"]):
         yield f"- [low, high]: {percent(ci['level'])} intervals over {over}, {ci['resamples']:,} draws."

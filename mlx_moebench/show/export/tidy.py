@@ -10,7 +10,7 @@ from typing import Any
 from ...routing.metrics import METRICS
 from ...types import Facts, Json
 from ..inputs import Inputs
-from ..names import SCORES, model_name, side_name
+from ..names import OPEN, SCORES, flag_of, model_name, side_name
 from ..tables.profile import BETWEEN, between_rows
 
 COLUMNS = (
@@ -64,7 +64,9 @@ def _report(report: Facts) -> Iterator[Json]:
             if name in router:
                 yield common | _number(name, metric.unit, router[name], router["ci"].get(name, {}), level)
         if "collapsed" in router:
-            reason = {"reason": router.get("collapsed_reason", f"a flag at tau = {tau:g}, on one domain")}
+            flag = f"a flag at tau = {tau:g}, on one domain"
+            flag += f"; open: {OPEN}" if flag_of(router, report["settings"]) == "open" else ""
+            reason = {"reason": router.get("collapsed_reason", flag)}
             yield common | _number("collapsed", "flag", router["collapsed"], reason, level)
     for kind, summary in report["summary_by_router"].items():
         for name, entry in summary.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...types import Facts
 from ..findings import counted
 from ..inputs import Inputs, Run, Training
-from ..names import SUMMARY, data_warnings, isolated, missing, sizes, unit_of_text
+from ..names import OPEN, SUMMARY, data_warnings, flag_of, isolated, missing, sizes, unit_of_text
 from ..numbers import count, difference, number, with_interval
 from .base import Value, labels, value_of
 from .differences import DifferenceSeries, difference_series
@@ -84,8 +84,10 @@ def _flags(run: Run) -> str:
     flagged = "; ".join(_flagged(report, kind if several else "") for kind in summaries)
     named = f"{isolated(run.name)} on {isolated(str(report['data']['name']))}"
     busiest = " ".join(_busiest(summary, f" {kind}" if several else "") for kind, summary in summaries.items())
+    opened = [flag_of(r, report["settings"]) for r in report["routers"]].count("open")
+    unsure = f" ({count(opened, 'flag')} open: {OPEN})" if opened else ""
     return (
-        f"{named} ({sizes(report)}): {flagged} as collapsed at tau {report['settings']['tau']:g}, "
+        f"{named} ({sizes(report)}): {flagged} as collapsed at tau {report['settings']['tau']:g}{unsure}, "
         f"a flag on one domain, which cannot tell collapse from specialisation. {busiest}"
     )
 

@@ -15,7 +15,7 @@ from ...routing.repeats import text_units
 from ...routing.sums import Floats, Numbers
 from ...types import Facts
 from ..inputs import Run, View
-from ..names import label_and_unit, unit_of_text
+from ..names import Flag, flag_of, label_and_unit, unit_of_text
 from ..numbers import percent, with_interval
 from .base import RouterId, Value, labels, n_of, or_nan, router_id, value_of
 from .drawing import Chart, Heat, Line, Measure, Reference, Scale, points_of
@@ -36,14 +36,14 @@ class Band:
 class RouterLoad:
     """One router: selections [E], shares of tokens [E], loads as multiples of the even share [E].
 
-    band: of its shares, None where none was asked for. flagged: `collapsed` of the report, None where it has none.
+    band: of its shares, None where none was asked for. flag: `collapsed` of the report as it is shown.
     """
 
     router: RouterId
     n_tokens: int
     counts: Numbers
     band: Band | None = None
-    flagged: bool | None = None
+    flag: Flag = "null"
 
     @property
     def shares(self) -> Floats:
@@ -84,6 +84,13 @@ class LoadSeries:
         """The largest ratio, at least 2: the end of a colour scale."""
         return max(2.0, *(float(np.nanmax(r.ratios, initial=1.0)) for r in self.routers))
 
+    @property
+    def marks(self) -> str:
+        """What the marks beside flagged routers mean; empty where none is flagged."""
+        flags = {one.flag for one in self.routers}
+        words = {"yes": f"; * > {self.tau:g}", "open": f"; ? interval holds {self.tau:g}"}
+        return "".join(text for flag, text in words.items() if flag in flags)
+
     def of(self, kind: str) -> LoadSeries:
         """That of the routers of one ``kind``."""
         places = [place for place, one in enumerate(self.routers) if one.router.router == kind]
@@ -118,11 +125,10 @@ def load_series(view: Run | View, plan: Plan | None = None, *, bands: bool = Tru
     plan = plan or _plan(report)
     every = _bands(report, stats, plan) if bands else [None] * len(report["routers"])
     data, settings = report["data"], report["settings"]
+    flags = [flag_of(r, settings) for r in report["routers"]]
     routers = tuple(
-        RouterLoad(
-            router_id(r), int(r["n_tokens"]), np.array(r["selection_counts"], dtype=np.int64), band, r.get("collapsed")
-        )
-        for r, band in zip(report["routers"], every, strict=True)
+        RouterLoad(router_id(r), int(r["n_tokens"]), np.array(r["selection_counts"], np.int64), band, flag)
+        for r, band, flag in zip(report["routers"], every, flags, strict=True)
     )
     sizes = int(data["n_sequences"]), int(data["n_tokens"])
     return LoadSeries(
@@ -191,7 +197,6 @@ def load_heat(series: LoadSeries, most: float, kind: str | None = None, *, brief
         series = series.of(kind)
     routers = series.routers
     bands = [one.band or _without(one.router.n_experts, None) for one in routers]
-    flagged = any(one.flagged for one in routers)
     n = n_of(series.n_sequences, series.n_tokens, series.texts)
     return Heat(
         "Layer by expert load",
@@ -214,8 +219,8 @@ def load_heat(series: LoadSeries, most: float, kind: str | None = None, *, brief
         {"tokens": tuple(one.n_tokens for one in routers), "even": tuple(one.router.even for one in routers)},
         f"{percent(series.level)} band over all experts of the layer",
         tuple(band.reason for band in bands),
-        tuple(_beside(share, one.flagged, brief) for share, one in zip(series.busiest, routers, strict=True)),
-        f"busiest, of tokens{f'; * > {series.tau:g}' if flagged else ''}",
+        tuple(_beside(share, one.flag, brief) for share, one in zip(series.busiest, routers, strict=True)),
+        f"busiest, of tokens{series.marks}",
         "expert, busiest first in each layer",
     )
 
@@ -286,8 +291,8 @@ def none_dead(views: Sequence[View]) -> str | None:
     )
 
 
-def _beside(share: Value, flagged: bool | None, brief: bool) -> str:
-    return with_interval(share.value, None if brief else share, 2) + (" *" if flagged else "")
+def _beside(share: Value, flag: Flag, brief: bool) -> str:
+    return with_interval(share.value, None if brief else share, 2) + {"yes": " *", "open": " ?"}.get(flag, "")
 
 
 def _plan(report: Facts) -> Plan:

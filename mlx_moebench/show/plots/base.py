@@ -123,14 +123,18 @@ def check_plot(path: Path) -> None:
 
 
 def write_picture(path: Path, draw: Callable[[], Figure], title: str | None = None) -> None:
-    """Draw in the common style and write as the suffix of ``path`` says; the same input gives the same bytes.
+    """Write a `picture` as the suffix of ``path`` says."""
+    write_aside({path: picture(path.suffix.lower(), draw, title)})
+
+
+def picture(kind: str, draw: Callable[[], Figure], title: str | None = None) -> bytes:
+    """A file of a ``kind``, .png, .svg or .pdf, in the common style; the same input gives the same bytes.
 
     title: instead of that of the figure; empty for none.
     """
     import matplotlib as mpl
     from cycler import cycler
 
-    kind = path.suffix.lower()
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[kind]
     options: Json = {"pil_kwargs": {"optimize": True}} if kind == ".png" else {}
     style: Any = STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
@@ -142,7 +146,7 @@ def write_picture(path: Path, draw: Callable[[], Figure], title: str | None = No
         if title is not None:
             figure.suptitle(lines(plain(title, 400)))
         figure.savefig(content, format=kind[1:], dpi=200, metadata=metadata, **options)
-    write_aside({path: content.getvalue()})
+    return content.getvalue()
 
 
 def plain(text: object, limit: int = 60) -> str:

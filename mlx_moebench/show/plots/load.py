@@ -28,10 +28,9 @@ def draw_load(every: Sequence[View]) -> Figure:
     series = [load_series(view, bands=False) for view in every]  # those of single experts are not drawn
     most = max(loads.most for loads in series)
     panels = [p for view, loads in zip(every, series, strict=True) for p in _panels(view, loads, most, alone=one)]
-    flagged = {f"{loads.tau:g}" for loads in series if any(router.flagged for router in loads.routers)}
     figure = draw_even(panels)
     beside = "right of a row: share of tokens of its busiest expert"
-    beside += f"; * above tau = {', '.join(sorted(flagged))}" if flagged else ""
+    beside += "".join(dict.fromkeys(loads.marks for loads in series))
     how = intervals_of(every, ["top_share_token"], "brackets" if one else "bands of plot shares")
     figure.suptitle(heading(every, beside, how) if any(panel.named for panel in panels) else heading(every))
     return figure

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...types import Json
-from ..names import HEADS, SUMMARY, counts_for, data_warnings, missing, model_name, router_forms, sizes
+from ..names import HEADS, OPEN, SUMMARY, counts_for, data_warnings, flag_of, missing, model_name, router_forms, sizes
 from ..numbers import number, percent, with_interval
 from .base import plain_table
 from .findings import finding_parts
@@ -69,9 +69,12 @@ def _routers(report: Json) -> Table:
             str(r["dead_experts"]),
         ]
         if flagged:
-            cells.append({True: "collapsed", False: "-", None: "n/a"}[r["collapsed"]])
+            cells.append(_FLAGS[flag_of(r, report["settings"])])
         table.add_row(*cells)
     return table
+
+
+_FLAGS = {"yes": "collapsed", "no": "-", "open": "open", "null": "n/a"}
 
 
 def _summary(summary: Json, title: str) -> Table:
@@ -91,6 +94,8 @@ def _notes(report: Json) -> Text:
             f"collapsed: the busiest expert's {share} share exceeds tau = {settings['tau']:g}; "
             "a flag on one domain, which cannot tell collapse from specialisation."
         )
+    if any(flag_of(r, settings) == "open" for r in report["routers"]):
+        lines.append(f"open: {OPEN}.")
     warnings = [*report["model"].get("warnings", []), *data_warnings(data)]
     lines += [f"Warning: {warning}" for warning in warnings]
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
