@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from ..data import Batch
+from ..data import Batch, Dataset
 from ..errors import DataError, MoebenchError, RoutingError
 from ..measure.run import measure
 from ..options import Choices, Flag, Loading, Options, Plan, Reading, Step, quiet_step, takes
@@ -40,7 +39,7 @@ _KINDS = (
 @takes(Loading, Reading, Flag)
 def routing_uncertainty(
     model: Any = None,
-    dataset: str | Path = "math",
+    dataset: Dataset = "math",
     *,
     examples: int = 3,
     tokenizer: Any = None,
@@ -66,7 +65,7 @@ def routing_uncertainty(
 
 def loss_report(
     model: Any,
-    dataset: str | Path,
+    dataset: Dataset,
     options: Options,
     *,
     examples: int = 3,

@@ -63,6 +63,10 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, max_length: int) -> list[Sequen
     for document in corpus.documents:
         # The keyword is left out where it is not needed: its default is the tokenizer's policy.
         options = {"add_special_tokens": False} if document.chat else {}
+        if not document.windowed and len(document.text) > 2 * _first_prefix(max_length):
+            first, beyond = _beginning(document.text, tokenizer, max_length, options)
+            sequences += [Sequence(document.row, 0, first, truncated=beyond)] if len(first) else []
+            continue
         ids = np.asarray(tokenizer.encode(document.text, **options), dtype=np.int32)
         if document.windowed:
             starts = range(0, len(ids), max_length)
@@ -73,6 +77,38 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, max_length: int) -> list[Sequen
     if not sequences:
         raise DataError(f"{corpus.name} gives no token with this tokenizer; give a data set with text it can encode.")
     return sequences
+
+
+MARGIN = 64
+"""Tokens beyond the last one kept that a prefix of a text must give: a cut changes the tokens just before it."""
+
+
+def _first_prefix(max_length: int) -> int:
+    """Characters of the first prefix that is tried: at 4 of them a token it is four times as long as needed."""
+    return 4096 + 16 * max_length
+
+
+def _beginning(
+    text: str, tokenizer: Tokenizer, max_length: int, options: dict[str, bool]
+) -> tuple[NDArray[np.int32], bool]:
+    """(the first ``max_length`` tokens of a text, whether there are more), without those of all of a long text.
+
+    Of a prefix, doubled until the tokens kept stay the same and stand well before its end: tokenizers look at words,
+    or merge neighbours, so that where a text is cut matters near the cut only.
+    """
+    before: NDArray[np.int32] | None = None
+    length = _first_prefix(max_length)
+    while True:
+        ids = np.asarray(tokenizer.encode(text[:length], **options), dtype=np.int32)
+        if length >= len(text):
+            return ids[:max_length], len(ids) > max_length
+        if len(ids) < max_length + MARGIN:
+            before = None
+        elif before is not None and np.array_equal(before, ids[: max_length + MARGIN // 2]):
+            return before[:max_length], True
+        else:
+            before = ids[: max_length + MARGIN // 2]
+        length *= 2
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:

@@ -65,6 +65,37 @@ def counts_for(data: Facts) -> Iterator[str]:
         yield f"Sequences count for: {', '.join(f'{isolated(name)} {n:.0f}' for name, n in effective.items())}."
 
 
+UNITS = {"row": "a row", "file": "a whole file", "blank": "a paragraph of a file", "line": "a line of a file"}
+LONG = {"truncate": "cut off at {} tokens", "windows": "cut into windows of {} tokens"}
+
+
+def read_by(data: Facts) -> Iterator[str]:
+    """What a document is and what became of long ones, of each data set that says so."""
+    sources = data.get("sources") or [data]
+    names: dict[str, list[str]] = {}
+    for source in sources:
+        if "unit" in source:
+            names.setdefault(_rule(source), []).append(isolated(source["name"]))
+    for rule, those in names.items():
+        of_those = f" of {', '.join(those)}" if len(names) > 1 else ""
+        yield f"A document{of_those} is {rule}."
+
+
+def _rule(source: Facts) -> str:
+    units = " or ".join(UNITS.get(unit, unit) for unit in source["unit"].split(", "))
+    ways = " or ".join(LONG[way].format(f"{source['max_length']:,}") for way in source["long"].split(", "))
+    cut = f" ({number} of {source['documents']:,} were)" if (number := source.get("truncated_sequences")) else ""
+    alone = "" if source["unit"] != "file" or source.get("documents") != 1 else "; --split-on blank makes paragraphs"
+    return f"{units}; longer ones are {ways}{cut}{alone}{_of_folder(source)}"
+
+
+def _of_folder(source: Facts) -> str:
+    if "files" not in source:
+        return ""
+    skipped = ", ".join(f"{number:,} {why}" for why, number in source["skipped"].items())
+    return f"; {source['files']:,} files were read" + (f", not read: {skipped}" if skipped else "")
+
+
 def data_warnings(data: Facts) -> Iterator[str]:
     """What limits the numbers of a data section, a sentence each: repeated texts, domains that differ much."""
     if repeated := data.get("repeated_sequences"):
