@@ -170,36 +170,33 @@ def domain_names(domains: Sequence[Dataset] | Mapping[str, Dataset]) -> dict[str
     """The domains of a profile by name: that of a file without its suffix, ``texts-2`` of the second that is a list."""
     named: dict[str, Domain] = {}
     pairs = domains.items() if isinstance(domains, Mapping) else ((None, domain) for domain in domains)
-    for number, (given_name, value) in enumerate(pairs, start=1):
-        name, domain = _domain(value, number)
-        name = given_name or name
+    for number, (own_name, value) in enumerate(pairs, start=1):
+        name, domain = _domain(own_name, value, f"texts-{number}")
         if name in named:
             raise DataError(f"Two domains are named {name!r}: tell them apart as NAME=DATASET.")
-        if any(domain.dataset is other.dataset or _same_place(domain, other) for other in named.values()):
-            where = domain.dataset if isinstance(domain.dataset, str | Path) else name
-            raise DataError(f"{where} is given as two domains: every domain needs its own data.")
+        if isinstance(domain.dataset, str) and domain.dataset in [other.dataset for other in named.values()]:
+            raise DataError(f"{domain.dataset} is given as two domains: every domain needs its own data.")
         named[name] = domain
     if len(named) < 2:
         raise DataError(f"A profile compares domains: give two or more --domain, not {len(named)}.")
     return named
 
 
-def _same_place(a: Domain, b: Domain) -> bool:
-    places = [one.dataset for one in (a, b) if isinstance(one.dataset, str | Path)]
-    return len(places) == 2 and str(places[0]) == str(places[1])
-
-
-def _domain(value: Dataset, number: int) -> tuple[str, Domain]:
+def _domain(name: str | None, value: Dataset, texts_name: str) -> tuple[str, Domain]:
+    """The domain that one data set is, and its name; texts in memory are named after it."""
     dataset, text_field = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
     if isinstance(dataset, Corpus):
-        return dataset.name, Domain(dataset)
+        return name or dataset.name, Domain(dataset)
+    if isinstance(dataset, str | Path):
+        typed_name, place = split_name(str(dataset))
+        place, typed_field = split_field(place)
+        name = name or typed_name or Path(place.removeprefix("hub:")).stem or "data"
+        return name, Domain(place, typed_field or text_field)
     if isinstance(dataset, Mapping) and len(dataset) == 1:
-        return str(next(iter(dataset))), Domain(reusable(dataset), text_field)
-    if not isinstance(dataset, str | Path):
-        return f"texts-{number}", Domain(reusable(dataset), text_field)
-    name, place = split_name(str(dataset))
-    place, own_field = split_field(place)
-    return name or Path(place.removeprefix("hub:")).stem or "data", Domain(place, own_field or text_field)
+        ((own_name, dataset),) = dataset.items()
+        name = name or str(own_name)
+    name = name or texts_name
+    return name, Domain({name: reusable(dataset)}, text_field)
 
 
 def planned(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from ..errors import DataError, MissingExtraError
-from .rows import Row, suffix_of, text_lines
+from .rows import Row, packed, suffix_of, text_lines
 
 DELIMITERS = {",": "comma", ";": ";", "\t": "tab", "|": "|"}
 """What may stand between the values of a .csv, the likeliest first, and its name."""
@@ -70,7 +71,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     except ImportError as error:
         raise MissingExtraError("Reading .parquet", "data") from error
     try:
-        with pq.ParquetFile(path) as table:
+        with pq.ParquetFile(gzip.open(path) if packed(path) else path) as table:
             columns = [one.name for one in table.schema_arrow if not _holds_bytes(pa, one.type)]
             number = 0
             # Few rows at a time: a document may be long.
