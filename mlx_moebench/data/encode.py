@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -79,6 +80,8 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, max_length: int) -> list[Sequen
     return sequences
 
 
+WORD_END = re.compile(r"\S(?=\s)")
+
 MARGIN = 64
 """Tokens beyond the last one kept that a prefix of a text must give: a cut changes the tokens just before it."""
 
@@ -93,22 +96,26 @@ def _beginning(
 ) -> tuple[NDArray[np.int32], bool]:
     """(the first ``max_length`` tokens of a text, whether there are more), without those of all of a long text.
 
-    Of a prefix, doubled until the tokens kept stay the same and stand well before its end: tokenizers look at words,
-    or merge neighbours, so that where a text is cut matters near the cut only.
+    Of a prefix, doubled until the tokens kept stay the same and stand well before its end. It ends before a space:
+    no piece of a vocabulary goes on beyond the end of a word, but where one word is cut its first piece may change, as
+    in a Unigram model, which divides ababab... by its length. A text that is a single word is tokenised whole.
     """
     before: NDArray[np.int32] | None = None
     length = _first_prefix(max_length)
-    while True:
-        ids = np.asarray(tokenizer.encode(text[:length], **options), dtype=np.int32)
-        if length >= len(text):
-            return ids[:max_length], len(ids) > max_length
-        if len(ids) < max_length + MARGIN:
-            before = None
-        elif before is not None and np.array_equal(before, ids[: max_length + MARGIN // 2]):
-            return before[:max_length], True
-        else:
-            before = ids[: max_length + MARGIN // 2]
+    while length < len(text):
+        ends = [match.end() for match in WORD_END.finditer(text, length // 2, length)]
+        if ends:
+            ids = np.asarray(tokenizer.encode(text[: ends[-1]], **options), dtype=np.int32)
+            kept = ids[: max_length + MARGIN // 2]
+            if len(ids) < max_length + MARGIN:
+                before = None
+            elif before is not None and np.array_equal(before, kept):
+                return before[:max_length], True
+            else:
+                before = kept
         length *= 2
+    ids = np.asarray(tokenizer.encode(text, **options), dtype=np.int32)
+    return ids[:max_length], len(ids) > max_length
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
