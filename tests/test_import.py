@@ -205,7 +205,7 @@ def test_counts_need_no_mlx(files: tuple[Path, Path], tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "Verdicts over law, news" in result.stdout
+    assert "Findings over law, news" in result.stdout
     assert (tmp_path / "p" / "profile.csv").exists()
 
 

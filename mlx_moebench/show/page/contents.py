@@ -285,9 +285,10 @@ def _overall(series: DifferenceSeries, kind: str) -> Iterator[Table]:
         for name in names:
             a, b, effect, found = effects[name]
             cells = (number(a), number(b), difference(effect.value, effect))
-            p = "" if effect.p != effect.p else number(effect.p)
-            rows.append((*label_and_unit(name), *cells, p, "" if found != found else number(found), _reason(effect)))
-        columns = ("metric", "unit", "A", "B", "B - A", "p", "detectable", "no interval, because")
+            tests = ["" if x != x else number(x) for x in (effect.p, found)] if known else []
+            rows.append((*label_and_unit(name), *cells, *tests, _reason(effect)))
+        tested = ("p", "detectable") if known else ()
+        columns = ("metric", "unit", "A", "B", "B - A", *tested, "no interval, because")
         yield Table(label, columns, tuple(rows), note=f"{label}:", folded=folded)
 
 
