@@ -70,30 +70,27 @@ LONG = {"truncate": "cut off at {} tokens", "windows": "cut into windows of {} t
 
 
 def read_by(data: Facts) -> Iterator[str]:
-    """What a document is and what became of long ones, of each data set that says so."""
-    sources = data.get("sources") or [data]
+    """What a document is, what became of long ones and which files of a folder were read, where data sets say so."""
+    sources = [source for source in data.get("sources") or [data] if "unit" in source]
     names: dict[str, list[str]] = {}
     for source in sources:
-        if "unit" in source:
-            names.setdefault(_rule(source), []).append(isolated(source["name"]))
+        names.setdefault(_rule(source), []).append(isolated(source["name"]))
     for rule, those in names.items():
         of_those = f" of {', '.join(those)}" if len(names) > 1 else ""
         yield f"A document{of_those} is {rule}."
+    if any(source["unit"] == "file" and source.get("documents") == 1 for source in sources):
+        yield "A single document has no intervals; --split-on blank makes one of each paragraph."
+    for source in sources:
+        if "files" in source:
+            skipped = ", ".join(f"{number:,} {why}" for why, number in source["skipped"].items())
+            left = f"; left out: {skipped}" if skipped else ""
+            yield f"Files of {isolated(source['name'])}: {source['files']:,}{left}."
 
 
 def _rule(source: Facts) -> str:
     units = " or ".join(UNITS.get(unit, unit) for unit in source["unit"].split(", "))
     ways = " or ".join(LONG[way].format(f"{source['max_length']:,}") for way in source["long"].split(", "))
-    cut = f" ({number} of {source['documents']:,} were)" if (number := source.get("truncated_sequences")) else ""
-    alone = "" if source["unit"] != "file" or source.get("documents") != 1 else "; --split-on blank makes paragraphs"
-    return f"{units}; longer ones are {ways}{cut}{alone}{_of_folder(source)}"
-
-
-def _of_folder(source: Facts) -> str:
-    if "files" not in source:
-        return ""
-    skipped = ", ".join(f"{number:,} {why}" for why, number in source["skipped"].items())
-    return f"; {source['files']:,} files were read" + (f", not read: {skipped}" if skipped else "")
+    return f"{units}; longer ones are {ways}"
 
 
 def data_warnings(data: Facts) -> Iterator[str]:
