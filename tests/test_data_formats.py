@@ -47,7 +47,7 @@ def test_a_csv_of_one_column_has_no_delimiter(tmp_path):
 
 
 def test_the_delimiter_is_found_where_the_sample_ends_inside_a_value(tmp_path):
-    value = "line, of text\n" * 200
+    value = "line, of text\n" * 3000
     with (tmp_path / "x.csv").open("w", newline="") as file:
         csv.writer(file, delimiter=";").writerows([["id", "text"], *([number, value] for number in range(3))])
     assert texts(read_corpus(tmp_path / "x.csv")) == [value] * 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from ..errors import DataError, MissingExtraError
@@ -14,8 +13,8 @@ from .rows import Row, packed, suffix_of, text_lines
 DELIMITERS = {",": "comma", ";": ";", "\t": "tab", "|": "|"}
 """What may stand between the values of a .csv, the likeliest first, and its name."""
 
-SAMPLE = 50
-"""Lines from which the delimiter is found."""
+SAMPLE = 50_000
+"""Characters from which the delimiter is found."""
 
 
 def delimiter_of(path: Path) -> str:
@@ -25,10 +24,10 @@ def delimiter_of(path: Path) -> str:
     """
     if suffix_of(path) == ".tsv":
         return "\t"
-    lines = [line for _, line in islice(text_lines(path), SAMPLE)]
+    lines, whole = _sample(path)
     _allow_long_fields()
-    widths = {mark: _widths(lines, mark) for mark in DELIMITERS}
-    divided = [mark for mark, found in widths.items() if found and found[0] > 1]
+    widths = {mark: _widths(lines, mark, whole) for mark in DELIMITERS}
+    divided = [mark for mark, of_records in widths.items() if of_records and of_records[0] > 1]
     even = [mark for mark in divided if len(set(widths[mark])) == 1]
     return next(iter([*even, *divided]), ",")
 
@@ -90,10 +89,22 @@ def _holds_bytes(pa: object, kind: object) -> bool:
     return types.is_binary(kind) or types.is_large_binary(kind) or any(_holds_bytes(pa, child) for child in children)
 
 
-def _widths(lines: list[str], delimiter: str) -> list[int]:
-    """The number of values of each record; the last may be cut off where there are more lines than these."""
+def _sample(path: Path) -> tuple[list[str], bool]:
+    """(the first lines of a file, whether they are all of it); the last may be cut off."""
+    lines: list[str] = []
+    room = SAMPLE
+    for _, line in text_lines(path):
+        lines.append(line[:room])
+        room -= len(line)
+        if room <= 0:
+            return lines, False
+    return lines, True
+
+
+def _widths(lines: list[str], delimiter: str, whole: bool) -> list[int]:
+    """The number of values of each record, without the last one where it may be cut off."""
     records = [cells for cells in csv.reader(lines, delimiter=delimiter) if cells]
-    return [len(cells) for cells in (records[:-1] if len(lines) == SAMPLE else records)]
+    return [len(cells) for cells in (records if whole else records[:-1])]
 
 
 def _allow_long_fields() -> None:
