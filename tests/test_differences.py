@@ -16,8 +16,10 @@ from mlx_moebench.errors import MoebenchError
 from mlx_moebench.routing import METRICS, Plan, Sums, get_metric
 from mlx_moebench.routing.comparison.differences import benjamini_hochberg, differences
 from mlx_moebench.routing.comparison.effects import Effect, Point, point_differences
+from mlx_moebench.routing.comparison.lattice import count_difference, crossing_ends
 from mlx_moebench.routing.comparison.maxima import Bands, maxima, maxima_range
 from mlx_moebench.routing.comparison.resampling import Samples, load_distances
+from mlx_moebench.routing.intervals.corrected import Drawn
 from mlx_moebench.routing.sums import FIELDS
 
 PLAN = Plan(resamples=400)
@@ -350,3 +352,54 @@ def test_counts_alone_can_be_compared() -> None:
     assert found.routers[0]["mean_entropy"].interval.reason == "the metric is null on both sides"
     assert found.routers[0]["top_share_top1"].interval.reason == "the metric is null on both sides"
     assert "mean_entropy" not in found.mean
+
+
+# -- counts, and what could have been found ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_p_and_interval_of_counts_never_disagree(together: bool) -> None:
+    rejected = 0
+    for seed in range(20):
+        a, b = ([clusters(24, 7 * seed + side + n, experts=12, length=20) for n in range(3)] for side in (0, 3))
+        if seed % 2:  # some that differ
+            b = [replace(s, counts=np.sort(s.counts, axis=1)) for s in b]
+        found = differences(a, b, paired(24) if together else unpaired(24, 24), PLAN, ["n90"])
+        for e in (*(row["n90"] for row in found.routers), found.mean["n90"]):
+            assert e.interval.low <= e.effect <= e.interval.high  # type: ignore[operator]
+            leaves_out = e.interval.low > 0 or e.interval.high < 0  # type: ignore[operator]
+            assert (e.p <= 0.05) == leaves_out  # type: ignore[operator]
+            rejected += leaves_out
+        for row in found.routers:
+            assert float(row["n90"].interval.low).is_integer()  # type: ignore[arg-type]
+    assert rejected > 20
+
+
+def test_the_mean_of_counts_holds_what_rounding_added() -> None:
+    """Crossings that differ by 0.2, of counts that differ by 1 in one router of four."""
+    rng = np.random.default_rng(0)
+    apart = Drawn(0.2, 0.2 + 0.05 * rng.standard_normal(400), 0.2 + 0.07 * rng.standard_normal(100))
+    interval, p = count_difference(0.25, apart, 30.0, PLAN, routers=100)
+    low, high = crossing_ends(apart, 30.0, 0.95)
+    assert (interval.low, interval.high) == pytest.approx((low, high + 0.05), abs=0.01)
+    assert float(100 * interval.low) == pytest.approx(round(100 * interval.low))  # type: ignore[operator, arg-type]
+    assert interval.low <= low < high + 0.05 <= interval.high  # type: ignore[operator]
+    assert p <= 0.05
+    none, never = count_difference(-0.25, apart, 30.0, PLAN, routers=4)
+    assert (none.low, none.high) == (math.floor(4 * (low - 0.45)) / 4, math.ceil(4 * high) / 4)
+    assert never > 0.05
+
+
+def test_a_mean_that_is_detectable_is_detected_in_four_of_five() -> None:
+    rng = np.random.default_rng(0)
+
+    def compared(by: float) -> Effect:
+        a, b = (x + 0.3 * rng.standard_normal(30) for x in (2.0, 2.0 + by))
+        return differences(
+            [mean_only(a)], [mean_only(b)], unpaired(30, 30), Plan(resamples=200), ["mean_entropy"]
+        ).mean["mean_entropy"]
+
+    found = float(np.median([float(compared(0.0).detectable or 0) for _ in range(40)]))
+    # By hand: (t of 29 degrees + z of 0.8) x the standard error of the difference, about.
+    assert found == pytest.approx((2.05 + 0.84) * 0.3 * math.sqrt(2 / 30), rel=0.1)
+    assert 0.65 <= np.mean([compared(found).p <= 0.05 for _ in range(150)]) <= 0.95  # type: ignore[operator]

@@ -5,10 +5,11 @@ on the resampled sums. Its interval is BCa (Efron 1987), or the plain percentile
 samples, and the largest of several shares, need other intervals: see `measured`.
 
 BCa has neither side shorter than that of the normal interval. Both are widened (but not the plain percentiles), because
-N resampled clusters vary less than N clusters do and N is small (Hesterberg 2015, "expanded percentile"): from the normal to Student's t with G - D degrees of
-freedom, and by sqrt(G / (G - D)), for D strata. G = (sum x^2)^2 / sum x^4 <= N, x the tokens of a cluster, counts the
-clusters that the variance estimate really rests on (Satterthwaite's degrees of freedom of a sum of squares in
-proportion to x^2): with G = N, sequences of unequal length brought coverage of a 95% interval down to 92%.
+N resampled clusters vary less than N clusters do and N is small (Hesterberg 2015, "expanded percentile"): from the
+normal to Student's t with G - D degrees of freedom, and by sqrt(G / (G - D)), for D strata. G = (sum x^2)^2 / sum x^4
+<= N, x the tokens of a cluster, counts the clusters that the variance estimate really rests on (Satterthwaite's degrees
+of freedom of a sum of squares in proportion to x^2): with G = N, sequences of unequal length brought coverage of a 95%
+interval down to 92%.
 """
 
 from __future__ import annotations
