@@ -31,7 +31,6 @@ def generator() -> Iterator[str]:
     "dataset",
     [
         TEXTS,
-        tuple(TEXTS),
         generator,
         [{"text": text, "n": 1} for text in TEXTS],
         [{"prompt": text, "completion": ""} for text in TEXTS],
@@ -39,7 +38,7 @@ def generator() -> Iterator[str]:
         pd.DataFrame({"n": 1, "text": TEXTS}, index=[5, 6, 7]),
         {"texts": TEXTS},
     ],
-    ids=["list", "tuple", "generator", "dicts", "pairs", "series", "frame", "named"],
+    ids=["list", "generator", "dicts", "pairs", "series", "frame", "named"],
 )
 def test_texts_are_a_corpus_whatever_holds_them(dataset):
     corpus = read_corpus(dataset() if callable(dataset) else dataset)
@@ -68,6 +67,7 @@ def test_a_corpus_is_a_data_set():
 def test_a_field_is_chosen_as_in_a_file():
     frame = pd.DataFrame({"text": TEXTS, "body": TEXTS[::-1]})
     assert texts(read_corpus(frame, text_field="body")) == TEXTS[::-1]
+    assert texts(read_corpus((frame, "body"))) == TEXTS[::-1]
     with pytest.raises(DataError, match=r"texts, row 0 has no field 'boddy', only text, body;.*'body'"):
         read_corpus(frame, text_field="boddy")
 
@@ -79,6 +79,7 @@ def test_a_field_is_chosen_as_in_a_file():
         (5, "of type int, not a data set"),
         (b"text", "of type bytes, not a data set"),
         ({"x": "one text"}, "of type str, not a data set"),
+        ({"x": ("a", "b")}, "of type tuple, not a data set"),
         ([1], "texts, row 0 is a value of type int, not a text"),
         (["a", None], "texts, row 1 is a value of type NoneType, not a text"),
         ([], "texts has no document with text"),
@@ -88,6 +89,8 @@ def test_a_field_is_chosen_as_in_a_file():
         ([["a"]], "not one of chat messages"),
         ([[{"role": "user", "content": "a"}]], "need a tokenizer with a chat template"),
         ({"a": ["x"], "b": ["y"]}, "one {name: texts}, not 2; give one of a, b"),
+        (("One text.", "Two."), "'One text.' is neither a bundled"),
+        (("a", "b", "c"), r"A tuple is \(data set, text field\); put texts into a list"),
         ({}, "one {name: texts}, not 0"),
         (pd.DataFrame({"text": ["a", None]}), "row 1: field 'text' holds"),
     ],

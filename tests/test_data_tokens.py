@@ -142,6 +142,16 @@ def test_bos_policy_and_pad_id(plain, with_bos):
     assert [pad_id(tokenizer) for tokenizer in (plain, with_bos, nameless, zero)] == [2, 0, 0, 0]
 
 
+def test_chats_in_memory_are_rendered(plain, with_bos):
+    for chats in ([CHAT], [{"messages": CHAT}]):
+        corpus = read_corpus(chats, tokenizer=plain)
+        assert [(d.text, d.chat) for d in corpus.documents] == [(plain.apply_chat_template(CHAT, tokenize=False), True)]
+        assert (corpus.field, corpus.template) == ("messages", hashlib.sha256(TEMPLATE.encode()).hexdigest())
+        assert corpus.sha256 == read_corpus([CHAT], tokenizer=plain).sha256
+    with pytest.raises(DataError, match="texts, row 0: field 'messages' holds chat messages, which need a tokenizer"):
+        read_corpus([CHAT], tokenizer=with_bos)
+
+
 # Sequences
 
 

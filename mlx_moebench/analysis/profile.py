@@ -184,7 +184,7 @@ def domain_names(domains: Sequence[Dataset] | Mapping[str, Dataset]) -> dict[str
 
 def _domain(name: str | None, value: Dataset, texts_name: str) -> tuple[str, Domain]:
     """The domain that one data set is, and its name; texts in memory are named after it."""
-    dataset, text_field = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+    dataset, text_field = split_field(value) if isinstance(value, tuple) else (value, None)
     if isinstance(dataset, Corpus):
         return name or dataset.name, Domain(dataset)
     if isinstance(dataset, str | Path):

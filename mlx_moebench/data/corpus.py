@@ -85,8 +85,14 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in PROMPTS.glob("*.jsonl"))
 
 
-def split_field(dataset: str) -> tuple[str, str | None]:
-    """(data set, text field) of ``DATASET@FIELD``; a path with an @ in it that exists is a path."""
+def split_field(dataset: Dataset) -> tuple[Dataset, str | None]:
+    """(data set, its own text field) of ``DATASET@FIELD``, unless that path exists, or of such a tuple."""
+    if isinstance(dataset, tuple):
+        if len(dataset) != 2 or not isinstance(dataset[1], str):
+            raise DataError("A tuple is (data set, text field); put texts into a list.")
+        return dataset
+    if not isinstance(dataset, str):
+        return dataset, None
     path, at, text_field = dataset.rpartition("@")
     if not (at and path and text_field) or _exists(dataset):
         return dataset, None
@@ -107,9 +113,9 @@ def read_corpus(
     dataset: a bundled name, which wins over a file of that name (write ./math for that); a file of rows, .jsonl, .json
         (an array), .csv (with a header, its delimiter is found), .tsv or .parquet; a file of text, .txt, .md, .py, ...;
         either as .gz; a folder, see `files.read_folder`, whose rows are numbered through; or
-        ``hub:ID[:CONFIG[:SPLIT]]``; each of these with ``@FIELD`` for its own text_field. Or texts in memory: a list or
-        generator of texts, of dicts or of chats (lists of messages), a DataFrame, a datasets.Dataset; as
-        ``{name: texts}`` to name them.
+        ``hub:ID[:CONFIG[:SPLIT]]``. Or texts in memory: a list or generator of texts, of dicts or of chats (lists of
+        messages), a DataFrame, a datasets.Dataset; as ``{name: texts}`` to name them. ``DATASET@FIELD``, or a tuple
+        (data set, field), has its own text_field.
     text_field: the field that holds the text, or several joined by ``+``; None takes the first that the first row of
         each file has of text, content, messages, prompt+completion, problem+solution, question+answer.
         Several are joined by a blank line; a list of chat messages goes through the tokenizer's chat template.
@@ -124,10 +130,9 @@ def read_corpus(
     reading = Reading(max_samples=max_samples, split_on=split_on, long=long)  # which knows what can be asked for
     if isinstance(dataset, Corpus):
         return dataset
+    dataset, own_field = split_field(dataset)
+    text_field = own_field or text_field
     named = isinstance(dataset, str | Path)
-    if isinstance(dataset, str):
-        dataset, own_field = split_field(dataset)
-        text_field = own_field or text_field
     source = _source(dataset, text_field, split_on) if named else _in_memory(dataset, text_field)
     documents, fields, units = _documents(source.rows, text_field, reading, tokenizer)
     if not documents:

@@ -45,7 +45,7 @@ def memory_rows(name: str, texts: Any, text_field: str | None) -> Iterator[Row]:
         texts = texts.to_dicts()
     elif hasattr(texts, "to_dict") and hasattr(texts, "columns"):  # pandas
         texts = texts.to_dict("records")
-    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+    if isinstance(texts, str | bytes | tuple) or not isinstance(texts, Iterable):
         raise DataError(
             f"{texts!r:.60} is a value of type {type(texts).__name__}, not a data set; "
             f"give a name, a path, hub:ID, or texts: {TAKEN}."
