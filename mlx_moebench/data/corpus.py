@@ -75,9 +75,9 @@ class Corpus:
 
     def facts(self) -> Json:
         """For a report, but for the sha256, by which it knows a data set."""
-        of_folder = {} if self.files is None else {"files": self.files, "skipped": dict(self.skipped or {})}
         keys = ("name", "format", "field", "template", "unit", "long")
-        return {key: getattr(self, key) for key in keys} | of_folder
+        of_folder = {"files": self.files, "skipped": dict(self.skipped or {})}
+        return {key: getattr(self, key) for key in keys} | {key: value for key, value in of_folder.items() if value}
 
 
 def bundled_names() -> list[str]:

@@ -82,7 +82,7 @@ def read_by(data: Facts) -> Iterator[str]:
         yield "A single document has no intervals; --split-on blank makes one of each paragraph."
     for source in sources:
         if "files" in source:
-            skipped = ", ".join(f"{number:,} {why}" for why, number in source["skipped"].items())
+            skipped = ", ".join(f"{number:,} {why}" for why, number in source.get("skipped", {}).items())
             left = f"; left out: {skipped}" if skipped else ""
             yield f"Files of {isolated(source['name'])}: {source['files']:,}{left}."
 
