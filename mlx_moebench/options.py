@@ -31,6 +31,9 @@ ROUTER_BITS = (4, 8, 16)
 UNQUANTISED = 16
 """The ``router_bits`` that leave routers as they are."""
 
+SPLITS = ("file", "blank", "line")
+LONG = ("truncate", "windows")
+
 COLLAPSE_SHARES = ("top_share_token", "top_share_selection", "top_share_top1")
 """What `collapsed` may be decided on."""
 
@@ -83,16 +86,22 @@ class Loading:
 class Reading:
     """How a data set is read.
 
-    text_field: field of a .jsonl or .csv that holds the text, by default found by name. max_samples: the first so many
-    documents. max_length: tokens kept of a document (of a window, for .txt). batch_size: sequences per forward pass.
+    text_field: field of a row that holds the text, by default found by name. max_samples: the first so many documents.
+    max_length: tokens of a sequence. split_on: what a document of a file of text is, the whole ``file``, each ``line``,
+    or what stands between ``blank`` lines; of other data sets every row is one. long: what becomes of a document that
+    is longer than a sequence, in every format: ``truncate`` keeps the first one, ``windows`` all of them; None for
+    windows where a document is a whole file, which may be a book, and truncate where a file holds many. batch_size:
+    sequences per forward pass.
     shard: ``i/n``, only rows with row % n == i - 1.
 
-    Raises `DataError` for fewer than one of anything, or a shard of another form.
+    Raises `DataError` for fewer than one of anything, a shard of another form, and a word that is none of these.
     """
 
     text_field: str | None = None
     max_samples: int | None = None
     max_length: int = 256
+    split_on: str = "file"
+    long: str | None = None
     batch_size: int = 8
     shard: str | None = None
 
@@ -103,8 +112,20 @@ class Reading:
             raise DataError(f"max_length is {self.max_length}; allow at least 1 token a sequence.")
         if self.batch_size < 1:
             raise DataError(f"batch_size is {self.batch_size}; put at least 1 sequence into a batch.")
+        if self.split_on not in SPLITS:
+            raise DataError(f"Text is not split on {self.split_on!r}; choose {', '.join(SPLITS)}.")
+        if self.long not in (None, *LONG):
+            raise DataError(f"There is no way {self.long!r} with long documents; choose {' or '.join(LONG)}.")
         if self.shard is not None:
             parse_shard(self.shard)
+
+    def of_corpus(self) -> Json:
+        """The keywords of `data.read_corpus`."""
+        return {name: getattr(self, name) for name in ("text_field", "max_samples", "split_on", "long")}
+
+    def windows(self, unit: str) -> bool:
+        """Whether documents that are each a ``unit`` are cut into windows when they are too long."""
+        return (self.long or ("windows" if unit == "file" else "truncate")) == "windows"
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
@@ -260,6 +281,8 @@ class Choices(LoadingChoices, total=False):
     text_field: str | None
     max_samples: int | None
     max_length: int
+    split_on: str
+    long: str | None
     batch_size: int
     shard: str | None
     tau: float

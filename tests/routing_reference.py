@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -110,12 +111,15 @@ def make_stats(
     sha: str = "a" * 64,
     length: int = 14,
     max_length: int | None = 64,
+    reading: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> RoutingStats:
     """Statistics of random routing on rows of a made-up data set; a row's routing depends on sha and row alone."""
     specs = specs or tuple(RouterSpec(layer, layer, "mlp", 8, 2) for layer in range(3))
     settings = {"model": MODEL, "environment": ENVIRONMENT} | settings
-    source = {"name": f"data-{sha[0]}", "max_length": max_length, "padding": "right, masked", "bos": None}
+    source = {"name": f"data-{sha[0]}", "max_length": max_length, "padding": "right, masked", "bos": None} | dict(
+        reading or {}
+    )
     stats = RoutingStats(specs, sources={sha: source}, **settings)
     for number, spec in enumerate(specs):
         for row in rows:

@@ -113,7 +113,7 @@ def test_merged_shards_equal_one_run(nano: tuple[Any, Any], sequences: list[Sequ
 def test_windows_of_a_document_are_one_cluster(nano: tuple[Any, Any], tmp_path: Any) -> None:
     text = " ".join(d.text.replace("\n", " ") for d in read_corpus("general", max_samples=12).documents)
     (tmp_path / "long.txt").write_text(f"{text}\n\nA short second document.\n")
-    stats = analyze(nano[0], tmp_path / "long.txt", tokenizer=nano[1], max_length=64)
+    stats = analyze(nano[0], tmp_path / "long.txt", tokenizer=nano[1], max_length=64, split_on="blank", long="windows")
     assert [row for _, row in stats.clusters] == [0, 1]
     tokens = len(nano[1].encode(text))
     assert stats.sums(0).n_tokens[0] == tokens

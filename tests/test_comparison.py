@@ -144,6 +144,8 @@ def specs(**changes: Any) -> tuple[RouterSpec, ...]:
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("data", {"sha": "b" * 64}, "other data sets (data-a and data-b)"),
     ("reading", {"max_length": 99}, "read their text otherwise (max_length 64 and 99)"),
+    ("reading", {"reading": {"unit": "blank"}}, "read their text otherwise (unit row and blank)"),
+    ("reading", {"reading": {"long": "windows"}}, "read their text otherwise (long truncate and windows)"),
     ("phase", {"phase": "decode"}, "one measured prompts, the other generated tokens (prefill and decode)"),
     ("routers", {"specs": specs()[:2]}, "not the same ones (3 and 2, of which 2 have a namesake)"),
     ("experts", {"specs": specs(n_experts=6)}, "other limits (layer.0.mlp: 8 and 6)"),

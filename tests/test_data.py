@@ -157,14 +157,44 @@ def test_a_broken_jsonl_names_file_and_line(tmp_path, content, message):
         read_corpus(path)
 
 
-def test_a_blank_line_ends_a_document_of_a_txt(tmp_path):
+@pytest.mark.parametrize(
+    ("split_on", "expected"),
+    [
+        ("file", ["first\n  second \n\n\t\nthird"]),
+        ("blank", ["first\n  second ", "third"]),
+        ("line", ["first", "  second ", "third"]),
+    ],
+)
+def test_what_a_document_of_a_txt_is_can_be_asked_for(tmp_path, split_on, expected):
     path = tmp_path / "x.txt"
-    path.write_bytes(b"\n \nfirst\r\n  second \r\n\r\n\t\nthird")
-    corpus = read_corpus(path)
-    assert texts(corpus) == ["first\n  second ", "third"]
-    assert (rows(corpus), corpus.field, corpus.format, corpus.windowed) == ([0, 1], "text", "txt", True)
+    path.write_bytes(b"\n \nfirst\r\n  second \r\n\r\n\t\nthird\n\n")
+    corpus = read_corpus(path, split_on=split_on)
+    assert texts(corpus) == expected
+    assert (rows(corpus), corpus.field, corpus.format) == (list(range(len(expected))), "text", "txt")
+    assert (corpus.unit, corpus.long) == (split_on, "windows" if split_on == "file" else "truncate")
     with pytest.raises(DataError, match=r"x\.txt, line 3 has no field 'body', only text"):
         read_corpus(path, text_field="body")
+
+
+def test_a_txt_is_one_document_unless_asked(tmp_path):
+    (tmp_path / "book.txt").write_text("A paragraph.\n\n" * 30)
+    assert len(read_corpus(tmp_path / "book.txt").documents) == 1
+
+
+def test_one_rule_for_long_documents_in_every_format(tmp_path):
+    write_jsonl(tmp_path / "x.jsonl", {"text": "a"})
+    (tmp_path / "x.txt").write_text("a")
+    (tmp_path / "x.csv").write_text("text\na\n")
+    for long in ("truncate", "windows"):
+        for dataset in (*tmp_path.iterdir(), tmp_path, ["a"]):
+            assert read_corpus(dataset, long=long).long == long
+    assert read_corpus(tmp_path).long == "truncate, windows"
+
+
+@pytest.mark.parametrize(("choice", "listed"), [({"split_on": "page"}, "file, blank, line"), ({"long": "cut"}, "trun")])
+def test_another_unit_or_rule_is_an_error(choice, listed):
+    with pytest.raises(DataError, match=f"'{next(iter(choice.values()))}'.*{listed}"):
+        read_corpus("math", **choice)
 
 
 def test_csv_keeps_line_ends_commas_and_quotes_inside_values(tmp_path):
@@ -216,12 +246,38 @@ def folder(tmp_path) -> Path:
 
 def test_a_folder_is_one_data_set_with_rows_numbered_through(folder):
     corpus = read_corpus(folder)
-    assert texts(corpus) == ["one", "two", "q\n\nr", "last"]
-    assert rows(corpus) == [0, 1, 2, 4]
-    assert [document.windowed for document in corpus.documents] == [True, True, False, False]
+    assert texts(corpus) == ["one\n\ntwo", "q\n\nr", "last"]
+    assert rows(corpus) == [0, 1, 3]
+    assert [document.windowed for document in corpus.documents] == [True, False, False]
+    assert (corpus.unit, corpus.files, corpus.skipped) == ("file, row", 3, {"hidden": 1, "of another kind": 1})
+    assert texts(read_corpus(folder, split_on="blank")) == ["one", "two", "q\n\nr", "last"]
     assert (corpus.name, corpus.field, corpus.format) == ("corpus", "question+answer, text", "folder")
     assert corpus.windowed
-    assert rows(read_corpus(folder, max_samples=3)) == [0, 1, 2]
+    assert rows(read_corpus(folder, max_samples=2)) == [0, 1]
+
+
+def test_a_folder_of_code_has_a_document_for_each_file(tmp_path):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / ".git").mkdir()
+    for name in ("a.py", "lib/b.c", "LICENSE", ".git/config.py", ".hidden.md"):
+        (tmp_path / name).write_text(f"{name}\n\nmore\n")
+    for name in ("tool", "lib/c.py"):
+        (tmp_path / name).write_bytes(b"\x7fELF\0")
+    write_jsonl(tmp_path / "settings.json", {"content": "one"})
+    (tmp_path / "picture.png").write_bytes(b"\0")
+    corpus = read_corpus(tmp_path)
+    assert texts(corpus) == ["LICENSE\n\nmore", "a.py\n\nmore", "lib/b.c\n\nmore"]
+    assert corpus.skipped == {"hidden": 2, "binary": 2, "of another kind": 2}
+    assert (corpus.unit, corpus.long, corpus.files) == ("file", "windows", 3)
+    assert texts(read_corpus(f"{tmp_path}@content")) == texts(corpus)
+
+
+def test_a_field_that_only_rows_have_chooses_the_rows_of_a_folder(tmp_path):
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text(name)
+    write_jsonl(tmp_path / "x.jsonl", {"body": "row"})
+    assert texts(read_corpus(tmp_path)) == ["a.py", "b.py"]
+    assert texts(read_corpus(f"{tmp_path}@body")) == ["row"]
 
 
 def test_a_folders_hash_follows_contents_and_relative_paths_only(folder, tmp_path):
@@ -244,8 +300,8 @@ def test_files_come_in_order_of_relative_path(tmp_path):
 
 
 def test_a_folder_without_data_is_an_error(tmp_path):
-    (tmp_path / "notes.md").write_text("not data")
-    with pytest.raises(DataError, match=r"has no file of \.jsonl, \.txt, \.csv"):
+    (tmp_path / "notes.doc").write_text("not data")
+    with pytest.raises(DataError, match=r"has no file of \.jsonl, .*, \.txt, or of code"):
         read_corpus(tmp_path)
 
 
@@ -270,9 +326,11 @@ def test_an_unknown_name_says_what_is_possible(tmp_path):
         read_corpus("")
     with pytest.raises(DataError, match="cannot be read"):
         read_corpus("x" * 5000)
-    (tmp_path / "x.parquet").write_text("")
-    with pytest.raises(DataError, match=r"x\.parquet is not one of \.jsonl, \.txt, \.csv"):
-        read_corpus(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"Texts themselves go into a list"):
+        read_corpus("Prove that 2 is prime.")
+    (tmp_path / "x.doc").write_text("")
+    with pytest.raises(DataError, match=r"x\.doc is not one of \.jsonl, .*, \.txt, nor of code"):
+        read_corpus(tmp_path / "x.doc")
 
 
 # The hub

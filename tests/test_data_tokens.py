@@ -5,13 +5,15 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mlx_moebench.data import Batch, Corpus, Document, Sequence, batches, bos_policy, encode, pad_id, read_corpus
+from mlx_moebench.data.corpus import PROMPTS
 from mlx_moebench.errors import DataError
 
 TEMPLATE = (
@@ -140,6 +142,16 @@ def test_bos_policy_and_pad_id(plain, with_bos):
     assert [pad_id(tokenizer) for tokenizer in (plain, with_bos, nameless, zero)] == [2, 0, 0, 0]
 
 
+def test_chats_in_memory_are_rendered(plain, with_bos):
+    for chats in ([CHAT], [{"messages": CHAT}]):
+        corpus = read_corpus(chats, tokenizer=plain)
+        assert [(d.text, d.chat) for d in corpus.documents] == [(plain.apply_chat_template(CHAT, tokenize=False), True)]
+        assert (corpus.field, corpus.template) == ("messages", hashlib.sha256(TEMPLATE.encode()).hexdigest())
+        assert corpus.sha256 == read_corpus([CHAT], tokenizer=plain).sha256
+    with pytest.raises(DataError, match="texts, row 0: field 'messages' holds chat messages, which need a tokenizer"):
+        read_corpus([CHAT], tokenizer=with_bos)
+
+
 # Sequences
 
 
@@ -164,7 +176,7 @@ def test_windows_hold_every_token_once_and_in_order(with_bos):
         assert {(window.row, window.truncated) for window in windows} == {(7, False)}
 
 
-def test_only_the_txt_files_of_a_folder_are_windowed(tmp_path, plain):
+def test_whole_files_are_windowed_and_rows_cut_off_unless_asked(tmp_path, plain):
     (tmp_path / "a.txt").write_text("a b c d e f g h")
     (tmp_path / "b.jsonl").write_text('{"text": "a b c d e f g h"}\n')
     sequences = encode(read_corpus(tmp_path), plain, 5)
@@ -173,6 +185,76 @@ def test_only_the_txt_files_of_a_folder_are_windowed(tmp_path, plain):
         (0, 1, 3, False),
         (1, 0, 5, True),
     ]
+    for long, number in (("windows", 4), ("truncate", 2)):
+        assert len(encode(read_corpus(tmp_path, long=long), plain, 5)) == number
+
+
+class Counting:
+    """A tokenizer that keeps the length of the longest text that it was given."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer, self.longest = tokenizer, 0
+
+    def encode(self, text: str, **options: bool) -> list[int]:
+        self.longest = max(self.longest, len(text))
+        return self.tokenizer.encode(text, **options)
+
+
+def trained(core: Tokenizer, trainer: trainers.Trainer) -> PreTrainedTokenizerFast:
+    core.train_from_iterator([document.text for document in read_corpus("math").documents], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core)
+
+
+@pytest.fixture(scope="session")
+def tokenizers(plain, with_bos) -> dict[str, PreTrainedTokenizerFast]:
+    """Of each kind one: byte-level BPE, BPE over the whole text as of Llama, Unigram, BERT's; and the model's."""
+    special: dict[str, Any] = {"special_tokens": ["<unk>"], "show_progress": False}
+    whole = Tokenizer(models.BPE(unk_token="<unk>"))
+    whole.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    unigram = Tokenizer(models.Unigram())
+    unigram.normalizer, unigram.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+    bert = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    bert.normalizer, bert.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    return {
+        "plain": plain,
+        "with_bos": with_bos,
+        "whole": trained(whole, trainers.BpeTrainer(vocab_size=600, **special)),
+        "unigram": trained(unigram, trainers.UnigramTrainer(vocab_size=600, unk_token="<unk>", **special)),
+        "bert": trained(bert, trainers.WordPieceTrainer(vocab_size=600, **special)),
+        "nano": PreTrainedTokenizerFast(tokenizer_file=str(PROMPTS.parents[1] / "models" / "nano" / "tokenizer.json")),
+    }
+
+
+LONG = {
+    "prose": " ".join(document.text for document in read_corpus("math").documents),
+    "code": "\n\n".join(document.text for document in read_corpus("code").documents),
+    "one word": "ab" * 20_001,
+    "words and one": "The word " + "ab" * 20_001,
+    "letters": " ".join("abcdefghijklmnopqrstuvwxyz" * 800),
+    "spaces": "a" + " " * 30_000 + "b" * 5000,
+    "accents": "e\u0301 " * 10_000,
+    "han": "\u6570\u5b66\u3002" * 10_000,
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", "with_bos", "whole", "unigram", "bert", "nano"])
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_the_beginning_of_a_long_text_has_the_tokens_of_the_whole(tokenizers, kind, text):
+    tokenizer = tokenizers[kind]
+    whole = tokenizer.encode(text)
+    for length in (2, 64, 256):
+        (sequence,) = encode(corpus_of(Document(0, text)), tokenizer, length)
+        assert sequence.ids.tolist() == whole[:length]
+        assert sequence.truncated == (len(whole) > length)
+
+
+def test_a_long_text_that_is_cut_off_is_not_tokenised_whole(plain):
+    """10 MB took 22 s and 1.7 GB for 256 tokens."""
+    text = "A router sends a token to two experts. " * 20_000
+    counting = Counting(plain)
+    (sequence,) = encode(corpus_of(Document(0, text)), counting, 256)
+    assert sequence.ids.tolist() == plain.encode(text)[:256]
+    assert counting.longest < 20_000
 
 
 def test_documents_of_no_token_are_left_out():

@@ -270,12 +270,14 @@ def test_names() -> None:
         "model": "org/model",
         "x": "./path/y",
     }
-    assert domain_names(["math", "law=a/b.jsonl", "./c d.txt", "hub:org/set:config"]) == {
-        "math": "math",
-        "law": "a/b.jsonl",
-        "c d": "./c d.txt",
-        "set:config": "hub:org/set:config",
+    assert domain_names(["math", "law=a/b.jsonl@body", "./c d.txt", "hub:org/set:config", ("x", "field")]) == {
+        "math": ("math", None),
+        "law": ("a/b.jsonl", "body"),
+        "c d": ("./c d.txt", None),
+        "set:config": ("hub:org/set:config", None),
+        "x": ("x", "field"),
     }
+    assert domain_names({"a": "math", "b": ["text"]}) == {"a": ("math", None), "b": ({"b": ["text"]}, None)}
     with pytest.raises(MoebenchError, match="Two models are named 'm'"):
         model_names(["a/m", "b/m"])
     with pytest.raises(DataError, match="Two domains are named 'x'"):

@@ -297,6 +297,7 @@ def test_windows_of_a_document_in_several_batches(
     long, longer = "Idle. " * 9, "A router sends a token to two experts. " * 12
     (tmp_path / "long.txt").write_text(f"{longer}\n\nShort.\n\n{long}")
     settings: dict[str, Any] = {"max_length": 16, "batch_size": 2, "plan": PLAN}
+    settings |= {"split_on": "blank", "long": "windows"}
     text = tmp_path / "long.txt"
     analyze(checkpoint, text, output=tmp_path / "whole", **settings)
     stop_at(3, KeyboardInterrupt())
@@ -313,6 +314,7 @@ def test_windows_of_a_document_in_several_batches(
     ("changes", "words"),
     [
         ({"max_length": 25}, ["max length is 24", "this run's is 25"]),
+        ({"long": "windows"}, ["long is truncate", "this run's is windows"]),
         ({"max_samples": 12}, ["max samples is 24", "12"]),
         ({"max_samples": None}, ["max samples is 24", "not given"]),
         ({"batch_size": 3}, ["batch size is 2", "3"]),

@@ -131,9 +131,9 @@ def test_a_text_that_occurs_twice_is_one_unit(checkpoint: Checkpoint, tmp_path: 
 
 
 def test_mistakes(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_text("a\n\nb\n")
+    (tmp_path / "short.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     with pytest.raises(DataError, match="no next token"):
-        routing_uncertainty(checkpoint, tmp_path / "short.txt", **SETTINGS | {"max_length": 1})
+        routing_uncertainty(checkpoint, tmp_path / "short.jsonl", **SETTINGS | {"max_length": 1})
     with pytest.raises(MoebenchError, match="bca or percentile"):
         routing_uncertainty(checkpoint, "math", plan=Plan("layer"))
     with pytest.raises(MoebenchError, match="written by analyze"):

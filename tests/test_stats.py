@@ -100,6 +100,9 @@ WIDER = tuple(RouterSpec(layer, layer, "mlp", 8, 3) for layer in range(3))
         (make_stats(range(3, 5), specs=WIDER), "their routers differ"),
         (make_stats(range(3, 5), tau=0.5), "their values of tau differ"),
         (make_stats(range(3, 5), max_length=32), "the same data was read with max_length 64 and 32"),
+        (make_stats(range(3, 5), reading={"unit": "line"}), "the same data was read with unit 'row' and 'line'"),
+        (make_stats(range(3, 5), reading={"format": "txt"}), "the same data was read with unit 'row' and 'blank'"),
+        (make_stats(range(3, 5), reading={"long": "windows"}), "was read with long 'truncate' and 'windows'"),
         (make_stats(range(2, 5)), r"Row 2 of data-a \(1 rows in all\) is in two"),
     ],
 )

@@ -158,7 +158,8 @@ def test_predictions_are_the_arguments_of_the_maxima(tmp_path: Path, checkpoint:
 def test_windows_of_a_document(tmp_path: Path, checkpoint: Checkpoint) -> None:
     (tmp_path / "long.txt").write_text("A router sends a token to two experts. " * 12 + "\n\nShort.")
     text = tmp_path / "long.txt"
-    analyze(checkpoint, text, output=tmp_path / "o", trace=tmp_path / "t", max_length=16, batch_size=3, plan=PLAN)
+    paragraphs: dict[str, Any] = {"split_on": "blank", "long": "windows", "max_length": 16, "batch_size": 3}
+    analyze(checkpoint, text, output=tmp_path / "o", trace=tmp_path / "t", plan=PLAN, **paragraphs)
     (shard,) = Trace(tmp_path / "t").shards()
     rows, windows = shard.arrays["sequence.row"], shard.arrays["sequence.window"]
     assert sorted(windows[rows == 0]) == list(range((rows == 0).sum()))

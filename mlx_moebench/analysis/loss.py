@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from array_api_compat import array_namespace
 from scipy.stats import rankdata
 
-from ..data import Batch
+from ..data import Batch, Dataset
 from ..errors import DataError, MoebenchError, RoutingError
 from ..measure.backends import backend_named, check_alone
 from ..measure.predictions import log_likelihoods
@@ -43,7 +42,7 @@ _KINDS = (
 @takes(Loading, Reading, Flag)
 def routing_uncertainty(
     model: Any = None,
-    dataset: str | Path = "math",
+    dataset: Dataset = "math",
     *,
     examples: int = 3,
     tokenizer: Any = None,
@@ -69,7 +68,7 @@ def routing_uncertainty(
 
 def loss_report(
     model: Any,
-    dataset: str | Path,
+    dataset: Dataset,
     options: Options,
     *,
     examples: int = 3,

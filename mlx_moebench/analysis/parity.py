@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
-from ..data import Batch
+from ..data import Batch, Dataset, reusable
 from ..errors import MoebenchError, RoutingError
 from ..measure.backends import HOMES, Backend, backend_named, check_alone
 from ..measure.run import measure
@@ -95,7 +94,7 @@ class Parity:
 
 def parity(
     model: Any = None,
-    dataset: str | Path = "math",
+    dataset: Dataset = "math",
     backends: Sequence[str] = ("mlx", "torch", NUMPY),
     *,
     step: Step = quiet_step,
@@ -111,7 +110,7 @@ def parity(
 
 
 def measure_parity(
-    model: Any, dataset: str | Path, backends: Sequence[str], options: Options, step: Step = quiet_step
+    model: Any, dataset: Dataset, backends: Sequence[str], options: Options, step: Step = quiet_step
 ) -> tuple[list[Parity], RoutingStats]:
     """`parity` with its options made."""
     names = list(dict.fromkeys(name.strip() for name in backends))
@@ -121,6 +120,7 @@ def measure_parity(
         raise MoebenchError("Parity needs two backends or more, such as --backends mlx,torch,numpy.")
     if names[0] == NUMPY:
         names = [*names[1:], NUMPY]  # it has no model of its own
+    dataset = reusable(dataset)
     measured: list[tuple[str, RoutingStats, _Tokens]] = []
     for name in names:
         library, device = _parsed(names[0] if name == NUMPY else name)

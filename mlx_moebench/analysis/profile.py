@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
-from ..data import Corpus, read_corpus
+from ..data import Corpus, Dataset, read_corpus, reusable, split_field
 from ..data.importers import split_name
 from ..errors import DataError, MoebenchError
 from ..files import plain_name
@@ -27,7 +27,7 @@ DOMAINS = ("math", "general", "code")
 @takes(Loading, Reading, Flag, Saving, without=("shard", "trace", "trace_limit", "trace_predictions"))
 def profile(
     models: Sequence[str | Path | None] = (None,),
-    domains: Sequence[str] = DOMAINS,
+    domains: Sequence[Dataset] | Mapping[str, Dataset] = DOMAINS,
     *,
     step: Step = quiet_step,
     **choices: Unpack[Choices],
@@ -39,7 +39,8 @@ def profile(
     models
         Folders or hub ids, as ``NAME=ID`` where their last parts are alike; None for the embedded model.
     domains
-        Two or more data sets as `analyze` takes them, as ``NAME=DATASET`` to give one another name.
+        Two or more data sets as `analyze` takes them, or {name: data set}; ``NAME=DATASET`` gives one another name.
+        ``DATASET@FIELD``, or a tuple (data set, field), has its own text field.
     step
         Called with the progress.
 
@@ -78,12 +79,19 @@ def profile(
     return measure_profile(planned(models, domains, options.saving.output), options, step)
 
 
+class Domain(NamedTuple):
+    """The data set of a domain, and the field of its text where that is its own."""
+
+    dataset: Dataset
+    text_field: str | None = None
+
+
 @dataclass(frozen=True)
 class Planned:
     """What a profile measures: models and domains by name, and where each stats pair is written (None: nowhere)."""
 
     models: Mapping[str, str | None]
-    domains: Mapping[str, str]
+    domains: Mapping[str, Domain]
     pairs: Mapping[tuple[str, str], Path | None]
 
 
@@ -126,7 +134,7 @@ def _profile_model(
 
 
 def _corpora(
-    domains: Mapping[str, str], tokenizer: Any, reading: Reading, plain: dict[str, Corpus]
+    domains: Mapping[str, Domain], tokenizer: Any, reading: Reading, plain: dict[str, Corpus]
 ) -> dict[str, Corpus]:
     """Every data set, read before the first is measured: the last one must not be found missing then.
 
@@ -134,10 +142,9 @@ def _corpora(
     are written by the tokenizer's template.
     """
     corpora: dict[str, Corpus] = {}
-    for name, dataset in domains.items():
-        corpus = plain.get(name) or read_corpus(
-            dataset, text_field=reading.text_field, max_samples=reading.max_samples, tokenizer=tokenizer
-        )
+    for name, domain in domains.items():
+        own = reading if domain.text_field is None else replace(reading, text_field=domain.text_field)
+        corpus = plain.get(name) or read_corpus(domain.dataset, **own.of_corpus(), tokenizer=tokenizer)
         if not any(document.chat for document in corpus.documents):
             plain[name] = corpus
         twin = next((other for other, known in corpora.items() if known.sha256 == corpus.sha256), None)
@@ -159,23 +166,42 @@ def model_names(models: Sequence[str | Path | None]) -> dict[str, str | None]:
     return paths
 
 
-def domain_names(domains: Sequence[str]) -> dict[str, str]:
-    """{name: data set} of the domains of a profile, a file's name without its suffix."""
-    datasets: dict[str, str] = {}
-    for domain in domains:
-        name, value = split_name(domain)
-        name = name or Path(value.removeprefix("hub:")).stem or "data"
-        if name in datasets:
+def domain_names(domains: Sequence[Dataset] | Mapping[str, Dataset]) -> dict[str, Domain]:
+    """The domains of a profile by name: that of a file without its suffix, ``texts-2`` of the second that is a list."""
+    named: dict[str, Domain] = {}
+    pairs = domains.items() if isinstance(domains, Mapping) else ((None, domain) for domain in domains)
+    for number, (own_name, value) in enumerate(pairs, start=1):
+        name, domain = _domain(own_name, value, f"texts-{number}")
+        if name in named:
             raise DataError(f"Two domains are named {name!r}: tell them apart as NAME=DATASET.")
-        if value in datasets.values():
-            raise DataError(f"{value} is given as two domains: every domain needs its own data.")
-        datasets[name] = value
-    if len(datasets) < 2:
-        raise DataError(f"A profile compares domains: give two or more --domain, not {len(datasets)}.")
-    return datasets
+        if isinstance(domain.dataset, str) and domain.dataset in [other.dataset for other in named.values()]:
+            raise DataError(f"{domain.dataset} is given as two domains: every domain needs its own data.")
+        named[name] = domain
+    if len(named) < 2:
+        raise DataError(f"A profile compares domains: give two or more --domain, not {len(named)}.")
+    return named
 
 
-def planned(models: Sequence[str | Path | None], domains: Sequence[str], output: str | Path | None) -> Planned:
+def _domain(name: str | None, value: Dataset, texts_name: str) -> tuple[str, Domain]:
+    """The domain that one data set is, and its name; texts in memory are named after it."""
+    dataset, text_field = split_field(value) if isinstance(value, tuple) else (value, None)
+    if isinstance(dataset, Corpus):
+        return name or dataset.name, Domain(dataset)
+    if isinstance(dataset, str | Path):
+        typed_name, place = split_name(str(dataset))
+        place, typed_field = split_field(place)
+        name = name or typed_name or Path(place.removeprefix("hub:")).stem or "data"
+        return name, Domain(place, typed_field or text_field)
+    if isinstance(dataset, Mapping) and len(dataset) == 1:
+        ((own_name, dataset),) = dataset.items()
+        name = name or str(own_name)
+    name = name or texts_name
+    return name, Domain({name: reusable(dataset)}, text_field)
+
+
+def planned(
+    models: Sequence[str | Path | None], domains: Sequence[Dataset] | Mapping[str, Dataset], output: str | Path | None
+) -> Planned:
     """Names and places of a profile's measurements; nothing is read.
 
     Raises `MoebenchError` for two that would be written to one place, on a file system that ignores case, too.

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..options import BITS, COLLAPSE_SHARES, DTYPES, ROUTER_BITS, Flag, Loading, Plan, Reading, Thresholds
+from ..options import BITS, COLLAPSE_SHARES, DTYPES, LONG, ROUTER_BITS, SPLITS, Flag, Loading, Plan, Reading, Thresholds
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -61,9 +61,7 @@ LOADING: Mapping[str, Decorator] = {
 """How a model is loaded: all of them stand in every command that loads one; `HOLES` has the exceptions."""
 
 READING: Mapping[str, Decorator] = {
-    "text_field": click.option(
-        "--text-field", help="Field of a .jsonl or .csv that holds the text.  [default: found by name]"
-    ),
+    "text_field": click.option("--text-field", help="Field of a row that holds the text.  [default: found by name]"),
     "max_samples": click.option(
         "--max-samples", type=click.IntRange(min=1), help="Use the first N documents.  [default: all]"
     ),
@@ -72,7 +70,20 @@ READING: Mapping[str, Decorator] = {
         type=click.IntRange(min=2),
         default=256,
         show_default=True,
-        help="Tokens kept of a document (of a window, for .txt).",
+        help="Tokens of a sequence.",
+    ),
+    "split_on": click.option(
+        "--split-on",
+        type=click.Choice(SPLITS),
+        default=SPLITS[0],
+        show_default=True,
+        help="What a document of a file of text is: the file, a paragraph (blank), a line. Elsewhere it is a row.",
+    ),
+    "long": click.option(
+        "--long",
+        type=click.Choice(LONG),
+        help="What becomes of a document of more than --max-length tokens, in every format: cut off, or cut into "
+        "windows.  [default: windows where it is a whole file, else truncate]",
     ),
     "batch_size": click.option(
         "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
@@ -186,7 +197,8 @@ def reading_options(*, dataset: bool = True, batch_size: tuple[int, str] | None 
         "--dataset",
         default="math",
         show_default=True,
-        help="math, general, code; a .jsonl, .txt or .csv file or a folder of them; or hub:ID[:CONFIG[:SPLIT]].",
+        help="math, general, code; a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, code; also .gz) or a folder of "
+        "them; or hub:ID[:CONFIG[:SPLIT]]; each with @FIELD for its text field.",
     )
     options = dict(READING)
     if batch_size is not None:

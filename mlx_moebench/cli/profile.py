@@ -33,6 +33,7 @@ Examples:
   mlx-moebench profile                                   the model in the package on math, general and code
   mlx-moebench profile --model allenai/OLMoE-1B-7B-0924 --output olmoe --resume
   mlx-moebench profile --domain law=cases.jsonl --domain code --plot domains.png
+  mlx-moebench profile --domain law=cases.csv@body --domain code=src/ --split-on file --long windows
   mlx-moebench profile --model base=./checkpoint --model tuned=./tuned
   mlx-moebench profile math.json code.json               pairs that analyze, merge or import wrote
 """
@@ -52,8 +53,9 @@ Examples:
     "--domains",
     "domains",
     multiple=True,
-    metavar="[NAME=]DATASET",
-    help="A data set as analyze takes it; give it again for each domain.  [default: math, general, code]",
+    metavar="[NAME=]DATASET[@FIELD]",
+    help="A data set as analyze takes it, with @FIELD for its own text field; give it again for each domain.  "
+    "[default: math, general, code]",
 )
 @reading_options(dataset=False)
 @loading_options(model=False)

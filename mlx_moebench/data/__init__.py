@@ -3,12 +3,14 @@
 Imports NumPy and the standard library only; a tokenizer is whatever object the caller passes in.
 """
 
-from .corpus import Corpus, Document, bundled_names, read_corpus
+from .corpus import Corpus, Dataset, Document, bundled_names, read_corpus, split_field
 from .encode import Batch, Sequence, batches, bos_policy, encode, encode_text, in_shard, pad_id, text_hashes
+from .memory import reusable
 
 __all__ = [
     "Batch",
     "Corpus",
+    "Dataset",
     "Document",
     "Sequence",
     "batches",
@@ -19,5 +21,7 @@ __all__ = [
     "in_shard",
     "pad_id",
     "read_corpus",
+    "reusable",
+    "split_field",
     "text_hashes",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,6 +64,10 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, max_length: int) -> list[Sequen
     for document in corpus.documents:
         # The keyword is left out where it is not needed: its default is the tokenizer's policy.
         options = {"add_special_tokens": False} if document.chat else {}
+        if not document.windowed and len(document.text) > 2 * _first_prefix(max_length):
+            first, beyond = _beginning(document.text, tokenizer, max_length, options)
+            sequences += [Sequence(document.row, 0, first, truncated=beyond)] if len(first) else []
+            continue
         ids = np.asarray(tokenizer.encode(document.text, **options), dtype=np.int32)
         if document.windowed:
             starts = range(0, len(ids), max_length)
@@ -73,6 +78,44 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, max_length: int) -> list[Sequen
     if not sequences:
         raise DataError(f"{corpus.name} gives no token with this tokenizer; give a data set with text it can encode.")
     return sequences
+
+
+WORD_END = re.compile(r"\S(?=\s)")
+
+MARGIN = 64
+"""Tokens beyond the last one kept that a prefix of a text must give: a cut changes the tokens just before it."""
+
+
+def _first_prefix(max_length: int) -> int:
+    """Characters of the first prefix that is tried: at 4 of them a token it is four times as long as needed."""
+    return 4096 + 16 * max_length
+
+
+def _beginning(
+    text: str, tokenizer: Tokenizer, max_length: int, options: dict[str, bool]
+) -> tuple[NDArray[np.int32], bool]:
+    """(the first ``max_length`` tokens of a text, whether there are more), without those of all of a long text.
+
+    Of a prefix, doubled until the tokens kept stay the same and stand well before its end. It ends before a space:
+    no piece of a vocabulary goes on beyond the end of a word, but where one word is cut its first piece may change, as
+    in a Unigram model, which divides ababab... by its length. A text that is a single word is tokenised whole.
+    """
+    before: NDArray[np.int32] | None = None
+    length = _first_prefix(max_length)
+    while length < len(text):
+        ends = [match.end() for match in WORD_END.finditer(text, length // 2, length)]
+        if ends:
+            ids = np.asarray(tokenizer.encode(text[: ends[-1]], **options), dtype=np.int32)
+            kept = ids[: max_length + MARGIN // 2]
+            if len(ids) < max_length + MARGIN:
+                before = None
+            elif before is not None and np.array_equal(before, kept):
+                return before[:max_length], True
+            else:
+                before = kept
+        length *= 2
+    ids = np.asarray(tokenizer.encode(text, **options), dtype=np.int32)
+    return ids[:max_length], len(ids) > max_length
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:

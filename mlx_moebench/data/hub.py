@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from ..errors import DataError, MissingExtraError
 from .fields import choose_fields
+from .memory import rows_sha256
 from .rows import Row
 
 
@@ -34,10 +33,7 @@ class HubTable:
 
     def sha256(self) -> str:
         """sha256 over the values of the chosen fields in every row, before any chat template."""
-        digest = hashlib.sha256()
-        for row in self.rows():
-            digest.update(json.dumps([row.values[field] for field in self.fields], default=str).encode() + b"\n")
-        return digest.hexdigest()
+        return rows_sha256(self.rows(), self.fields)
 
 
 def load_split(spec: str) -> Any:

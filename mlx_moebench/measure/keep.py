@@ -17,6 +17,7 @@ from ..files import write_aside
 from ..options import Plan
 from ..pair.stats import RoutingStats
 from ..pair.storage import decode_output, pair_contents, pair_paths
+from ..routing.stats import read_as
 from ..types import Json
 from .trace import TraceWriter
 
@@ -219,11 +220,11 @@ def _compared(run: RoutingStats, before: RoutingStats) -> Iterator[tuple[str, An
         yield "data set", f"{facts_before['name']} (sha256 {sha_before[:12]})", f"{facts['name']} (sha256 {sha[:12]})"
     (part,), (part_before,) = facts["parts"], facts_before["parts"]
     x, y = facts_before | part_before, facts | part
-    chosen = ("generation", "max_length", "max_samples", "batch_size", "shard", "field")
+    chosen = ("generation", "max_length", "unit", "long", "max_samples", "batch_size", "shard", "field")
     progress = ("name", "format", "parts", "truncated_sequences", "sequences_done", "batches_done")
     for key in dict.fromkeys((*chosen, *x, *y)):
         if key not in progress:
-            yield "text field" if key == "field" else key, x.get(key), y.get(key)
+            yield "text field" if key == "field" else key, read_as(x, key), read_as(y, key)
     yield "list of routers", before.specs, run.specs
     yield "phase", before.phase, run.phase
 

@@ -7,7 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..data import Batch, Corpus, Sequence, batches, bos_policy, encode, in_shard, pad_id, read_corpus, text_hashes
+from ..data import (
+    Batch,
+    Corpus,
+    Dataset,
+    Sequence,
+    batches,
+    bos_policy,
+    encode,
+    in_shard,
+    pad_id,
+    read_corpus,
+    text_hashes,
+)
 from ..errors import DataError, MoebenchError
 from ..options import (
     Choices,
@@ -49,7 +61,7 @@ class Measured:
 @takes(Loading, Reading, Flag, Saving)
 def analyze(
     model: Any = None,
-    dataset: str | Path = "math",
+    dataset: Dataset = "math",
     *,
     tokenizer: Any = None,
     step: Step = quiet_step,
@@ -67,7 +79,8 @@ def analyze(
         None for the embedded model, a folder, a hub id, a loaded checkpoint, or an mlx-lm (with the backend torch a
         transformers) model together with its ``tokenizer``.
     dataset
-        The name of a bundled set, or a file, folder or hub data set; see `data.read_corpus`.
+        The name of a bundled set; a file, folder or hub data set; or texts: a list or generator of texts, of dicts or
+        of chats, a DataFrame, a datasets.Dataset, as ``{name: texts}`` to name them. See `data.read_corpus`.
     tokenizer
         That of a model object; a folder or hub id brings its own.
     step, tell
@@ -88,11 +101,16 @@ def analyze(
     dtype, bits, router_bits, adapter_path, trust_remote_code : as in `options.Loading`
         See `models.load_checkpoint` and `torch_fallback.load_checkpoint`; not for a model that is loaded already.
     text_field : str or None
-        The field of a .jsonl or .csv file that holds the text; None finds it by name.
+        The field of a row that holds the text; None finds it by name.
     max_samples : int or None
         The number of documents to read, from the first on; None for all.
     max_length : int
-        Tokens kept of a document.
+        Tokens of a sequence.
+    split_on : str
+        What a document of a file of text is: the whole ``file``, each ``line``, or a paragraph (``blank``).
+    long : str or None
+        Whether longer documents are cut off (``truncate``) or into ``windows``, in every format; None for windows where
+        a document is a whole file, and truncate where a file holds many.
     batch_size : int
         Sequences per forward pass.
     shard : str or None
@@ -132,7 +150,7 @@ def analyze(
 @takes(Loading, Reading, Flag, Saving, without=("batch_size",))
 def analyze_generation(
     model: Any = None,
-    dataset: str | Path = "math",
+    dataset: Dataset = "math",
     *,
     max_tokens: int,
     tokenizer: Any = None,
@@ -154,7 +172,7 @@ def analyze_generation(
 
 def measure(
     model: Any,
-    dataset: str | Path | Corpus,
+    dataset: Dataset,
     options: Options,
     *,
     runner: Backend | None = None,
@@ -215,7 +233,7 @@ class _Work:
 def _prepare(
     runner: Backend,
     model: Any,
-    dataset: str | Path | Corpus,
+    dataset: Dataset,
     options: Options,
     tokenizer: Any,
     generate: int | None,
@@ -226,21 +244,15 @@ def _prepare(
     step("loading the model", 0, 0)
     checkpoint = _checkpoint(runner, model, tokenizer, options.loading, step)
     step("reading the text", 0, 0)
-    if not isinstance(dataset, Corpus):
-        dataset = read_corpus(
-            dataset,
-            text_field=reading.text_field,
-            max_samples=reading.max_samples,
-            tokenizer=checkpoint.tokenizer,
-        )
-    every = encode(dataset, checkpoint.tokenizer, reading.max_length)
+    corpus = read_corpus(dataset, **reading.of_corpus(), tokenizer=checkpoint.tokenizer)
+    every = encode(corpus, checkpoint.tokenizer, reading.max_length)
     sequences = in_shard(every, reading.shard)
     _check_fit(runner.config(checkpoint.model), sequences, generate or 0)
-    facts = _data_facts(dataset, every, checkpoint.tokenizer, reading) | {"parts": [_part(sequences, reading)]}
+    facts = _data_facts(corpus, every, checkpoint.tokenizer, reading) | {"parts": [_part(sequences, reading)]}
     if generate:
         facts["generation"] = {"max_tokens": generate, "sampling": "greedy"}
     planned = batches(sequences, reading.batch_size, pad_id(checkpoint.tokenizer))
-    return _Work(checkpoint, sequences, planned, {dataset.sha256: facts})
+    return _Work(checkpoint, sequences, planned, {corpus.sha256: facts})
 
 
 def _run(
@@ -369,11 +381,7 @@ def _checkpoint(runner: Backend, model: Any, tokenizer: Any, loading: Loading, s
 
 
 def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, reading: Reading) -> Json:
-    return {
-        "name": corpus.name,
-        "format": corpus.format,
-        "field": corpus.field,
-        "template": corpus.template,
+    return corpus.facts() | {
         "max_length": reading.max_length,
         "documents": len({s.row for s in sequences}),
         "truncated_sequences": 0,

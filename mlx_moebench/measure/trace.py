@@ -40,6 +40,7 @@ from ..options import Saving
 from ..pair.stats import RoutingStats
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
+from ..routing.stats import read_as
 from ..routing.tally import SCALARS
 from ..routing.tokens import TokenBlock, ranked
 from ..types import HostArray, Json
@@ -184,7 +185,7 @@ class TraceWriter:
         compared = (
             ("model", trace.manifest["model"], stats.model),
             ("data set", theirs["sha256"], sha),
-            ("max_length", theirs.get("max_length"), data.get("max_length")),
+            *((key, read_as(theirs, key), read_as(data, key)) for key in ("max_length", "unit", "long")),
             ("list of routers", trace.specs, stats.specs),
             ("phases", list(trace.phases), list(self._phases)),
             ("--trace-predictions", trace.predictions, self.logits),

@@ -351,7 +351,15 @@ def _check_counts(spec: RouterSpec, counts: HostArray, n_tokens: HostArray) -> N
 
 
 _IDENTITY = ("id", "revision", "model_type", "backend", "dtype", "weight_bits", "router_bits", "adapter", "fingerprint")
-_READING = ("max_length", "max_samples", "bos", "field", "template", "generation")
+_READING = ("max_length", "unit", "long", "max_samples", "bos", "field", "template", "generation")
+
+
+def read_as(source: Facts, key: str) -> Any:
+    """A fact of how a source was read; older files do not say what a document was, which their format decided."""
+    before = {"unit": ("row", "blank"), "long": ("truncate", "windows")}
+    if key in before and key not in source:
+        return before[key][source.get("format") == "txt"]
+    return source.get(key)
 
 
 def _check_mergeable(a: RoutingSums, b: RoutingSums) -> None:
@@ -384,7 +392,7 @@ def _check_same_measurement(a: RoutingSums, b: RoutingSums) -> None:
 def _check_same_reading(a: RoutingSums, b: RoutingSums) -> None:
     for sha in a.sources.keys() & b.sources.keys():
         for key in _READING:
-            x, y = a.sources[sha].get(key), b.sources[sha].get(key)
+            x, y = read_as(a.sources[sha], key), read_as(b.sources[sha], key)
             if x != y:
                 raise StatsError(
                     f"These statistics cannot be merged: the same data was read with {key} {x!r} and {y!r}."

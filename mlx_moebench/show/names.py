@@ -67,6 +67,34 @@ def counts_for(data: Facts) -> Iterator[str]:
         yield f"Sequences count for: {', '.join(f'{isolated(name)} {n:.0f}' for name, n in effective.items())}."
 
 
+UNITS = {"row": "a row", "file": "a whole file", "blank": "a paragraph of a file", "line": "a line of a file"}
+LONG = {"truncate": "cut off at {} tokens", "windows": "cut into windows of {} tokens"}
+
+
+def read_by(data: Facts) -> Iterator[str]:
+    """What a document is, what became of long ones and which files of a folder were read, where data sets say so."""
+    sources = [source for source in data.get("sources") or [data] if "unit" in source]
+    names: dict[str, list[str]] = {}
+    for source in sources:
+        names.setdefault(_rule(source), []).append(isolated(source["name"]))
+    for rule, those in names.items():
+        of_those = f" of {', '.join(those)}" if len(names) > 1 else ""
+        yield f"A document{of_those} is {rule}."
+    if any(source["unit"] == "file" and source.get("documents") == 1 for source in sources):
+        yield "A single document has no intervals; --split-on blank makes one of each paragraph."
+    for source in sources:
+        if "files" in source:
+            skipped = ", ".join(f"{number:,} {why}" for why, number in source.get("skipped", {}).items())
+            left = f"; left out: {skipped}" if skipped else ""
+            yield f"Files of {isolated(source['name'])}: {source['files']:,}{left}."
+
+
+def _rule(source: Facts) -> str:
+    units = " or ".join(UNITS.get(unit, unit) for unit in source["unit"].split(", "))
+    ways = " or ".join(LONG[way].format(f"{source['max_length']:,}") for way in source["long"].split(", "))
+    return f"{units}; longer ones are {ways}"
+
+
 def data_warnings(data: Facts) -> Iterator[str]:
     """What limits the numbers of a data section, a sentence each: repeated texts, domains that differ much."""
     if repeated := data.get("repeated_sequences"):

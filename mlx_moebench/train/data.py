@@ -18,7 +18,8 @@ from mlx_lm.tuner.trainer import iterate_batches
 from ..checkpoints import shortened
 from ..data import bundled_names, read_corpus
 from ..data.fields import renders_chat
-from ..data.rows import Row, read_rows
+from ..data.files import read_rows
+from ..data.rows import Row
 from ..errors import DataError, MissingExtraError, RenamedError, TrainingError, missing_package
 from ..files import write_aside
 from ..options import Step

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..data.rows import read_rows
+from ..data.files import read_rows
 from ..environment import environment
 from ..errors import DataError, StatsError
 from ..files import write_aside

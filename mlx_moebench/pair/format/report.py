@@ -40,7 +40,15 @@ class Reading(msgspec.Struct, kw_only=True):
 
     max_length: Annotated[
         Positive | UnsetType | None,
-        says("Longest sequence; what was beyond was cut. Tokens; null: no limit, or for imported counts not known."),
+        says("Longest sequence, in tokens; null: no limit, or for imported counts not known."),
+    ] = UNSET
+    unit: Annotated[
+        str | UnsetType,
+        says("What a document is: row, file, line, or blank for what stands between blank lines; or several of these."),
+    ] = UNSET
+    long: Annotated[
+        str | UnsetType,
+        says("What was done with documents longer than max_length: truncate, or cut into windows; or both."),
     ] = UNSET
     padding: Annotated[str | UnsetType, says("Where padding stood and that it was masked.")] = UNSET
     bos: Annotated[
@@ -48,6 +56,8 @@ class Reading(msgspec.Struct, kw_only=True):
     ] = UNSET
     field: Annotated[str | UnsetType | None, says("Field of each record that held the text, or null.")] = UNSET
     format: Annotated[str | UnsetType | None, says("Format of the file, or null.")] = UNSET
+    files: Annotated[Positive | UnsetType, says("Files of the folder that were read.")] = UNSET
+    skipped: Annotated[dict[str, Positive] | UnsetType, says("Files of the folder that were not, by why not.")] = UNSET
     template: Annotated[str | UnsetType | None, says("Template that made the prompt, or null.")] = UNSET
     generation: Annotated[
         Generation | UnsetType, says("How tokens were generated after each prompt; absent when none were.")

@@ -13,7 +13,7 @@ from ..intervals.effective import unequal
 from ..parts import completeness
 from ..record import LIVE, RouterSpec
 from ..repeats import Units, text_units
-from ..stats import RoutingSums
+from ..stats import RoutingSums, read_as
 from ..sums import Sums
 from .effects import Point
 from .resampling import Samples
@@ -30,7 +30,7 @@ OBSTACLES = {
 }
 """Why two statistics are refused unless their kind is allowed."""
 
-READING_FACTS = ("max_length", "bos", "field", "template", "padding")
+READING_FACTS = ("max_length", "unit", "long", "bos", "field", "template", "padding")
 """Facts of a source that decide what a model was given of a text; `generation` too, of generated tokens."""
 
 
@@ -112,9 +112,9 @@ def _router_obstacles(a: Side, b: Side) -> Iterator[tuple[str, str]]:
 def _reading(a: Side, b: Side, key: str) -> list[str]:
     """How ``a`` read the sources that both have; where they share none, how it read its own."""
     shared = a.sources.keys() & b.sources.keys()
-    if not shared and key in ("field", "template"):  # other data have other fields
+    if not shared and key in ("unit", "field", "template"):  # other data have other ones
         return []
-    values = {_comparable(key, a.sources[sha].get(key)) for sha in shared or a.sources}
+    values = {_comparable(key, read_as(a.sources[sha], key)) for sha in shared or a.sources}
     return sorted(values)
 
 

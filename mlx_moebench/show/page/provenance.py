@@ -13,7 +13,10 @@ MODEL = (
     *("id", "revision", "model_type", "dtype", "weight_bits", "router_bits", "quantised_on_load", "backend"),
     *("fingerprint", "adapter"),
 )
-DATA = ("name", "sha256", "n_sequences", "n_tokens", "phase", "max_length", "max_samples", "field", "bos", "padding")
+DATA = (
+    *("name", "sha256", "format", "files", "skipped", "n_sequences", "n_tokens", "phase", "unit", "max_length", "long"),
+    *("max_samples", "field", "bos", "padding"),
+)
 
 
 def provenance(inputs: Inputs) -> list[tuple[str, list[tuple[str, str]]]]:

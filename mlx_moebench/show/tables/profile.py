@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ...routing.metrics import METRICS
 from ...types import Json
-from ..names import HEADS, data_warnings, model_name
+from ..names import HEADS, data_warnings, model_name, read_by
 from ..numbers import number, percent, with_interval
 from .base import plain_table
 from .findings import finding_parts
@@ -56,6 +56,7 @@ def render_profile(profile: Json, reports: dict[str, Json], settings: Json) -> G
     domains = sorted(reports)
     parts += finding_parts(routers, profile["words_by_router"], settings["thresholds"], domains)
     parts += [Text(f"Warning: {line}", style="dim") for line in data_warnings(profile["data"])]
+    parts += [Text(line, style="dim") for line in read_by(profile["data"])]
     ci = settings["ci"]
     if any(r["domain_information"]["low"] is not None for r in routers):
         parts.append(

@@ -9,7 +9,19 @@ from rich.table import Table
 from rich.text import Text
 
 from ...types import Json
-from ..names import HEADS, OPEN, SUMMARY, counts_for, data_warnings, flag_of, missing, model_name, router_forms, sizes
+from ..names import (
+    HEADS,
+    OPEN,
+    SUMMARY,
+    counts_for,
+    data_warnings,
+    flag_of,
+    missing,
+    model_name,
+    read_by,
+    router_forms,
+    sizes,
+)
 from ..numbers import number, percent, with_interval
 from .base import plain_table
 from .findings import finding_parts
@@ -101,7 +113,7 @@ def _notes(report: Json) -> Text:
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     lines += [f"n/a: {reason}." for reason in reasons]
     lines.append(_of_intervals(report["summary"], settings["ci"]))
-    lines += [*counts_for(data), *_undecided(report["routers"])]
+    lines += [*read_by(data), *counts_for(data), *_undecided(report["routers"])]
     return Text("\n".join(lines), style="dim")
 
 
