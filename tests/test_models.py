@@ -355,6 +355,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr("mlx_moebench.checkpoints.hub.snapshot_download", partial(snapshot_download, endpoint=url))
 
 

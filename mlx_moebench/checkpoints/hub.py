@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import errors, list_repo_files, snapshot_download
+from huggingface_hub import constants, errors, list_repo_files, model_info, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -33,6 +34,7 @@ _IncompleteSnapshotError: type[Exception] | tuple[()] = getattr(errors, "Incompl
 WEIGHTS = "model*.safetensors"
 _SETTINGS = ("*.json", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja")
 _CODE = "*.py"
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 NANO_NAME = "moebench-nano"
 """The embedded model, wherever a model is named; a folder of that name is ./moebench-nano."""
@@ -105,11 +107,24 @@ def fetch(model_id: str, revision: str | None, *, weights: bool, code: bool) -> 
     and HF_TOKEN mean what they mean everywhere. Raises ModelLoadError with one sentence for each way to fail.
     """
     patterns = [*_SETTINGS, *([WEIGHTS] if weights else []), *([_CODE] if code else [])]
+    slow = _silence_of_the_hub(model_id, revision)
     try:
         with _silent():
-            return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns, **_bars(model_id)))
+            options = {"allow_patterns": patterns, "local_files_only": slow is not None, **_bars(model_id)}
+            return Path(snapshot_download(model_id, revision=revision, **options))
     except (HubTransportError, HFValidationError, OSError) as error:
-        raise ModelLoadError(_sentence(error, model_id, revision) + similar(Path(model_id))) from error
+        raise ModelLoadError(_sentence(slow or error, model_id, revision) + similar(Path(model_id))) from error
+
+
+def _silence_of_the_hub(model_id: str, revision: str | None) -> Exception | None:
+    """The timeout, where the hub does not answer: the first question of a download would wait for ever."""
+    if constants.HF_HUB_OFFLINE or _COMMIT.fullmatch(revision or ""):
+        return None
+    try:
+        model_info(model_id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (HubTransportError, HFValidationError, OSError) as error:
+        return error if _timed_out(error) else None  # all else the download meets again
+    return None
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class _Folder(click.Group):
             raise click.UsageError(f"No such command {cmd_name!r}.{did_you_mean(cmd_name, names)}", ctx)
         module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
         command: click.Command = importlib.import_module(f".{module}", __name__).command
+        importlib.import_module("._options", __name__).accept_spellings(command)
         return command
 
 
@@ -45,6 +46,7 @@ Examples:
   mlx-moebench plot load before.json after.json -o load.pdf
   mlx-moebench report profile/ -o report.html
   mlx-moebench train -c floor.yaml --adapter-path adapters
+  mlx-moebench metrics
   mlx-moebench doctor
 """
 

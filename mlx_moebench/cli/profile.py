@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ._completion import complete_data, complete_models
 from ._options import (
     FLAG,
     LOADING,
@@ -46,6 +47,7 @@ Examples:
     multiple=True,
     metavar="[NAME=]MODEL",
     help="Folder or hub id, as for analyze; give it again for more models.  [default: the embedded moebench-nano]",
+    shell_complete=complete_models,
 )
 @click.option(
     "--domain",
@@ -53,6 +55,7 @@ Examples:
     "domains",
     multiple=True,
     metavar="[NAME=]DATASET",
+    shell_complete=complete_data,
     help="A data set as analyze takes it; give it again for each domain.  [default: math, general, code]",
 )
 @reading_options(dataset=False)
