@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -80,14 +80,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
-        self.end_headers()
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.end_headers()
         if self.command != "GET":
             return
         hub = self.hub
         if hub.cuts and 0 < hub.cut < len(body) and "/resolve/" in self.path:
             hub.cuts -= 1
             body = body[: hub.cut]
-        self.wfile.write(body)  # shorter than announced where it is cut; the connection then closes
+        with suppress(BrokenPipeError, ConnectionResetError):  # whoever asked may have lost patience
+            self.wfile.write(body)  # shorter than announced where it is cut; the connection then closes
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

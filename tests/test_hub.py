@@ -125,7 +125,7 @@ def test_a_hub_that_does_not_answer_in_time(hub: StandIn) -> None:
 
 
 def test_a_repository_of_gguf_is_named(hub: StandIn) -> None:
-    for file in hub.folder.glob("model*"):
+    for file in hub.folder.glob("*.safetensors"):
         file.unlink()
     (hub.folder / "tiny.Q4_K_M.gguf").write_bytes(b"GGUF")
     assert sentence(run(hub, "--quiet")).startswith("Error: someone/tiny is GGUF, the format of llama.cpp")

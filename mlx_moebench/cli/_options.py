@@ -20,6 +20,7 @@ from click.core import ParameterSource
 
 from ..options import BITS, COLLAPSE_SHARES, DTYPES, ROUTER_BITS, Flag, Loading, Plan, Reading, Thresholds
 from ._completion import complete_data, complete_models
+from ._early import check_adapter, check_data, check_models
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -54,7 +55,10 @@ LOADING: Mapping[str, Decorator] = {
         help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
     ),
     "adapter_path": click.option(
-        "--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora."
+        "--adapter-path",
+        type=click.Path(),
+        callback=check_adapter,
+        help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora.",
     ),
     "trust_remote_code": click.option(
         "--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."
@@ -198,6 +202,7 @@ def loading_options(*, without: Collection[str] = (), model: bool = True) -> Dec
         "--model",
         help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]",
         shell_complete=complete_models,
+        callback=check_models,
     )
 
     def make(bits: int | None = None, four_bit: bool = False, **choices: Any) -> Loading:
@@ -220,6 +225,7 @@ def reading_options(*, dataset: bool = True, batch_size: tuple[int, str] | None 
         show_default=True,
         help="math, general, code; a .jsonl, .txt or .csv file or a folder of them; or hub:ID[:CONFIG[:SPLIT]].",
         shell_complete=complete_data,
+        callback=check_data,
     )
     options = dict(READING)
     if batch_size is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ._completion import complete_models
+from ._early import check_models
 from ._options import loading_options, quiet_option
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ Examples:
     multiple=True,
     help="Folder or hub id of an MoE checkpoint; may be repeated.  [default: the embedded moebench-nano]",
     shell_complete=complete_models,
+    callback=check_models,
 )
 @loading_options(model=False)
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ._completion import complete_data, complete_models
+from ._early import check_data, check_models
 from ._options import (
     FLAG,
     LOADING,
@@ -48,6 +49,7 @@ Examples:
     metavar="[NAME=]MODEL",
     help="Folder or hub id, as for analyze; give it again for more models.  [default: the embedded moebench-nano]",
     shell_complete=complete_models,
+    callback=check_models,
 )
 @click.option(
     "--domain",
@@ -56,6 +58,7 @@ Examples:
     multiple=True,
     metavar="[NAME=]DATASET",
     shell_complete=complete_data,
+    callback=check_data,
     help="A data set as analyze takes it; give it again for each domain.  [default: math, general, code]",
 )
 @reading_options(dataset=False)
