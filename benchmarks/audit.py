@@ -1,7 +1,8 @@
 """The statistics, audited on simulated routing whose truth is known exactly: a table for docs/uncertainty.md.
 
-python benchmarks/audit.py [--part coverage domains independence counts findings needed thirds] [--quick]
-    [--sets 1000] [--output results/audit.json] [--docs docs/uncertainty.md]
+python benchmarks/audit.py [--part coverage domains independence counts findings needed thirds
+    loss overlap vocabulary answers seeds] [--quick] [--sets 1000]
+    [--output results/audit.json] [--docs docs/uncertainty.md]
 
 Every cell is kept in the output as soon as it is done, and is not done again. ``--quick`` does a few small cells with
 few sets, which says whether something broke and nothing more. With ``--docs`` the tables are written there, between
@@ -22,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import audit_cells
 import audit_tables
+import audit_tables_tokens
 
 Cell = tuple[str, Callable[[int, int], dict[str, Any]]]
 
@@ -68,7 +70,7 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     sets = args.sets or (QUICK_SETS if args.quick else 1000)
     results = run(args.part, sets, args.seed, args.quick, args.output)
-    tables = audit_tables.tables(results)
+    tables = audit_tables.tables(results) | audit_tables_tokens.tables(results)
     if args.docs:
         audit_tables.write(args.docs, tables)
     else:

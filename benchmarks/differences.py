@@ -57,7 +57,8 @@ def null(samples: int, seed: int) -> None:
 def speed(seed: int) -> None:
     """Seconds of this process for every metric of 48 routers x 128 experts x 40 sequences a side, 2,000 resamples."""
     rng = np.random.default_rng(seed)
-    sides = [[random_sums(rng, 40, 128, 8) for _ in range(48)] for _ in range(2)]
+    tokens = rng.integers(100, 256, 40)
+    sides = [[random_sums(rng, tokens, 128, 8) for _ in range(48)] for _ in range(2)]
     for paired in (True, False):
         start = time.process_time()
         differences(*sides, Samples(["x"] * 40, ["x"] * 40, paired), Plan())

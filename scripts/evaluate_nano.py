@@ -201,10 +201,12 @@ def _routing(routing: list[dict[str, Any]]) -> list[str]:
 ## Routing on the held-out documents
 
 MI(domain; expert) over three equally weighted domains, at most ln 3 = {float(np.log(3)):.4f} nats, corrected for its
-bias; intervals and p over documents. Busiest: most selections in even / odd rows of the domain's documents.
+bias where it has an interval; intervals and p over documents. Busiest: most selections in even / odd rows of the
+domain's documents.
 """.splitlines(),
         "",
         *table(header, rows),
+        *(f"No intervals: {reason}." for reason in sorted({r["estimates"].reason for r in routing} - {None})),
         f"Layers whose busiest experts differ between all three domains in both halves: {', '.join(apart) or 'none'}.",
         "",
     ]
@@ -213,8 +215,8 @@ bias; intervals and p over documents. Busiest: most selections in even / odd row
 def _information(one: DomainEstimates) -> list[str]:
     """MI, its interval, MI / ln D, and p of the test that all domains route alike."""
     interval, test = one.information.interval, one.test
-    ends = "" if interval.low is None else f"{interval.low:.4f} to {interval.high:.4f}"
-    p = "" if test is None else f"{test.p_value:.4f}"
+    ends = "n/a" if interval.low is None else f"{interval.low:.4f} to {interval.high:.4f}"
+    p = "n/a" if test is None else f"{test.p_value:.4f}"
     return [f"{one.information.value:.4f}", ends, f"{one.specialisation.value:.4f}", p]
 
 

@@ -88,21 +88,21 @@ def published_table(published: Mapping[str, Any]) -> str:
 
 
 def headline_table(rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]]) -> str:
-    """A verdict on every published figure, then what it rests on.
+    """What a measurement says of every published figure, then what that rests on.
 
     rows: (model, how it was run, entries of `published.held_against`).
     """
     cells = Cells()
-    verdicts = [_line(["model", "run", "figure", "published", "verdict"]), _line(["---"] * 5)]
-    grounds = [_line(["model", "figure", "held against", "measured", "verdict", "why"]), _line(["---"] * 6)]
+    answers = [_line(["model", "run", "figure", "published", "answer"]), _line(["---"] * 5)]
+    grounds = [_line(["model", "figure", "held against", "measured", "answer", "why"]), _line(["---"] * 6)]
     for model, how, entries in rows:
         for figure in dict.fromkeys(e["figure"] for e in entries):
             of = [e for e in entries if e["figure"] == figure]
-            verdicts.append(_line([model, how, figure, f"{of[0]['published']:g}", in_words(of)]))
+            answers.append(_line([model, how, figure, f"{of[0]['published']:g}", in_words(of)]))
         for e in entries:
             against = f"{e['quantity']}, {e['router']} routers"
             grounds.append(_line([model, e["figure"], against, cells.cell(e, 3), e["verdict"], e["why"] or ""]))
-    return "\n".join([*verdicts, "", "What each rests on:", "", *grounds, "", *_listed(cells.notes())])
+    return "\n".join([*answers, "", "What each rests on:", "", *grounds, "", *_listed(cells.notes())])
 
 
 def _listed(notes: Sequence[str]) -> list[str]:

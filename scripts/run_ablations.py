@@ -5,7 +5,8 @@
 
 Every combination is trained as in run_rescue.py, but shorter, with the same seeds as the control without a floor, and
 compared with it pair by pair. Finished runs are kept, so the script goes on where it was stopped. It writes
-results/ablation_comparison.csv, one row per combination, differences with 95% t intervals over the seeds.
+results/ablation_comparison.csv, one row per combination, differences with 95% t intervals over the seeds, p, and q over
+the combinations: the largest of many differences is larger than it would be in another run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_texts import write_texts
-from run_rescue import SETTINGS, interval
+from run_rescue import SETTINGS, adjust, interval
 
 from mlx_moebench.models import NANO
 from mlx_moebench.train import train_adapter, training_config
@@ -75,11 +76,22 @@ def row(combination: dict[str, Any], of: list[dict[str, Any]], controls: list[di
         ends = [[r["routing_after"][name]["value"] for r in side] for side in (of, controls)]
         difference = interval([a - b for a, b in zip(*ends, strict=True)])
         line |= {name: sum(ends[0]) / len(of), f"{name}_difference": difference["value"]}
-        line |= {f"{name}_low": difference["low"], f"{name}_high": difference["high"]}
+        line |= {f"{name}_{key}": difference[key] for key in ("low", "high")}
+        line[f"{name}_p"] = difference.get("p_value")
     relative = interval([a["ce"]["test_after"] / b["ce"]["test_after"] - 1 for a, b in zip(of, controls, strict=True)])
     line |= {f"test_ce_relative_{key}": relative[key] for key in ("value", "low", "high")}
+    line["test_ce_relative_p"] = relative.get("p_value")
     fired = [r["routing_loss"]["steps_with_a_router_below_floor"] / r["routing_loss"]["steps"] for r in of]
     return line | {"steps_fired": sum(fired) / len(fired)}
+
+
+def with_q(rows: list[dict[str, Any]]) -> None:
+    """Every combination is one of many: of each quantity, p adjusted over the rows stands beside it as q."""
+    for name in [key for key in rows[0] if key.endswith("_p")]:
+        entries = [{"p_value": line[name]} for line in rows]
+        adjust(entries)
+        for line, entry in zip(rows, entries, strict=True):
+            line[name.removesuffix("p") + "q"] = entry["q_value"]
 
 
 def main() -> None:
@@ -100,6 +112,7 @@ def main() -> None:
         rows.append(row(combination, of, controls))
         ended, ce = rows[-1]["load_entropy"], rows[-1]["test_ce_relative_value"]
         print(f"{number + 1}/{len(every)} {combination}: H(f) {ended:.3f} nats, test CE {ce:+.2%}", flush=True)
+    with_q(rows)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with args.output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -5,9 +5,9 @@
     python scripts/run_mmlu_ldiv_comparison.py --mmlu mmlu/ --data texts/ --ldiv-only     base and control as they are
 
 The two LoRAs of a seed differ in the routing loss alone (weight 0 is the control). Every comparison is paired on the
-same questions; over seeds the differences get Student's t interval. Finished trainings and evaluations in --runs are
-used again, so the script goes on where it was stopped. It writes results/lm_eval/mmlu_ldiv_comparison.json and prints a
-table.
+same questions; mean differences over seeds get intervals for other seeds and other questions. Finished
+trainings and evaluations in --runs are used again, so the script goes on where it was stopped. It writes
+results/lm_eval/mmlu_ldiv_comparison.json and prints a table.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from run_rescue import SETTINGS, interval
+from run_rescue import SETTINGS
 
 from mlx_moebench.evaluate import compare_answers, evaluate_mmlu, read_evaluation
+from mlx_moebench.evaluate.seeds import differences, over_seeds
 from mlx_moebench.show.numbers import decimals, signed, with_interval
 from mlx_moebench.train import read_config, train_adapter, training_config
 
@@ -86,14 +87,6 @@ def routing(folder: Path) -> dict[str, Any]:
     return ends | {"ce": report["ce"], "warnings": report["routing_loss"]["warnings"]}
 
 
-def over_seeds(comparisons: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean difference over the seeds with its t interval, for both averages."""
-    return {
-        average: interval([comparison[f"{average}_difference"]["value"] for comparison in comparisons])
-        for average in ("macro", "micro")
-    }
-
-
 def print_table(results: dict[str, Any]) -> None:
     print(f"\n{'':14} {'macro accuracy, %':28} {'against base, points':28} against the control")
     for name, run in results["runs"].items():
@@ -138,7 +131,7 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
     """Every run, trained and evaluated where it is not yet, against the base and its control, and means over seeds."""
     base = evaluation(None, 0, args)
     runs: dict[str, dict[str, Any]] = {"base": short(base)}
-    pairs: dict[str, list[dict[str, Any]]] = {
+    pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         "control against base": [],
         "ldiv against base": [],
         "ldiv against control": [],
@@ -147,18 +140,18 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
         reports = {arm: evaluation(arm, seed, args) for arm in ARMS}
         for arm, report in reports.items():
             against = compare_answers(base, report)
-            pairs[f"{arm} against base"].append(against)
+            pairs[f"{arm} against base"].append((base, report))
             runs[f"{arm}-{seed}"] = (
                 short(report) | routing(args.runs / "adapters" / arm / str(seed)) | {"against_base": against}
             )
         against = compare_answers(reports["control"], reports["ldiv"])
-        pairs["ldiv against control"].append(against)
+        pairs["ldiv against control"].append((reports["control"], reports["ldiv"]))
         runs[f"ldiv-{seed}"]["against_control"] = against
     return {
         "script": "scripts/run_mmlu_ldiv_comparison.py",
         "environment": base["environment"],
         "runs": runs,
-        "over_seeds": {name: over_seeds(comparisons) for name, comparisons in pairs.items()},
+        "over_seeds": {name: over_seeds(*differences(of)) for name, of in pairs.items()},
     }
 
 

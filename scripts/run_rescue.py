@@ -26,6 +26,7 @@ from scipy.stats import t
 from mlx_moebench.environment import environment
 from mlx_moebench.models import NANO
 from mlx_moebench.pair.storage import read_report
+from mlx_moebench.routing.comparison.differences import benjamini_hochberg
 from mlx_moebench.train import LOG, read_log, train_adapter, training_config
 
 SETTINGS: dict[str, Any] = {
@@ -75,13 +76,22 @@ def one_run(case: str, model: Path, variant: str, seed: int, texts: Path, out: P
 
 
 def interval(differences: list[float]) -> dict[str, Any]:
-    """Mean and 95% t interval over the seeds."""
+    """Mean, 95% t interval and p over the seeds; p is null where the seeds do not differ."""
     n = len(differences)
     mean = float(np.mean(differences))
     if n < 2:
         return {"value": mean, "low": None, "high": None, "seeds": n, "reason": "one seed gives no interval"}
-    half = float(t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / math.sqrt(n))
-    return {"value": mean, "low": mean - half, "high": mean + half, "seeds": n, "method": "paired t over seeds"}
+    error = float(np.std(differences, ddof=1)) / math.sqrt(n)
+    half = float(t.ppf(0.975, n - 1)) * error
+    p = float(2 * t.sf(abs(mean) / error, n - 1)) if error > 0 else None
+    ends = {"low": mean - half, "high": mean + half}
+    return {"value": mean, **ends, "seeds": n, "p_value": p, "method": "paired t over seeds"}
+
+
+def adjust(intervals: list[dict[str, Any]]) -> None:
+    """Give those that are read together a ``q_value``, by Benjamini and Hochberg."""
+    for entry, q in zip(intervals, benjamini_hochberg([i.get("p_value") for i in intervals]), strict=True):
+        entry["q_value"] = q
 
 
 def compare(runs: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -135,6 +145,9 @@ def main() -> None:
             "n_eff_by_layer_before": by_layer(args.runs / case / "control" / "0" / "routing_before.json"),
             "variants": {variant: compare(of, runs["control"]) for variant, of in runs.items()},
         }
+    compared = [of for case in results["cases"].values() for of in case["variants"].values()]
+    adjust([of[name]["difference"] for of in compared for name in QUANTITIES])
+    adjust([of["test_ce"]["relative_difference"] for of in compared])
     results["losses"] = {variant: VARIANTS[variant] for variant in variants}
     results["environment"] = environment()
     args.results.mkdir(parents=True, exist_ok=True)

@@ -26,11 +26,12 @@ INTRODUCTION = """\
 # Routing profiles
 
 Measured with this package; the run numbers name the commands below. `[low, high]` is the 95% interval over sequences
-that the pair's report describes, and a letter stands for the reason where there is none. The three shares of the
-busiest expert (of any layer) are three quantities: of tokens, of selections, of first choices. "collapsed" is a flag on
-one domain, the share of routers whose busiest expert takes more than tau of the tokens; `mlx-moebench profile` gives
-verdicts over several domains instead. Entropy and n_eff are means over layers. "data" is the start of the data set's
-sha256. Routing counts of others have no model that was run here, and "counts" as their backend.
+that the pair's report describes, and a letter stands for the reason where there is none. n_eff, which is biased in
+finite samples, is shown corrected where it has an interval. The three shares of the busiest expert (of any layer) are
+three quantities: of tokens, of selections, of first choices. "collapsed" is a flag on one domain, the share of routers
+whose busiest expert takes more than tau of the tokens, and no finding: whether a router has collapsed or specialised
+takes several domains, and `mlx-moebench profile`. Entropy and n_eff are means over layers. "data" is the start of the
+data set's sha256. Routing counts of others have no model that was run here, and "counts" as their backend.
 
 """
 

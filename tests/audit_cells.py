@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from audit_answers import answers, seeds
 from audit_domains import domains, tests_of_independence
 from audit_findings import decisions, needed, thirds
 from audit_metrics import Measure, coverage
 from audit_sides import counts, distances
+from audit_tokens import loss, overlap, vocabulary
 
 PARTS: dict[str, Callable[[], Iterator[tuple[str, Measure]]]] = {
     "coverage": coverage,
@@ -18,4 +20,9 @@ PARTS: dict[str, Callable[[], Iterator[tuple[str, Measure]]]] = {
     "findings": decisions,
     "needed": needed,
     "thirds": thirds,
+    "loss": loss,
+    "overlap": overlap,
+    "vocabulary": vocabulary,
+    "answers": answers,
+    "seeds": seeds,
 }

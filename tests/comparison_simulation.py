@@ -7,18 +7,19 @@ a variant of it do. Paired samples take the same sequences for both sides, unpai
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from coverage_simulation import LAYERS, Coverage, preferences, sums_of_logits
+from populations import sums_of_logits
 
 from mlx_moebench import RoutingStats
-from mlx_moebench.routing import METRICS, Plan, Sums
+from mlx_moebench.routing import METRICS, Interval, Plan, Sums
 from mlx_moebench.routing.comparison.differences import differences
 from mlx_moebench.routing.comparison.resampling import LOADS, Samples
 from mlx_moebench.routing.sums import FIELDS
 from mlx_moebench.routing.tally import SCALARS
 
+LAYERS = 4
 CASES = {
     "even, even": ("even", "even", 0.0),
     "mild, a little changed": ("mild", "mild", 0.15),
@@ -29,13 +30,48 @@ CASES = {
 """Preferences of A, of B, and how far B's are from A's: 0 equal, 1 independent."""
 
 
+def preferences(case: str, layer: int, experts: int, rng: np.random.Generator) -> np.ndarray:
+    """Mean logits: none preferred; some a little; one by far (80 to 90% of tokens at 16 experts, top-2)."""
+    if case == "even":
+        return np.zeros(experts)
+    if case == "mild":
+        return 0.4 * rng.standard_normal(experts)
+    logits = 0.2 * rng.standard_normal(experts)
+    logits[layer % experts] += 3
+    return logits
+
+
+@dataclass
+class Coverage:
+    """Share of samples in which the interval held the truth, lay above it, or below it, and its mean width."""
+
+    inside: float = 0.0
+    above: float = 0.0
+    below: float = 0.0
+    width: float = 0.0
+    samples: int = field(default=0, repr=False)
+
+    def add(self, interval: Interval, truth: float) -> None:
+        assert interval.low is not None
+        assert interval.high is not None
+        self.samples += 1
+        for name, hit in (
+            ("inside", interval.low <= truth <= interval.high),
+            ("above", interval.low > truth),
+            ("below", interval.high < truth),
+            ("width", interval.high - interval.low),
+        ):
+            old = getattr(self, name)
+            setattr(self, name, old + (hit - old) / self.samples)
+
+
 def populations(
     case: str, clusters: int = 10_000, experts: int = 16, top_k: int = 2, alike: float = 0.9, seed: int = 0
 ) -> tuple[list[Sums], list[Sums]]:
     """One `Sums` per layer and side; alike: correlation of the two sides' logits beside their preferences."""
     first, second, apart = CASES[case]
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(np.log(48), 0.6, clusters).astype(int), 8, 256)
+    lengths = np.clip(rng.lognormal(np.log(48), 0.4, clusters).astype(int), 8, 256)
     sides: tuple[list[Sums], list[Sums]] = ([], [])
     for layer in range(LAYERS):
         mean_a, other = preferences(first, layer, experts, rng), preferences(second, layer, experts, rng)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 pytest.importorskip("mlx.core", reason="the package of the module under test imports MLX")
 
@@ -68,7 +68,19 @@ def test_macro_and_micro() -> None:
         assert ci.low is not None
         assert ci.high is not None
         half = (ci.high - ci.low) / 2
-        assert half == pytest.approx(2.01 * math.sqrt(float(weight**2 @ within)), rel=0.06)
+        parts = weight**2 / counts(10, 40)
+        free = parts.sum() ** 2 / (parts**2 / (counts(10, 40) - 1)).sum()
+        assert half == pytest.approx(t.ppf(0.975, free) * math.sqrt(float(weight**2 @ within)), rel=0.06)
+
+
+def test_a_subject_of_few_questions_is_not_hidden_by_a_large_one() -> None:
+    """As if it had the degrees of freedom of all questions, a 95% interval of the macro average covered 80%."""
+    few = accuracy(counts(2, 3, 300), counts(4, 4, 500), Plan())
+    assert few["macro"][1].reason == "it rests on subjects of so few questions that 6.0 degrees of freedom are left"
+    assert few["micro"][1].low is not None
+    pair = paired(counts(1, 1, 20), counts(1, 0, 30), counts(4, 4, 500), Plan())
+    assert pair["macro"][1].low is None
+    assert pair["micro"][1].low is not None
 
 
 def test_the_interval_depends_on_the_seed_only() -> None:

@@ -66,7 +66,7 @@ def test_tables_and_files(
     Draft202012Validator(SCHEMA).validate(report)
     assert report["command"].startswith("mlx-moebench")
     assert "A: moebench-nano on math: 16 sequences" in shown
-    assert "Unpaired, other sequences on either side; every effect is B minus A." in shown
+    assert "Unpaired, as independent samples; every effect is B minus A." in shown
     assert "Allowed (data): math and code." in shown
     assert shown.count("gini") == 2  # over all routers, and layer by layer
     assert shown.count("mean_entropy") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from rich.console import Console
 from routing_reference import make_stats
 
 import mlx_moebench
@@ -20,9 +22,14 @@ from mlx_moebench.errors import MoebenchError, StatsError
 from mlx_moebench.measure import analyze
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair import Comparison, compare
-from mlx_moebench.routing import METRICS, Plan, RouterSpec
+from mlx_moebench.routing import METRICS, Plan, RouterSpec, Sums
 from mlx_moebench.routing.comparison.comparability import OBSTACLES
 from mlx_moebench.routing.comparison.differences import ROUNDING
+from mlx_moebench.show.export.summary import to_markdown
+from mlx_moebench.show.figures import answer, change_heat, difference_series, distance_chart, effect_chart
+from mlx_moebench.show.inputs import read_inputs
+from mlx_moebench.show.plots.comparison import plot_effects
+from mlx_moebench.show.tables.comparison import print_comparison
 
 SCHEMA = json.loads(files("mlx_moebench.routing").joinpath("schema/comparison.schema.json").read_text("utf-8"))
 PLAN = Plan(resamples=200)
@@ -66,6 +73,7 @@ def test_a_model_with_itself_is_exactly_nothing(pairs: Path) -> None:
         "paired": True,
         "sequences": {"a": 16, "b": 16, "shared": 16},
         "compared": {"a": 16, "b": 16},
+        "repeated": {"a": 0, "b": 0},
     }
     for row in (*found.routers, *found.overall.values()):
         for name, e in row.items():
@@ -74,7 +82,9 @@ def test_a_model_with_itself_is_exactly_nothing(pairs: Path) -> None:
                 assert (e.interval.low, e.interval.high, e.p) == (0, 0, 1), name
     assert (found.allowed, found.notes) == ([], [])
     report = check(found)
-    assert report["routers"][0]["load"]["load_l1"] == {"value": 0, "null_mean": 0, "null_high": 0, "p": 1, "q": 1}
+    assert report["schema_version"] == "2"
+    nothing = {"value": 0, "low": 0, "high": 0, "plugin": 0, "bias": 0, "p": 1, "q": 1, "detectable": 0}
+    assert report["routers"][0]["load"]["load_l1"] == nothing | {"method": "random halves of the sequences"}
 
 
 def test_another_batch_size_is_nothing_but_rounding(pairs: Path) -> None:
@@ -101,6 +111,11 @@ def test_two_texts(pairs: Path) -> None:
             assert e["effect"] == pytest.approx(code.values(number)[name] - one.values(number)[name], abs=1e-12)
             if e["low"] is not None:
                 assert e["low"] <= e["effect"] <= e["high"]
+                assert (e["detectable"] >= 0) == (e["p"] is not None)
+        for distance in (row["load"]["load_l1"], row["load"]["load_jsd"]):
+            assert 0 <= distance["low"] <= distance["value"] <= distance["high"]
+            assert distance["value"] <= distance["plugin"]
+            assert (distance["low"] > 0) == (distance["p"] <= 0.05)
         share = np.array(row["load"]["token_share_change"]["values"])
         assert share.sum() == pytest.approx(0, abs=1e-12)
     mean = np.mean([row["effects"]["gini"]["effect"] for row in report["routers"]])
@@ -190,6 +205,7 @@ def test_sequences_that_one_side_lacks_are_left_out() -> None:
         "paired": True,
         "sequences": {"a": 20, "b": 18, "shared": 16},
         "compared": {"a": 16, "b": 16},
+        "repeated": {"a": 0, "b": 0},
     }
     assert found.notes == [
         "4 sequences of A that the other side lacks are left out.",
@@ -265,17 +281,18 @@ def test_a_report_alone_gives_values_and_the_reason(pairs: Path, tmp_path: Path)
         "paired": None,
         "sequences": {"a": 16, "b": 16, "shared": None},
         "compared": None,
+        "repeated": None,
     }
     assert found.notes[0] == f"{reason}: values, but no intervals."
     for alone, full in zip(found.routers, whole.routers, strict=True):
         assert alone.keys() == full.keys()
         for name, e in alone.items():
-            assert e.effect == pytest.approx(full[name].effect, abs=1e-12)
+            assert e.effect == pytest.approx(full[name].effect, abs=1e-8)
             assert (e.interval.low, e.interval.reason, e.p, e.q) == (None, reason, None, None)
     assert found.overall["mlp"]["peak_top_share_token"].effect == whole.overall["mlp"]["peak_top_share_token"].effect
     for load, full_load in zip(found.loads, whole.loads, strict=True):
         assert load.change == pytest.approx(full_load.change)
-        assert load.distances["load_l1"].value == pytest.approx(full_load.distances["load_l1"].value)
+        assert load.distances["load_l1"].value == pytest.approx(full_load.distances["load_l1"].plugin)
         assert load.band is None
     assert found.flags == whole.flags
     check(found)
@@ -292,3 +309,132 @@ def test_files_that_are_none(pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "damaged.json").write_text(json.dumps(report))
     with pytest.raises(StatsError, match="damaged or from another version"):
         compare(tmp_path / "damaged.json", pairs / "one")
+
+
+# -- texts, sizes and counts ---------------------------------------------------------------------------------------
+
+
+def with_texts(stats: RoutingStats, texts: list[int]) -> RoutingStats:
+    stats.texts = dict(zip(stats.clusters, texts, strict=True))
+    return stats
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_text_that_occurs_twice_counts_once(shared: bool) -> None:
+    def sides(texts: list[int]) -> list[RoutingStats]:
+        others = range(0 if shared else 30, 20 if shared else 50)
+        return [with_texts(plain(rows), texts) for rows in (range(20), others)]
+
+    found = compare(*sides([*range(1, 20), 1]), plan=PLAN)
+    assert found.design["paired"] is shared
+    assert found.design["repeated"] == {"a": 1, "b": 1}
+    sentence = "repeats an earlier one token for token; each text counts once in intervals."
+    of = ["1 sequence"] if shared else ["1 sequence of A", "1 sequence of B"]
+    assert found.notes == [f"{which} {sentence}" for which in of]
+    assert found.overall["mlp"]["gini"].interval.low is not None
+    check(found)
+    few = compare(*sides([row % 9 + 1 for row in range(20)]), plan=PLAN)
+    assert few.notes[0].startswith("11 sequences repeat" if shared else "11 sequences of A repeat")
+    assert few.overall["mlp"]["gini"].interval.reason == (
+        f"{'' if shared else 'A: '}9 sequences are too few for an interval: 10 or more are needed"
+    )
+
+
+def test_copies_of_every_text_do_not_narrow_intervals() -> None:
+    def twice(rows: range) -> RoutingStats:
+        """The first sequences again under the numbers of others, which are equal to them."""
+        once, copy = plain(rows), RoutingStats(specs(), sources=plain(rows).sources, model=plain(rows).model)
+        for number in range(3):
+            sums, n = once.sums(number), len(rows)
+            for start in (0, 1000):
+                copy.add_sums(
+                    number, [("a" * 64, start + row) for row in rows], sums.take(range(n)), np.zeros((8, 8), int)
+                )
+        return with_texts(copy, [row % 1000 + 1 for _, row in copy.clusters])
+
+    alone, copied = (compare(kind(range(20)), kind(range(50, 72)), plan=PLAN) for kind in (plain, twice))
+    assert copied.design["repeated"] == {"a": 20, "b": 22}
+    for one, other in zip(alone.routers, copied.routers, strict=True):
+        for name in ("gini", "mean_entropy", "n90"):
+            ends = [(e.interval.low, e.interval.high) for e in (one[name], other[name])]
+            assert ends[0] == pytest.approx(ends[1]), name
+
+
+def test_sides_of_other_sizes_are_pointed_out() -> None:
+    found = compare(plain(range(12)), plain(range(20, 80)), plan=PLAN)
+    assert found.notes == ["A has 12 sequences, B 60: sides that differ by more than 4 are compared with care."]
+    longer = compare(plain(range(12)), plain(range(20, 32), length=70), plan=PLAN)
+    assert longer.notes == [
+        "A has 15.75 tokens a sequence, B 71.75: sides that differ by more than 4 are compared with care."
+    ]
+
+
+def counts(seed: int, windows: int = 1, model: str = "x") -> RoutingStats:
+    """Counts of two data sets, in so many windows each."""
+    rng = np.random.default_rng(seed)
+    stats = RoutingStats(specs(distribution=None), model={"id": model, "backend": "counts"})
+    for name in "pq":
+        stats.sources[name * 64] = {"name": name, "padding": "none", "max_length": None, "bos": None}
+        rows = [(name * 64, row) for row in range(windows)]
+        for number in range(3):
+            even = rng.multinomial(40, np.full(8, 1 / 8), size=windows)
+            chosen = np.minimum(even, 20)
+            chosen[:, 0] += 40 - chosen.sum(axis=1)
+            stats.add_sums(number, rows, Sums.from_counts(chosen, np.full(windows, 20), 2), np.diag(chosen.sum(0)))
+    return stats
+
+
+def test_counts_of_the_same_windows_are_paired() -> None:
+    found = compare(counts(0, 8), counts(1, 8, "y"), plan=PLAN)
+    assert found.design["paired"]
+    assert found.design["compared"] == {"a": 16, "b": 16}
+    assert found.overall["mlp"]["gini"].interval.low is not None
+    assert "mean_entropy" not in found.overall["mlp"]
+
+
+def test_whole_counts_are_compared_by_value_and_nothing_else_is_said(tmp_path: Path) -> None:
+    found = compare(counts(0), counts(1, model="y"), plan=PLAN)
+    reason = "A and B have a single sum for each data set"
+    assert found.design["paired"] is None
+    assert found.notes == [f"{reason}: values, but no intervals."]
+    assert {e.interval.reason for row in found.routers for e in row.values()} == {reason}
+    assert all(d.p is None and d.interval.reason == reason for load in found.loads for d in load.distances.values())
+    said = everything_said(check(found), tmp_path)
+    for words in ("sequences on either side", "independent", "paired", "resample", "draws", "at random", "permut"):
+        assert words not in said, words
+    for words in ("q <", "; q:", "; p:", "detect", "95%", "band", "Bars", "sequences,"):
+        assert words not in said, words
+    assert "Values only, without intervals" in said
+    assert "2 count files" in said
+
+
+def test_what_is_said_of_pairs_and_of_samples(tmp_path: Path) -> None:
+    for other, words, others in (
+        (range(12), "aired on the same sequences", "independent"),
+        (range(30, 42), "npaired, as independent samples", "same sequences"),
+    ):
+        said = everything_said(check(compare(plain(), plain(other), plan=PLAN)), tmp_path)
+        assert words in said
+        assert others not in said
+        assert "detectable: the smallest true difference that 4 of 5" in said
+        assert "at random" not in said
+        few = everything_said(check(compare(plain(range(9)), plain(other), plan=PLAN)), tmp_path)
+        assert f"{words}, without intervals" in few
+        for absent in ("detect", "q <", "95%"):
+            assert absent not in few
+
+
+def everything_said(comparison: dict[str, Any], folder: Path) -> str:
+    """Every sentence about a comparison: the table, the figures, the page, Markdown, the picture."""
+    series = difference_series(comparison)
+    charts = [effect_chart(series, "gini"), distance_chart(series), change_heat(series)]
+    console = Console(width=200, file=io.StringIO(), record=True)
+    print_comparison(comparison, ["gini"], console)
+    (folder / "c.json").write_text(json.dumps(comparison))
+    inputs = read_inputs([folder / "c.json"])
+    plot_effects(comparison, folder / "c.svg", ["gini"])
+    texts = [console.export_text(), to_markdown(inputs), *answer(inputs).sentences]
+    for chart in charts:
+        assert chart is not None
+        texts += [chart.caption, chart.label, *(line for line in chart.tip if line != "{band}")]
+    return " ".join(" ".join(texts).split())

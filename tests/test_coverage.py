@@ -1,54 +1,63 @@
-"""The intervals contain the truth as often as they say. Run with `pytest -m slow`; see also benchmarks/coverage.py."""
+"""The intervals contain the truth as often as they say (`pytest -m slow`); test_audit has those of one router."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import comparison_simulation
+import numpy as np
 import pytest
-from coverage_simulation import CASES, measure, population
+from audit_metrics import Tally
+from populations import EFFECTS, joined, population
 
-from mlx_moebench.routing.sums import FIELDS
+from mlx_moebench.routing import METRICS, Plan, Sums
+from mlx_moebench.routing.intervals.measured import measured
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_forty_sequences(case: str) -> None:
-    """2,000 samples: the standard error of a coverage of 95% is 0.5 points."""
-    found = measure(population(case), ["mean_entropy", "top_share_token"], n=40, samples=2000, seed=1)
-    for (name, where), coverage in found.items():
-        if name == "mean_entropy":
-            assert 0.93 <= coverage.inside <= 0.97, (name, where, coverage)
-            assert max(coverage.above, coverage.below) < 0.05, (name, where, coverage)
-        else:
-            assert coverage.inside >= 0.93, (name, where, coverage)
+NAMES = ("mean_entropy", "load_entropy", "n_eff", "gini", "token_information", "top_share_token")
+ROUTERS = 4
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_plug_in_metrics(case: str) -> None:
-    """Statistics with a bias: no interval may miss much more often than it says."""
-    names = ["load_entropy", "n_eff", "gini", "token_information"]
-    for key, coverage in measure(population(case), names, n=40, samples=1000, seed=2).items():
-        assert coverage.inside >= 0.90, (key, coverage)
+def coverage(domains: list[list[Sums]], n: int, samples: int) -> dict[tuple[str, str], Tally]:
+    """{(metric, "mean" | "peak" over routers): Tally} of n sequences of each domain. domains: of each, all routers."""
+    wholes = [joined(parts)[0] for parts in zip(*domains, strict=True)]
+    truths = [{name: float(METRICS[name].values(s.total())) for name in NAMES} for s in wholes]
+    sizes = [len(routers[0].n_tokens) for routers in domains]
+    starts, strata = np.cumsum(sizes) - sizes, np.repeat(np.arange(len(domains)), n)
+    tallies: dict[tuple[str, str], Tally] = {}
+    for number in range(samples):
+        rng = np.random.default_rng([number, n])
+        rows = np.concatenate([start + rng.integers(size, size=n) for start, size in zip(starts, sizes, strict=True)])
+        of = measured([s.take(rows.tolist()) for s in wholes], strata, Plan(resamples=400, seed=number), NAMES)
+        for where, entries in (("mean", of.mean), ("peak", of.peak)):
+            for name, one in entries.items():
+                over = np.mean if where == "mean" else np.max
+                truth = float(over([t[name] for t in truths]))
+                tallies.setdefault((name, where), Tally()).add(one.value, one.interval, truth)
+    return tallies
+
+
+def check(tallies: dict[tuple[str, str], Tally], samples: int) -> None:
+    slack = 2 * (0.92 * 0.08 / samples) ** 0.5  # two standard errors
+    for key, tally in tallies.items():
+        assert tally.inside / samples >= 0.92 - slack, key
+        assert tally.outside == 0, key
+    assert tallies["mean_entropy", "mean"].inside / samples <= 0.975 + slack
+
+
+@pytest.mark.parametrize("kind", ["even", "mild", "leader"])
+def test_means_and_peaks_over_routers(kind: str) -> None:
+    routers = [population(16, 2, kind, EFFECTS["all"], seed=layer, shift=0.3) for layer in range(ROUTERS)]
+    check(coverage([routers], 40, 400), 400)
 
 
 def test_two_domains() -> None:
     """Resampling keeps 20 sequences of each; what lies between the domains is not noise."""
-    layers = population("mild", domains=2)
-    found = measure(layers, ["mean_entropy", "top_share_token"], n=40, samples=2000, domains=2, seed=3)
-    for (name, where), coverage in found.items():
-        assert coverage.inside >= 0.93, (name, where, coverage)
-        assert name != "mean_entropy" or coverage.inside <= 0.97, (name, where, coverage)
-
-
-def test_sequences_of_equal_length() -> None:
-    """Then G = N, and the widening is the one of the literature."""
-    layers = population("mild")
-    alike = (layers[0].n_tokens >= 44) & (layers[0].n_tokens <= 52)
-    layers = [replace(s, **{f: getattr(s, f)[alike] for f in FIELDS}) for s in layers]
-    for key, coverage in measure(layers, ["mean_entropy"], n=40, samples=2000, seed=4).items():
-        assert 0.93 <= coverage.inside <= 0.97, (key, coverage)
+    domains = [
+        [population(16, 2, "mild", EFFECTS["all"], seed=ROUTERS * d + layer, shift=1.0) for layer in range(ROUTERS)]
+        for d in range(2)
+    ]
+    check(coverage(domains, 20, 400), 400)
 
 
 @pytest.mark.parametrize("paired", [True, False])

@@ -10,20 +10,17 @@ import pytest
 from comparison_simulation import measure, populations, take
 from scipy import stats as scipy_stats
 from scipy.optimize import linprog
-from test_uncertainty import clusters, mean_only, t_level
+from test_uncertainty import clusters, intervals, mean_only, t_level
 
 from mlx_moebench.errors import MoebenchError
 from mlx_moebench.routing import METRICS, Plan, Sums, get_metric
-from mlx_moebench.routing.comparison.differences import (
-    Effect,
-    Point,
-    benjamini_hochberg,
-    differences,
-    point_differences,
-)
+from mlx_moebench.routing.comparison.differences import benjamini_hochberg, differences
+from mlx_moebench.routing.comparison.effects import Effect, Point, point_differences
+from mlx_moebench.routing.comparison.lattice import count_difference, crossing_ends
 from mlx_moebench.routing.comparison.maxima import Bands, maxima, maxima_range
 from mlx_moebench.routing.comparison.resampling import Samples, load_distances
-from mlx_moebench.routing.intervals.bootstrap import intervals
+from mlx_moebench.routing.intervals.corrected import Drawn
+from mlx_moebench.routing.sums import FIELDS
 
 PLAN = Plan(resamples=400)
 
@@ -70,7 +67,7 @@ def test_unpaired_mean_is_scipys_two_sample_bca() -> None:
     width = theirs.high - theirs.low
     assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)
     assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
-    alone = [intervals([mean_only(y)], np.zeros(40), names=["mean_entropy"]).routers[0]["mean_entropy"] for y in (a, b)]
+    alone = [intervals([mean_only(y)], np.zeros(40), PLAN, ["mean_entropy"]).routers[0]["mean_entropy"] for y in (a, b)]
     assert width > max(ci.high - ci.low for ci in alone)  # type: ignore[operator]
 
 
@@ -240,24 +237,6 @@ def test_load_distances_by_hand() -> None:
     assert {k: float(v) for k, v in load_distances(f, f).items()} == {"load_l1": 0, "load_jsd": 0}
 
 
-def test_exchanges_swap_or_deal() -> None:
-    plan = Plan(resamples=500)
-    swaps = paired(7).draws(plan).exchanged
-    assert (swaps[:, :7] + swaps[:, 7:] == 1).all()
-    np.testing.assert_allclose(swaps.mean(0), 0.5, atol=0.1)
-    same = Samples(["x"] * 6 + ["y"] * 3, ["y"] * 4 + ["x"] * 2, paired=False)
-    dealt = same.draws(plan).exchanged
-    of_x = np.array([*same.strata_a, *same.strata_b]) == "x"
-    assert (dealt[:, of_x].sum(1) == 6).all()  # as many of each data set as A has
-    assert (dealt[:, ~of_x].sum(1) == 3).all()
-    assert dealt[:, :9].min() == 0
-    other = Samples(["x"] * 6, ["y"] * 4, paired=False).draws(plan)
-    assert (other.exchanged.sum(1) == 6).all()
-    assert other.exchanged[:, 6:].max() == 1
-    assert (other.a.sum(1) == 6).all()
-    assert (other.b.sum(1) == 4).all()
-
-
 def test_the_band_of_changes_by_hand() -> None:
     a, b = clusters(40, 1), clusters(40, 2)
     a, b = (replace(s, n_tokens=np.full(40, 12.0), counts=s.counts * 12 / s.n_tokens[:, None]) for s in (a, b))
@@ -280,13 +259,27 @@ def test_few_sequences_give_values_only() -> None:
     found = differences([a], [b], unpaired(9, 12), PLAN)
     e = found.routers[0]["mean_entropy"]
     assert e.effect == pytest.approx(float(get_metric("mean_entropy").values(b.total())) - e.a)
-    assert e.interval.reason == "9 sequences of a side are too few: 10 or more are needed"
+    assert e.interval.reason == "A: 9 sequences are too few for an interval: 10 or more are needed"
+    assert e.detectable is None
     assert (e.p, e.q, found.loads[0].band) == (None, None, None)
     assert found.loads[0].distances["load_l1"].value > 0
     assert found.peak["top_share_token"].effect == found.routers[0]["top_share_token"].effect
     assert differences([a], [a], paired(9), PLAN).mean["gini"].interval.reason == (
-        "9 shared sequences of a side are too few: 10 or more are needed"
+        "9 sequences are too few for an interval: 10 or more are needed"
     )
+
+
+def test_unequal_sequences_give_values_only() -> None:
+    a, b = clusters(40, 1), clusters(40, 2)
+    longest = np.where(np.arange(40) == 0, 1000.0, 1.0)
+    b = replace(b, **{f: (getattr(b, f).T * longest).T for f in FIELDS})
+    found = differences([a], [b], unpaired(40, 40), PLAN)
+    assert str(found.mean["gini"].interval.reason).startswith(
+        "B: 40 sequences are so unequal in length that they count"
+    )
+    assert found.loads[0].distances["load_l1"].interval.reason == found.mean["gini"].interval.reason
+    swapped = differences([b], [a], paired(40), PLAN)
+    assert str(swapped.mean["gini"].interval.reason).startswith("40 sequences are so unequal")
 
 
 def test_a_metric_that_one_side_lacks() -> None:
@@ -306,11 +299,12 @@ def test_other_numbers_of_experts() -> None:
     e, load = found.routers[0]["top_share_token"], found.loads[0]
     assert e.interval.low < e.effect < e.interval.high  # type: ignore[operator]
     assert load.change is None
-    assert load.distances["load_l1"].reason == "the sides have other numbers of experts"
+    assert load.distances["load_l1"].interval.reason == "the sides have other numbers of experts"
     assert found.routers[0]["load_entropy"].interval.high <= math.log(8) - math.log(2)  # type: ignore[operator]
     other_k = differences([clusters(20, top_k=1)], [clusters(20, top_k=2)], paired(20), PLAN, ["gini"]).loads[0]
-    assert other_k.distances["load_l1"].p is None
-    assert "other K" in str(other_k.distances["load_l1"].reason)
+    distance = other_k.distances["load_l1"]
+    assert distance.interval.low <= distance.value <= distance.interval.high  # type: ignore[operator]
+    assert (distance.p <= 0.05) == (distance.interval.low > 0)  # type: ignore[operator]
 
 
 def test_points_without_sums() -> None:
@@ -358,3 +352,54 @@ def test_counts_alone_can_be_compared() -> None:
     assert found.routers[0]["mean_entropy"].interval.reason == "the metric is null on both sides"
     assert found.routers[0]["top_share_top1"].interval.reason == "the metric is null on both sides"
     assert "mean_entropy" not in found.mean
+
+
+# -- counts, and what could have been found ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_p_and_interval_of_counts_never_disagree(together: bool) -> None:
+    rejected = 0
+    for seed in range(20):
+        a, b = ([clusters(24, 7 * seed + side + n, experts=12, length=20) for n in range(3)] for side in (0, 3))
+        if seed % 2:  # some that differ
+            b = [replace(s, counts=np.sort(s.counts, axis=1)) for s in b]
+        found = differences(a, b, paired(24) if together else unpaired(24, 24), PLAN, ["n90"])
+        for e in (*(row["n90"] for row in found.routers), found.mean["n90"]):
+            assert e.interval.low <= e.effect <= e.interval.high  # type: ignore[operator]
+            leaves_out = e.interval.low > 0 or e.interval.high < 0  # type: ignore[operator]
+            assert (e.p <= 0.05) == leaves_out  # type: ignore[operator]
+            rejected += leaves_out
+        for row in found.routers:
+            assert float(row["n90"].interval.low).is_integer()  # type: ignore[arg-type]
+    assert rejected > 20
+
+
+def test_the_mean_of_counts_holds_what_rounding_added() -> None:
+    """Crossings that differ by 0.2, of counts that differ by 1 in one router of four."""
+    rng = np.random.default_rng(0)
+    apart = Drawn(0.2, 0.2 + 0.05 * rng.standard_normal(400), 0.2 + 0.07 * rng.standard_normal(100))
+    interval, p = count_difference(0.25, apart, 30.0, PLAN, routers=100)
+    low, high = crossing_ends(apart, 30.0, 0.95)
+    assert (interval.low, interval.high) == pytest.approx((low, high + 0.05), abs=0.01)
+    assert float(100 * interval.low) == pytest.approx(round(100 * interval.low))  # type: ignore[operator, arg-type]
+    assert interval.low <= low < high + 0.05 <= interval.high  # type: ignore[operator]
+    assert p <= 0.05
+    none, never = count_difference(-0.25, apart, 30.0, PLAN, routers=4)
+    assert (none.low, none.high) == (math.floor(4 * (low - 0.45)) / 4, math.ceil(4 * high) / 4)
+    assert never > 0.05
+
+
+def test_a_mean_that_is_detectable_is_detected_in_four_of_five() -> None:
+    rng = np.random.default_rng(0)
+
+    def compared(by: float) -> Effect:
+        a, b = (x + 0.3 * rng.standard_normal(30) for x in (2.0, 2.0 + by))
+        return differences(
+            [mean_only(a)], [mean_only(b)], unpaired(30, 30), Plan(resamples=200), ["mean_entropy"]
+        ).mean["mean_entropy"]
+
+    found = float(np.median([float(compared(0.0).detectable or 0) for _ in range(40)]))
+    # By hand: (t of 29 degrees + z of 0.8) x the standard error of the difference, about.
+    assert found == pytest.approx((2.05 + 0.84) * 0.3 * math.sqrt(2 / 30), rel=0.1)
+    assert 0.65 <= np.mean([compared(found).p <= 0.05 for _ in range(150)]) <= 0.95  # type: ignore[operator]

@@ -152,3 +152,76 @@ def test_intervals_of_distances_hold_the_truth(name: str) -> None:
         assert facts["outside"] == 0, metric
     if "moved 0," in name:
         assert measured["rejected"] <= 0.08 + 0.027
+
+
+# -- sides of unequal size -----------------------------------------------------------------------------------------
+
+UNEQUAL = {
+    "texts vary as much": (np.inf, np.inf),
+    "the few are more alike": (8.0, 60.0),
+    "the many are more alike": (60.0, 8.0),
+}
+"""Of 12 texts of 15 tokens and of 100 of 200: how closely a text's shares are those of all (Dirichlet)."""
+
+
+def rejected_without_a_difference(
+    alike: tuple[float, float], turned: bool, sets: int, resamples: int
+) -> dict[str, float]:
+    """Share of samples in which p <= 0.05, for sides of the same mean load."""
+    design = [Domain(12, 15, alike[0]), Domain(100, 200, alike[1])]
+    rejected = dict.fromkeys(("load_l1", "load_jsd"), 0.0)
+    base = loads("steep", 16)
+    for number in range(sets):
+        sums, labels = draw(design, base, 2, np.random.default_rng([number, turned]))
+        a, b = (sums.take(np.flatnonzero(labels == name).tolist()) for name in ("d0", "d1")[:: -1 if turned else 1])
+        samples = Samples([""] * len(a.n_tokens), [""] * len(b.n_tokens), paired=False)
+        for name, one in load_tests(a, b, samples, Plan(resamples=resamples, seed=number)).items():
+            rejected[name] += (one.p <= 0.05) / sets
+    return rejected
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("case", UNEQUAL)
+def test_unequal_sides_of_one_load_are_rarely_told_apart(case: str, turned: bool) -> None:
+    """The standard error of 10% of 120 samples is 2.7 points; exchanging sequences rejects 25 to 94%."""
+    assert max(rejected_without_a_difference(UNEQUAL[case], turned, 120, 200).values()) <= 0.10 + 0.055
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("case", UNEQUAL)
+def test_unequal_sides_of_one_load_in_many_samples(case: str, turned: bool) -> None:
+    rejected = rejected_without_a_difference(UNEQUAL[case], turned, 1000, 400)
+    assert min(rejected.values()) >= 0.01
+    assert max(rejected.values()) <= 0.10
+
+
+@pytest.mark.parametrize("design", [[Domain(20, 60, 20)] * 2, [Domain(16, 60, 20), Domain(40, 90, 30)]])
+def test_what_is_detectable_is_detected_in_four_of_five(design: list[Domain]) -> None:
+    """Sides that differ by what such comparisons say they detect, on the median."""
+    s, sets = 0.05, 100
+    base, wide = loads("steep", 16), shifted(loads("steep", 16), 2, s)
+    truth = float(np.abs(wide[1] - wide[0]).sum())
+    found = []
+    for number in range(30):
+        a, b = two_sides_of(wide, design, number)
+        found.append(load_tests(a, b, samples_of(a, b), Plan(resamples=400))["load_l1"].detectable)
+    share = float(np.median(found)) / truth
+    middle = wide.mean(axis=0)
+    moved = middle + share * (wide - middle)
+    assert moved.min() >= 0
+    assert base.sum() == pytest.approx(1)
+    hits = [
+        load_tests(a, b, samples_of(a, b), Plan(resamples=200))["load_l1"].p <= 0.05
+        for a, b in (two_sides_of(moved, design, 1000 + number) for number in range(sets))
+    ]
+    assert 0.65 <= np.mean(hits) <= 0.95
+
+
+def samples_of(a: Sums, b: Sums) -> Samples:
+    return Samples([""] * len(a.n_tokens), [""] * len(b.n_tokens), paired=False)
+
+
+def two_sides_of(shares: np.ndarray, design: list[Domain], seed: int) -> list[Sums]:
+    sums, labels = draw(design, shares, 2, np.random.default_rng(seed))
+    return [sums.take(np.flatnonzero(labels == name).tolist()) for name in ("d0", "d1")]

@@ -134,7 +134,9 @@ def test_csv_is_tidy_and_complete(results: Inputs) -> None:
     assert without.reason.notna().all(), "a number without an interval says why"
     assert without.level.isna().all()
     assert set(table[table.low.notna()].level) == {0.95}
-    assert {"domain_information", "used", "difference.mean_entropy", "loss_by_entropy.rho"} <= set(table.metric)
+    assert {"domain_information", "mixture_spread", "difference.mean_entropy", "loss_by_entropy.rho"} <= set(
+        table.metric
+    )
     effect = results.comparisons[0]["routers"][2]["effects"]["gini"]["effect"]
     rows = table[(table.metric == "difference.gini") & (table.layer == 2)]
     assert rows.value.tolist() == [effect]

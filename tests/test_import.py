@@ -205,7 +205,7 @@ def test_counts_need_no_mlx(files: tuple[Path, Path], tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "Verdicts over law, news" in result.stdout
+    assert "Findings over law, news" in result.stdout
     assert (tmp_path / "p" / "profile.csv").exists()
 
 
@@ -308,7 +308,7 @@ def test_help_lists_every_format(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.shared_data
 def test_olmoe(tmp_path: Path) -> None:
-    """arXiv alone raises every flag; over four domains OLMoE specialises."""
+    """arXiv alone raises every flag; over four domains nearly all experts are in use. Counts get no word."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("MOEBENCH_SHARED_DATA", default)) / "olmoe_routing"
     if not folder.is_dir():
@@ -319,8 +319,12 @@ def test_olmoe(tmp_path: Path) -> None:
     imports("olmoe", *counts, "--top1", folder / "expert_counts_top1", "-o", tmp_path / "four")
     report = read_report(tmp_path / "four")
     validate(report)
-    assert report["verdicts_by_router"]["mlp"]["specialised"] == 3
+    assert report["words_by_router"]["mlp"]["null"] == 3
+    parts = [r["findings"]["findings"]["collapsed"]["parts"] for r in report["routers"]]
+    assert [round(x["used"]["value"], 2) for x in parts] == [0.95, 0.89, 0.91]
+    assert [round(x["specialisation"]["value"], 2) for x in parts] == [0.07, 0.19, 0.22]
     assert [r["dead_experts"] for r in report["routers"]] == [0, 0, 0]
     imports("olmoe", *sorted((folder / "expert_counts_top1").glob("*.json")), "--top-k", 1, "-o", tmp_path / "first")
-    mi = [r["verdict"]["mi"] for r in read_report(tmp_path / "first")["routers"]]
+    first = [r["findings"]["findings"]["specialised"] for r in read_report(tmp_path / "first")["routers"]]
+    mi = [one["parts"]["information"]["value"] for one in first]
     assert " ".join(f"{x:.4f}" for x in mi) == "0.3593 0.5657 0.6288"

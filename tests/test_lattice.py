@@ -9,7 +9,7 @@ from audit_metrics import whole
 from populations import sample
 
 from mlx_moebench.routing import Plan, Sums, get_metric
-from mlx_moebench.routing.comparison.lattice import count_difference
+from mlx_moebench.routing.comparison.lattice import count_difference, p_value
 from mlx_moebench.routing.intervals.bootstrap import Interval
 from mlx_moebench.routing.intervals.corrected import Drawn
 from mlx_moebench.routing.intervals.halves import halved, quartered, random_halves
@@ -57,6 +57,16 @@ def test_a_large_difference_is_found() -> None:
     assert interval.low is not None
     assert interval.low > 0
     assert p <= 0.01
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_p_is_on_the_side_of_the_level_that_the_interval_is_on(level: float) -> None:
+    """Few resamples tell p only to within 1 / B, and it was above 5% where the interval left out 0."""
+    plan = Plan(resamples=200, level=level)
+    for reach in np.linspace(level - 0.004, level + 0.004, 41):
+        p = p_value(lambda at, reach=reach: (1.0 if at < reach else -1.0, 2.0), plan)  # type: ignore[misc]
+        assert (p <= round(1 - level, 12)) == (level < reach)
+        assert abs(p - (1 - reach)) <= 1 / 200
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def test_held_out_perplexity_beats_the_baselines(monkeypatch: pytest.MonkeyPatch
         assert perplexity[domain] <= baseline["unigram"] / 2
         assert perplexity[domain] < baseline["bigram"]
     rows = evaluate_nano.routing_rows(stats)
-    assert all(row["estimates"].test.p_value < 0.05 for row in rows)
+    assert all(row["estimates"].specialisation.value > 0.05 for row in rows)
     apart = [r for r in rows if all(len({r["busiest"][d][half] for d in DOMAINS}) == len(DOMAINS) for half in (0, 1))]
     assert apart, "no layer keeps different busiest experts for the three domains in both halves"
     for name in ("nano_corpus", "evaluate_nano"):

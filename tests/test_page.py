@@ -230,8 +230,9 @@ def test_the_bands_are_those_of_the_report(nano: Inputs) -> None:
             busiest = int(np.argmax(router.counts))
             assert router.shares[busiest] == entry["top_share_token"]
             assert router.band is not None
-            for end in ("low", "high"):
-                np.testing.assert_allclose(getattr(router.band, end), entry["token_share"][end], atol=1e-12)
+            if "token_share" in entry:  # else of before it stood in reports, and made from the sums
+                for end in ("low", "high"):
+                    np.testing.assert_allclose(getattr(router.band, end), entry["token_share"][end], atol=1e-12)
             assert router.band.low[busiest] < router.shares[busiest] < router.band.high[busiest]
 
 

@@ -293,6 +293,27 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_overlap_of_a_trace_with_itself_is_whole(traces: Path) -> None:
     found = selection_overlap(traces / "plain", traces / "plain", PLAN)["summary"]["mlp"]
     assert [found[name]["value"] for name in ("routing_overlap", "exact_set_rate", "top1_flip")] == [1, 1, 0]
+    assert found["exact_set_rate"]["low"] is None, "12 texts do not say that it is 1 in all texts"
+    assert found["top1_flip"]["reason"] == "it is 0 in all 12 sequences, and resampling them cannot leave 0"
+
+
+def test_texts_that_occur_twice_are_one_in_an_overlap(tmp_path: Path) -> None:
+    pytest.importorskip("mlx.core", reason="needs MLX")
+    from mlx_moebench import analyze
+
+    reports = []
+    lines = [json.dumps({"text": f"{n} apples and {3 * n} pears are {4 * n} of them."}) for n in range(12)]
+    for name, texts in (("once", lines), ("twice", lines * 2)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(texts))
+        for bits in (None, 4):
+            folder = tmp_path / f"{name}_{bits}"
+            analyze(None, tmp_path / f"{name}.jsonl", output=folder / "o", trace=folder / "t", bits=bits, plan=PLAN)
+        reports.append(selection_overlap(*(tmp_path / f"{name}_{bits}" / "t" for bits in (None, 4)), PLAN))
+    once, twice = reports
+    assert (once["repeated_sequences"], twice["repeated_sequences"], twice["n_sequences"]) == (0, 12, 24)
+    for a, b in zip(once["routers"], twice["routers"], strict=True):
+        for end in ("value", "low", "high"):
+            assert a["routing_overlap"][end] == pytest.approx(b["routing_overlap"][end])
 
 
 def test_overlap_is_that_of_the_sets(traces: Path) -> None:

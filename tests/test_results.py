@@ -120,7 +120,7 @@ def test_an_edited_page_is_seen(copy: Path, page: str) -> None:
 def test_an_edited_json_is_seen_even_with_a_new_manifest(copy: Path) -> None:
     file = copy / "profiles" / "nano.json"
     content = json.loads(file.read_text())
-    content["models"][0]["routers"][0]["verdict"]["a"] += 0.01
+    content["models"][0]["routers"][0]["domain_information"]["value"] += 0.01
     file.write_text(json.dumps(content, indent=1) + "\n")
     assert sorted(problem.partition(":")[0] for problem in problems(copy)) == ["ANALYSIS_NOTES.md", "manifest.json"]
     (copy / "manifest.json").write_text(import_module("make_results").manifest(copy))

@@ -115,6 +115,21 @@ def test_few_sequences_have_no_interval(checkpoint: Checkpoint) -> None:
     assert "4 sequences are too few" in found["summary"]["mlp"]["entropy"]["reason"]
 
 
+def test_a_text_that_occurs_twice_is_one_unit(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"{n} apples and {3 * n} pears are {4 * n} of them."}) for n in range(12)]
+    reports = []
+    for name, texts in (("once", lines), ("twice", lines * 2)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(texts))
+        reports.append(routing_uncertainty(checkpoint, tmp_path / f"{name}.jsonl", plan=PLAN))
+    once, twice = reports
+    assert twice["n_pairs"] == 2 * once["n_pairs"]
+    assert twice["data"]["repeated_sequences"] == 12
+    for a, b in zip([once, *once["routers"]], [twice, *twice["routers"]], strict=True):
+        one, two = (x["mean_loss"] if "mean_loss" in x else x["entropy"] for x in (a, b))
+        for end in ("low", "high"):
+            assert one[end] == pytest.approx(two[end], abs=0.02 * abs(one["high"] - one["low"]))
+
+
 def test_mistakes(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("a\n\nb\n")
     with pytest.raises(DataError, match="no next token"):

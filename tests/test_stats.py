@@ -182,7 +182,7 @@ def test_report() -> None:
         assert set(router["ci"]) == set(METRICS)
         for name, value in stats.values(number).items():
             ci = router["ci"][name]
-            assert ci.get("plugin", router[name]) == pytest.approx(value), name
+            assert ci.get("plugin", router[name]) == pytest.approx(value, abs=1e-8), name
             assert ci["low"] is None or ci["low"] <= router[name] <= ci["high"], name
             corrected = METRICS[name].interval in {"plugin", "distance"} and ci["low"] is not None
             assert ("plugin" in ci) == corrected, name

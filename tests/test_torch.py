@@ -15,6 +15,7 @@ from array_api_compat import array_namespace
 from family_rows import CONFIGS, ROWS
 from routing_reference import assert_same, validate
 from transformers_models import random_transformers, torch
+from without import without
 
 import torch_fallback
 from mlx_moebench import RoutingStats
@@ -150,9 +151,8 @@ def test_the_result_does_not_depend_on_the_batch_size(nano: Any) -> None:
 
 # -- the command line ------------------------------------------------------------------------------------------------
 
-BLOCKED = """
-import runpy, sys
-sys.modules |= dict.fromkeys({names!r})
+COMMAND = """
+import runpy
 sys.argv = [{program!r}, *{arguments!r}]
 runpy.run_module({program!r}, run_name="__main__")
 """
@@ -160,7 +160,7 @@ runpy.run_module({program!r}, run_name="__main__")
 
 def run_without(names: tuple[str, ...], program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command line in a process that cannot import some packages."""
-    code = BLOCKED.format(names=names, program=program, arguments=list(arguments))
+    code = without(*names) + COMMAND.format(program=program, arguments=list(arguments))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
 

@@ -39,6 +39,8 @@ def test_intervals_over_seeds_are_students(scripts: None) -> None:
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     found = interval(list(values))
     assert (found["low"], found["high"]) == pytest.approx((low, high))
+    assert found["p_value"] == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert interval([0.5, 0.5, 0.5])["p_value"] is None, "seeds that do not differ test nothing"
     assert interval([0.1])["low"] is None
     assert "one seed" in interval([0.1])["reason"]
 
@@ -49,6 +51,13 @@ def test_the_grid_of_ablations_has_a_control_and_every_combination(scripts: None
     assert control["weight"] == 0
     sizes = [len(getattr(ablations, name)) for name in ("SIGNALS", "SCOPES", "FLOORS", "WEIGHTS")]
     assert len(grid) == np.prod(sizes) == len({tuple(combination.values()) for combination in grid})
+
+
+def test_the_best_of_many_combinations_is_adjusted(scripts: None) -> None:
+    ablations = import_module("run_ablations")
+    rows = [{"n_eff_p": p, "load_entropy_p": p} for p in (0.03, None, 0.04, 0.9)]
+    ablations.with_q(rows)
+    assert [line["n_eff_q"] for line in rows] == pytest.approx([0.06, None, 0.06, 0.9])
 
 
 def test_the_committed_ablations_are_of_that_grid(scripts: None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import pytest
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.pair.comparison import compare
+from mlx_moebench.pair.comparison import of_this_version as comparison_of_this_version
 from mlx_moebench.pair.format import checked
+from mlx_moebench.pair.profile import of_this_version
 from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import METRICS, Plan
 from mlx_moebench.show.export.tidy import to_csv
+from mlx_moebench.show.figures import difference_series, distance_chart
 from mlx_moebench.show.inputs import read_inputs
 from mlx_moebench.show.page import build_page
 
@@ -32,6 +36,7 @@ def content(name: str) -> Any:
 
 
 def test_a_report_is_read_as_it_was_written() -> None:
+    """Of one domain; it has no verdict."""
     kept = content("stats.json")
     assert kept["schema_version"] == "1"
     assert "token_share" not in kept["routers"][0]
@@ -39,26 +44,77 @@ def test_a_report_is_read_as_it_was_written() -> None:
 
 
 def test_the_sums_give_the_numbers_of_the_report() -> None:
-    """Values and counts. An interval is that of the version which resamples."""
+    """Values, since now corrected, as plug-in ones, and counts. Intervals are those of the version that resamples."""
     kept = content("stats.json")
     report = RoutingStats.load(V1 / "stats.json").report(Plan(**kept["settings"]["ci"]))
-    assert report["schema_version"] == "2"
-    for key in ("model", "data", "environment", "settings"):
+    assert report["schema_version"] == "3"
+    for key in ("model", "environment", "settings"):
         assert report[key] == kept[key]
+    assert report["data"].items() >= kept["data"].items()
     for new, old in zip(report["routers"], kept["routers"], strict=True):
-        assert METRICS.keys() < old.keys() <= new.keys()
+        assert METRICS.keys() - old.keys() == {"tied_selections"}
+        assert old.keys() < new.keys()
         for name in old.keys() - {"ci"}:
-            assert new[name] == (pytest.approx(old[name], rel=1e-9, abs=1e-12) if name in METRICS else old[name]), name
-    assert report["summary"].keys() == kept["summary"].keys()
+            if name in METRICS:
+                assert plugin(new["ci"][name], new[name]) == pytest.approx(old[name], rel=1e-5, abs=1e-9), name
+            else:
+                assert new[name] == old[name], name
+    assert report["summary"].keys() > kept["summary"].keys()
     for name, entry in kept["summary"].items():
-        assert report["summary"][name]["value"] == pytest.approx(entry["value"], rel=1e-9, abs=1e-12), name
+        now = report["summary"][name]
+        assert plugin(now, now["value"]) == pytest.approx(entry["value"], rel=1e-5, abs=1e-9), name
 
 
-@pytest.mark.parametrize("name", ["profile", "comparison"])
-def test_other_files_are_of_their_form(name: str) -> None:
-    kept = content(f"{name}.json")
+def plugin(interval: Any, value: float) -> float:
+    return float(interval.get("plugin", value))
+
+
+def test_a_comparison_is_of_its_form() -> None:
+    kept = content("comparison.json")
     assert kept["schema_version"] == "1"
-    checked(name, kept)
+    checked("comparison", kept)
+
+
+def test_a_profile_loses_its_verdicts_and_keeps_its_numbers() -> None:
+    kept = content("profile.json")
+    assert "verdict" in kept["models"][0]["routers"][0]
+    profile = of_this_version(kept)
+    checked("profile", profile)
+    ((new,), (old,)) = (content["models"][0]["routers"] for content in (profile, kept))
+    for name, shares in old["domain_specialisation"]["shares"].items():
+        assert new["domain_specialisation"]["shares"][name] == pytest.approx(shares)
+    assert new["domain_information"]["value"] == pytest.approx(old["domain_information"]["value"], rel=1e-6)
+    assert new["findings"]["word"] is None
+    assert {one["answer"] for one in new["findings"]["findings"].values()} == {"open"}
+
+
+def test_a_report_of_version_2_loses_its_verdict(tmp_path: Path) -> None:
+    """Its rule was withdrawn; everything else stays."""
+    report = content("stats.json") | {"schema_version": "2"}
+    verdict = {"word": "collapsed", "a": 0.5, "b": 0.9, "r": 0.2, "basis": "point"}
+    whole = json.loads(json.dumps(report | {"verdicts_by_router": {"mlp": {"collapsed": 1}}}))
+    whole["routers"][0]["verdict"] = verdict
+    (tmp_path / "stats.json").write_text(json.dumps(whole), encoding="utf-8")
+    shutil.copy(V1 / "stats.safetensors", tmp_path)
+    assert read_report(tmp_path / "stats.json") == report
+    page = build_page(read_inputs([tmp_path / "stats.json"]))
+    assert "verdict" not in page
+
+
+def test_a_comparison_keeps_its_values_and_no_withdrawn_test() -> None:
+    kept, read = content("comparison.json"), comparison_of_this_version(content("comparison.json"))
+    for old, new in zip(kept["routers"], read["routers"], strict=True):
+        for name in ("load_l1", "load_jsd"):
+            distance = new["load"][name]
+            assert distance["value"] == distance["plugin"] == old["load"][name]["value"]
+            assert old["load"][name]["p"] is not None
+            assert (distance["low"], distance["p"], distance["q"]) == (None, None, None)
+            assert "compare again" in distance["reason"]
+        assert new["effects"]["gini"] == old["effects"]["gini"]
+        assert new["effects"]["n90"] == old["effects"]["n90"] | {"p": None, "q": None}
+    assert comparison_of_this_version(read | {"schema_version": "2"}) == read | {"schema_version": "2"}
+    caption = distance_chart(difference_series(read)).caption
+    assert "above 0 in finite samples also without a difference. No intervals: the comparison is from before" in caption
 
 
 def test_version_1_and_2_compare(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audit_tokens import vocabulary
 
 pytest.importorskip("mlx.core", reason="needs MLX to make traces")
 
@@ -17,6 +18,7 @@ from mlx_moebench.data.trace import Trace
 from mlx_moebench.errors import MoebenchError, TraceError
 from mlx_moebench.measure import analyze
 from mlx_moebench.routing import Plan
+from mlx_moebench.routing.repeats import repeated_openings
 from mlx_moebench.routing.vocabulary import vocabulary_specialisation
 
 
@@ -82,6 +84,47 @@ def test_the_null_rejects_as_often_as_it_says() -> None:
     assert 0.3 < np.mean(p) < 0.7
 
 
+@pytest.mark.parametrize("design", ["repeats", "openings"])
+def test_the_null_holds_where_texts_share_what_they_begin_with(design: str) -> None:
+    """40 sets of ids and experts that know nothing of each other, of 2 rejected at 5%: 8 or more are 1 in 600."""
+    cell = dict(vocabulary())[f"{design}, S 20"]
+    assert cell(40, 1)["rejected"] <= 7 / 40
+
+
+def test_neighbours_tell_passages_from_ids() -> None:
+    cells = dict(vocabulary())
+    assert cells["passages, S 20"](5, 0)["neighbours"] > 0.7
+    rng = np.random.default_rng(0)
+    ids = rng.integers(12, size=2000)
+    result = vocabulary_specialisation(ids, ids[:, None] % 6, np.repeat(np.arange(40), 50), 6, permutations=50)
+    assert result.value == 1
+    assert result.neighbours == pytest.approx(result.null_mean, abs=0.05)
+
+
+def test_a_traced_text_that_occurs_twice_counts_once(tmp_path: Path) -> None:
+    lines = [f"The number {n} is less than the number {n + 1}, and so on." for n in range(12)]
+    reports = []
+    for name, texts in (("once", lines), ("twice", lines * 2)):
+        data = tmp_path / f"{name}.jsonl"
+        data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        analyze(None, data, output=tmp_path / f"o_{name}", trace=tmp_path / name)
+        reports.append(vocabulary_report(tmp_path / name, permutations=20, min_count=5))
+    once, twice = reports
+    assert twice["n_tokens"] == 2 * once["n_tokens"]
+    assert twice["repeated_tokens"] == once["repeated_tokens"] + once["n_tokens"]
+    for a, b in zip(once["routers"], twice["routers"], strict=True):
+        assert a["n_ids"] == b["n_ids"]
+        assert a["value"] == pytest.approx(b["value"])
+
+
+def test_repeated_openings() -> None:
+    texts = [[1, 2, 3, 4], [1, 2, 9], [], [1, 2, 3, 4], [7], [1, 2, 3], [300, 2], [300, 1]]
+    shared = repeated_openings([np.array(text, dtype=np.int32) for text in texts])
+    assert shared.sum() == 10, "2 of [1, 2, 9], 3 and 4 of the chain [1, 2, 3] and its continuations, 1 of 300"
+    distinct = {tuple(text[: n + 1]) for text in texts for n in range(len(text))}
+    assert sum(map(len, texts)) - shared.sum() == len(distinct)
+
+
 def test_nothing_often_enough_and_mistakes() -> None:
     found = vocabulary_specialisation([1, 2, 3], np.zeros((3, 1), int), [0, 0, 0], 2)
     assert len(found.ids) == 0
@@ -96,10 +139,14 @@ def test_report_of_a_trace(trace: Path) -> None:
     assert [r["layer"] for r in report["routers"]] == list(range(6))
     (shard,) = Trace(trace).shards()
     ids, experts = shard.arrays["token.id"], shard.arrays["layer.2.mlp.experts"]
+    parts = np.split(ids, np.cumsum(shard.lengths)[:-1])
+    fresh = np.concatenate([np.arange(len(p)) >= n for p, n in zip(parts, repeated_openings(parts), strict=True)])
+    assert report["repeated_tokens"] == (~fresh).sum() > 0, "some of these prompts begin with the same word"
+    assert all(r["q_value"] >= r["p_value"] for r in report["routers"])
     two = report["routers"][2]
     for expert in two["experts"]:
         for token in expert["tokens"]:
-            own = ids == token["id"]
+            own = fresh & (ids == token["id"])
             assert own.sum() == token["n_tokens"] >= 10
             assert (experts[own] == expert["expert"]).any(axis=1).mean() == pytest.approx(token["share"])
             assert Trace(trace).texts()[token["id"]] == token["text"]
@@ -114,7 +161,9 @@ def test_next_and_predicted_ids(trace: Path) -> None:
     assert following["n_tokens"] == len(shard.arrays["token.id"]) - shard.n_sequences
     predicted = vocabulary_report(trace, "predicted", layers=[1], permutations=5)
     assert predicted["n_tokens"] == len(shard.arrays["token.id"])
-    counts = np.bincount(shard.arrays["token.predicted"])
+    parts = np.split(shard.arrays["token.id"], np.cumsum(shard.lengths)[:-1])
+    fresh = np.concatenate([np.arange(len(p)) >= n for p, n in zip(parts, repeated_openings(parts), strict=True)])
+    counts = np.bincount(shard.arrays["token.predicted"][fresh])
     assert predicted["routers"][0]["n_ids"] == (counts >= 10).sum()
 
 

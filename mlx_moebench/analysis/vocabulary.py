@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from ..data.trace import Shard, Trace
 from ..errors import TraceError
+from ..routing.comparison.differences import benjamini_hochberg
 from ..routing.record import Phase, RouterSpec
+from ..routing.repeats import repeated_openings
 from ..routing.vocabulary import MIN_COUNT, VocabularySpecialisation, vocabulary_specialisation
 from ..types import HostArray, Json
 
@@ -37,19 +39,21 @@ def vocabulary_report(
     """Vocabulary specialisation of the routers in some layers of a trace, as JSON has it.
 
     layers: block indices; none means all. top: ids given of each expert, those of which it takes the largest share.
+    Tokens that follow the same text as others do, from its beginning, count once: repeated texts, and openings that
+    texts share. q_value is Benjamini and Hochberg's over the routers.
     Reads the ids and the experts of the chosen routers into memory, K bytes per token and router (2 K above 256
     experts). Raises `TraceError` for a bad trace, a layer without a router, or predictions that were not kept.
     """
     if of not in get_args(Of):
         raise TraceError(f"Ids are input, next or predicted, not {of!r}.")
     trace = Trace(path)
-    specs = [spec for spec in trace.specs if spec.layer in layers or not layers]
-    if missing := sorted({*layers} - {spec.layer for spec in trace.specs}):
-        have = ", ".join(str(layer) for layer in sorted({spec.layer for spec in trace.specs}))
-        raise TraceError(f"The trace in {path} has no router in layer {missing[0]}; it has layers {have}.")
+    specs = _chosen(trace, path, layers)
     if of == "predicted" and not trace.predictions:
         raise TraceError(f"The trace in {path} holds no predictions: make it with analyze --trace-predictions.")
     ids, sequence, experts = _tokens(trace, of, specs, phase)
+    repeated = _repeated(trace, phase)
+    n_tokens = int((ids >= 0).sum())
+    ids[repeated] = -1
     texts = trace.texts()
     routers = []
     for spec in specs:
@@ -63,16 +67,28 @@ def vocabulary_report(
             seed=seed,
         )
         routers.append(_router(spec, result, texts, top))
+    for router, q in zip(routers, benjamini_hochberg([r.get("p_value") for r in routers]), strict=True):
+        router |= {} if q is None else {"q_value": q}
     data = trace.manifest["data"]
     return {
         "schema_version": "1",
         "model": trace.manifest["model"],
         "data": {**data, "phase": phase, "complete": trace.complete},
         "settings": {"of": of, "min_count": min_count, "permutations": permutations, "seed": seed},
-        "n_tokens": int((ids >= 0).sum()),
+        "n_tokens": n_tokens,
+        "repeated_tokens": n_tokens - int((ids >= 0).sum()),
         "n_sequences": len(np.unique(sequence)),
         "routers": routers,
     }
+
+
+def _chosen(trace: Trace, path: str | Path, layers: Sequence[int]) -> list[RouterSpec]:
+    """The routers in these layers, of all where there are none; raises `TraceError` for a layer without a router."""
+    have = sorted({spec.layer for spec in trace.specs})
+    if missing := sorted({*layers} - {*have}):
+        listed = ", ".join(map(str, have))
+        raise TraceError(f"The trace in {path} has no router in layer {missing[0]}; it has layers {listed}.")
+    return [spec for spec in trace.specs if spec.layer in layers or not layers]
 
 
 def _tokens(
@@ -94,6 +110,30 @@ def _tokens(
         np.concatenate(sequences),
         {name: np.concatenate(kept) for name, kept in experts.items()},
     )
+
+
+def _repeated(trace: Trace, phase: Phase) -> npt.NDArray[np.bool_]:
+    """[T] whether a token and all before it, prompt included, stand at the beginning of another sequence as well."""
+    prompts: dict[tuple[int, int], HostArray] = {}
+    if phase == "decode":
+        for shard in trace.shards("prefill"):
+            prompts |= _parts(shard)
+    texts, lengths = [], []
+    for shard in trace.shards(phase):
+        for place, ids in _parts(shard).items():
+            texts.append(np.concatenate([prompts.get(place, ids[:0]), ids]))
+            lengths.append(len(ids))
+    sizes = np.array(lengths, dtype=np.int64)
+    before = np.array([len(text) for text in texts], dtype=np.int64) - sizes
+    shared = np.maximum(repeated_openings(texts) - before, 0)
+    inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return inside < np.repeat(shared, sizes)
+
+
+def _parts(shard: Shard) -> dict[tuple[int, int], HostArray]:
+    """The token ids of each sequence, in order, by row and window."""
+    places = zip(shard.arrays["sequence.row"].tolist(), shard.arrays["sequence.window"].tolist(), strict=True)
+    return dict(zip(places, np.split(shard.arrays["token.id"], np.cumsum(shard.lengths)[:-1]), strict=True))
 
 
 def _ids(shard: Shard, of: Of) -> npt.NDArray[np.int64]:
@@ -137,6 +177,7 @@ def _router(spec: RouterSpec, result: VocabularySpecialisation, texts: dict[int,
         "reason": WHY_NO_INTERVAL,
         "null": {"mean": result.null_mean, "low": result.null_low, "high": result.null_high},
         "p_value": result.p_value,
+        "neighbours": result.neighbours,
         "chance": spec.top_k / spec.n_experts,
         "experts": experts,
     }

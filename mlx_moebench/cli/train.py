@@ -27,7 +27,7 @@ floor.yaml holds the keys of mlx_lm.lora (iters, learning_rate, num_layers, lora
   routing_loss:
     name: entropy_floor     # or switch, sequence, global, z
     weight: 0.1             # lambda; 0 is the control
-    signal: load            # marginal, token (the published form), load
+    signal: load            # marginal, token, load
     scope: batch            # sequence, batch, window (of `window: 16` micro-batches)
     floor: {fraction: 0.9}  # of ln E; or {experts: 32}, or {nats: 2.5}
     layers: all             # or a list of MoE layers, counted from 0

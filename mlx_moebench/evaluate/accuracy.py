@@ -4,8 +4,9 @@ Subjects are fixed and questions are the sample, so questions are resampled insi
 wrong: resampling the n questions of a subject with replacement draws a binomial number of right ones, and for two
 models a multinomial number of each kind of pair. Resampling n questions varies by (n - 1) / n of what n questions do,
 which matters for subjects of 8 questions; deviations inside a subject are therefore multiplied by sqrt(n / (n - 1))
-(Rao and Wu 1988), and percentiles are taken at Student's t levels of N - S degrees of freedom (Hesterberg 2015) for N
-questions of S subjects.
+(Rao and Wu 1988), and percentiles are taken at Student's t levels (Hesterberg 2015). An average over subjects with
+weights w has (sum w^2/n)^2 / sum (w^2/n)^2/(n - 1) degrees of freedom (Satterthwaite 1946): N - S for S alike ones of N
+questions, and about 4 where a subject of 5 has the weight of one of 1,000. Below 9 there is no interval.
 """
 
 from __future__ import annotations
@@ -184,13 +185,23 @@ def _averaged(
     for name, weight in (("macro", np.full(len(n), 1 / len(n))), ("micro", n / n.sum())):
         value = float(share @ weight)
         ci = Interval(reason=reason)
-        if reason is None:
+        if reason is None and (free := degrees_of_freedom(weight, n)) < MIN_CLUSTERS - 1 - 1e-9:
+            ci = Interval(
+                reason=f"it rests on subjects of so few questions that {free:.1f} degrees of freedom are left"
+            )
+        elif reason is None:
             averages = value + (np.sqrt(n / (n - 1)) * (drawn - share)) @ weight
-            tail = ndtr(stdtrit(int(n.sum()) - len(n), (1 - plan.level) / 2))
+            tail = ndtr(stdtrit(free, (1 - plan.level) / 2))
             low, high = np.clip(np.quantile(averages, [tail, 1 - tail]), *ends)
             ci = Interval(float(low), float(high), METHOD)
         averaged[name] = value, ci
     return averaged
+
+
+def degrees_of_freedom(weight: Floats, n: Counts) -> float:
+    """Of the variance of an average of subjects with n > 1 questions each, if answers vary alike in all."""
+    parts = weight**2 / n
+    return float(parts.sum() ** 2 / np.sum(parts**2 / (n - 1)))
 
 
 def _pair_variance(first_only: Counts, second_only: Counts, n: Counts) -> Floats:

@@ -107,7 +107,8 @@ def of_this_version(profile: Json) -> Json:
     if profile.get("schema_version") != "1":
         return profile
     settings = {"ci": profile["settings"]["ci"], "thresholds": asdict(Thresholds())}
-    return profile | {"settings": settings, "models": [_model_of_version_1(model) for model in profile["models"]]}
+    models = [_model_of_version_1(model) for model in profile["models"]]
+    return profile | {"schema_version": PROFILE_VERSION, "settings": settings, "models": models}
 
 
 def _model_of_version_1(model: Json) -> Json:

@@ -60,9 +60,7 @@ def _of_report(report: Facts, report_path: Path, sums_path: Path) -> Side:
         specs = tuple(RouterSpec(**{key: router[key] for key in identity}) for router in report["routers"])
         points, flags = [], []
         for router, spec in zip(report["routers"], specs, strict=True):
-            values = {
-                name: np.nan if router[name] is None else float(router[name]) for name in METRICS if name in router
-            }
+            values = {name: _plugin(router, name) for name in METRICS if name in router}
             counts = np.array(router["selection_counts"], dtype=np.float64)
             points.append(Point(values, counts / counts.sum() if counts.sum() else counts * np.nan, spec.top_k))
             flags.append(router.get("collapsed"))
@@ -82,3 +80,9 @@ def _of_report(report: Facts, report_path: Path, sums_path: Path) -> Side:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StatsError(f"{report_path} is damaged or from another version ({error}).") from error
+
+
+def _plugin(router: Facts, name: str) -> float:
+    """A metric as the sample gives it: sides are compared before anything is corrected."""
+    value = router["ci"].get(name, {}).get("plugin", router[name])
+    return np.nan if value is None else float(value)

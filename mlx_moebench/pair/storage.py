@@ -218,10 +218,11 @@ def _report_of(report_path: Path) -> Json:
 
 
 def _drop_intervals(report: Json, reason: str) -> None:
-    """Every interval of a report becomes null, with the reason."""
+    """Every interval of a report becomes null, with the reason; plug-in values stay."""
     gone = {"low": None, "high": None, "reason": reason}
     for router in report["routers"]:
-        router["ci"] = {name: dict(gone) for name in router.get("ci", {})}
+        kept = {name: {k: entry[k] for k in ("plugin",) if k in entry} for name, entry in router.get("ci", {}).items()}
+        router["ci"] = {name: gone | plugin for name, plugin in kept.items()}
         if "token_share" in router:
             router["token_share"] = dict(gone)
         if "findings" in router:

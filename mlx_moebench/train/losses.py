@@ -87,7 +87,7 @@ def load_entropy(sums: TokenSums) -> Array:
 def signal_entropy(sums: TokenSums, signal: Signal = "marginal") -> Array:
     """The entropy that a floor looks at: [G], nats.
 
-    ``marginal``: H(p-bar). ``token``: mean_t H(p_t), the published form, which says how undecided the router is about
+    ``marginal``: H(p-bar). ``token``: mean_t H(p_t), which says how undecided the router is about
     each token and not whether it uses its experts. ``load``: H(f) in value, with the gradient of H(p-bar), because
     the load itself has none.
     """

@@ -162,10 +162,8 @@ def match(a: Side, b: Side) -> Matching:
     """
     if a.stats is None or b.stats is None:
         return Matching(missing="; ".join(side.missing for side in (a, b) if side.missing))
-    whole = [name for name, side in (("A", a.stats), ("B", b.stats)) if len(side.clusters) == len(set(side.strata))]
-    if whole:
-        has = "have" if len(whole) > 1 else "has"
-        return Matching(missing=f"{' and '.join(whole)} {has} a single sum for each data set")
+    if (missing := _without_sequences(a.stats, b.stats)) is not None:
+        return Matching(missing=missing)
     index = [{c: i for i, c in enumerate(s.clusters)} for s in (a.stats, b.stats)]
     shared = sorted(c for c in index[0].keys() & index[1].keys() if c[0] != LIVE)
     if 2 * len(shared) >= min(map(len, index)):
@@ -176,6 +174,14 @@ def match(a: Side, b: Side) -> Matching:
     units_a, units_b = text_units(a.stats), text_units(b.stats)
     samples = Samples(units_a.strata(a.stats.strata), units_b.strata(b.stats.strata), paired=False)
     return Matching(range(len(index[0])), range(len(index[1])), units_a, units_b, samples, len(shared))
+
+
+def _without_sequences(a: RoutingSums, b: RoutingSums) -> str | None:
+    """Why nothing is known of sequences, if it is not."""
+    whole = [name for name, side in (("A", a), ("B", b)) if len(side.clusters) == len(set(side.strata))]
+    if not whole:
+        return None
+    return f"{' and '.join(whole)} {'have' if len(whole) > 1 else 'has'} a single sum for each data set"
 
 
 def notes(a: Side, b: Side, matching: Matching) -> list[str]:

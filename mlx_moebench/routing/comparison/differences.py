@@ -13,8 +13,8 @@ recomputed on the sums of each draw, side by side. An interval is made by the ki
     See `maxima`: only experts that may be the busiest count, each pair of them held at once.
 `n90`
     A count jumps, so its interval is that of where the loads pass nine tenths, between whole experts, rounded outwards
-    (`lattice`). Averaged over routers, what rounding adds nearly cancels, and the interval is that of the mean of these
-    crossings, longer by what rounding was seen to add.
+    (`lattice`). Averaged over R routers, what rounding adds nearly cancels, and the interval is that of the mean of
+    these crossings, longer by what rounding was seen to add and rounded outwards to steps of 1/R.
 
 All are widened as in `bootstrap`, by the side that needs it more. Sequences count as `effective` says, and equal ones
 once: below ten on a side there are values alone.
@@ -48,7 +48,7 @@ from ..metrics.registry import IntervalKind, Metric
 from ..sums import Floats, Numbers, Sums
 from .distances import LoadDistance, Loads, load_tests
 from .effects import OTHER_EXPERTS, Differences, Distance, Effect, LoadChange, Point, finite, point_differences
-from .lattice import count_difference, crossing_ends, detectable
+from .lattice import count_difference, crossing_ends, detectable, p_value
 from .maxima import Maxima, MeanOfMaxima, peak
 from .resampling import LOADS, Drawn, Samples, share_change
 
@@ -194,13 +194,13 @@ def _of_counts(sides: tuple[float, float], crossings: Sequence[_Crossings], plan
         np.mean([x.halves for x in parts], axis=0),
         np.mean([x.quarters for x in parts], axis=0),
     )
-    free, whole = min(one.free for one in crossings), len(crossings) == 1
-    interval, p = count_difference(sides[1] - sides[0], apart, free, plan, whole=whole)
+    free, routers = min(one.free for one in crossings), len(crossings)
+    interval, p = count_difference(sides[1] - sides[0], apart, free, plan, routers=routers)
     if interval.low is None:
         return Effect(*sides, interval)
     found = detectable(*crossing_ends(apart, free, plan.level), plan.level)
-    if whole and found > 0:  # an end that is rounded outwards leaves out 0 from 1 on
-        found += 1
+    if found > 0:  # an end that is rounded outwards leaves out 0 from the next step on
+        found += 1 / routers
     return Effect(*sides, interval, p=p, detectable=found)
 
 
@@ -258,21 +258,10 @@ def _bias_left(distance: float, boot: Floats, widen: float, level: float) -> flo
 
 
 def _p_value(a: float, b: float, ends: Callable[[float], tuple[float, float]], plan: Plan) -> float:
-    """1 minus the highest level at which the interval leaves out 0; at least 2 / (B + 1), which B resamples resolve."""
+    """`p_value`; 1 where the sides differ by no more than rounding."""
     if abs(b - a) <= ROUNDING * max(1.0, abs(a), abs(b)):
         return 1.0
-
-    def leaves_out(p: float) -> bool:
-        low, high = ends(1 - p)
-        return low > 0 or high < 0
-
-    least, most = 2 / (plan.resamples + 1), 1.0
-    if leaves_out(least):
-        return least
-    while most - least > 1 / plan.resamples:
-        middle = (least + most) / 2
-        least, most = (least, middle) if leaves_out(middle) else (middle, most)
-    return most
+    return p_value(ends, plan)
 
 
 def _clipped(interval: Interval, m: Metric, drawn: Sequence[Drawn]) -> Interval:

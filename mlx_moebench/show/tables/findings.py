@@ -25,24 +25,22 @@ def finding_parts(routers: list[Json], words: Facts, thresholds: Facts | None, d
 
 def _table(routers: list[Json], domains: Sequence[str]) -> Table:
     several = len({router["router"] for router in routers}) > 1
-    table = plain_table(f"Findings over {', '.join(domains)}")
+    table = plain_table(f"Findings over {', '.join(domains)}", gap=1)  # a line has 80 characters
     table.add_column("layer", justify="right", no_wrap=True)
     if several:
         table.add_column("router")
     for name in ("word", "r", "s"):
         table.add_column(name, no_wrap=True)
     table.add_column("one expert")  # on a narrow terminal this one wraps
-    numbers = [_numbers(r) for r in routers]
-    idle = any(one.get("experts", {}).get("value") for one in numbers)
-    if idle:
-        table.add_column("idle", justify="right", no_wrap=True)
-    for r, parts in zip(routers, numbers, strict=True):
+    table.add_column("idle", justify="right", no_wrap=True)
+    for r in routers:
+        parts = _numbers(r)
         table.add_row(
             str(r["layer"]),
             *([r["router"]] if several else []),
             r["findings"]["word"] or "n/a",
             *(_cell(parts.get(name)) for name in ("used", "specialisation", "share")),
-            *([number(parts.get("experts", {}).get("value"), 2)] if idle else []),
+            number(parts.get("experts", {}).get("value"), 2),
         )
     return table
 

@@ -33,8 +33,13 @@ def render(report: Json) -> Group:
         f"specialisation: mean over the ids that occur {settings['min_count']} times or more of the largest share of "
         "an id's tokens that one expert takes.\n"
         f"null: mean and middle 95% of {settings['permutations']:,} rotations, in which the experts move round each "
-        "sequence and the ids stay; p as large by chance. No interval: " + WHY_NO_INTERVAL + "."
+        "sequence and the ids stay; p as large by chance, q over these routers. neighbours: with the ids of the tokens "
+        "beside; near the value where passages rather than ids have their experts. No interval: "
+        + WHY_NO_INTERVAL
+        + "."
     )
+    if repeated := report.get("repeated_tokens"):
+        note += f"\n{repeated:,} tokens left out: they follow the same text as others do, from its beginning."
     if not data["complete"]:
         note += "\nunfinished: the run that wrote this trace did not end; analyze --resume continues it."
     return Group(heading, _summary(known), _experts(most, settings["of"]), Text(note, style="dim"))
@@ -49,7 +54,8 @@ def _summary(routers: list[Json]) -> Table:
     for name in ("ids", "specialisation"):
         table.add_column(name, justify="right")
     table.add_column("null", no_wrap=True)
-    table.add_column("p", justify="right")
+    for name in ("p", "q", "neighbours"):
+        table.add_column(name, justify="right")
     for r in routers:
         null = r["null"]
         table.add_row(
@@ -58,7 +64,7 @@ def _summary(routers: list[Json]) -> Table:
             str(r["n_ids"]),
             f"{r['value']:.3f}",
             f"{null['mean']:.3f}, {null['low']:.3f} to {null['high']:.3f}",
-            f"{r['p_value']:.3f}",
+            *("" if r.get(name) is None else f"{r[name]:.3f}" for name in ("p_value", "q_value", "neighbours")),
         )
     return table
 

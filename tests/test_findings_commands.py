@@ -1,0 +1,189 @@
+"""What findings and intervals rest on, from commands to pages: texts twice, ties, thresholds, unequal domains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import save_checkpoint
+
+from mlx_moebench import analyze, profile
+from mlx_moebench.cli import main
+from mlx_moebench.data import read_corpus
+from mlx_moebench.errors import MoebenchError
+from mlx_moebench.options import Plan, Thresholds
+from mlx_moebench.pair.storage import read_report
+from mlx_moebench.routing import METRICS
+from mlx_moebench.show.inputs import read_inputs
+from mlx_moebench.show.page import build_page
+
+FEW = ("--max-length", "32", "--resamples", "100", "--quiet")
+
+
+def write(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def texts_of(dataset: str, number: int) -> list[str]:
+    return [document.text for document in read_corpus(dataset, max_samples=number).documents]
+
+
+def plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+# -- texts that stand twice ----------------------------------------------------------------------------------------
+
+
+def test_every_text_twice_gives_the_intervals_of_each_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = texts_of("math", 14)
+    reports, printed = {}, {}
+    for name, lines in (("once", texts), ("twice", texts + texts[::-1])):
+        data = write(tmp_path / f"{name}.jsonl", lines)
+        main(["analyze", "--dataset", str(data), *FEW, "--output", str(tmp_path / name)])
+        reports[name], printed[name] = read_report(tmp_path / f"{name}.json"), plain(capsys.readouterr().out)
+    once, twice = reports["once"], reports["twice"]
+    assert (once["data"]["n_sequences"], twice["data"]["n_sequences"]) == (14, 28)
+    assert (once["data"]["repeated_sequences"], twice["data"]["repeated_sequences"]) == (0, 14)
+    assert list(once["data"]["effective_sequences"].values()) == list(twice["data"]["effective_sequences"].values())
+    for a, b in zip(once["routers"], twice["routers"], strict=True):
+        for name, metric in METRICS.items():
+            if metric.interval == "none":
+                continue
+            for end in ("low", "high"):
+                assert a["ci"][name][end] is not None, name
+                assert b["ci"][name][end] == pytest.approx(a["ci"][name][end], rel=1e-5, abs=1e-7), name
+        for end in ("low", "high"):
+            assert b["token_share"][end] == pytest.approx(a["token_share"][end], rel=1e-6)
+    said = "14 sequences repeat an earlier one token for token; each text counts once in intervals."
+    assert said in printed["twice"]
+    assert "repeat an earlier one" not in printed["once"]
+    assert said in build_page(read_inputs([tmp_path / "twice.json"]))
+
+
+# -- ties ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def zero_router(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose routers score all experts alike: the order of the experts chooses."""
+    from conftest import TINY_CONFIG, build_tiny
+
+    model = build_tiny()
+    for layer in model.layers:
+        layer.mlp.gate.weight = 0 * layer.mlp.gate.weight
+    return save_checkpoint(tmp_path_factory.mktemp("zero") / "zero", model, TINY_CONFIG)
+
+
+def test_a_router_of_zeros_is_not_collapsed(zero_router: Path, tmp_path: Path) -> None:
+    main(["analyze", "--model", str(zero_router), "--max-samples", "12", *FEW, "--output", str(tmp_path / "o")])
+    for router in read_report(tmp_path / "o.json")["routers"]:
+        assert router["tied_selections"] == 1
+        assert router["top_share_token"] == 1
+        assert router["collapsed"] is None
+        assert router["collapsed_reason"] == "scores tie in 100% of the tokens, where the order of the experts decides"
+
+
+def test_a_router_of_zeros_gets_no_word(zero_router: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "profile"
+    domains = ("--domain", "math", "--domain", "code", "--max-samples", "24")
+    main(["profile", "--model", str(zero_router), *domains, *FEW, "--output", str(output)])
+    (model,) = json.loads((output / "profile.json").read_text())["models"]
+    for router in model["routers"]:
+        assert router["findings"]["word"] == "open"
+        for finding in router["findings"]["findings"].values():
+            assert finding["answer"] == "open"
+            assert "scores tie in 100% of the tokens" in finding["reason"]
+    assert "every layer: collapsed, dominated, idle, specialised open (scores tie in 100% of the tokens" in plain(
+        capsys.readouterr().out
+    )
+
+
+# -- thresholds ----------------------------------------------------------------------------------------------------
+
+
+def profiled(folder: Path, *options: str) -> dict[str, Any]:
+    domains = ("--domain", "math", "--domain", "code", "--max-samples", "20")
+    main(["profile", *domains, *FEW, *options, "--output", str(folder)])
+    whole: dict[str, Any] = json.loads((folder / "profile.json").read_text())
+    return whole
+
+
+def words(whole: dict[str, Any]) -> set[str]:
+    return {router["findings"]["word"] for router in whole["models"][0]["routers"]}
+
+
+def test_thresholds_of_the_command_line_decide_and_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = profiled(tmp_path / "usual")
+    other = profiled(tmp_path / "other", "--threshold", "used=0.99", "--threshold", "specialisation=0.9")
+    assert usual["settings"]["thresholds"]["used"] == 0.5
+    assert other["settings"]["thresholds"] == usual["settings"]["thresholds"] | {"used": 0.99, "specialisation": 0.9}
+    assert "collapsed" not in words(usual)
+    assert "collapsed" in words(other), "all experts in effective use is less than r = 0.99"
+    report = read_report(tmp_path / "other" / "moebench-nano" / "math.json")
+    assert "thresholds" not in report["settings"], "one domain has no findings"
+    assert "collapsed: r < 0.99 and s < 0.9" in plain(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("odds", "write NAME=VALUE"),
+        ("odds=many", "write NAME=VALUE"),
+        ("odds=1", "odds is a multiple above 1"),
+        ("used=0", "used lies between 0 and 1"),
+        ("use=0.3", "There is no threshold 'use'. Did you mean 'used'?"),
+    ],
+)
+def test_what_is_no_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, message: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["profile", "--threshold", option, "--output", str(tmp_path / "p")])
+    assert stop.value.code in (1, 2)
+    assert message in plain(capsys.readouterr().err)
+
+
+def test_thresholds_in_python() -> None:
+    plan = Plan(resamples=100, thresholds=Thresholds(odds=1.0001, used=0.01))
+    (found,) = profile(domains=("math", "code"), max_samples=20, max_length=32, plan=plan)
+    for router in found.report()["routers"]:
+        assert router["findings"]["findings"]["collapsed"]["parts"]["used"]["threshold"] == 0.01
+        dominated = router["findings"]["findings"]["dominated"]
+        assert dominated["threshold"] == pytest.approx(1.0001 / 7 / (1 + 1.0001 / 7))
+    with pytest.raises(MoebenchError, match="between 0 and 1"):
+        Thresholds(used=2)
+
+
+# -- domains that differ -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "said"),
+    [
+        (lambda texts: texts[:10], lambda texts: texts[:41], "large has 41 sequences, small 10"),
+        (lambda texts: [t[:14] for t in texts[:12]], lambda texts: texts[:12], "tokens a sequence"),
+    ],
+    ids=["in number", "in length"],
+)
+def test_domains_that_differ_much_are_warned_of(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    small: Callable[[list[str]], list[str]],
+    large: Callable[[list[str]], list[str]],
+    said: str,
+) -> None:
+    made = {"small": small(texts_of("math", 41)), "large": large(texts_of("code", 41))}
+    paths = [write(tmp_path / f"{name}.jsonl", texts) for name, texts in made.items()]
+    main(["profile", *(x for path in paths for x in ("--domain", str(path))), *FEW, "--output", str(tmp_path / "p")])
+    assert said in plain(capsys.readouterr().out)
+    (model,) = json.loads((tmp_path / "p" / "profile.json").read_text())["models"]
+    assert any(said in sentence for sentence in model["data"]["unequal_domains"])
+    assert said in build_page(read_inputs([tmp_path / "p"]))
+
+
+def test_domains_that_differ_little_are_not(tmp_path: Path) -> None:
+    assert "unequal_domains" not in profiled(tmp_path / "p")["models"][0]["data"]
+    assert "unequal_domains" not in analyze(max_samples=12, max_length=16).report(Plan(resamples=100))["data"]
