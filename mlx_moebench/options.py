@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, TypeVar
@@ -19,6 +20,9 @@ from .types import Json
 
 Step = Callable[[str, int, int], None]
 """step(what, done, total) is told of progress; total 0 means unknown."""
+
+LISTENER: ContextVar[Step | None] = ContextVar("listener", default=None)
+"""Who is told of a download, wherever in a command it happens; None leaves it to the hub's client."""
 
 Tell = Callable[[str], None]
 """tell(line) is told what a user should know before a measurement starts."""

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,25 +15,11 @@ from typing import Any
 from mlx_moebench.routing import METRICS
 from mlx_moebench.routing.domains.information import domain_information, jensen_shannon
 from mlx_moebench.routing.metrics import coactivation, coactivation_lift, transition
-from mlx_moebench.routing.metrics.registry import IntervalKind
+from mlx_moebench.show.tables.metrics import FIELDS, GROUPS, INTERVALS, parts
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, TEMPLATE = DOCS / "definitions.md", DOCS / "definitions.in.md"
 
-FIELDS = ("Formula", "Unit", "Range", "Null", "Source")
-GROUPS = {
-    "entropy": "How spread routing is",
-    "load": "How selections are shared out",
-    "margin": "How close decisions were",
-    "structure": "From token to token",
-}
-INTERVALS: dict[IntervalKind, str] = {
-    "mean": "Interval: bootstrap of a mean.",
-    "maximum": "Interval: of the largest of many shares.",
-    "plugin": "Shown corrected; interval from random halves.",
-    "distance": "Shown corrected as a square; interval from random halves.",
-    "none": "No interval.",
-}
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
     coactivation,
     coactivation_lift,
@@ -74,25 +58,14 @@ def _functions() -> Iterator[str]:
 
 def _entry(name: str, function: Callable[..., Any], note: str) -> Iterator[str]:
     summary, fields = parts(function)
-    summary = re.sub(r" Returns [^.]*\.\.\.[^.]*\.", "", summary)  # of use in Python only
+    if missing := [field for field in FIELDS if field not in fields]:
+        raise SystemExit(f"The docstring of {function.__name__} has no {missing[0]}.")
     yield f"**`{name}`** {summary} {note}".rstrip()
     yield ""
     for field in FIELDS:
         text = fields[field]
         yield f"- {field}: `{text.rstrip('.')}`" if field == "Formula" and "`" not in text else f"- {field}: {text}"
     yield ""
-
-
-def parts(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """(summary, {field: text}) of a docstring, without its examples."""
-    text = (inspect.getdoc(function) or "").split("\n>>>")[0]
-    summary, _, rest = text.partition("\n\n")
-    sections = dict(re.findall(rf"^({'|'.join(FIELDS)}): (.*?)(?=^\w+: |\Z)", rest, flags=re.DOTALL | re.MULTILINE))
-    missing = [field for field in FIELDS if field not in sections]
-    if missing:
-        raise SystemExit(f"The docstring of {function.__name__} has no {missing[0]}.")
-    joined = {field: " ".join(value.split()) for field, value in sections.items()}
-    return " ".join(summary.split()), joined
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import mlx_moebench
 from mlx_moebench.cli import ALIASES, group, main
-from mlx_moebench.cli._options import HOLES, LOADING, READING
+from mlx_moebench.cli._options import HOLES, LOADING, READING, SPELLINGS
 from mlx_moebench.errors import DataError
 from mlx_moebench.options import Choices, Flag, Loading, LoadingChoices, Options, Reading, Saving, takes
 
@@ -42,7 +42,7 @@ def options_of(every: list[click.Command]) -> dict[str, click.Option]:
         max(option.opts, key=len): option
         for command in every
         for option in command.params
-        if isinstance(option, click.Option)
+        if isinstance(option, click.Option) and not option.hidden
     }
 
 
@@ -64,6 +64,11 @@ def table() -> str:
         lines.append(f"| `{flag}` | " + " | ".join(cells) + " |")
     lines += ["", "Where one is missing that others have:", ""]
     lines += [f"- `{command}` has no `{flag}`: {reason}." for (command, flag), reason in sorted(HOLES.items())]
+    lines += ["", "Other names of one idea, of which a command accepts all and shows one:", ""]
+    for names in SPELLINGS:
+        users = {flag: [name for name, options in every.items() if flag in options] for flag in names}
+        shown = "; ".join(f"`{flag}` in {', '.join(users[flag])}" for flag in names if users[flag])
+        lines.append(f"- {', '.join(f'`{flag}`' for flag in names)}: {shown}.")
     return "\n".join(lines) + "\n"
 
 

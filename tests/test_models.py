@@ -355,6 +355,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr("mlx_moebench.checkpoints.hub.snapshot_download", partial(snapshot_download, endpoint=url))
 
 
@@ -477,7 +478,8 @@ def test_no_weights_are_fetched_for_a_model_that_cannot_be_measured(hub: Hub) ->
         (404, "RepoNotFound", "no folder and no public hub model 'someone/tiny'"),
         (404, "RevisionNotFound", "'someone/tiny' has no revision 'v9'"),
         (403, "GatedRepo", "'someone/tiny' is gated: accept its conditions"),
-        (503, "", "not in the cache and the hub cannot be reached"),
+        (403, "", r"The hub refuses 'someone/tiny' \(403\): log in"),
+        (503, "", "The hub answered 503 for 'someone/tiny'; try again later"),
     ],
 )
 def test_what_the_hub_refuses(hub: Hub, status: int, code: str, message: str) -> None:

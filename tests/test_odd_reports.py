@@ -239,3 +239,12 @@ def test_a_training_without_a_step_is_not_drawn(tmp_path: Path) -> None:
 def test_more_lines_than_colours_differ_by_their_markers() -> None:
     styles = {(COLOURS[number % len(COLOURS)], marker_of(number)) for number in range(40)}
     assert len(styles) == 40
+
+
+def test_no_heading_of_provenance_over_nothing(tmp_path: Path) -> None:
+    """A profile of stats pairs that lie elsewhere does not hold what they were measured with."""
+    assert run("profile", *NANO, "--output", tmp_path / "profile", "--quiet").exit_code == 0
+    result = run("report", tmp_path / "profile", "--format", "md")
+    assert "specialised" in result.output
+    assert "Provenance" not in result.output
+    assert all(rows for _, rows in provenance(read_inputs([tmp_path / "profile"])))

@@ -2,9 +2,9 @@
 
 from .adapters import Adapter, read_adapter
 from .folder import check_complete, read_json, shortened
-from .hub import WEIGHTS, commit_of
+from .hub import NANO_NAME, WEIGHTS, commit_of
 from .loaded import Checkpoint, LoadedModel
-from .located import NANO, NANO_NAME, Located, check_unquantised, find, refused_code
+from .located import NANO, Located, check_unquantised, find, refused_code
 
 __all__ = [
     "NANO",

@@ -10,12 +10,10 @@ from ..errors import ModelLoadError
 from ..families import Family, family_for
 from ..types import Json
 from .folder import check_tokenizer, check_weights, read_config
-from .hub import commit_of, fetch, local_folder
+from .hub import GGUF, NANO_NAME, WEIGHTS, commit_of, fetch, holds_only_gguf, local_folder, only_gguf
 
 NANO = Path(__file__).parents[1] / "models" / "nano"
 """The small trained model that ships in the package."""
-
-NANO_NAME = "moebench-nano"
 
 
 @dataclass(frozen=True)
@@ -41,25 +39,36 @@ def find(
     unquantised: bool,
     check: Callable[[Family, Json], None] = lambda family, config: None,
 ) -> Located:
-    """The checkpoint that ``model`` names: a folder, a hub id, or None for the embedded model.
+    """The checkpoint that ``model`` names: a folder, a hub id, or the embedded model, as None or by its name.
+
+    The name wins over a folder ``moebench-nano`` in the working directory, so that a command means the same everywhere;
+    ``./moebench-nano``, or a Path, is the folder.
+
 
     unquantised: whether it must be. check: what a backend refuses, from the family and config.json.
     Raises ModelLoadError and UnsupportedModelError.
     """
-    folder = NANO if model is None else local_folder(model)
+    embedded = model is None or model == NANO_NAME
+    folder = NANO if model is None or embedded else local_folder(model)
     if folder is not None:
-        name = NANO_NAME if model is None else folder.name
+        name = NANO_NAME if embedded else folder.name
+        if not any(folder.glob(WEIGHTS)) and any(folder.glob(f"*{GGUF}")):
+            raise only_gguf(folder)
         config = read_config(folder)
         family = family_for(config)
     else:
         # The settings first: no one should download gigabytes to be told that the model is dense.
         name = str(model)
         settings = fetch(name, revision, weights=False, code=trust_remote_code)
+        if not (settings / "config.json").is_file() and holds_only_gguf(name, commit_of(settings)):
+            raise only_gguf(name)
         config = read_config(settings)
         family = family_for(config)
         if unquantised:
             check_unquantised(config, name)
         folder = fetch(name, commit_of(settings) or revision, weights=True, code=trust_remote_code)
+        if not any(folder.glob(WEIGHTS)) and holds_only_gguf(name, commit_of(folder)):
+            raise only_gguf(name)
     family.specs(config)  # the settings that routers need are there
     check(family, config)
     check_weights(folder)

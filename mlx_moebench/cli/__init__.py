@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
+import json
 import keyword
 import os
 import pkgutil
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -28,6 +32,7 @@ class _Folder(click.Group):
             raise click.UsageError(f"No such command {cmd_name!r}.{did_you_mean(cmd_name, names)}", ctx)
         module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
         command: click.Command = importlib.import_module(f".{module}", __name__).command
+        importlib.import_module("._options", __name__).accept_spellings(command)
         return command
 
 
@@ -45,6 +50,7 @@ Examples:
   mlx-moebench plot load before.json after.json -o load.pdf
   mlx-moebench report profile/ -o report.html
   mlx-moebench train -c floor.yaml --adapter-path adapters
+  mlx-moebench metrics
   mlx-moebench doctor
 """
 
@@ -65,6 +71,7 @@ def main(arguments: list[str] | None = None, prog_name: str = "mlx-moebench", ba
 
     backend: what --backend is where it is left out.
     """
+    _print_anything(sys.argv if arguments is None else arguments)
     defaults = {name: {"backend": backend} for name in group.list_commands(click.Context(group))}
     try:
         group.main(args=arguments, prog_name=prog_name, standalone_mode=False, default_map=defaults)
@@ -81,6 +88,21 @@ def main(arguments: list[str] | None = None, prog_name: str = "mlx-moebench", ba
         sys.exit(141)
     except Exception as error:
         _failed(error)
+
+
+def _print_anything(arguments: Sequence[str]) -> None:
+    """What stdout cannot encode, on a terminal of Latin-1 or ASCII, becomes a question mark, or in JSON an escape."""
+    if not isinstance(sys.stdout, io.TextIOWrapper) or sys.stdout.errors != "strict":
+        return
+    codecs.register_error("json", _escaped)
+    sys.stdout.reconfigure(errors="json" if "--json" in arguments else "replace")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of `codecs`: as JSON writes it in ASCII."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _usage(error: click.ClickException) -> None:

@@ -5,6 +5,7 @@ A group of them reaches its command as the one object of `mlx_moebench.options` 
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 import sys
@@ -18,6 +19,8 @@ import click
 from click.core import ParameterSource
 
 from ..options import BITS, COLLAPSE_SHARES, DTYPES, LONG, ROUTER_BITS, SPLITS, Flag, Loading, Plan, Reading, Thresholds
+from ._completion import complete_data, complete_models
+from ._early import check_adapter, check_data, check_models
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -52,7 +55,10 @@ LOADING: Mapping[str, Decorator] = {
         help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
     ),
     "adapter_path": click.option(
-        "--adapter-path", type=click.Path(), help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora."
+        "--adapter-path",
+        type=click.Path(),
+        callback=check_adapter,
+        help="Folder of a LoRA, DoRA or full adapter made by mlx_lm.lora.",
     ),
     "trust_remote_code": click.option(
         "--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."
@@ -158,6 +164,11 @@ HOLES: Mapping[tuple[str, str], str] = {
     ("doctor", "--level"): "its checks hold or fail, without intervals",
     ("doctor", "--seed"): "nothing is drawn at random",
     ("doctor", "--resume"): "it takes seconds",
+    ("metrics", "--output"): "it prints what there is; --json > FILE keeps it",
+    ("metrics", "--level"): "it measures nothing",
+    ("metrics", "--seed"): "nothing is drawn at random",
+    ("metrics", "--resume"): "it measures nothing",
+    ("metrics", "--quiet"): "it answers at once, so there is no progress to show",
     ("models", "--output"): "it prints what is supported; --json > FILE keeps it",
     ("models", "--level"): "it measures nothing",
     ("models", "--seed"): "nothing is drawn at random",
@@ -173,10 +184,34 @@ HOLES: Mapping[tuple[str, str], str] = {
 """(command, option): why the option is not there. tests/test_commands.py holds every command to it."""
 
 
+SPELLINGS: tuple[tuple[str, ...], ...] = (
+    ("--max-length", "--max-seq-length", "--max-tokens"),
+    ("--max-samples", "--limit"),
+    ("--dataset", "--data", "--domain"),
+    ("--metric", "--metrics"),
+)
+"""Names of one idea. Where a command shows one of them, the others are accepted too, and no help lists them."""
+
+
+def accept_spellings(command: click.Command) -> None:
+    """Add the `SPELLINGS` that ``command`` does not show, as hidden options that set the same value."""
+    have = {flag: option for option in command.params for flag in option.opts}
+    for names in SPELLINGS:
+        shown = next((have[name] for name in names if name in have), None)
+        for name in names:
+            if isinstance(shown, click.Option) and name not in have:
+                hidden = copy.copy(shown)
+                hidden.opts, hidden.secondary_opts, hidden.hidden = [name], [], True
+                command.params.append(hidden)
+
+
 def loading_options(*, without: Collection[str] = (), model: bool = True) -> Decorator:
     """--model (unless the command spells its own) and `LOADING`; the command gets ``loading``, a `Loading`."""
     named = click.option(
-        "--model", help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]"
+        "--model",
+        help="Folder or hub id of an MoE checkpoint in safetensors.  [default: the embedded moebench-nano]",
+        shell_complete=complete_models,
+        callback=check_models,
     )
 
     def make(bits: int | None = None, four_bit: bool = False, **choices: Any) -> Loading:
@@ -199,6 +234,8 @@ def reading_options(*, dataset: bool = True, batch_size: tuple[int, str] | None 
         show_default=True,
         help="math, general, code; a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, code; also .gz) or a folder of "
         "them; or hub:ID[:CONFIG[:SPLIT]]; each with @FIELD for its text field.",
+        shell_complete=complete_data,
+        callback=check_data,
     )
     options = dict(READING)
     if batch_size is not None:
@@ -301,7 +338,9 @@ def typed(names: Collection[str]) -> list[str]:
     return [
         max(parameter.opts, key=len)
         for parameter in context.command.params
-        if parameter.name in names and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        if parameter.name in names
+        and not getattr(parameter, "hidden", False)
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from ..options import Step, quiet_step
+from ..options import LISTENER, Step, quiet_step
 
 SECONDS = 30.0
 """Between two lines of progress in a log, where there is no terminal to draw a bar on."""
@@ -15,14 +15,24 @@ SECONDS = 30.0
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Step]:
-    """A `Step` that draws one bar, or writes a line now and then to a log, or does nothing when ``quiet``."""
-    if quiet:
-        yield quiet_step
-    elif sys.stderr is None or not sys.stderr.isatty():
-        yield _logged()
-    else:
-        with _bar() as step:
+    """A `Step` that draws one bar, or writes a line now and then to a log, or does nothing when ``quiet``.
+
+    Downloads that happen meanwhile are told to it, too.
+    """
+    with _steps(quiet) as step:
+        before = LISTENER.set(step)
+        try:
             yield step
+        finally:
+            LISTENER.reset(before)
+
+
+def _steps(quiet: bool) -> AbstractContextManager[Step]:
+    if quiet:
+        return nullcontext(quiet_step)
+    if sys.stderr is None or not sys.stderr.isatty():
+        return nullcontext(_logged())
+    return _bar()
 
 
 def _logged() -> Step:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._completion import MetricOption, complete_metrics, complete_models, complete_sides
 from ._options import (
     FLAG,
     LOADING,
@@ -53,8 +54,8 @@ NOT_OF_PARITY = (
 
 
 @click.command(epilog=EPILOG)
-@click.argument("a")
-@click.argument("b", required=False)
+@click.argument("a", shell_complete=complete_sides)
+@click.argument("b", required=False, shell_complete=complete_sides)
 @click.option(
     "--backends",
     metavar="NAME,NAME,...",
@@ -69,10 +70,18 @@ NOT_OF_PARITY = (
 @click.option(
     "--metric",
     "metrics",
+    cls=MetricOption,
     multiple=True,
+    metavar="NAME",
+    shell_complete=complete_metrics,
     help="Metric to show layer by layer; may be repeated.  [default: mean_entropy, top_share_token, load_entropy]",
 )
-@click.option("--model", "base", help="The model that an adapter is applied to.  [default: the other side's model]")
+@click.option(
+    "--model",
+    "base",
+    help="The model that an adapter is applied to.  [default: the other side's model]",
+    shell_complete=complete_models,
+)
 @reading_options()
 @loading_options(model=False, without=("adapter_path",))
 @flag_options

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ._completion import complete_models
+from ._early import check_models
 from ._options import loading_options, quiet_option
 
 if TYPE_CHECKING:
@@ -27,10 +29,17 @@ Examples:
     "models",
     multiple=True,
     help="Folder or hub id of an MoE checkpoint; may be repeated.  [default: the embedded moebench-nano]",
+    shell_complete=complete_models,
+    callback=check_models,
 )
 @loading_options(model=False)
 @click.option(
-    "--max-tokens", type=click.IntRange(1, 8192), default=256, show_default=True, help="Tokens of a text that are run."
+    "--max-length",
+    "max_tokens",
+    type=click.IntRange(1, 8192),
+    default=256,
+    show_default=True,
+    help="Tokens of a text that are run.",
 )
 @click.option(
     "--live/--no-live",

@@ -96,5 +96,6 @@ def command() -> None:
     """Draw a picture for a paper from what was measured: PNG, SVG or PDF, the same bytes each time.
 
     INPUTS are stats pairs, profiles, comparisons, reports of loss or trainings, each recognised by its content.
-    Several in one picture share their scales. `plot KIND --help` says what a kind is drawn from.
+    Several in one picture share their scales. `plot KIND --help` says what a kind is drawn from, and
+    `mlx-moebench metrics` what the numbers in it mean.
     """

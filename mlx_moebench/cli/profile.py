@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ._completion import complete_data, complete_models
+from ._early import check_data, check_models
 from ._options import (
     FLAG,
     LOADING,
@@ -47,6 +49,8 @@ Examples:
     multiple=True,
     metavar="[NAME=]MODEL",
     help="Folder or hub id, as for analyze; give it again for more models.  [default: the embedded moebench-nano]",
+    shell_complete=complete_models,
+    callback=check_models,
 )
 @click.option(
     "--domain",
@@ -54,6 +58,8 @@ Examples:
     "domains",
     multiple=True,
     metavar="[NAME=]DATASET[@FIELD]",
+    shell_complete=complete_data,
+    callback=check_data,
     help="A data set as analyze takes it, with @FIELD for its own text field; give it again for each domain.  "
     "[default: math, general, code]",
 )

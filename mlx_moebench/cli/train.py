@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from ..types import Json
+from ._completion import complete_models
+from ._early import check_models
 from ._options import LOADING, command_line, json_option, quiet_option, resume_option
 
 EPILOG = """\b
@@ -36,7 +38,12 @@ floor.yaml holds the keys of mlx_lm.lora (iters, learning_rate, num_layers, lora
 @click.option(
     "-c", "--config", type=click.Path(path_type=Path), help="YAML settings; options given here take precedence."
 )
-@click.option("--model", help="Folder or hub id of an MoE checkpoint.  [default: the embedded moebench-nano]")
+@click.option(
+    "--model",
+    help="Folder or hub id of an MoE checkpoint.  [default: the embedded moebench-nano]",
+    shell_complete=complete_models,
+    callback=check_models,
+)
 @click.option(
     "--data", help="Folder with train.jsonl, valid.jsonl, test.jsonl, or a hub data set.  [default: bundled prompts]"
 )

@@ -45,6 +45,21 @@ def pair_paths(path: Path) -> tuple[Path, Path]:
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".safetensors")
 
 
+OF_OTHERS = {
+    *(".txt", ".csv", ".tsv", ".md", ".html", ".htm", ".png", ".svg", ".pdf", ".yaml", ".yml"),
+    *(".jsonl", ".parquet", ".npz", ".gz", ".zip"),
+}
+"""Suffixes that promise another format; any other, as of ``run-0.5``, belongs to the name."""
+
+
+def check_name(path: Path) -> None:
+    """Raise `StatsError` where the name of a stats pair promises another format."""
+    if path.suffix.lower() in OF_OTHERS:
+        raise StatsError(
+            f"Statistics are written as NAME.json and NAME.safetensors, not as {path.suffix}: name {path.stem}.json."
+        )
+
+
 def decode_output(output: str | Path) -> Path:
     """Where the pair of the generated tokens lies, beside that of the prompts: OUT.decode.json for OUT.json."""
     report_path, _ = pair_paths(Path(output))
@@ -57,6 +72,7 @@ def check_writable(path: Path) -> None:
     Asked before measuring, so that nothing measured is lost. Makes no folder.
     """
     report_path, sums_path = pair_paths(path)
+    check_name(path)
     for place in (path, report_path, sums_path):
         if place.is_dir():
             raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
@@ -85,6 +101,7 @@ def save_pairs(pairs: Iterable[tuple[RoutingSums, Path]], plan: Plan | None = No
 
 def pair_contents(stats: RoutingSums, path: Path, plan: Plan | None = None) -> tuple[dict[Path, bytes], Json]:
     """(what the files of a pair hold, sums first; the report): for `write_aside` of several files together."""
+    check_name(path)
     report_path, sums_path = pair_paths(path)
     blob = sums_blob(stats)
     report = build_report(stats, plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}

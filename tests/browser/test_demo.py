@@ -50,7 +50,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = ["--port", str(port), "--no-browser", "--adapter-path", str(adapter), "--max-tokens", "64"]
+    arguments = ["--port", str(port), "--no-browser", "--adapter-path", str(adapter), "--max-length", "64"]
     with (folder / "out.txt").open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVE, str(asked), *arguments], stdout=out, stderr=subprocess.STDOUT

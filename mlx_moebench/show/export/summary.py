@@ -181,8 +181,7 @@ def _training(training: Training) -> Iterator[str]:
 
 
 def _provenance(inputs: Inputs) -> Iterator[str]:
-    yield "## Provenance"
-    yield ""
+    """What each measurement was of and how; nothing where a profile alone was given, whose sources it does not hold."""
     reports = [
         *(report for run in inputs.runs for report in (run.domains.values() if run.domains else (run.report,))),
         *(comparison[side] for comparison in inputs.comparisons for side in "ab"),
@@ -205,5 +204,9 @@ def _provenance(inputs: Inputs) -> Iterator[str]:
         if row not in seen:
             seen.add(row)
             rows.append(row)
+    if not rows:
+        return
+    yield "## Provenance"
+    yield ""
     columns = ["model", "data", "sha256", "sequences", "tokens", "phase", "max length, tokens", "backend", "command"]
     yield from table(columns, rows)

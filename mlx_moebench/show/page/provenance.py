@@ -35,7 +35,7 @@ def provenance(inputs: Inputs) -> list[tuple[str, list[tuple[str, str]]]]:
     for training in inputs.trainings:
         rows = [*_flat("routing loss", (training.report.get("settings") or {}).get("routing_loss") or {})]
         parts.append((f"Training {training.name}", rows + _command(training.report)))
-    return parts
+    return [(heading, rows) for heading, rows in parts if rows]
 
 
 def _report(report: Facts) -> Iterator[tuple[str, str]]:

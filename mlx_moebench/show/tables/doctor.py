@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
 from ...blas import blas_in_use
 from ...environment import package_version
 from ...types import Json
+from .base import plain_table
 
 PRESENCE = {"True": "present", "False": "missing", "None": "not installed"}
 WORDS = {
@@ -97,7 +97,7 @@ def _shown(value: Any) -> str:
 
 def render_selftest(result: Json) -> Group:
     """One row a check and device, the verdict, and after a failure what to do."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     for column in ("device", "check", "differences found", "limit", ""):
         table.add_column(column)
     for device in result["devices"]:

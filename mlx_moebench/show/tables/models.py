@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
 from ...environment import package_version
 from ...families import GUIDE, Family, families
 from ...families.base import names_of
 from ...types import Json
+from .base import plain_table
 
 TESTED = {
     "outputs bit-identical with the tap": "test_instrument.test_taps_change_no_output_and_no_parameter",
@@ -67,7 +67,7 @@ def print_supported(support: Json, console: Console | None = None) -> None:
 
 def render(support: Json) -> Group:
     """What `supported` returns as one rich renderable."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     for column in ("model_type", "computed by", "router", "logits from"):
         table.add_column(column)
     lines = [Text("\nTheir rules: distribution p, gate weight g, sparse layers, settings", "bold")]

@@ -10,6 +10,7 @@ from rich.table import Table
 from ...types import Json
 from ..names import label_and_unit
 from ..numbers import decimals, with_interval
+from .base import plain_table
 
 ROWS = (
     ("load_entropy", 3),
@@ -36,7 +37,7 @@ def print_training(report: Json, console: Console | None = None) -> None:
 
 
 def _table(report: Json) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = plain_table()
     for column in ("", *ENDS):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for key, digits in ROWS:
