@@ -27,7 +27,7 @@ from mlx_moebench.models import load, load_checkpoint, select_device
 
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn  # isort: skip
-from huggingface_hub import constants, snapshot_download  # isort: skip
+from huggingface_hub import HfApi, constants, snapshot_download  # isort: skip
 from mlx.utils import tree_flatten  # isort: skip
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -355,7 +355,8 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", url)
+    for name in ("model_info", "list_repo_files"):
+        monkeypatch.setattr(f"mlx_moebench.checkpoints.hub.{name}", getattr(HfApi(endpoint=url), name))
     monkeypatch.setattr("mlx_moebench.checkpoints.hub.snapshot_download", partial(snapshot_download, endpoint=url))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from referencing import Registry, Resource
 from routing_reference import SCHEMA, make_stats
+from safetensors.numpy import save_file
 
 from mlx_moebench import RoutingStats, analyze, profile
 from mlx_moebench.analysis.profile import domain_names, model_names, planned
@@ -306,7 +307,11 @@ def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "not both" in fails(capsys, pair, "--domain", "math", code=2)
     assert "--max-samples is for measuring" in fails(capsys, pair, "--max-samples", 3, "--output", tmp_path, code=2)
     assert "A plot ends in .png, .svg or .pdf" in fails(capsys, pair, "--plot", "x.jpg", "--output", tmp_path)
-    several = ("--model", "a", "--model", "b", "--adapter-path", "c", "--output", tmp_path)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"fine_tune_type": "full"}')
+    save_file({"weight": np.zeros(1, np.float32)}, adapter / "adapters.safetensors")
+    several = ("--model", "some/a", "--model", "some/b", "--adapter-path", adapter, "--output", tmp_path)
     assert "belongs to one model" in fails(capsys, *several, code=2)
     out = ("--output", tmp_path / "out", "--quiet")
     assert "is neither a bundled data set" in fails(capsys, "--domain", "math", "--domain", "cod", *out)
