@@ -41,6 +41,7 @@ LONG = ("truncate", "windows")
 COLLAPSE_SHARES = ("top_share_token", "top_share_selection", "top_share_top1")
 """What `collapsed` may be decided on."""
 
+ROUNDING = 1e-9  # 2 / (1 - 0.98) is a hair above 100
 TRACE_LIMIT = 2 * 10**9
 
 
@@ -198,7 +199,10 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to resample: method for means, B resamples, seed, level in (0, 1); and what findings are measured against."""
+    """How to resample: method for means, B resamples, seed, level in (0, 1); and what findings are measured against.
+
+    Raises `MoebenchError` for a level that so few draws cannot reach: one of them at least must lie beyond either end.
+    """
 
     method: Method = "bca"
     resamples: int = 2000
@@ -215,6 +219,11 @@ class Plan:
             raise MoebenchError(f"A seed is 0 or more, got {self.seed}.")
         if self.resamples < 100:
             raise MoebenchError(f"{self.resamples} resamples are too few for an interval: use 100 or more.")
+        beyond = self.resamples * (1 - self.level)
+        if beyond < 2 - ROUNDING:
+            needed = math.ceil(2 / (1 - self.level) * (1 - ROUNDING))
+            message = f"A level of {100 * self.level:.10g}% takes {needed:,} resamples or more, not {self.resamples:,}."
+            raise MoebenchError(message)
 
 
 @dataclass(frozen=True)

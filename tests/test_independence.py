@@ -10,8 +10,8 @@ from audit_cells import PARTS
 from audit_domains import NULLS, estimates_of, loads, shifted
 from populations import Domain, draw, joined
 
-from mlx_moebench.routing import Sums
-from mlx_moebench.routing.domains.estimates import information_of
+from mlx_moebench.routing import Plan, Sums
+from mlx_moebench.routing.domains.estimates import domain_estimates, information_of
 from mlx_moebench.routing.intervals.halves import Ratios, random_halves, ratios
 from mlx_moebench.routing.intervals.independence import critical_ratio, independence
 
@@ -39,6 +39,18 @@ def test_equal_loads_without_noise_and_different_ones() -> None:
     assert math.isinf(apart.ratio)
     assert apart.p_value == 1 / 401
     assert apart.excess > 0
+
+
+@pytest.mark.parametrize(("resamples", "level"), [(100, 0.95), (100, 0.98), (200, 0.99), (2000, 0.999)])
+def test_without_noise_p_and_interval_agree(resamples: int, level: float) -> None:
+    """A level that the draws cannot reach gave p 0.02 beside a 99.9% interval that left out 0: no plan asks for one."""
+    counts = np.repeat([[4.0, 2.0, 2.0], [2.0, 4.0, 2.0]], 12, axis=0)
+    sums = Sums.from_counts(counts, counts.sum(axis=1), 1)
+    (one,) = domain_estimates([sums], np.repeat(["x", "y"], 12), Plan(resamples=resamples, level=level))
+    assert one.test is not None
+    assert one.information.interval.low is not None
+    assert one.information.interval.low > 0
+    assert one.test.p_value <= 1 - level
 
 
 def test_the_size_of_tokens_does_not_matter() -> None:

@@ -164,7 +164,7 @@ def test_what_a_comparison_allowed_is_said_as_such() -> None:
 
 def test_a_level_is_not_rounded_to_certainty(tmp_path: Path) -> None:
     assert [percent(level) for level in (0.9, 0.95, 0.995, 0.999)] == ["90%", "95%", "99.5%", "99.9%"]
-    result = run("report", *NANO, "--level", "0.995", "--resamples", 100, "--format", "md")
+    result = run("report", *NANO, "--level", "0.995", "--resamples", 400, "--format", "md")
     assert "99.5% intervals over sequences" in result.output
     assert "100%" not in result.output
 

@@ -15,6 +15,7 @@ from routing_reference import make_stats, validate
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.errors import StatsError
+from mlx_moebench.pair.report import interval_rows
 from mlx_moebench.routing import RouterSpec, Routing, tally
 from mlx_moebench.show.export.summary import to_markdown
 from mlx_moebench.show.export.tidy import to_csv
@@ -101,7 +102,16 @@ def test_the_report_says_that_a_flag_is_open() -> None:
         made = make_stats(range(12), tau=tau).report()
         assert made["routers"][0].get("collapsed_open", False) is is_open
         validate(made)
-    assert "collapsed_open" not in report((16,), tau=0.2, sequences=3)["routers"][0]  # no interval
+    few = [report((16,), tau=tau, sequences=3) for tau in (0.2, 0.9)]
+    assert [(made["routers"][0]["collapsed"], made["routers"][0].get("collapsed_open")) for made in few] == [
+        (True, True),
+        (False, None),
+    ]
+    flag = interval_rows(few[0])[-1]
+    assert (flag["metric"], flag["reason"]) == (
+        "collapsed",
+        "3 sequences are too few for an interval: 10 or more are needed",
+    )
 
 
 def test_two_kinds_of_router_are_never_pooled() -> None:

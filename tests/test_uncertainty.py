@@ -327,6 +327,12 @@ def test_bad_plans() -> None:
         Plan(level=95)
     with pytest.raises(MoebenchError, match="99 resamples are too few"):
         Plan(resamples=99)
+    with pytest.raises(MoebenchError, match=r"A level of 99\.9% takes 2,000 resamples or more, not 100\."):
+        Plan(resamples=100, level=0.999)
+    for level, resamples in ((0.999, 2000), (0.98, 100), (0.99, 200), (0.9999, 20_000)):
+        Plan(resamples=resamples, level=level)
+        with pytest.raises(MoebenchError, match=f"takes {resamples:,} resamples or more|too few"):
+            Plan(resamples=resamples - 1, level=level)
     with pytest.raises(MoebenchError, match=r"Did you mean 'gini'\?"):
         intervals([clusters(12)], np.zeros(12), PLAN, ["ginni"])
 

@@ -181,11 +181,16 @@ def _router(stats: RoutingSums, number: int, shown: dict[str, Corrected]) -> Jso
 
 
 def flag_open(router: Facts, settings: Facts) -> bool:
-    """Whether the interval of the share that ``collapsed`` is decided on holds tau: other texts may flip the flag."""
+    """Whether other texts may flip the flag ``collapsed``.
+
+    So they may where the interval of the share that it is decided on holds tau, and where a flag that is up has none.
+    """
     interval = router["ci"].get(settings["collapse_on"], {})
     low, high = interval.get("low"), interval.get("high")
-    if router.get("collapsed") is None or low is None or high is None:
+    if router.get("collapsed") is None:
         return False
+    if low is None or high is None:
+        return bool(router["collapsed"])
     return bool(low <= settings["tau"] < high)
 
 
@@ -199,10 +204,15 @@ def interval_rows(report: Facts) -> list[Json]:
             numbers = {key: entry.get(key) for key in ("low", "high", "plugin", "method", "reason")}
             rows.append({**identity, "metric": name, "unit": metric.unit, "value": router[name], **numbers})
         if "collapsed" in router:
-            reason = "the interval of its share holds tau" if router.get("collapsed_open") else None
+            reason = _open_reason(router, report["settings"]) if router.get("collapsed_open") else None
             flag = {"metric": "collapsed", "unit": "flag", "value": router["collapsed"]}
             rows.append({**identity, **flag, "reason": router.get("collapsed_reason", reason)})
     return rows
+
+
+def _open_reason(router: Facts, settings: Facts) -> str:
+    interval = router["ci"][settings["collapse_on"]]
+    return "the interval of its share holds tau" if interval.get("low") is not None else str(interval.get("reason"))
 
 
 def interval_entry(one: Corrected, total: Sums | None = None) -> Json:

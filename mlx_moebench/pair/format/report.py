@@ -307,7 +307,10 @@ class GateFields(msgspec.Struct, kw_only=True):
     collapsed_reason: Annotated[str | UnsetType, says("Why collapsed is null.")] = UNSET
     collapsed_open: Annotated[
         Literal[True] | UnsetType,
-        says("The interval of that share holds tau, so that other texts may flip the flag. Absent otherwise."),
+        says(
+            "Other texts may flip the flag: the interval of that share holds tau, or the flag is up without one. Absent "
+            "otherwise."
+        ),
     ] = UNSET
     token_share: Annotated[TokenShare | UnsetType, says("Since version 2.")] = UNSET
     findings: Annotated[RouterFindings | UnsetType, says("Of several domains, since version 3.")] = UNSET

@@ -213,7 +213,7 @@ def _of_draws(m: Metric, sides: tuple[float, float], drawn: Sequence[Drawn], wid
 
     def at(level: float) -> Interval:
         widen = wider(level)
-        interval = resampled_interval(kind, sides[1] - sides[0], boot, jack, widen, replace(plan, level=level))
+        interval = resampled_interval(kind, sides[1] - sides[0], boot, jack, widen, plan, level)
         interval = interval if both is None else _with_own_bias(interval, sides, both, widen, level)
         if interval.low is None or interval.high is None:
             return interval

@@ -167,23 +167,27 @@ def _mean_interval(
 
 
 def resampled_interval(
-    kind: IntervalKind, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan
+    kind: IntervalKind, point: float, boot: Floats, jack: Floats, widen: float, plan: Plan, level: float | None = None
 ) -> Interval:
-    """The interval of a mean, plug-in or distance from its resampled values [B] and leave-one-out values [N]."""
+    """The interval of a mean, plug-in or distance from its resampled values [B] and leave-one-out values [N].
+
+    level: that of the plan by default; a p-value is sought at levels that the plan's draws cannot reach as well.
+    """
+    level = plan.level if level is None else level
     boot, jack = boot[np.isfinite(boot)], jack[np.isfinite(jack)]
     if len(boot) < 0.9 * plan.resamples:
         return Interval(reason="the metric is null in more than a tenth of the resamples")
     if kind == "plugin":
-        low, high = basic(point, boot, widen, plan.level)
+        low, high = basic(point, boot, widen, level)
     elif kind == "distance":
-        low, high = (math.sqrt(max(x, 0.0)) for x in basic(point**2, boot**2, widen, plan.level))
+        low, high = (math.sqrt(max(x, 0.0)) for x in basic(point**2, boot**2, widen, level))
     elif plan.method == "percentile":
-        low, high = np.quantile(boot, [(1 - plan.level) / 2, (1 + plan.level) / 2])
+        low, high = np.quantile(boot, [(1 - level) / 2, (1 + level) / 2])
         return Interval(float(low), float(high), "percentile bootstrap over sequences")
     else:
-        low, high = _bca(point, boot, jack, widen, plan.level)
+        low, high = _bca(point, boot, jack, widen, level)
         # The skewness of few sequences is mostly noise: BCa alone covered 91% where one side came out too short.
-        half = widen * float(ndtri((1 + plan.level) / 2)) * float(boot.std())
+        half = widen * float(ndtri((1 + level) / 2)) * float(boot.std())
         return Interval(min(low, point - half), max(high, point + half), "BCa bootstrap over sequences")
     scale = " of the square" if kind == "distance" else ""
     return Interval(low, high, f"basic bootstrap over sequences{scale}", bias=float(boot.mean()) - point)
