@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,13 @@ from populations import (
 
 from mlx_moebench.errors import MoebenchError
 from mlx_moebench.options import Thresholds
+from mlx_moebench.pair.report import answers as report_answers
 from mlx_moebench.routing import Plan, Sums
 from mlx_moebench.routing.domains.estimates import DomainEstimates, domain_estimates, domain_point
 from mlx_moebench.routing.domains.findings import (
     NAMES,
     WORDS,
+    Finding,
     Findings,
     Part,
     count_words,
@@ -221,35 +224,128 @@ def test_a_router_of_zeros_has_no_word() -> None:
     shares[:, :8] = 1.0
     e = estimate(shares, 8)
     assert findings(e).word == "collapsed"
-    tied = findings(e, tied=1.0)
+    tied = findings(e, tied=[0.3, 1.0, 0.0])
     assert tied.word == "open"
     assert set(answers(tied).values()) == {"open"}
-    assert tied["collapsed"].reason == "scores tie in 100% of the tokens, where the order of the experts decides"
+    assert tied["collapsed"].reason == (
+        "scores tie in 100% of the tokens of d1, where the order of the experts decides"
+    )
 
 
 @pytest.mark.parametrize(("tied", "answer"), [(0.0, "yes"), (0.05, "yes"), (0.45, "open")])
 def test_an_expert_dominates_only_without_the_tied_tokens(tied: float, answer: str) -> None:
     shares, top_k = one_busier(0.8, 16, 2)
-    assert findings(estimate(shares, top_k), tied)["dominated"].answer == answer
+    assert findings(estimate(shares, top_k), [0.0, 0.0, tied][-len(shares) :])["dominated"].answer == answer
 
 
 def test_idle_experts_that_ties_could_have_served_are_open() -> None:
     shares, top_k = dead(100, 128, 8)
     e = estimate(shares, top_k, 40, 128)
-    assert findings(e, 0.01)["idle"].answer == "yes"
-    assert findings(e, 0.3)["idle"].answer == "open"
-    assert findings(e, 0.3)["specialised"].answer == "no", "ties do not tell domains apart"
+    domains = len(e.names)
+    for share, answer in ((0.01, "yes"), (0.02, "open"), (0.3, "open")):
+        assert findings(e, [share] * domains)["idle"].answer == answer
+    of_one = [0.0] * (domains - 1)
+    for share, answer in ((0.01, "yes"), (0.02, "open")):
+        assert findings(e, [share * domains, *of_one])["idle"].answer == answer, "all of it in one domain"
+    assert findings(e, [0.3] * domains)["specialised"].answer == "no", "ties do not tell domains apart"
 
 
 def test_collapse_stands_where_ties_are_few() -> None:
     e = estimate(*dead(48, 128, 8))
-    assert findings(e, 0.02)["collapsed"].answer == "yes"
-    assert findings(e, 0.49)["collapsed"].answer == "yes", (
-        "a sixteenth of the selections does not make 64 of 48 experts"
-    )
+    domains = len(e.names)
+    assert findings(e, [0.02] * domains)["collapsed"].answer == "yes"
+    assert findings(e, [0.49] * domains)["collapsed"].answer == "open", "the tied tokens may have used all the others"
     near = estimate(*dead(60, 128, 1), 60, 200)
     assert findings(near)["collapsed"].answer == "yes"
-    assert findings(near, 0.3)["collapsed"].answer == "open"
+    assert findings(near, [0.3] * len(near.names))["collapsed"].answer == "open"
+
+
+@pytest.mark.parametrize("sizes", [(12, 12, 300), (12, 300)])
+def test_a_small_domain_that_ties_leaves_every_finding_open(sizes: tuple[int, ...]) -> None:
+    """Of all tokens 4 to 7% tie; but a domain counts 1/D, whatever its size."""
+    shares = np.full((len(sizes), 64), 8 / 64)
+    shares[:-1] = np.arange(64) < 8
+    sums, labels = route([Domain(n) for n in sizes], shares, 8, np.random.default_rng(1))
+    alone = findings(estimates_of(sums, labels, 0))
+    assert alone["specialised"].answer == "yes"
+    (one,) = answered([with_ties(sums, np.where(labels == f"d{len(sizes) - 1}", 0, sums.n_tokens))], labels)
+    assert one.word == "open"
+    assert set(answers(one).values()) == {"open"}
+    assert one["specialised"].reason == "scores tie in 100% of the tokens of d0, where the order of the experts decides"
+
+
+def with_ties(sums: Sums, tied: np.ndarray) -> Sums:
+    scalars = sums.scalars.copy()
+    scalars[:, SCALARS.index("tied")] = tied
+    return replace(sums, scalars=scalars)
+
+
+def answered(routers: list[Sums], labels: np.ndarray) -> list[Findings]:
+    return report_answers(domain_estimates(routers, labels, PLAN), routers, labels.tolist(), PLAN)
+
+
+PLAN = Plan(resamples=200)
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(64, 8), (16, 4), (128, 8)])
+def test_tokens_whose_scores_are_all_equal_may_have_gone_anywhere(experts: int, top_k: int) -> None:
+    """They take the first K experts. Nothing is found that the same router, with its ties broken at random, denies."""
+    for tied in (0.1, 0.3, 0.45):
+        for active in range(experts // 2, int(0.9 * experts), experts // 8):
+            untied = (np.arange(experts) < active) * (1 - tied) * top_k / active
+            first, anywhere = untied + tied * (np.arange(experts) < top_k), untied + tied * top_k / experts
+            both = []
+            for shares, share in ((first, tied), (anywhere, 0.0)):
+                rng = np.random.default_rng(1)
+                sums, labels = route([Domain(30, 64, math.inf, 0)] * 2, np.stack([shares] * 2), top_k, rng)
+                both += answered([with_ties(sums, share * sums.n_tokens)], labels)
+            for name in NAMES:
+                assert (both[0][name].answer, both[1][name].answer) != ("yes", "no"), (tied, active)
+
+
+def test_domains_stay_apart_where_ties_are_few() -> None:
+    apart = estimate(*own_experts(2, 64, 8))
+    for tied, answer in (([0.1, 0.1], "yes"), ([0.0, 0.4], "open")):
+        assert findings(apart, tied)["specialised"].answer == answer
+    # 0.4 of the tokens against 1/16, of which four times the odds are 0.21: the excess is 0.19.
+    shares = np.full((2, 16), 1 / 16)
+    shares[0] = [0.4, *[0.6 / 15] * 15]
+    one = estimate(shares, 1, 40, 400)
+    excess = one_part(findings(one)["specialised"], "excess").interval.low
+    assert excess is not None
+    assert 0.15 < excess < 0.25
+    for tied, answer in ((0.02, "yes"), (0.06, "open")):
+        assert findings(one, [0.0, tied], Thresholds(least_specialisation=0.9))["specialised"].answer == answer
+
+
+def one_part(finding: Finding, name: str) -> Part:
+    return next(part for part in finding.parts if part.name == name)
+
+
+def test_a_router_that_differs_as_a_whole_stays_apart() -> None:
+    """By s: with such odds any tie elsewhere could undo the excess of an expert."""
+    e = estimate(*own_experts(2, 16, 2), 40, 200)
+    strict = Thresholds(odds=1e9, idle_load=0.9)
+    assert findings(e, [0.01, 0.0], strict)["specialised"].answer == "yes"
+    assert findings(e, [0.2, 0.0], strict)["specialised"].answer == "open"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ties_move_no_number_further_than_allowed_for(seed: int) -> None:
+    """Excess and information of loads, before and after a share of the tokens of each domain goes elsewhere."""
+    rng = np.random.default_rng(seed)
+    domains, experts, tied = int(rng.integers(2, 5)), int(rng.integers(2, 20)), float(rng.uniform(0, 0.4))
+    before = rng.dirichlet(np.full(experts, rng.choice([0.05, 1.0])), domains)
+    moved = before.copy()
+    for row in moved:
+        row *= 1 - tied
+        row[rng.integers(experts)] += tied
+    both = [domain_point(x * 1e6, 1, [f"d{d}" for d in range(domains)], "none") for x in (before, moved)]
+    first, second = (contrast(e, 4.0, 0.1)[0] for e in both)
+    assert first - second <= tied + 4 * tied / (1 + 3 * tied) + 1e-5
+    part = min(tied, 1 - 1 / experts)
+    bound = 2 * (part * math.log(experts) + float(entropy([part, 1 - part])))
+    assert abs(both[0].information.value - both[1].information.value) <= bound + 1e-5
 
 
 # -- what the numbers are ------------------------------------------------------------------------------------------
@@ -372,7 +468,7 @@ def test_odd_routers_raise_and_warn_of_nothing(seed: int) -> None:
     sums, labels = odd_sums(np.random.default_rng(seed))
     one = estimates_of(sums, labels, seed, 160)
     for tied in (0.0, 0.1, 1.0):
-        json.dumps(findings(one, tied).to_dict(), allow_nan=False)
+        json.dumps(findings(one, [tied] * len(one.names)).to_dict(), allow_nan=False)
     shown = [*RouterMetrics(sums, random_halves(labels, 160, seed)).metrics().values(), one.used, one.information]
     for c in [*shown, *one.divergence.values()]:
         low, high = c.interval.low, c.interval.high

@@ -18,7 +18,7 @@ from ..routing.intervals.corrected import Corrected
 from ..routing.record import RouterSpec
 from ..routing.repeats import text_units
 from ..types import Json
-from .report import data_section, estimates_of, interval_entry, tied_share, words_by_router
+from .report import answers, data_section, estimates_of, interval_entry, words_by_router
 from .stats import RoutingStats
 
 PROFILE_VERSION = "2"
@@ -82,8 +82,9 @@ def domain_report(merged: RoutingStats, reports: Mapping[str, Json], plan: Plan 
     plan = plan or Plan()
     units = text_units(merged)
     sums = [units.sums(merged.sums(number)) for number in range(len(merged.specs))]
-    between = estimates_of(merged, sums, units.strata(merged.strata), plan)
-    over = [findings(one, tied_share(s), plan.thresholds) for one, s in zip(between, sums, strict=True)]
+    strata = units.strata(merged.strata)
+    between = estimates_of(merged, sums, strata, plan)
+    over = answers(between, sums, strata, plan)
     q = [math.nan if x is None else x for x in benjamini_hochberg([_p_value(one) for one in between])]
     routers = []
     for number, (spec, one) in enumerate(zip(merged.specs, between, strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -87,7 +88,14 @@ def findings_of(stats: RoutingSums, units: Units, plan: Plan) -> list[Findings]:
         return []
     sums = [units.sums(stats.sums(number)) for number in range(len(stats.specs))]
     every = estimates_of(stats, sums, units.strata(stats.strata), plan)
-    return [findings(one, tied_share(s), plan.thresholds) for one, s in zip(every, sums, strict=True)]
+    return answers(every, sums, units.strata(stats.strata), plan)
+
+
+def answers(between: list[DomainEstimates], sums: list[Sums], strata: list[str], plan: Plan) -> list[Findings]:
+    """The findings on each router, from what lies between the domains and the sums of the sequences of ``strata``."""
+    return [
+        findings(one, tied_shares(s, strata, one.names), plan.thresholds) for one, s in zip(between, sums, strict=True)
+    ]
 
 
 def estimates_of(stats: RoutingSums, sums: list[Sums], strata: list[str], plan: Plan) -> list[DomainEstimates]:
@@ -100,10 +108,11 @@ def estimates_of(stats: RoutingSums, sums: list[Sums], strata: list[str], plan: 
     return [domain_point(c, s.top_k, names, COUNTED) for c, s in zip(by_domain, sums, strict=True)]
 
 
-def tied_share(sums: Sums) -> float:
-    """`tied_selections` of all sequences; 0 where nothing is known of ties."""
-    tied = float(METRICS["tied_selections"].values(sums.total()))
-    return tied if math.isfinite(tied) else 0.0
+def tied_shares(sums: Sums, strata: Sequence[str], names: Sequence[str]) -> list[float]:
+    """`tied_selections` of each of the domains ``names``; 0 where nothing is known of ties."""
+    rows = {name: [row for row, stratum in enumerate(strata) if stratum == name] for name in names}
+    shares = [float(METRICS["tied_selections"].values(sums.take(rows[name]).total())) for name in names]
+    return [share if math.isfinite(share) else 0.0 for share in shares]
 
 
 def words_by_router(stats: RoutingSums, over: list[Findings]) -> dict[str, dict[str, int]]:

@@ -18,8 +18,9 @@ Yes and no need the whole interval on one side. An interval that is refused leav
 less data never gives a firmer answer. The word is the gravest yes, else balanced, and open while a graver finding is.
 Idle experts make no word where s >= 0.5: with few domains they may be those of domains that nobody measured.
 
-Where selection scores tie, the order of the experts decides and not the router: yes to the first three stands only if
-it stands whatever the tied tokens' last choice had been, and never where most tokens tie.
+Where selection scores tie, the order of the experts decides and not the router. A tied token may owe all K of its
+choices to it: yes stands only if the number that it rests on would be on the same side whichever experts the tied
+tokens of each domain had gone to. Where most tokens of any domain tie, every finding is open.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ class Findings:
         return {"word": self.word, "findings": {name: one.to_dict() for name, one in self.findings.items()}}
 
 
-def findings(estimates: DomainEstimates, tied: float = 0.0, thresholds: Thresholds | None = None) -> Findings:
-    """The findings and the word of one router; tied: share of tokens whose last choice was a tie."""
+def findings(estimates: DomainEstimates, tied: Sequence[float] = (), thresholds: Thresholds | None = None) -> Findings:
+    """The findings and the word of one router; tied [D]: share of each domain's tokens with a tie, none by default."""
     t = thresholds or Thresholds()
     makers: dict[Name, Callable[[DomainEstimates, Thresholds], Finding]] = {
         "collapsed": _collapsed,
@@ -233,23 +234,30 @@ def _word(made: Mapping[str, Finding]) -> Word:
     return "balanced"
 
 
-def _with_ties(finding: Finding, e: DomainEstimates, tied: float, t: Thresholds) -> Finding:
+def _with_ties(finding: Finding, e: DomainEstimates, tied: Sequence[float], t: Thresholds) -> Finding:
     """Open where the order of tied experts may have decided."""
-    if not tied > 0:
+    most = max(tied, default=0.0)
+    if not most > 0:
         return finding
-    why = f"scores tie in {tied:.0%} of the tokens, where the order of the experts decides"
-    if tied >= t.most_ties:
+    share = f"{most:.0%}" if most >= 0.01 else "less than 1%"
+    why = f"scores tie in {share} of the tokens of {e.names[tied.index(most)]}, where the order of the experts decides"
+    if most >= t.most_ties:
         return Finding(finding.name, "open", finding.parts, why)
-    stands = {"collapsed": _used_stands, "dominated": _share_stands, "idle": _idle_stands}.get(finding.name)
-    if finding.answer != "yes" or stands is None or stands(finding, e, tied, t):
+    stands = {
+        "collapsed": _used_stands,
+        "dominated": _share_stands,
+        "idle": _idle_stands,
+        "specialised": _domains_stand,
+    }[finding.name]
+    if finding.answer != "yes" or stands(finding, e, tied, t):
         return finding
     return Finding(finding.name, "open", finding.parts, why, finding.experts)
 
 
-def _used_stands(finding: Finding, e: DomainEstimates, tied: float, t: Thresholds) -> bool:
+def _used_stands(finding: Finding, e: DomainEstimates, tied: Sequence[float], t: Thresholds) -> bool:
     """Whether too few experts stay in use though the tied selections move from the busiest to the least busy ones."""
     load, even = np.sort(e.mixture), 1 / e.n_experts
-    moved = min(tied / e.top_k, float(np.maximum(load - even, 0.0).sum()))
+    moved = min(float(np.mean(tied)), float(np.maximum(load - even, 0.0).sum()))
     low, high = _filled(load, moved), -_filled(-load[::-1], moved)
     used = math.exp(float(entropy(np.clip(load, low, high)))) / e.n_experts
     top = finding.parts[0].interval.high
@@ -263,17 +271,34 @@ def _filled(ascending: Floats, amount: float) -> float:
     return float(levels[levels >= ascending][-1])
 
 
-def _share_stands(finding: Finding, e: DomainEstimates, tied: float, t: Thresholds) -> bool:
+def _share_stands(finding: Finding, e: DomainEstimates, tied: Sequence[float], t: Thresholds) -> bool:
     part = finding.parts[0]
-    return part.interval.low is not None and part.interval.low - tied > part.threshold
+    return part.interval.low is not None and part.interval.low - max(tied) > part.threshold
 
 
-def _idle_stands(finding: Finding, e: DomainEstimates, tied: float, t: Thresholds) -> bool:
+def _idle_stands(finding: Finding, e: DomainEstimates, tied: Sequence[float], t: Thresholds) -> bool:
     """Whether enough experts stay idle though every tied selection goes to one of them."""
     part, least = finding.parts[0], t.idle_load / e.n_experts
     missing = np.sort(least - e.mixture[e.mixture < least])
-    lifted = int((np.cumsum(missing) <= tied / e.top_k).sum())
+    lifted = int((np.cumsum(missing) <= float(np.mean(tied))).sum())
     return part.interval.low is not None and part.interval.low - lifted / e.n_experts > part.threshold
+
+
+def _domains_stand(finding: Finding, e: DomainEstimates, tied: Sequence[float], t: Thresholds) -> bool:
+    """Whether the domains stay apart whichever experts the tied tokens of each had gone to.
+
+    With d the largest tied share, no share of tokens moves by more than d, and odds times the odds of x + d are those
+    of a share that is at most ``beside`` larger (a concave function of x, 0 at 0). No load moves by more than d in
+    total variation, nor its entropy by more than d ln E + h(d), h the entropy of d and 1 - d (Fannes 1973, Audenaert
+    2007); information is a difference of two such entropies.
+    """
+    whole, excess = (part.interval.low for part in finding.parts[:2])
+    moved = min(max(tied), 1 - 1 / e.n_experts)
+    beside = t.odds * moved / (1 + (t.odds - 1) * moved)
+    nats = 2 * (moved * math.log(e.n_experts) + float(entropy([moved, 1 - moved])))
+    if excess is not None and excess - moved - beside > 0:
+        return True
+    return whole is not None and whole - nats / math.log(len(e.domains)) >= t.least_specialisation
 
 
 def _sequences(parts: Sequence[Part], now: int, level: float) -> tuple[int, int] | None:
