@@ -8,6 +8,7 @@ from audit_metrics import whole
 from populations import sample
 
 from mlx_moebench.routing import METRICS
+from mlx_moebench.routing.intervals.bootstrap import resample_weights
 from mlx_moebench.routing.intervals.effective import clusters, effective_clusters, pooled, unequal
 from mlx_moebench.routing.intervals.halves import random_halves
 from mlx_moebench.routing.intervals.routers import RouterMetrics
@@ -32,10 +33,58 @@ def test_fewer_than_ten_have_a_reason() -> None:
     assert (unequal_ones.sequences, unequal_ones.tokens) == (20, 1575)
 
 
+def test_copies_are_named_as_the_reason() -> None:
+    once, often = [1] * 9 + [31], [3] * 10
+    assert pooled([5] * 10, copies=often).reason is None
+    assert pooled([150], copies=[30]).reason == "30 sequences hold 1 text: 10 or more are needed"
+    assert clusters([9] * 4, ["x"] * 4, [10] * 4)[0].reason == "40 sequences of x hold 4 texts: 10 or more are needed"
+    reason = pooled([5] * 9 + [155], copies=once).reason
+    assert reason == "10 texts, some of them repeated, count for 1.0: 10 or more are needed"
+    assert pooled([0] * 12, copies=[2] * 12).reason == "0 sequences are too few for an interval: 10 or more are needed"
+    (of,) = clusters([5] * 11 + [20], ["x"] * 12, [1] * 11 + [4])
+    assert of.reason == "12 texts of x, some of them repeated, count for 2.7: 10 or more are needed"
+
+
+def test_what_counts_for_almost_ten_is_not_rounded_to_it() -> None:
+    assert 9.95 < effective_clusters([100] * 9 + [96]) < 10
+    assert pooled([100] * 9 + [96]).reason == (
+        "10 sequences are so unequal in length that they count for 9.9: 10 or more are needed"
+    )
+    assert pooled([100] * 10 + [7]).reason is None
+
+
+def test_every_data_set_takes_a_degree_of_freedom() -> None:
+    strata = [name for name in "abcdefgh" for _ in range(2)]
+    assert pooled([5] * 16, strata).reason == "16 sequences of 8 data sets count for 16.0: 17 or more are needed"
+    assert pooled([5] * 17, [*strata, "h"]).reason is None
+    few = pooled([5] * 24 + [14] * 3, ["a", "b", "c"] * 9).reason
+    assert few == "27 sequences of 3 data sets count for 10.8: 12 or more are needed"
+    for missing in (0, 5):
+        small = ["x"] * 12 + ["y"]
+        reason = pooled([5] * 12 + [missing], small).reason
+        held = "1 sequence" if missing else "0 sequences"
+        assert reason == f"y has {held}: 2 or more of each data set are needed"
+    assert pooled([5] * 13, small, [1] * 12 + [30]).reason == (
+        "30 sequences of y hold 1 text: 2 or more of each data set are needed"
+    )
+    repeated = pooled([5] * 16, strata, [2] * 16).reason
+    assert repeated == "16 texts of 8 data sets, some of them repeated, count for 16.0: 17 or more are needed"
+
+
+def test_names_that_end_in_a_nul_are_two() -> None:
+    names = ["x"] * 12 + ["x\0"] * 15
+    assert [(c.name, c.sequences) for c in clusters([5] * 27, names)] == [("x", 12), ("x\0", 15)]
+    assert len(random_halves(names, 100, 0).members) == 2
+    weights = resample_weights(names, 50, 0)
+    assert (weights[:, :12].sum(axis=1) == 12).all()
+
+
 def test_domains_that_differ_by_more_than_four_are_pointed_out() -> None:
     assert unequal([10] * 14, ["a"] * 4 + ["b"] * 10) == []
     assert unequal([10] * 25, ["a"] * 4 + ["b"] * 21) == ["a has 4 sequences, b 21."]
     assert unequal([10] * 4 + [41] * 4, ["a"] * 4 + ["b"] * 4) == ["a has 10 tokens a sequence, b 41."]
+    assert unequal([10] * 1001, ["a"] + ["b"] * 1000) == ["a has 1 sequence, b 1,000."]
+    assert unequal([1, 1, 7, 7], ["a", "a", "b", "b"]) == ["a has 1 token a sequence, b 7."]
     assert len(unequal([10] * 4 + [41] * 40 + [1] * 4, ["a"] * 4 + ["b"] * 40 + ["c"] * 4)) == 5
 
 

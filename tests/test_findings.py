@@ -46,7 +46,7 @@ from mlx_moebench.routing.intervals.bands import Estimates, maximum, share_bands
 from mlx_moebench.routing.intervals.bootstrap import Interval
 from mlx_moebench.routing.intervals.halves import random_halves, ratios
 from mlx_moebench.routing.intervals.routers import RouterMetrics
-from mlx_moebench.routing.sums import entropy
+from mlx_moebench.routing.sums import FIELDS, entropy
 from mlx_moebench.routing.tally import SCALARS
 
 
@@ -399,6 +399,36 @@ def test_numbers_without_sequences_have_no_word() -> None:
         "balanced": 1,
         "null": 1,
     }
+
+
+@pytest.mark.parametrize("domains", [2, 3, 4])
+def test_a_domain_without_tokens_gives_nulls_and_no_answer(domains: int) -> None:
+    shares = np.tile(np.eye(8)[0] * 0.6 + 0.05, (domains, 1))
+    sums, labels = route([Domain(20)] * domains, shares, 1, np.random.default_rng(0))
+    empty = {name: getattr(sums, name).copy() for name in FIELDS}
+    for values in empty.values():
+        values[labels == "d1"] = 0
+    e = estimates_of(replace(sums, **empty), labels, 0)
+    one = findings(e, [0.0] * domains)
+    assert one.word == "open"
+    for finding in one.findings.values():
+        assert finding.answer == "open"
+        assert finding.reason == "0 sequences of d1 are too few for an interval: 10 or more are needed"
+        assert finding.experts == ()
+        assert all(math.isnan(part.value) for part in finding.parts)
+    json.dumps(one.to_dict(), allow_nan=False)
+
+
+def test_domains_without_any_tokens_have_no_word() -> None:
+    sums = Sums.from_counts(np.zeros((24, 8)), np.zeros(24), 2)
+    assert findings(estimates_of(sums, np.repeat(["x", "y"], 12), 0)).word is None
+
+
+def test_names_that_end_in_a_nul_are_two_domains() -> None:
+    sums, labels = route([Domain(12)] * 2, own_experts()[0], 8, np.random.default_rng(0))
+    (e,) = domain_estimates([sums], ["x" if name == "d0" else "x\0" for name in labels], PLAN)
+    assert e.names == ("x", "x\0")
+    assert findings(e)["specialised"].answer == "yes"
 
 
 def test_one_domain_is_refused() -> None:

@@ -82,9 +82,8 @@ def domain_report(merged: RoutingStats, reports: Mapping[str, Json], plan: Plan 
     plan = plan or Plan()
     units = text_units(merged)
     sums = [units.sums(merged.sums(number)) for number in range(len(merged.specs))]
-    strata = units.strata(merged.strata)
-    between = estimates_of(merged, sums, strata, plan)
-    over = answers(between, sums, strata, plan)
+    between = estimates_of(merged, sums, units, plan)
+    over = answers(between, sums, units.strata(merged.strata), plan)
     q = [math.nan if x is None else x for x in benjamini_hochberg([_p_value(one) for one in between])]
     routers = []
     for number, (spec, one) in enumerate(zip(merged.specs, between, strict=True)):

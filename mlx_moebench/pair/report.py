@@ -20,7 +20,7 @@ from ..routing.metrics import METRICS
 from ..routing.parts import completeness
 from ..routing.repeats import Units, text_units
 from ..routing.stats import RoutingSums
-from ..routing.sums import Numbers, Sums
+from ..routing.sums import Numbers, Sums, numbered
 from ..types import Facts, Json
 
 SCHEMA_VERSION = "3"
@@ -74,7 +74,7 @@ def _by_kind(stats: RoutingSums, units: Units, plan: Plan) -> tuple[list[Json], 
     strata = units.strata(stats.strata)
     for kind in dict.fromkeys(spec.router for spec in stats.specs):
         numbers = [i for i, spec in enumerate(stats.specs) if spec.router == kind]
-        of_kind = measured([units.sums(stats.sums(i)) for i in numbers], strata, plan)
+        of_kind = measured([units.sums(stats.sums(i)) for i in numbers], strata, plan, copies=units.copies)
         for number, shown, shares in zip(numbers, of_kind.routers, of_kind.shares, strict=True):
             routers[number] = _router(stats, number, shown)
             routers[number]["token_share"] = token_share(shares)
@@ -87,8 +87,7 @@ def findings_of(stats: RoutingSums, units: Units, plan: Plan) -> list[Findings]:
     if not stats.several_domains:
         return []
     sums = [units.sums(stats.sums(number)) for number in range(len(stats.specs))]
-    every = estimates_of(stats, sums, units.strata(stats.strata), plan)
-    return answers(every, sums, units.strata(stats.strata), plan)
+    return answers(estimates_of(stats, sums, units, plan), sums, units.strata(stats.strata), plan)
 
 
 def answers(between: list[DomainEstimates], sums: list[Sums], strata: list[str], plan: Plan) -> list[Findings]:
@@ -98,20 +97,20 @@ def answers(between: list[DomainEstimates], sums: list[Sums], strata: list[str],
     ]
 
 
-def estimates_of(stats: RoutingSums, sums: list[Sums], strata: list[str], plan: Plan) -> list[DomainEstimates]:
+def estimates_of(stats: RoutingSums, sums: list[Sums], units: Units, plan: Plan) -> list[DomainEstimates]:
     """What lies between the domains, of each router; of counts the values alone, which no sequences stand behind."""
+    strata = units.strata(stats.strata)
     if stats.model.get("backend") != "counts":
-        return domain_estimates(sums, strata, plan)
-    labels = np.asarray(strata)
-    names = np.unique(labels).tolist()
-    by_domain = [np.stack([s.counts[labels == name].sum(axis=0) for name in names]) for s in sums]
+        return domain_estimates(sums, strata, plan, units.copies)
+    names, labels = numbered(strata)
+    by_domain = [np.stack([s.counts[labels == n].sum(axis=0) for n in range(len(names))]) for s in sums]
     return [domain_point(c, s.top_k, names, COUNTED) for c, s in zip(by_domain, sums, strict=True)]
 
 
 def tied_shares(sums: Sums, strata: Sequence[str], names: Sequence[str]) -> list[float]:
     """`tied_selections` of each of the domains ``names``; 0 where nothing is known of ties."""
-    rows = {name: [row for row, stratum in enumerate(strata) if stratum == name] for name in names}
-    shares = [float(METRICS["tied_selections"].values(sums.take(rows[name]).total())) for name in names]
+    rows = [[row for row, stratum in enumerate(strata) if stratum == name] for name in names]
+    shares = [float(METRICS["tied_selections"].values(sums.take(of_domain).total())) for of_domain in rows]
     return [share if math.isfinite(share) else 0.0 for share in shares]
 
 
@@ -160,7 +159,7 @@ def _sequences(stats: RoutingSums, units: Units, strata: list[str]) -> Json:
     counted: Json = {"effective_sequences": {c.name: round(c.effective, 2) for c in clusters(tokens, strata)}}
     if all(cluster in stats.texts for cluster in stats.clusters):
         counted["repeated_sequences"] = units.repeated
-    if differing := unequal(tokens, strata):
+    if differing := unequal(stats.sums(0).n_tokens, stats.strata):
         counted["unequal_domains"] = differing
     return counted
 

@@ -35,6 +35,11 @@ class Units:
         """Sequences that repeat an earlier one."""
         return len(self.labels) - len(self.first)
 
+    @property
+    def copies(self) -> npt.NDArray[np.intp]:
+        """[G] sequences of each unit."""
+        return np.bincount(self.labels, minlength=len(self.first))
+
     def sums(self, sums: Sums) -> Sums:
         """Of each unit, from those of each sequence."""
         return sums.grouped(self.labels) if self.repeated else sums

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +149,18 @@ def weighted_sums(weights: Floats, values: Floats) -> Floats:
     np.matmul(stacked, values, out=result[:whole].reshape(count, ROWS, columns))
     np.matmul(weights[whole:], values, out=result[whole:])
     return result
+
+
+def numbered(labels: npt.ArrayLike) -> tuple[list[Any], npt.NDArray[np.intp]]:
+    """(the distinct labels in order, the number in it of each): `np.unique`, which drops NULs at the end of a text.
+
+    >>> numbered(["x", "x\\0", "x"])
+    (['x', 'x\\x00'], array([0, 1, 0]))
+    """
+    rows = labels.tolist() if isinstance(labels, np.ndarray) else list(cast(Iterable[Any], labels))
+    names = sorted(set(rows))
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, np.array([numbers[row] for row in rows], dtype=np.intp)
 
 
 def entropy(p: npt.ArrayLike) -> Floats:

@@ -308,8 +308,8 @@ class GateFields(msgspec.Struct, kw_only=True):
     collapsed_open: Annotated[
         Literal[True] | UnsetType,
         says(
-            "Other texts may flip the flag: the interval of that share holds tau, or the flag is up without one. Absent "
-            "otherwise."
+            "Other texts may flip the flag: the interval of that share holds tau, or the flag is up without one. "
+            "Absent otherwise."
         ),
     ] = UNSET
     token_share: Annotated[TokenShare | UnsetType, says("Since version 2.")] = UNSET

@@ -170,9 +170,12 @@ def match(a: Side, b: Side) -> Matching:
         rows_a, rows_b = ([of[c] for c in shared] for of in index)
         units = text_units(a.stats, b.stats, rows=[rows_a, rows_b])
         strata = units.strata([a.stats.strata[row] for row in rows_a])
-        return Matching(rows_a, rows_b, units, units, Samples(strata, strata, paired=True), len(shared))
+        return Matching(
+            rows_a, rows_b, units, units, Samples(strata, strata, True, (units.copies, units.copies)), len(shared)
+        )
     units_a, units_b = text_units(a.stats), text_units(b.stats)
-    samples = Samples(units_a.strata(a.stats.strata), units_b.strata(b.stats.strata), paired=False)
+    strata_a, strata_b = units_a.strata(a.stats.strata), units_b.strata(b.stats.strata)
+    samples = Samples(strata_a, strata_b, False, (units_a.copies, units_b.copies))
     return Matching(range(len(index[0])), range(len(index[1])), units_a, units_b, samples, len(shared))
 
 
@@ -213,8 +216,10 @@ def _repeats(matching: Matching) -> Iterator[str]:
 
 def _unequal(stats: tuple[RoutingSums, RoutingSums], matching: Matching, samples: Samples) -> Iterator[str]:
     """Data sets of a side, and sides of other sequences, that differ by far in number or length of sequences."""
-    tokens = [s.n_tokens for s in matching.sums(stats[0].sums(0), stats[1].sums(0))]
-    strata = samples.strata_a, samples.strata_b
+    rows = matching.rows_a, matching.rows_b
+    tokens = [s.sums(0).take(of_side).n_tokens for s, of_side in zip(stats, rows, strict=True)]
+    every = [s.strata for s in stats]
+    strata = [[names[row] for row in of_side] for names, of_side in zip(every, rows, strict=True)]
     for label, x, of in zip("AB", tokens, strata, strict=True):
         yield from (
             f"{label}: {sentence[:-1]}: data sets that differ by more than 4 are compared with care."

@@ -77,7 +77,7 @@ def load_tests(a: Sums, b: Sums, samples: Samples, plan: Plan, loads: Loads | No
     loads: of these sides by the halves of the plan, where they are there already. Fewer than ten effective sequences on
     a side leave the values and take intervals and p.
     """
-    reason = pooled(a.n_tokens).reason or pooled(b.n_tokens).reason
+    reason = pooled(a.n_tokens, None, samples.copies[0]).reason or pooled(b.n_tokens, None, samples.copies[1]).reason
     if reason is not None:
         distances = load_distances(a.total().load, b.total().load)
         return {name: LoadDistance(_plain(float(x), reason), math.nan) for name, x in distances.items()}

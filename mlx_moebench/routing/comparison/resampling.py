@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...options import Plan
+from ...types import HostArray
 from ..intervals.bootstrap import SCALAR, blocks, extremes, joined, resample_weights
 from ..intervals.effective import pooled
 from ..intervals.halves import Halves, random_halves
@@ -22,17 +23,20 @@ from .maxima import maxima
 class Samples:
     """The sequences of each side, in the order of the first axis of its sums, by the data set that they are of.
 
-    paired: both sides have the same sequences in the same order.
+    paired: both sides have the same sequences in the same order. copies: how many sequences each one is the sum of, on
+    either side; by default one.
     """
 
     strata_a: Sequence[str]
     strata_b: Sequence[str]
     paired: bool
+    copies: tuple[HostArray, HostArray] | tuple[None, None] = (None, None)
 
     def too_few(self, tokens_a: Numbers, tokens_b: Numbers) -> str | None:
         """Why there are no intervals, from the tokens of each sequence [N]; None where there are some."""
-        for name, tokens, strata in (("A", tokens_a, self.strata_a), ("B", tokens_b, self.strata_b)):
-            reason = pooled(tokens, strata).reason
+        sides = zip("AB", (tokens_a, tokens_b), (self.strata_a, self.strata_b), self.copies, strict=True)
+        for name, tokens, strata, copies in sides:
+            reason = pooled(tokens, strata, copies).reason
             if reason is not None:
                 return reason if self.paired else f"{name}: {reason}"
         return None

@@ -24,7 +24,7 @@ from ..intervals.corrected import Corrected, Drawn, corrected, error_parts, tran
 from ..intervals.effective import Clusters, clusters, effective_clusters
 from ..intervals.halves import Halves, Ratios, random_halves, ratios_of
 from ..intervals.independence import Independence, as_tested, independence
-from ..sums import Floats, Sums, entropy, weighted_sums
+from ..sums import Floats, Sums, entropy, numbered, weighted_sums
 from .information import domain_load
 
 
@@ -72,20 +72,20 @@ class DomainEstimates:
 
 
 def domain_estimates(
-    routers: Sequence[Sums], domains: npt.ArrayLike, plan: Plan | None = None
+    routers: Sequence[Sums], domains: npt.ArrayLike, plan: Plan | None = None, copies: npt.ArrayLike | None = None
 ) -> list[DomainEstimates]:
     """`DomainEstimates` of each router, from sums over the same N sequences in the same order; domains: [N] names.
 
+    copies: [N] how many sequences each is the sum of, for the reason why there are no intervals.
     All routers share the halves. A domain whose sequences count for fewer than 10 leaves the values and takes the
     intervals and the test. Raises `MoebenchError` for fewer than two domains.
     """
     plan = plan or Plan()
-    labels = np.asarray(domains)
-    names = np.unique(labels)
+    names, labels = numbered(domains)
     if len(names) < 2:
         raise MoebenchError(f"Domains are compared with each other: two or more are needed, got {len(names)}.")
-    members = [np.flatnonzero(labels == name) for name in names]
-    counted = [tuple(clusters(s.n_tokens, labels)) for s in routers]
+    members = [np.flatnonzero(labels == number) for number in range(len(names))]
+    counted = [tuple(clusters(s.n_tokens, domains, copies)) for s in routers]
     few = [next((c.reason for c in each if c.reason), None) for each in counted]
     halves: list[Halves] = []
     if not all(few):

@@ -25,10 +25,10 @@ MISTAKEN = (0.0, 0.05, 0.25)
 def dominance(e: DomainEstimates) -> tuple[float, Interval, int]:
     """(p, its interval, the expert): the largest share that an expert has in more than half of the domains.
 
-    p = max_i of the ceil((D + 1) / 2)-th largest of s_d(i) over the domains d.
+    p = max_i of the ceil((D + 1) / 2)-th largest of s_d(i) over the domains d; NaN where a domain has no tokens.
     """
     rank = math.ceil((len(e.domains) + 1) / 2)
-    led = _ranked(e.shares, rank)
+    led = _ranked(e.shares, rank) if np.isfinite(e.shares).all() else np.full(e.n_experts, math.nan)
     expert = int(led.argmax())
     if e.ratios is None:
         return float(led[expert]), Interval(reason=e.reason), expert
@@ -61,10 +61,11 @@ def idleness(e: DomainEstimates, multiple: float) -> tuple[float, Interval]:
     Of each expert it is asked how surprising its load would be for one at that threshold, on either side. That no
     sequence chose an expert proves nothing where few selections were expected: a small load is held against a Poisson
     number with the variance that loads of this router have. The ends count the experts that are surely below, and those
-    that are not surely above, less the few that so many experts may show by chance (`_at_least`).
+    that are not surely above, less the few that so many experts may show by chance (`_at_least`). NaN where a
+    domain has no tokens.
     """
     least = multiple / e.n_experts
-    value = float((e.mixture < least).mean())
+    value = float((e.mixture < least).mean()) if np.isfinite(e.mixture).all() else math.nan
     if e.ratios is None:
         return value, Interval(reason=e.reason)
     free, error = _mixed(e.ratios, e.top_k)

@@ -24,7 +24,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from ...options import Plan
 from ..metrics.registry import METRICS, IntervalKind, Metric, get_metric
-from ..sums import Floats, Numbers, Sums
+from ..sums import Floats, Numbers, Sums, numbered
 
 MIN_CLUSTERS = 10
 BLOCK_CELLS = 1 << 17  # resamples x experts worked on at a time: about 1 MB an array, so it stays in cache
@@ -64,11 +64,11 @@ class MeanIntervals:
 
 def resample_weights(strata: npt.ArrayLike, resamples: int, seed: int | Sequence[int]) -> Floats:
     """How often each cluster is drawn, [B, N]: N_d draws with replacement inside each stratum d of N_d clusters."""
-    labels = np.asarray(strata)
+    names, labels = numbered(strata)
     rng = np.random.default_rng(seed)
     weights = np.zeros((resamples, len(labels)))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for number in range(len(names)):
+        members = np.flatnonzero(labels == number)
         weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
     return weights
 
@@ -103,9 +103,8 @@ def mean_intervals(
     routers: one `Sums` each, first axis the N clusters, the same clusters in the same order. strata: [N] domain labels.
     All routers share one set of resamples, so what holds jointly is joint.
     """
-    labels = np.asarray(strata)
-    weights = resample_weights(labels, plan.resamples, plan.seed)
-    n_strata = len(np.unique(labels))
+    weights = resample_weights(strata, plan.resamples, plan.seed)
+    n_strata = len(numbered(strata)[0])
     resampled = [_Resampled(sums, weights, metrics, widening(sums.n_tokens, n_strata, plan.level)) for sums in routers]
     rows = [{m.name: r.interval(m, plan) for m in metrics} for r in resampled]
     have = [m for m in metrics if any(math.isfinite(r.point[m.name]) for r in resampled)]

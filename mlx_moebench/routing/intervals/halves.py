@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
-from ..sums import FIELDS, Floats, Sums, weighted_sums
+from ..sums import FIELDS, Floats, Sums, numbered, weighted_sums
 from .effective import effective_clusters
 
 
@@ -46,10 +46,10 @@ class Halves:
 
 def random_halves(strata: npt.ArrayLike, resamples: int, seed: int | Sequence[int]) -> Halves:
     """``resamples`` halves, in pairs, and a quarter as many quarters, of the sequences [N] of each stratum."""
-    labels = np.asarray(strata)
+    names, labels = numbered(strata)
     pairs, partitions = max(resamples // 2, 1), max(resamples // 16, 1)
     weights, quarters = np.ones((pairs, len(labels))), np.ones((partitions, 3, len(labels)))
-    members = [np.flatnonzero(labels == name) for name in np.unique(labels)]
+    members = [np.flatnonzero(labels == number) for number in range(len(names))]
     base = [seed] if isinstance(seed, int) else list(seed)
     for number, rows in enumerate(members):
         n = len(rows)

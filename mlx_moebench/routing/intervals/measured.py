@@ -57,30 +57,35 @@ class Measured:
 
 
 def measured(
-    routers: Sequence[Sums], strata: npt.ArrayLike, plan: Plan | None = None, names: Sequence[str] | None = None
+    routers: Sequence[Sums],
+    strata: npt.ArrayLike,
+    plan: Plan | None = None,
+    names: Sequence[str] | None = None,
+    copies: npt.ArrayLike | None = None,
 ) -> Measured:
     """Every metric (or those of ``names``) of ``routers``, whose first axes are the same N sequences in one order.
 
     strata: [N] names of their data sets, inside each of which they are drawn. All routers share the draws.
+    copies: [N] how many sequences each is the sum of, for the reason why there are no intervals.
     """
     plan = plan or Plan()
-    metrics, labels = metrics_of(names), np.asarray(strata)
-    counted = pooled(routers[0].n_tokens, labels)
+    metrics = metrics_of(names)
+    counted = pooled(routers[0].n_tokens, strata, copies)
     reason = "a layer bootstrap gives one router no interval" if plan.method == "layer" else counted.reason
     if reason is not None:
         return _without(routers, metrics, reason, counted, plan)
-    return _resampled(routers, labels, plan, metrics, counted)
+    return _resampled(routers, strata, plan, metrics, counted)
 
 
 def _resampled(
     routers: Sequence[Sums],
-    labels: npt.NDArray[np.str_],
+    strata: npt.ArrayLike,
     plan: Plan,
     metrics: Sequence[Metric],
     counted: Clusters,
 ) -> Measured:
-    of_means = mean_intervals(routers, labels, plan, [m for m in metrics if m.interval == "mean"])
-    halves = random_halves(labels, plan.resamples, plan.seed)
+    of_means = mean_intervals(routers, strata, plan, [m for m in metrics if m.interval == "mean"])
+    halves = random_halves(strata, plan.resamples, plan.seed)
     every = [_Router(sums, halves, metrics, plan.level) for sums in routers]
     means = [_means(s, row) for s, row in zip(routers, of_means.rows, strict=True)]
     rows = [{**_plain(s, metrics), **row, **one.shown} for s, row, one in zip(routers, means, every, strict=True)]

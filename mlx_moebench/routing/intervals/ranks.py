@@ -21,7 +21,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from ...options import Plan
-from ..sums import Floats, Numbers
+from ..sums import Floats, Numbers, numbered
 from .bootstrap import Interval, resample_weights, widening
 from .effective import pooled
 from .ratios import ratio_intervals
@@ -199,7 +199,7 @@ def _fisher_intervals(
         return [Interval(reason=reason)] * len(rhos)
     weights = resample_weights(strata, plan.resamples, plan.seed)
     errors = ((weights @ sums) / (weights @ tokens)[:, None]).std(axis=0)
-    wide = widening(tokens, len(np.unique(strata)), plan.level) * float(ndtri((1 + plan.level) / 2))
+    wide = widening(tokens, len(numbered(strata)[0]), plan.level) * float(ndtri((1 + plan.level) / 2))
     intervals = []
     for rho, error in zip(rhos, errors.tolist(), strict=True):
         if not np.isfinite(rho):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.special import gammaincinv, ndtri
 
 from ...options import Plan
-from ..sums import Floats
+from ..sums import Floats, numbered
 from .bootstrap import MIN_CLUSTERS, Interval, resample_weights, resampled_interval, too_few, widening
 from .effective import pooled
 
@@ -41,16 +41,15 @@ def ratio_intervals(
     over few sequences is mostly noise.
     """
     plan = plan or Plan()
-    labels = np.asarray(strata)
     over, under = (np.asarray(x, dtype=np.float64) for x in (numerators, denominators))
     of = under if parts is None else np.asarray(parts, dtype=np.float64)
-    reason = pooled(under.sum(axis=1), labels).reason
+    reason = pooled(under.sum(axis=1), strata).reason
     if plan.method == "layer":
         reason = "a layer bootstrap says nothing about this number"
     if reason is not None:
         return [Interval(reason=reason)] * over.shape[1]
-    weights = resample_weights(labels, plan.resamples, plan.seed)
-    n_strata = len(np.unique(labels))
+    weights = resample_weights(strata, plan.resamples, plan.seed)
+    n_strata = len(numbered(strata)[0])
     columns = zip(over.T, under.T, of.T, strict=True)
     kind: _Kind = "normal" if normal and plan.method == "bca" else "mean"
     return [_ratio_interval(kind, x, y, n, weights, n_strata, plan) for x, y, n in columns]
