@@ -338,7 +338,7 @@ def test_a_text_that_occurs_twice_counts_once(shared: bool) -> None:
     few = compare(*sides([row % 9 + 1 for row in range(20)]), plan=PLAN)
     assert few.notes[0].startswith("11 sequences repeat" if shared else "11 sequences of A repeat")
     assert few.overall["mlp"]["gini"].interval.reason == (
-        f"{'' if shared else 'A: '}9 sequences are too few for an interval: 10 or more are needed"
+        f"{'' if shared else 'A: '}20 sequences hold 9 texts: 10 or more are needed"
     )
 
 
@@ -367,7 +367,7 @@ def test_sides_of_other_sizes_are_pointed_out() -> None:
     assert found.notes == ["A has 12 sequences, B 60: sides that differ by more than 4 are compared with care."]
     longer = compare(plain(range(12)), plain(range(20, 32), length=70), plan=PLAN)
     assert longer.notes == [
-        "A has 15.75 tokens a sequence, B 71.75: sides that differ by more than 4 are compared with care."
+        "A has 16 tokens a sequence, B 72: sides that differ by more than 4 are compared with care."
     ]
 
 
