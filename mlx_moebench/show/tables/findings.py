@@ -65,7 +65,7 @@ def _notes(routers: list[Json]) -> Iterator[str]:
     places: dict[str, list[str]] = {}
     several = len({r["router"] for r in routers}) > 1
     for r in routers:
-        for clause in remarks(r["findings"]):
+        for clause in remarks(r):
             places.setdefault(clause, []).append(f"{r['layer']} ({r['router']})" if several else str(r["layer"]))
     for clause, where in places.items():
         layers = "every layer" if len(where) == len(routers) > 1 else f"layer {', '.join(where)}"
