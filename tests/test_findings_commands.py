@@ -63,7 +63,7 @@ def test_every_text_twice_gives_the_intervals_of_each_once(tmp_path: Path, capsy
                 assert b["ci"][name][end] == pytest.approx(a["ci"][name][end], rel=1e-5, abs=1e-7), name
         for end in ("low", "high"):
             assert b["token_share"][end] == pytest.approx(a["token_share"][end], rel=1e-6)
-    said = "14 sequences repeat an earlier one token for token; each text counts once in intervals."
+    said = "14 sequences repeat an earlier one token for token; intervals take all copies of a text together as one."
     assert said in printed["twice"]
     assert "repeat an earlier one" not in printed["once"]
     assert said in build_page(read_inputs([tmp_path / "twice.json"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..routing.domains.findings import NAMES, WORDS
-from ..types import Facts
+from ..types import Facts, Json
 from .names import isolated
 from .numbers import count
 
@@ -18,6 +18,8 @@ COLOURS = {
     "open": "0.8",
 }
 """Of words in pictures."""
+
+ANSWER = "an answer, which has no interval of its own"
 
 MOST_NAMED = 4
 """Experts that a sentence names at most."""
@@ -63,6 +65,19 @@ def remarks(router: Facts) -> Iterator[str]:
     apart = findings["findings"]["collapsed"]["parts"]["specialisation"]
     if findings["findings"]["idle"]["answer"] == "yes" and _reaches(apart):
         yield "the idle experts may be those of domains that nobody measured"
+
+
+def flags(router: Facts) -> Iterator[tuple[str, Json]]:
+    """``finding.NAME``, 1 for yes, 0 for no and None with the reason for open, and 1 for ``word.WORD``."""
+    findings = router["findings"]
+    for name in NAMES:
+        finding = findings["findings"][name]
+        value = {"yes": 1, "no": 0}.get(finding["answer"])
+        yield f"finding.{name}", {"value": value, "reason": ANSWER if value is not None else f"open{_open(finding)}"}
+    if findings["word"] is None:
+        yield "word", {"value": None, "reason": "no sequences"}
+    else:
+        yield f"word.{findings['word']}", {"value": 1, "reason": ANSWER}
 
 
 def _reaches(part: Facts) -> bool:
