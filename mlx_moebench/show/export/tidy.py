@@ -25,8 +25,9 @@ def to_csv(inputs: Inputs) -> str:
 
     Of runs: every metric of every router, of all data together and of each domain. A row without a layer is over the
     routers of its kind: their mean, or the largest where ``metric`` begins with peak\\_. Of domains: what lies between
-    them, ``finding.NAME`` (1 for yes, 0 for no) and ``word.WORD`` (1). Of comparisons: ``difference.METRIC``, B minus A. Of reports of loss: rank correlations with the loss, and
-    mean losses of tenths. A training's log has a row per step already; its runs before and after are runs here.
+    them, ``finding.NAME`` (1 for yes, 0 for no) and ``word.WORD`` (1). Of comparisons: ``difference.METRIC``, B minus
+    A. Of reports of loss: rank correlations with the loss, and mean losses of tenths. A training's log has a row per
+    step already; its runs before and after are runs here.
     """
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")

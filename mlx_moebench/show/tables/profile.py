@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ...routing.domains.shares import COUNT, MOST
 from ...routing.metrics import METRICS
-from ...types import Json
+from ...types import Facts, Json
 from ..findings import flags
 from ..names import HEADS, data_warnings, model_name, read_by
 from ..numbers import number, percent, with_interval
@@ -118,7 +118,7 @@ def tidy_rows(profile: Json, reports: dict[str, Json]) -> Iterator[Json]:
             yield common | _cells(name, BETWEEN.get(name, "flag"), entry)
 
 
-def sizes_of(profile: Json, domains: Sequence[str]) -> Json:
+def sizes_of(profile: Facts, domains: Sequence[str]) -> Json:
     """Tokens and sequences of these domains together."""
     sizes = [d for d in profile["domains"] if d["name"] in domains]
     return {key: sum(one[key] for one in sizes) for key in ("n_tokens", "n_sequences")}
