@@ -208,6 +208,15 @@ def test_a_report_keeps_the_thresholds_and_intervals_of_a_profile(
     assert "- [low, high]: 80% intervals over sequences" in shown
 
 
+def test_a_profile_from_before_findings_has_them_made_again_of_the_pairs_beside_it(tmp_path: Path) -> None:
+    made = profiled(tmp_path / "p", "--level", "0.9")
+    old = {"schema_version": "1", "settings": {"ci": made["settings"]["ci"]}, "models": made["models"]}
+    for model in old["models"]:
+        model["verdicts_by_router"] = model.pop("words_by_router")
+    (tmp_path / "p" / "profile.json").write_text(json.dumps(old))
+    agrees(read_inputs([tmp_path / "p"]), 0.9, 0.5)
+
+
 # -- domains that differ -------------------------------------------------------------------------------------------
 
 
