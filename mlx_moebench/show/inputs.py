@@ -13,7 +13,7 @@ from ..data.training_log import FILE as TRAINING_LOG
 from ..data.training_log import read_log
 from ..errors import MoebenchError, StatsError, TrainingError
 from ..files import plain_name
-from ..options import Plan, Thresholds
+from ..options import Plan
 from ..pair.comparison import compare
 from ..pair.comparison import of_this_version as comparison_of_this_version
 from ..pair.profile import domain_report, of_this_version, profile_settings, rename
@@ -21,6 +21,7 @@ from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
 from ..types import Facts, Json
 from .names import model_name
+from .plans import chosen_of, plan_of
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
@@ -31,9 +32,6 @@ TAKEN = (
 TRAINING_REPORT = "training_report.json"
 BEFORE, AFTER = "routing_before.json", "routing_after.json"
 """The files of a training that a report reads; `train.outcome` writes them."""
-
-INTERVALS = ("method", "resamples", "seed", "level")
-"""What a report's settings and a `Plan` both say of intervals."""
 
 _ROUTER = ("layer", "moe_layer", "router", "n_experts", "top_k", "n_tokens", "selection_counts", "ci")
 """Without these a router of a report cannot be shown."""
@@ -133,12 +131,7 @@ class _Group:
     def plan(self, plan: Plan, chosen: Collection[str]) -> Plan:
         """How what is made again of it is made: as what was read was made, but for what was ``chosen``."""
         settings = [self.profile["settings"]] if self.profile else [pair.report["settings"] for pair in self.pairs]
-        intervals = _agreed([one["ci"] for one in settings])
-        thresholds = _agreed([one["thresholds"] for one in settings if one.get("thresholds")])
-        kept = {key: intervals[key] for key in INTERVALS if key not in chosen and intervals.get(key) is not None}
-        if thresholds and "thresholds" not in chosen:
-            kept["thresholds"] = Thresholds.of(thresholds)
-        return replace(plan, **kept)
+        return plan_of(settings, plan, chosen)
 
     def made_by(self, plan: Plan) -> bool:
         """Whether the findings that were read, those of a profile or of one pair, are what ``plan`` gives."""
@@ -147,11 +140,6 @@ class _Group:
         made = self.profile or self.pairs[0].report
         known = "words_by_router" in made and "thresholds" in made["settings"]
         return known and self.plan(plan, ()) == plan
-
-
-def _agreed(every: Sequence[Facts]) -> Facts:
-    """What all of them are; nothing where they differ."""
-    return every[0] if every and all(one == every[0] for one in every) else {}
 
 
 def read_inputs(
@@ -176,9 +164,7 @@ def read_inputs(
         reader.read(Path(path), label)
     if not reader.anything:
         raise StatsError(f"There is nothing to report: give {TAKEN}.")
-    if chosen is None and plan is not None:
-        chosen = (*INTERVALS, *(["thresholds"] if plan.thresholds != Thresholds() else []))
-    return reader.inputs(plan or Plan(), chosen or (), tuple(allow))
+    return reader.inputs(plan or Plan(), chosen_of(plan) if chosen is None else chosen, tuple(allow))
 
 
 class _Reader:
