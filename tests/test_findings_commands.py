@@ -17,8 +17,12 @@ from mlx_moebench.errors import MoebenchError
 from mlx_moebench.options import Plan, Thresholds
 from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import METRICS
-from mlx_moebench.show.inputs import read_inputs
+from mlx_moebench.show.export import to_markdown
+from mlx_moebench.show.figures import answer
+from mlx_moebench.show.findings import counted
+from mlx_moebench.show.inputs import Inputs, read_inputs
 from mlx_moebench.show.page import build_page
+from mlx_moebench.show.page.provenance import provenance
 
 FEW = ("--max-length", "32", "--resamples", "100", "--quiet")
 
@@ -59,7 +63,7 @@ def test_every_text_twice_gives_the_intervals_of_each_once(tmp_path: Path, capsy
                 assert b["ci"][name][end] == pytest.approx(a["ci"][name][end], rel=1e-5, abs=1e-7), name
         for end in ("low", "high"):
             assert b["token_share"][end] == pytest.approx(a["token_share"][end], rel=1e-6)
-    said = "14 sequences repeat an earlier one token for token; each text counts once in intervals."
+    said = "14 sequences repeat an earlier one token for token; intervals take all copies of a text together as one."
     assert said in printed["twice"]
     assert "repeat an earlier one" not in printed["once"]
     assert said in build_page(read_inputs([tmp_path / "twice.json"]))
@@ -155,6 +159,62 @@ def test_thresholds_in_python() -> None:
         assert dominated["threshold"] == pytest.approx(1.0001 / 7 / (1 + 1.0001 / 7))
     with pytest.raises(MoebenchError, match="between 0 and 1"):
         Thresholds(used=2)
+
+
+def agrees(inputs: Inputs, level: float, used: float) -> None:
+    """The answer, the words of the run, the legend, the notes and the provenance are of one plan."""
+    ((name, profile),) = inputs.profiles.items()
+    (run,) = inputs.runs
+    for settings in (profile["settings"], run.report["settings"]):
+        assert settings["ci"]["level"] == level
+        assert settings["thresholds"]["used"] == used
+    assert profile["words_by_router"] == run.report["words_by_router"]
+    for a, b in zip(profile["routers"], run.report["routers"], strict=True):
+        assert a["findings"] == b["findings"]
+    words = counted(profile["words_by_router"]["mlp"])
+    assert words in answer(inputs).sentences[0]
+    shown = to_markdown(inputs)
+    assert shown.count(words) == 2, "in the answer and below the run"
+    assert f"r < {used:g}" in shown
+    assert f"{100 * level:g}% intervals" in shown
+    assert ("settings thresholds used", str(used)) in dict(provenance(inputs))[name]
+    assert ("settings ci level", str(level)) in dict(provenance(inputs))[name]
+
+
+def test_a_report_keeps_the_thresholds_and_intervals_of_the_pair_that_it_is_of(tmp_path: Path) -> None:
+    profiled(tmp_path / "p")
+    pairs = [str(tmp_path / "p" / "moebench-nano" / f"{name}.json") for name in ("math", "code")]
+    options = ("--threshold", "used=0.985", "--threshold", "specialisation=0.9", "--level", "0.9", "--resamples", "100")
+    main(["merge", *pairs, "-o", str(tmp_path / "both.json"), *options])
+    kept = read_inputs([tmp_path / "both.json"])
+    assert kept.runs[0].report == read_report(tmp_path / "both.json")
+    agrees(kept, 0.9, 0.985)
+    agrees(read_inputs([tmp_path / "both.json"], plan=Plan(level=0.8), chosen=["level"]), 0.8, 0.985)
+    agrees(read_inputs([tmp_path / "both.json"], plan=Plan(level=0.8, thresholds=Thresholds(used=0.7))), 0.8, 0.7)
+
+
+def test_a_report_keeps_the_thresholds_and_intervals_of_a_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = profiled(tmp_path / "p", "--threshold", "used=0.985", "--threshold", "specialisation=0.9", "--level", "0.9")
+    kept = read_inputs([tmp_path / "p"])
+    assert next(iter(kept.profiles.values()))["routers"] == made["models"][0]["routers"]
+    agrees(kept, 0.9, 0.985)
+    agrees(read_inputs([tmp_path / "p"], plan=Plan(level=0.8), chosen=["level"]), 0.8, 0.985)
+    capsys.readouterr()
+    main(["report", str(tmp_path / "p"), "--format", "md", "--level", "0.8"])
+    shown = capsys.readouterr().out
+    assert "r < 0.985" in shown
+    assert "- [low, high]: 80% intervals over sequences" in shown
+
+
+def test_a_profile_from_before_findings_has_them_made_again_of_the_pairs_beside_it(tmp_path: Path) -> None:
+    made = profiled(tmp_path / "p", "--level", "0.9")
+    old = {"schema_version": "1", "settings": {"ci": made["settings"]["ci"]}, "models": made["models"]}
+    for model in old["models"]:
+        model["verdicts_by_router"] = model.pop("words_by_router")
+    (tmp_path / "p" / "profile.json").write_text(json.dumps(old))
+    agrees(read_inputs([tmp_path / "p"]), 0.9, 0.5)
 
 
 # -- domains that differ -------------------------------------------------------------------------------------------

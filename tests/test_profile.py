@@ -113,7 +113,7 @@ def test_the_tidy_table_has_every_number_once(folder: Path) -> None:
     fixed = "model layer moe_layer router domain phase metric value low high n_tokens n_sequences"
     assert COLUMNS[:12] == tuple(fixed.split())  # others read the table by these; more may follow
     keys = [tuple(row[k] for k in ("model", "layer", "router", "domain", "phase", "metric")) for row in rows]
-    assert len(set(keys)) == len(keys) == 6 * (2 * len(METRICS) + 5)
+    assert len(set(keys)) == len(keys) == 6 * (2 * len(METRICS) + 10)
     report = json.loads((folder / "moebench-nano" / "program.json").read_text())
     for row in rows:
         assert row["unit"]
@@ -249,7 +249,7 @@ def test_kinds_of_router_and_shapes_are_kept_apart(tmp_path: Path) -> None:
     assert set(model["words_by_router"]) == {"attention", "mlp"}
     plot_specialisation(model | {"settings": whole["settings"]}, tmp_path / "p.png")
     rows = tidy_csv(tidy_rows(model, found.reports)).decode().splitlines()
-    assert len(rows) == 1 + 3 * (2 * len(METRICS) + 5)
+    assert len(rows) == 1 + 3 * (2 * len(METRICS) + 10)
 
 
 def test_few_sequences_have_no_interval_and_no_null() -> None:

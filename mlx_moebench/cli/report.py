@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..types import Json
-from ._options import output_option, plan_options, quiet_option
+from ._options import output_option, plan_options, quiet_option, typed
 from .compare import KINDS
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ Examples:
 """
 
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv"}
+PLANNED = {"ci": "method", "level": "level", "resamples": "resamples", "seed": "seed"}
+"""Options of intervals, and the field of a plan that each is."""
+
 MARK = "<!-- made by mlx-moebench report -->"
 """Stands in Markdown that was written here, which alone may be replaced."""
 
@@ -87,6 +90,7 @@ def command(
     from ..show.inputs import read_inputs
     from ._progress import progress
 
+    chosen = [field for option, field in PLANNED.items() if typed([option])]
     form = form or _form_of(output)
     _check_trace(form, title, trace, trace_phase)
     place = output or (Path("report.html") if form == "html" else None)
@@ -94,7 +98,7 @@ def command(
         _check(place, form)
     with readable(), progress(quiet) as step:
         step("reading what was measured", 0, 0)
-        inputs = read_inputs(stats, plan=plan, allow=allow)
+        inputs = read_inputs(stats, plan=plan, chosen=chosen, allow=allow)
         step("making the page" if form == "html" else "writing it out", 0, 0)
         text = _page(inputs, title, trace, trace_phase) if form == "html" else _exported(inputs, form)
     if place is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..routing.domains.findings import NAMES, WORDS
-from ..types import Facts
+from ..types import Facts, Json
 from .names import isolated
-from .numbers import number
+from .numbers import count
 
 COLOURS = {
     "collapsed": "#000000",
@@ -18,6 +18,8 @@ COLOURS = {
     "open": "0.8",
 }
 """Of words in pictures."""
+
+ANSWER = "an answer, which has no interval of its own"
 
 MOST_NAMED = 4
 """Experts that a sentence names at most."""
@@ -31,7 +33,7 @@ DEFINITION = (
 
 def meanings(thresholds: Facts) -> str:
     """What the words mean at these thresholds."""
-    t = {name: number(float(value), 2).rstrip("0").rstrip(".") for name, value in thresholds.items()}
+    t = {name: f"{float(value):g}" for name, value in thresholds.items()}
     return (
         f"collapsed: r < {t['used']} and s < {t['specialisation']}; dominated: one expert's odds over {t['odds']} "
         f"times the even odds in most domains; idle: more than {t['idle_experts']} of the experts below "
@@ -48,24 +50,45 @@ def counted(words: Facts) -> str:
     return ", ".join(parts)
 
 
-def remarks(findings: Facts) -> Iterator[str]:
-    """What a reader must know of one router's findings, a clause each: whom they are about, what is open and why."""
+def remarks(router: Facts) -> Iterator[str]:
+    """What a reader must know of a router's findings, a clause each: whom they are about, what is open and why."""
+    findings, n_experts = router["findings"], router["n_experts"]
     reasons: dict[str, list[str]] = {}
     for name in NAMES:
         finding = findings["findings"][name]
         if finding["answer"] == "yes" and (experts := finding.get("experts")):
-            yield f"{name}{_named(experts, of_domains=name != 'idle')}"
+            yield f"{name}{_named(experts, n_experts if name == 'idle' else None)}"
         if finding["answer"] == "open":
             reasons.setdefault(_open(finding), []).append(name)
     for reason, names in reasons.items():
         yield f"{', '.join(names)} open{reason}"
-    if findings["findings"]["idle"]["answer"] == "yes" and findings["word"] not in ("idle", "collapsed", "dominated"):
+    apart = findings["findings"]["collapsed"]["parts"]["specialisation"]
+    if findings["findings"]["idle"]["answer"] == "yes" and _reaches(apart):
         yield "the idle experts may be those of domains that nobody measured"
 
 
-def _named(experts: Sequence[Facts], of_domains: bool) -> str:
-    if not of_domains:
-        return f": {len(experts)} of the experts"
+def flags(router: Facts) -> Iterator[tuple[str, Json]]:
+    """``finding.NAME``, 1 for yes, 0 for no and None with the reason for open, and 1 for ``word.WORD``."""
+    findings = router["findings"]
+    for name in NAMES:
+        finding = findings["findings"][name]
+        value = {"yes": 1, "no": 0}.get(finding["answer"])
+        yield f"finding.{name}", {"value": value, "reason": ANSWER if value is not None else f"open{_open(finding)}"}
+    if findings["word"] is None:
+        yield "word", {"value": None, "reason": "no sequences"}
+    else:
+        yield f"word.{findings['word']}", {"value": 1, "reason": ANSWER}
+
+
+def _reaches(part: Facts) -> bool:
+    """Whether a number is at its threshold or above."""
+    return part["value"] is not None and bool(part["value"] >= part["threshold"])
+
+
+def _named(experts: Sequence[Facts], of: int | None) -> str:
+    """Each with its domains, or how many they are ``of`` all."""
+    if of is not None:
+        return f": {len(experts)} of {count(of, 'expert')}"
     each = [f"expert {e['expert']} ({', '.join(map(isolated, e['domains']))})" for e in experts[:MOST_NAMED]]
     more = f" and {len(experts) - MOST_NAMED} more" if len(experts) > MOST_NAMED else ""
     return f": {', '.join(each)}{more}"
@@ -77,4 +100,4 @@ def _open(finding: Facts) -> str:
     if sequences := finding.get("sequences"):
         low, high = sequences
         return f" ({low:,} to {high:,} texts in all would decide it in 4 of 5 cases)"
-    return " (too close to its threshold to say how many texts would decide it)"
+    return " (too few texts to say how many would decide it)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
 from ..types import Facts, Json
 from .names import model_name
+from .plans import chosen_of, plan_of
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
@@ -110,25 +111,50 @@ class _Pair:
 
 @dataclass
 class _Group:
-    """Pairs that are one run: the domains of one model. training: the one before or after which it was measured."""
+    """Pairs that are one run: the domains of one model. training: the one before or after which it was measured.
+
+    old: the profile is from before findings were made.
+    """
 
     pairs: list[_Pair]
     merged: RoutingStats | None
     label: str | None = None
     profile: Json | None = None
     training: str | None = None
+    old: bool = False
 
     @property
     def joins(self) -> bool:
         """Whether a pair may become a further domain of it: profiles and trainings are whole."""
         return self.profile is None and self.training is None
 
+    def plan(self, plan: Plan, chosen: Collection[str]) -> Plan:
+        """How what is made again of it is made: as what was read was made, but for what was ``chosen``."""
+        settings = [self.profile["settings"]] if self.profile else [pair.report["settings"] for pair in self.pairs]
+        return plan_of(settings, plan, chosen)
 
-def read_inputs(arguments: Sequence[str | Path], *, plan: Plan | None = None, allow: Sequence[str] = ()) -> Inputs:
+    def made_by(self, plan: Plan) -> bool:
+        """Whether the findings that were read, those of a profile or of one pair, are what ``plan`` gives."""
+        if self.old or (self.profile is None and len(self.pairs) > 1):
+            return False
+        made = self.profile or self.pairs[0].report
+        known = "words_by_router" in made and "thresholds" in made["settings"]
+        return known and self.plan(plan, ()) == plan
+
+
+def read_inputs(
+    arguments: Sequence[str | Path],
+    *,
+    plan: Plan | None = None,
+    chosen: Collection[str] | None = None,
+    allow: Sequence[str] = (),
+) -> Inputs:
     """Read what is named, each as PATH or NAME=PATH, into `Inputs`.
 
     Stats pairs of one model on different data become one run of several domains; others stay runs side by side, and
-    two of those are compared. plan: for the intervals of what is put together here. allow: as for `compare`.
+    two of those are compared. plan: for the intervals of comparisons, and of what is put together here. chosen: the
+    fields of it that hold against the settings of what was read, where that is of several domains; by default what a
+    given plan says of intervals, and its thresholds where they are not the usual ones. allow: as for `compare`.
 
     Raises `StatsError` for what is none of `TAKEN`, cannot be read, or lacks what its kind must have.
     """
@@ -138,7 +164,7 @@ def read_inputs(arguments: Sequence[str | Path], *, plan: Plan | None = None, al
         reader.read(Path(path), label)
     if not reader.anything:
         raise StatsError(f"There is nothing to report: give {TAKEN}.")
-    return reader.inputs(plan or Plan(), tuple(allow))
+    return reader.inputs(plan or Plan(), chosen_of(plan) if chosen is None else chosen, tuple(allow))
 
 
 class _Reader:
@@ -210,6 +236,7 @@ class _Reader:
 
     def _add_profile(self, path: Path, profile: Json, label: str | None) -> None:
         """The models of a profile, each with the stats pairs that lie beside it, if they are those of the profile."""
+        old = profile.get("schema_version") == "1"
         profile = of_this_version(profile)
         for model in profile["models"]:
             _require(model, ("name", "model", "domains", "routers", "data"), path)
@@ -223,7 +250,7 @@ class _Reader:
                     self._seen.add(pair.place.resolve())
                     rename(_sums(pair), str(pair.label))
                 merged = RoutingStats.merge([_sums(pair) for pair in pairs])
-                self.groups.append(_Group(pairs, merged, name, between))
+                self.groups.append(_Group(pairs, merged, name, between, old=old))
             else:
                 self.profiles[_unused(name, self.profiles)] = between
 
@@ -243,21 +270,23 @@ class _Reader:
                 self._seen.add(pair.place.resolve())
                 self.groups.append(_Group([pair], pair.stats, pair.label, training=name))
 
-    def inputs(self, plan: Plan, allow: tuple[str, ...]) -> Inputs:
+    def inputs(self, plan: Plan, chosen: Collection[str], allow: tuple[str, ...]) -> Inputs:
         """What was read, with what follows from it: reports of merged runs, profiles, a comparison of two runs."""
-        runs = self._named_runs(plan)
+        plans = [group.plan(plan, chosen) for group in self.groups]
+        runs = self._named_runs(plans)
         profiles = dict(self.profiles)
-        for group, run in zip(self.groups, runs, strict=True):
+        for group, run, of_run in zip(self.groups, runs, plans, strict=True):
             if run.domains and group.merged is not None:
-                profiles[run.name] = group.profile or between(group.merged, run.domains, plan)
+                whole = group.profile if group.made_by(of_run) else None
+                profiles[run.name] = whole or between(group.merged, run.domains, of_run)
         comparisons, notes = self._compared(runs, plan, allow)
         rest = (*self.comparisons, *comparisons), tuple(self.uncertainties), tuple(self.trainings), tuple(notes), plan
         return Inputs(tuple(runs), profiles, *rest)
 
-    def _named_runs(self, plan: Plan) -> list[Run]:
+    def _named_runs(self, plans: Sequence[Plan]) -> list[Run]:
         """A run of each group, no two of one name."""
         named: list[Run] = []
-        runs = [_run(group, plan) for group in self.groups]
+        runs = [_run(group, plan) for group, plan in zip(self.groups, plans, strict=True)]
         for group, run in zip(self.groups, runs, strict=True):
             alike = sum(run.name == other.name for other in runs) > 1
             name = f"{run.name} ({group.pairs[0].place.stem})" if alike else run.name
@@ -298,8 +327,8 @@ def _run(group: _Group, plan: Plan) -> Run:
     parts = merged.by_domain() if len(set(merged.strata)) > 1 else {}
     domains = _domain_reports(group.pairs, parts, plan) if parts else {}
     single = len(group.pairs) == 1
-    # A report of several domains from before findings were made is made again.
-    report = first.report if single and not (parts and "words_by_router" not in first.report) else merged.report(plan)
+    # A report of several domains is made again where it is from before findings were made, or others are asked for.
+    report = first.report if single and (not parts or group.made_by(plan)) else merged.report(plan)
     name = group.label or (first.label if single else None) or model_name(report["model"])
     return Run(name, report, merged, domains, parts)
 

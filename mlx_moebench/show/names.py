@@ -62,7 +62,11 @@ def counts_for(data: Facts) -> Iterator[str]:
         ((_, count_of),) = effective.items()
         distinct = data["n_sequences"] - data.get("repeated_sequences", 0)
         if count_of < 0.9 * distinct:
-            yield f"The {distinct:,} sequences differ in length and count for {count_of:.0f}."
+            if data.get("repeated_sequences"):
+                each = f"The {count(distinct, 'different text')}, each as long as its copies together, "
+                yield f"{each}{'counts' if distinct == 1 else 'count'} for {count_of:.0f}."
+            else:
+                yield f"The {distinct:,} sequences differ in length and count for {count_of:.0f}."
     elif effective:
         yield f"Sequences count for: {', '.join(f'{isolated(name)} {n:.0f}' for name, n in effective.items())}."
 
@@ -99,9 +103,9 @@ def data_warnings(data: Facts) -> Iterator[str]:
     """What limits the numbers of a data section, a sentence each: repeated texts, domains that differ much."""
     if repeated := data.get("repeated_sequences"):
         which = "1 sequence repeats" if repeated == 1 else f"{repeated:,} sequences repeat"
-        yield f"{which} an earlier one token for token; each text counts once in intervals."
+        yield f"{which} an earlier one token for token; intervals take all copies of a text together as one."
     for sentence in data.get("unequal_domains", ()):
-        yield f"{sentence[:-1]}: domains that differ by more than 4 are compared with care."
+        yield f"{sentence[:-1]}: intervals and tests hold for that; findings weigh each domain 1/D, whatever its size."
 
 
 def side_name(side: Facts) -> str:

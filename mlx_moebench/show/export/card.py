@@ -40,9 +40,19 @@ def to_card(inputs: Inputs) -> str:
 
 
 def _reports(inputs: Inputs) -> Iterator[Json]:
-    """The report of each domain of each run."""
+    """The report of each domain of each run; of several, without what flags on one domain say."""
     for run in inputs.runs:
-        yield from run.domains.values() if run.domains else (run.report,)
+        yield from map(_without_flags, run.domains.values()) if run.domains else (run.report,)
+
+
+def _without_flags(report: Json) -> Json:
+    kinds = report["summary_by_router"].items()
+    return report | {
+        "summary_by_router": {
+            kind: {name: entry for name, entry in summary.items() if name != "collapsed_fraction"}
+            for kind, summary in kinds
+        }
+    }
 
 
 def _results(report: Facts) -> Iterator[Json]:
@@ -119,6 +129,8 @@ def _sources(reports: list[Json]) -> Iterator[str]:
         command = report["environment"].get("command")
         made = f", made by {code(command)}" if command else ""
         yield f"- {text(data['name'])}: {counted}, data sha256 {code(str(data.get('sha256', 'unknown'))[:12])}{made}."
-    if any(report["summary"]["mean_entropy"].get("low") is not None for report in reports):
+    methods = [r["settings"]["ci"]["method"] for r in reports if r["summary"]["mean_entropy"].get("low") is not None]
+    if methods:
+        over = " or ".join(dict.fromkeys("layers" if method == "layer" else "sequences" for method in methods))
         yield ""
-        yield "[low, high] is an interval over sequences; its level and method are in the fields above."
+        yield f"[low, high] is an interval over {over}; its level and method are in the fields above."

@@ -79,7 +79,8 @@ def _notes(report: Facts, cells: Cells) -> Iterator[str]:
     if any(flag_of(r, settings) == "open" for r in report["routers"]):
         yield f"- above tau is open: {OPEN}."
     over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
-    if any(router["ci"].get("load_entropy", {}).get("low") is not None for router in report["routers"]):
+    entries = (*report["summary"].values(), *(r["ci"].get("load_entropy", {}) for r in report["routers"]))
+    if any(entry.get("low") is not None for entry in entries):
         yield f"- [low, high]: {percent(ci['level'])} intervals over {over}, {ci['resamples']:,} draws."
     yield from listed(cells)
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
@@ -92,11 +93,12 @@ def _domains(name: str, profile: Facts) -> Iterator[str]:
     yield ""
     several = len({r["router"] for r in profile["routers"]}) > 1
     columns = ["layer", *(["router"] if several else []), "word", "r, share of experts", "s, share of ln D"]
-    columns += ["one expert, share of tokens", "information of the domain, nats", "p"]
+    columns += ["one expert, share of tokens", "idle, share of experts", "information of the domain, nats", "p"]
+    columns.append("whom, and what is open")
     rows = []
     for r, of_router in zip(profile["routers"], series.routers, strict=True):
         information = r["domain_information"]
-        values = (of_router.used, of_router.specialisation, of_router.dominant)
+        values = (of_router.used, of_router.specialisation, of_router.dominant, of_router.idle)
         p = information.get("p_value")
         rows.append(
             [
@@ -106,10 +108,14 @@ def _domains(name: str, profile: Facts) -> Iterator[str]:
                 *(cells.cell({"value": v.value, "low": v.low, "high": v.high, "reason": v.reason}, 3) for v in values),
                 cells.cell(information, 3),
                 "null" if p is None else f"{p:.3g}",
+                text("; ".join(of_router.remarks)),
             ]
         )
     yield from table(columns, rows)
     yield ""
+    if any(r.mi.has_interval for r in series.routers):
+        yield f"- [low, high]: {percent(series.level)} intervals over sequences, drawn inside each domain."
+        yield ""
     yield f"{DEFINITION} {meanings(series.thresholds)} p: of the test that all domains route alike."
     yield ""
     yield from listed(cells)

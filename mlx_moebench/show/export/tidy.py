@@ -11,7 +11,7 @@ from ...routing.metrics import METRICS
 from ...types import Facts, Json
 from ..inputs import Inputs
 from ..names import OPEN, SCORES, flag_of, model_name, side_name
-from ..tables.profile import BETWEEN, between_rows
+from ..tables.profile import BETWEEN, between_rows, sizes_of
 
 COLUMNS = (
     *("model", "data", "phase", "layer", "moe_layer", "router", "metric", "unit", "value", "low", "high", "level"),
@@ -25,8 +25,9 @@ def to_csv(inputs: Inputs) -> str:
 
     Of runs: every metric of every router, of all data together and of each domain. A row without a layer is over the
     routers of its kind: their mean, or the largest where ``metric`` begins with peak\\_. Of domains: what lies between
-    them. Of comparisons: ``difference.METRIC``, B minus A. Of reports of loss: rank correlations with the loss, and
-    mean losses of tenths. A training's log has a row per step already; its runs before and after are runs here.
+    them, ``finding.NAME`` (1 for yes, 0 for no) and ``word.WORD`` (1). Of comparisons: ``difference.METRIC``, B minus
+    A. Of reports of loss: rank correlations with the loss, and mean losses of tenths. A training's log has a row per
+    step already; its runs before and after are runs here.
     """
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
@@ -45,8 +46,9 @@ def _cell(value: Any) -> Any:
 
 def _rows(inputs: Inputs) -> Iterator[Json]:
     for run in inputs.runs:
-        for report in (run.report, *run.domains.values()):
-            yield from _report(report)
+        yield from _report(run.report)
+        for report in run.domains.values():  # of several domains findings say what a flag on one cannot
+            yield from (row for row in _report(report) if not row["metric"].startswith("collapsed"))
     for profile in inputs.profiles.values():
         yield from _between(profile)
     for comparison in inputs.comparisons:
@@ -81,8 +83,8 @@ def _between(profile: Facts) -> Iterator[Json]:
     for router in profile["routers"]:
         common = about | _identity(router)
         for name, of, entry in between_rows(router, domains):
-            pair = {"data": "+".join(of), "n_sequences": None, "n_tokens": None} if len(of) < len(domains) else {}
-            yield common | pair | _number(name, BETWEEN[name], entry["value"], entry, level)
+            pair = {"data": "+".join(of), **sizes_of(profile, of)} if len(of) < len(domains) else {}
+            yield common | pair | _number(name, BETWEEN.get(name, "flag"), entry["value"], entry, level)
 
 
 def _differences(comparison: Facts) -> Iterator[Json]:

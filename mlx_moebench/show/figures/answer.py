@@ -57,10 +57,14 @@ def _findings(series: DomainSeries) -> str:
     parts = []
     for kind, words in series.counts.items():
         of = f"{kind} " if len(series.counts) > 1 else ""
-        parts.append(f"of {count(sum(words.values()), f'{of}router')} {counted(words)}")
+        parts.append(_words_of(words, f"{of}router"))
     texts = f"{count(sum(series.n_sequences), unit_of_text(series.model))}, {count(sum(series.n_tokens), 'token')}"
     known = any(r.mi.has_interval for r in series.routers)
-    how = "" if known else f", for there are no intervals ({next((r.reason for r in series.routers if r.reason), '')})"
+    how = (
+        ""
+        if known
+        else f", because there are no intervals ({next((r.reason for r in series.routers if r.reason), '')})"
+    )
     where = labels([r.router for r in series.routers])
     least = _largest([Value(-r.used.value) for r in series.routers])
     busy = _largest([r.dominant for r in series.routers])
@@ -70,6 +74,15 @@ def _findings(series: DomainSeries) -> str:
         f"is {_words(series.routers[least].used, 2)} (layer {where[least]}); the most that one expert has in most "
         f"domains is {_words(series.routers[busy].dominant, 2)} of the tokens (layer {where[busy]})."
     )
+
+
+def _words_of(words: Facts, noun: str) -> str:
+    total = sum(words.values())
+    if total == 1:
+        return f"its only {noun} is {counted(words).removeprefix('1 ')}"
+    if words.get("null") == total:
+        return f"its {count(total, noun)} are without a word"
+    return f"of {count(total, noun)} {counted(words)}"
 
 
 def _largest(values: Sequence[Value]) -> int:

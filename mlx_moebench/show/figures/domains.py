@@ -139,7 +139,7 @@ def _router(entry: Facts, domains: tuple[str, ...]) -> RouterDomains:
         _value(dominant, spec),
         or_nan(dominant.get("threshold")),
         _value(_part(findings, "idle", "experts"), spec),
-        tuple(remarks(findings)),
+        tuple(remarks(entry)),
     )
 
 

@@ -162,7 +162,8 @@ def _mover(change: Json, largest: bool) -> str:
 def _notes(comparison: Json, tested: bool) -> Text:
     ci = comparison["settings"]["ci"]
     lines = [f"Allowed ({one['kind']}): {one['what']}." for one in comparison["allowed"]] + list(comparison["notes"])
-    changed = [r for r in comparison["routers"] if r["collapsed"]["a"] != r["collapsed"]["b"]]
+    flags = ((r, [r["collapsed"][side] for side in "ab"]) for r in comparison["routers"])
+    changed = [r for r, (a, b) in flags if None not in (a, b) and a != b]
     if changed:
         named = ", ".join(
             f"{r['layer']} ({_flag(r['collapsed']['a'])} to {_flag(r['collapsed']['b'])})" for r in changed
@@ -171,7 +172,7 @@ def _notes(comparison: Json, tested: bool) -> Text:
     if tested:
         lines.append(
             f"[low, high]: {percent(ci['level'])} intervals over sequences, {ci['resamples']:,} draws; p: of no "
-            f"difference, from the same; q: p adjusted over layers (Benjamini-Hochberg); *: q < {CLEAR}."
+            f"difference; q: p adjusted over layers (Benjamini-Hochberg); *: q < {CLEAR}."
         )
         lines.append("p of the means over routers is not adjusted for the number of metrics.")
         lines.append(
@@ -184,8 +185,8 @@ def _notes(comparison: Json, tested: bool) -> Text:
     return Text("\n".join(lines), style="dim")
 
 
-def _flag(value: bool | None) -> str:
-    return {True: "collapsed", False: "not", None: "n/a"}[value]
+def _flag(value: bool) -> str:
+    return "collapsed" if value else "not"
 
 
 def _sides(e: Json) -> list[str]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ...types import Facts, Json
 from ..findings import DEFINITION, counted, meanings, remarks
-from ..numbers import count, number, with_interval
+from ..numbers import count, with_interval
 from .base import plain_table
 
 
@@ -23,6 +23,12 @@ def finding_parts(routers: list[Json], words: Facts, thresholds: Facts | None, d
     return [_table(judged, domains), Text("\n".join(lines), style="dim")]
 
 
+def has_ends(routers: Sequence[Facts]) -> bool:
+    """Whether any number of the findings has an interval."""
+    every = (part for r in routers if "findings" in r for part in _numbers(r).values())
+    return any(part["low"] is not None for part in every)
+
+
 def _table(routers: list[Json], domains: Sequence[str]) -> Table:
     several = len({router["router"] for router in routers}) > 1
     table = plain_table(f"Findings over {', '.join(domains)}", gap=1)  # a line has 80 characters
@@ -31,16 +37,15 @@ def _table(routers: list[Json], domains: Sequence[str]) -> Table:
         table.add_column("router")
     for name in ("word", "r", "s"):
         table.add_column(name, no_wrap=True)
-    table.add_column("one expert")  # on a narrow terminal this one wraps
-    table.add_column("idle", justify="right", no_wrap=True)
+    for name in ("one expert", "idle"):
+        table.add_column(name)  # on a narrow terminal these wrap
     for r in routers:
         parts = _numbers(r)
         table.add_row(
             str(r["layer"]),
             *([r["router"]] if several else []),
             r["findings"]["word"] or "n/a",
-            *(_cell(parts.get(name)) for name in ("used", "specialisation", "share")),
-            number(parts.get("experts", {}).get("value"), 2),
+            *(_cell(parts.get(name)) for name in ("used", "specialisation", "share", "experts")),
         )
     return table
 
@@ -65,7 +70,7 @@ def _notes(routers: list[Json]) -> Iterator[str]:
     places: dict[str, list[str]] = {}
     several = len({r["router"] for r in routers}) > 1
     for r in routers:
-        for clause in remarks(r["findings"]):
+        for clause in remarks(r):
             places.setdefault(clause, []).append(f"{r['layer']} ({r['router']})" if several else str(r["layer"]))
     for clause, where in places.items():
         layers = "every layer" if len(where) == len(routers) > 1 else f"layer {', '.join(where)}"

@@ -11,8 +11,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ...routing.domains.shares import COUNT, MOST
 from ...routing.metrics import METRICS
-from ...types import Json
+from ...types import Facts, Json
+from ..findings import flags
 from ..names import HEADS, data_warnings, model_name, read_by
 from ..numbers import number, percent, with_interval
 from .base import plain_table
@@ -31,7 +33,10 @@ BETWEEN = {
     "mixture_spread": "ratio",
     "jensen_shannon": "nats",
 }
-"""Metrics of several domains at once, with their units; their ``domain`` is the names joined by ``|``."""
+"""Metrics of several domains at once, with their units; their ``domain`` is the names joined by ``|``.
+
+Findings stand beside them: ``finding.NAME``, 1 for yes and 0 for no, and 1 for ``word.WORD``.
+"""
 
 
 def print_profile(
@@ -53,20 +58,25 @@ def render_profile(profile: Json, reports: dict[str, Json], settings: Json) -> G
     title = name if name == model else f"{name}: {model}"
     parts: list[Any] = [Text(f"{title}, {profile['phase']}, {', '.join(forms)}", style="bold")]
     parts.append(_domains(reports))
-    domains = sorted(reports)
-    parts += finding_parts(routers, profile["words_by_router"], settings["thresholds"], domains)
+    parts += finding_parts(routers, profile["words_by_router"], settings["thresholds"], list(reports))
     parts += [Text(f"Warning: {line}", style="dim") for line in data_warnings(profile["data"])]
     parts += [Text(line, style="dim") for line in read_by(profile["data"])]
-    ci = settings["ci"]
     if any(r["domain_information"]["low"] is not None for r in routers):
-        parts.append(
-            Text(
-                f"[low, high]: {percent(ci['level'])} intervals over sequences, {ci['resamples']:,} draws inside each "
-                "domain; biased numbers are shown corrected.",
-                style="dim",
-            )
-        )
+        parts.append(Text(_of_intervals(settings["ci"]), style="dim"))
     return Group(*parts)
+
+
+def _of_intervals(ci: Json) -> str:
+    """What the ends are."""
+    level = percent(ci["level"])
+    if ci["method"] == "layer":
+        return (
+            f"[low, high] of a domain: {level} bootstrap over layers, a census and not a sample; of findings: {level} "
+            "intervals over sequences, drawn inside each domain."
+        )
+    return (
+        f"[low, high]: {level} intervals over sequences, drawn inside each domain; biased numbers are shown corrected."
+    )
 
 
 def _domains(reports: dict[str, Json]) -> Table:
@@ -101,27 +111,34 @@ def tidy_rows(profile: Json, reports: dict[str, Json]) -> Iterator[Json]:
             }
             for name, metric in METRICS.items():
                 yield common | _cells(name, metric.unit, {"value": router[name], **router["ci"][name]})
-    sizes = {d["name"]: d for d in profile["domains"]}
+    every = sorted(d["name"] for d in profile["domains"])
     for router in profile["routers"]:
-        for name, domains, entry in between_rows(router, sorted(sizes)):
-            common = _common(profile, router) | {
-                "domain": "|".join(domains),
-                "n_tokens": sum(sizes[d]["n_tokens"] for d in domains),
-                "n_sequences": sum(sizes[d]["n_sequences"] for d in domains),
-            }
-            yield common | _cells(name, BETWEEN[name], entry)
+        for name, domains, entry in between_rows(router, every):
+            common = _common(profile, router) | {"domain": "|".join(domains), **sizes_of(profile, domains)}
+            yield common | _cells(name, BETWEEN.get(name, "flag"), entry)
+
+
+def sizes_of(profile: Facts, domains: Sequence[str]) -> Json:
+    """Tokens and sequences of these domains together."""
+    sizes = [d for d in profile["domains"] if d["name"] in domains]
+    return {key: sum(one[key] for one in sizes) for key in ("n_tokens", "n_sequences")}
 
 
 def between_rows(router: Json, domains: Sequence[str]) -> Iterator[tuple[str, Sequence[str], Json]]:
-    """(name, domains, entry) of every number that lies between domains at a router."""
+    """(name, domains, entry) of every number that lies between domains at a router, then of findings and word."""
     findings, reason = router["findings"]["findings"], router["domain_specialisation"].get("reason")
     yield "domain_information", domains, router["domain_information"]
-    for name, finding, part in (("dominant_share", "dominated", "share"), ("idle_experts", "idle", "experts")):
+    for name, finding, part, method in (
+        ("dominant_share", "dominated", "share", MOST),
+        ("idle_experts", "idle", "experts", COUNT),
+    ):
         if part in findings[finding]["parts"]:
-            yield name, domains, {"reason": reason} | findings[finding]["parts"][part]
+            yield name, domains, {"reason": reason, "method": method} | findings[finding]["parts"][part]
     yield "mixture_spread", domains, router["mixture_spread"]
     for entry in router["jensen_shannon"]:
         yield "jensen_shannon", entry["domains"], entry
+    for name, entry in flags(router):
+        yield name, domains, entry
 
 
 def _common(profile: Json, router: Json) -> Json:

@@ -24,7 +24,7 @@ from ..names import (
 )
 from ..numbers import number, percent, with_interval
 from .base import plain_table
-from .findings import finding_parts
+from .findings import finding_parts, has_ends
 
 
 def print_report(report: Json, console: Console | None = None) -> None:
@@ -112,7 +112,7 @@ def _notes(report: Json) -> Text:
     lines += [f"Warning: {warning}" for warning in warnings]
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     lines += [f"n/a: {reason}." for reason in reasons]
-    lines.append(_of_intervals(report["summary"], settings["ci"]))
+    lines.append(_of_intervals(report, settings["ci"]))
     lines += [*read_by(data), *counts_for(data), *_undecided(report["routers"])]
     return Text("\n".join(lines), style="dim")
 
@@ -128,14 +128,16 @@ def _undecided(routers: list[Json]) -> list[str]:
     return [f"Experts that may be the busiest: {', '.join(named)}."] if named else []
 
 
-def _of_intervals(entries: Json, ci: Json) -> str:
+def _of_intervals(report: Json, ci: Json) -> str:
     """What the ends are; counts have no mean entropy, only loads."""
+    entries = report["summary"]
     known = (entries[name] for name in ("mean_entropy", "eae") if name in entries)
     first = next((entry for entry in known if entry["value"] is not None), entries["mean_entropy"])
     if first["low"] is None:
         return f"No intervals: {first.get('reason', 'unknown reason')}."
     if ci["method"] == "layer":
-        return f"[low, high]: {percent(ci['level'])} bootstrap over layers, a census and not a sample."
+        others = "; those of findings are over sequences" if has_ends(report["routers"]) else ""
+        return f"[low, high]: {percent(ci['level'])} bootstrap over layers, a census and not a sample{others}."
     return (
         f"[low, high]: {percent(ci['level'])} intervals over sequences, {ci['resamples']:,} draws; biased numbers "
         "are shown corrected, and the report names each method."
