@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..types import HostArray
 from .stats import RoutingSums
-from .sums import Sums
+from .sums import Floats, Sums
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Units:
     def sums(self, sums: Sums) -> Sums:
         """Of each unit, from those of each sequence."""
         return sums.grouped(self.labels) if self.repeated else sums
+
+    def lengths(self, n_tokens: npt.ArrayLike) -> Floats:
+        """Tokens of one copy of each unit [G], from those of each sequence [N]."""
+        return np.asarray(n_tokens, dtype=np.float64)[self.first]
 
     def strata(self, strata: Sequence[str]) -> list[str]:
         """The domain of each unit."""

@@ -14,7 +14,7 @@ from ..parts import completeness
 from ..record import LIVE, RouterSpec
 from ..repeats import Units, text_units
 from ..stats import RoutingSums, read_as
-from ..sums import Sums
+from ..sums import Floats, Sums
 from .effects import Point
 from .resampling import Samples
 
@@ -145,6 +145,12 @@ class Matching:
         assert self.units_b is not None
         return self.units_a.sums(a.take(self.rows_a)), self.units_b.sums(b.take(self.rows_b))
 
+    def lengths(self, a: Sums, b: Sums) -> tuple[Floats, Floats]:
+        """Tokens of one copy of each unit that is compared, of each side."""
+        assert self.units_a is not None
+        assert self.units_b is not None
+        return self.units_a.lengths(a.take(self.rows_a).n_tokens), self.units_b.lengths(b.take(self.rows_b).n_tokens)
+
     def facts(self, a: Side, b: Side) -> dict[str, object]:
         """For JSON: how many sequences each side has, how many both have, how many are compared, how many repeat."""
         n = {"a": a.data["n_sequences"], "b": b.data["n_sequences"], "shared": self.shared if self.samples else None}
@@ -213,7 +219,7 @@ def _repeats(matching: Matching) -> Iterator[str]:
 
 def _unequal(stats: tuple[RoutingSums, RoutingSums], matching: Matching, samples: Samples) -> Iterator[str]:
     """Data sets of a side, and sides of other sequences, that differ by far in number or length of sequences."""
-    tokens = [s.n_tokens for s in matching.sums(stats[0].sums(0), stats[1].sums(0))]
+    tokens = matching.lengths(stats[0].sums(0), stats[1].sums(0))
     strata = samples.strata_a, samples.strata_b
     for label, x, of in zip("AB", tokens, strata, strict=True):
         yield from (
