@@ -192,7 +192,9 @@ def test_copies_make_no_text_longer(tmp_path: Path) -> None:
     assert model["data"]["repeated_sequences"] == 48
     assert "unequal_domains" not in model["data"]
     once, often = sorted((tmp_path / "p" / "moebench-nano").glob("*.json"))
-    assert not any("differ by more" in note for note in compare(often, once, allow=["data"], plan=Plan(resamples=100)).notes)
+    assert not any(
+        "differ by more" in note for note in compare(often, once, allow=["data"], plan=Plan(resamples=100)).notes
+    )
 
 
 def test_domains_that_differ_little_are_not(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +81,7 @@ def test_every_block_runs_and_prints_what_the_page_shows(tmp_path: Path, monkeyp
 def test_every_block_is_one_that_runs_or_what_it_prints() -> None:
     languages = [language for language, _ in BLOCK.findall(PAGE.read_text(encoding="utf-8"))]
     assert set(languages) == {"bash", "python", "text"}
-    assert not any(pair == ("text", "text") for pair in zip(languages, languages[1:], strict=False))
+    assert not any(pair == ("text", "text") for pair in pairwise(languages))
     assert languages[0] != "text"
     assert sum(step.shown is not None for step in steps()) == languages.count("text")
 
