@@ -125,6 +125,7 @@ def test_two_texts(pairs: Path) -> None:
 def test_the_package_offers_it(pairs: Path, tmp_path: Path) -> None:
     found = mlx_moebench.compare(RoutingStats.load(pairs / "one"), pairs / "other", plan=PLAN)
     assert isinstance(found, mlx_moebench.Comparison)
+    assert repr(found) == "Comparison(moebench-nano on math minus moebench-nano on math: 6 routers, paired)"
     assert (found.a["file"], found.b["file"]) == ("A", str(pairs / "other.json"))
     frame = found.to_dataframe()
     assert len(frame) == 6 * (len(METRICS) + 2)

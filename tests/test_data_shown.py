@@ -29,6 +29,7 @@ def source(**facts: Any) -> dict[str, Any]:
         (source(unit="file, row", long="truncate, windows"), "a whole file or a row; longer ones are cut off at 16"),
         (source(files=2, skipped={"hidden": 1, "binary": 3}), "Files of x: 2; left out: 1 hidden, 3 binary."),
         (source(files=2), "Files of x: 2."),
+        (source(format="csv, delimiter ;", field="body"), "Read x as csv, delimiter ;; the text is body."),
     ],
 )
 def test_what_a_document_is(facts: dict[str, Any], line: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import save_checkpoint
 
-from mlx_moebench import analyze, profile
+from mlx_moebench import analyze, compare, profile
 from mlx_moebench.cli import main
 from mlx_moebench.data import read_corpus
 from mlx_moebench.errors import MoebenchError
@@ -242,6 +242,19 @@ def test_domains_that_differ_much_are_warned_of(
     (model,) = json.loads((tmp_path / "p" / "profile.json").read_text())["models"]
     assert any(said in sentence for sentence in model["data"]["unequal_domains"])
     assert said in build_page(read_inputs([tmp_path / "p"]))
+
+
+def test_copies_make_no_text_longer(tmp_path: Path) -> None:
+    made = {"once": texts_of("math", 12), "often": texts_of("code", 12) * 5}
+    paths = [write(tmp_path / f"{name}.jsonl", texts) for name, texts in made.items()]
+    main(["profile", *(x for path in paths for x in ("--domain", str(path))), *FEW, "--output", str(tmp_path / "p")])
+    (model,) = json.loads((tmp_path / "p" / "profile.json").read_text())["models"]
+    assert model["data"]["repeated_sequences"] == 48
+    assert "unequal_domains" not in model["data"]
+    once, often = sorted((tmp_path / "p" / "moebench-nano").glob("*.json"))
+    assert not any(
+        "differ by more" in note for note in compare(often, once, allow=["data"], plan=Plan(resamples=100)).notes
+    )
 
 
 def test_domains_that_differ_little_are_not(tmp_path: Path) -> None:

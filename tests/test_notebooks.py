@@ -11,10 +11,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from printed import split
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 
 
 def outputs(notebook: Any) -> list[str]:
@@ -26,12 +26,6 @@ def outputs(notebook: Any) -> list[str]:
             kinds = sorted(kind for kind in output.get("data", ()) if kind.startswith("image/"))
             found.append(" ".join([output["output_type"], *kinds, "".join(printed)]))
     return found
-
-
-def split(text: str) -> tuple[str, list[float]]:
-    """(the words, the numbers) of an output; spaces count for nothing, as the widths of numbers change."""
-    numbers = [float(number.replace(",", "")) for number in NUMBER.findall(text)]
-    return "".join(NUMBER.sub("#", text).split()), numbers
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -187,6 +187,7 @@ def checkpoint() -> Checkpoint:
 def test_in_python_without_files(checkpoint: Checkpoint) -> None:
     (found,) = profile(domains=["math", "general"], max_samples=10, max_length=24, plan=Plan(resamples=100))
     validate_profile(as_json(found))
+    assert repr(found) == "Profile(moebench-nano on math, general: 6 routers)"
     assert list(found.reports) == ["math", "general"]
     single = analyze(checkpoint, "math", max_samples=10, max_length=24)
     np.testing.assert_array_equal(found.merged.by_domain()["math"].sums(0).counts, single.sums(0).counts)

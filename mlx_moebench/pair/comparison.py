@@ -51,6 +51,11 @@ class Comparison:
     flags: Sequence[tuple[bool | None, bool | None]]
     overall: Mapping[str, Mapping[str, Effect]]
 
+    def __repr__(self) -> str:
+        a, b = (f"{side['model'].get('id', 'a model')} on {side['data']['name']}" for side in (self.a, self.b))
+        pairing = {True: "paired", False: "unpaired", None: "values alone"}[self.design["paired"]]
+        return f"Comparison({b} minus {a}: {len(self.specs)} routers, {pairing})"
+
     def to_dict(self) -> Json:
         """For JSON; see ``schema/comparison.schema.json``. Undefined numbers are null."""
         plan = self.plan

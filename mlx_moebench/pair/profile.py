@@ -34,6 +34,9 @@ class Profile:
     reports: dict[str, Json]
     plan: Plan
 
+    def __repr__(self) -> str:
+        return f"Profile({self.name} on {', '.join(self.reports)}: {len(self.merged.specs)} routers)"
+
     def report(self) -> Json:
         """What lies between the domains, as JSON: `domain_report` and the name."""
         return {"name": self.name, **domain_report(self.merged, self.reports, self.plan)}

@@ -155,7 +155,8 @@ def _sources(stats: RoutingSums) -> list[Json]:
 
 def _sequences(stats: RoutingSums, units: Units, strata: list[str]) -> Json:
     """What the sequences count for, and what limits that."""
-    tokens: Numbers = units.sums(stats.sums(0)).n_tokens
+    sums = stats.sums(0)
+    tokens: Numbers = units.sums(sums).n_tokens
     counted: Json = {"effective_sequences": {c.name: round(c.effective, 2) for c in clusters(tokens, strata)}}
     if all(cluster in stats.texts for cluster in stats.clusters):
         counted["repeated_sequences"] = units.repeated

@@ -91,6 +91,8 @@ def read_by(data: Facts) -> Iterator[str]:
             skipped = ", ".join(f"{number:,} {why}" for why, number in source.get("skipped", {}).items())
             left = f"; left out: {skipped}" if skipped else ""
             yield f"Files of {isolated(source['name'])}: {source['files']:,}{left}."
+        if "delimiter" in (source.get("format") or ""):
+            yield f"Read {isolated(source['name'])} as {source['format']}; the text is {isolated(source['field'])}."
 
 
 def _rule(source: Facts) -> str:

@@ -353,3 +353,16 @@ def test_a_large_report_stays_small_and_quick(open_page: Any, large: Path) -> No
     assert max(slowest) < 100
     click = "() => { const started = performance.now(); theme.click(); return performance.now() - started; }"
     assert min(page.evaluate(click) for _ in range(3)) < 100
+
+
+def test_a_cut_off_table_of_findings_looks_cut_off(open_page: Any, nano: str, large: Path) -> None:
+    """Rows out of sight, by a scroll bar that many systems hide, announce themselves by a shadow at the lower edge."""
+    box = "document.querySelector('#domains .scroll.long')"
+    page = open_page(nano, viewport=WIDE)
+    assert page.evaluate(f"{box}.scrollHeight <= {box}.clientHeight")
+    page = open_page(large.as_uri(), viewport=WIDE)
+    assert page.evaluate(f"{box}.scrollHeight > {box}.clientHeight")
+    page.locator("#domains .scroll.long").scroll_into_view_if_needed()
+    at_top = page.locator("#domains .scroll.long").screenshot()
+    page.evaluate(f"{box}.style.background = 'none'")
+    assert page.locator("#domains .scroll.long").screenshot() != at_top
