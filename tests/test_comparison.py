@@ -331,7 +331,7 @@ def test_a_text_that_occurs_twice_counts_once(shared: bool) -> None:
     found = compare(*sides([*range(1, 20), 1]), plan=PLAN)
     assert found.design["paired"] is shared
     assert found.design["repeated"] == {"a": 1, "b": 1}
-    sentence = "repeats an earlier one token for token; each text counts once in intervals."
+    sentence = "repeats an earlier one token for token; all copies of a text are one unit in intervals."
     of = ["1 sequence"] if shared else ["1 sequence of A", "1 sequence of B"]
     assert found.notes == [f"{which} {sentence}" for which in of]
     assert found.overall["mlp"]["gini"].interval.low is not None
@@ -365,10 +365,12 @@ def test_copies_of_every_text_do_not_narrow_intervals() -> None:
 
 def test_sides_of_other_sizes_are_pointed_out() -> None:
     found = compare(plain(range(12)), plain(range(20, 80)), plan=PLAN)
-    assert found.notes == ["A has 12 sequences, B 60: sides that differ by more than 4 are compared with care."]
+    assert found.notes == [
+        "A has 12 sequences, B 60: by more than a factor of 4; intervals and tests hold for such sides, too."
+    ]
     longer = compare(plain(range(12)), plain(range(20, 32), length=70), plan=PLAN)
     assert longer.notes == [
-        "A has 16 tokens a sequence, B 72: sides that differ by more than 4 are compared with care."
+        "A has 16 tokens a sequence, B 72: by more than a factor of 4; intervals and tests hold for such sides, too."
     ]
 
 

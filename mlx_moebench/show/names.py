@@ -118,7 +118,7 @@ def side_name(side: Facts) -> str:
 Flag = Literal["yes", "no", "open", "null"]
 """What is shown of `collapsed` on one domain: open where the interval of the share holds tau."""
 
-OPEN = "the interval of that share holds tau, and other texts may flip the flag"
+OPEN = "the interval of that share holds tau, or there is none: other texts may flip the flag"
 
 
 def flag_of(router: Facts, settings: Facts) -> Flag:

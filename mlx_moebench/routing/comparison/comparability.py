@@ -211,7 +211,7 @@ def _repeats(matching: Matching) -> Iterator[str]:
     for of, units in (("", matching.units_a),) if matching.units_a is matching.units_b else sides:
         if units is not None and units.repeated:
             which = f"1 sequence{of} repeats" if units.repeated == 1 else f"{units.repeated:,} sequences{of} repeat"
-            yield f"{which} an earlier one token for token; each text counts once in intervals."
+            yield f"{which} an earlier one token for token; all copies of a text are one unit in intervals."
 
 
 def _unequal(stats: tuple[RoutingSums, RoutingSums], matching: Matching, samples: Samples) -> Iterator[str]:
@@ -222,13 +222,13 @@ def _unequal(stats: tuple[RoutingSums, RoutingSums], matching: Matching, samples
     strata = [[names[row] for row in of_side] for names, of_side in zip(every, rows, strict=True)]
     for label, x, of in zip("AB", tokens, strata, strict=True):
         yield from (
-            f"{label}: {sentence[:-1]}: data sets that differ by more than 4 are compared with care."
+            f"{label}: {sentence[:-1]}: by more than a factor of 4; intervals and tests hold for such data sets, too."
             for sentence in unequal(x, of)
         )
     if not samples.paired:
         labels = ["A"] * len(strata[0]) + ["B"] * len(strata[1])
         for sentence in unequal(np.concatenate(tokens), labels):
-            yield f"{sentence[:-1]}: sides that differ by more than 4 are compared with care."
+            yield f"{sentence[:-1]}: by more than a factor of 4; intervals and tests hold for such sides, too."
 
 
 def _otherwise(what: str, a: Facts, b: Facts, keys: Sequence[str]) -> Iterator[str]:

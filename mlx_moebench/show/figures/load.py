@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -88,7 +89,7 @@ class LoadSeries:
     def marks(self) -> str:
         """What the marks beside flagged routers mean; empty where none is flagged."""
         flags = {one.flag for one in self.routers}
-        words = {"yes": f"; * > {self.tau:g}", "open": f"; ? interval holds {self.tau:g}"}
+        words = {"yes": f"; * > {self.tau:g}", "open": f"; ? may be below {self.tau:g}"}
         return "".join(text for flag, text in words.items() if flag in flags)
 
     def of(self, kind: str) -> LoadSeries:
@@ -168,7 +169,8 @@ def share_bands(stats: RoutingStats, plan: Plan) -> list[Band]:
     units = text_units(stats)
     strata = units.strata(stats.strata)
     of_routers = (
-        measured([units.sums(stats.sums(n))], strata, plan, ["top_share_token"]) for n in range(len(stats.specs))
+        measured([units.sums(stats.sums(n))], strata, plan, ["top_share_token"], copies=units.copies)
+        for n in range(len(stats.specs))
     )
     return [
         _stored(token_share(one.shares[0]), spec.n_experts) for one, spec in zip(of_routers, stats.specs, strict=True)
@@ -298,4 +300,7 @@ def _beside(share: Value, flag: Flag, brief: bool) -> str:
 def _plan(report: Facts) -> Plan:
     """The plan that a report's own intervals were made by."""
     ci = report["settings"].get("ci")
-    return Plan(**ci) if ci else Plan()
+    if not ci:
+        return Plan()
+    # Reports of earlier versions may ask for a level that their draws do not reach, which is refused now.
+    return Plan(**ci | {"resamples": max(ci["resamples"], math.ceil(2 / (1 - ci["level"])))})
