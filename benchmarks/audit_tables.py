@@ -80,19 +80,20 @@ def _shown(cells: Cells) -> dict[str, Mapping[str, Any]]:
 def _by_sequences(cells: Cells, extra: Callable[[Cells, str], list[str]], names: list[str] | None = None) -> str:
     sizes = sorted({_sequences(name) for name in cells})
     shown = _shown(cells)
-    metrics = names or list(next(iter(shown.values()))["metrics"])
+    metrics = names or list(dict.fromkeys(name for cell in shown.values() for name in cell["metrics"]))
     rows = []
     for metric in metrics:
         row = [f"`{metric}`"]
         for n in sizes:
-            row.append(_percent(c["metrics"][metric]["inside"] for k, c in shown.items() if _sequences(k) == n))
+            of = (c["metrics"] for k, c in shown.items() if _sequences(k) == n and metric in c["metrics"])
+            row.append(_percent(metrics_of[metric]["inside"] for metrics_of in of))
         rows.append(row + extra(shown, metric))
     head = ["coverage, %", *(f"{n} sequences" for n in sizes), "width, median", "values outside"]
     return _table(head, rows)
 
 
 def _width_and_outside(cells: Cells, metric: str) -> list[str]:
-    of = [c["metrics"][metric] for c in cells.values()]
+    of = [c["metrics"][metric] for c in cells.values() if metric in c["metrics"]]
     widths = [m["width"] for m in of if m["width"] is not None]
     return [f"{np.median(widths):.2f}" if widths else "", f"{sum(m['outside'] for m in of):.0f}"]
 
