@@ -104,7 +104,7 @@ def _distances(experts: int, top_k: int, kind: str, paired: bool, moved: float, 
             rows = rng.integers(len(wholes[0].n_tokens), size=(2, n))
             a, b = (w.take(rows[0 if paired else side]) for side, w in enumerate(wholes))  # type: ignore[arg-type]
             tests = load_tests(a, b, samples, Plan(resamples=RESAMPLES, seed=number))
-            for name, (distance, p) in tests.items():
+            for name, (distance, p, _) in tests.items():
                 tallies[name].add(distance.value, distance.interval, truths[name])
                 assert distance.interval.low is not None
                 differ += (distance.interval.low > 0) != (p <= 0.05)
