@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-mx = pytest.importorskip("mlx.core")
+mx = pytest.importorskip("mlx.core", reason="needs MLX")
 from mlx_moebench.train import LOG, read_log, train_adapter, training_config  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("cpu"), pytest.mark.slow]

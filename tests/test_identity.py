@@ -90,8 +90,8 @@ def test_a_model_that_is_gone_is_forgotten() -> None:
 
 
 def test_on_torch_the_config_names_it(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    transformers: Any = pytest.importorskip("transformers")
+    pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    transformers: Any = pytest.importorskip("transformers", reason="needs transformers")
     import torch_fallback
 
     facts = torch_fallback.attach(torch_fallback.load()[0]).model

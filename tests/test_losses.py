@@ -10,7 +10,7 @@ import pytest
 
 from mlx_moebench.routing.record import Routing
 
-mx = pytest.importorskip("mlx.core")
+mx = pytest.importorskip("mlx.core", reason="needs MLX")
 from mlx_moebench.train import losses  # noqa: E402
 
 B, S, E, K = 3, 5, 8, 2

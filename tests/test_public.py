@@ -15,7 +15,7 @@ from mlx_moebench import MoebenchError, StatsError, errors
 from mlx_moebench.routing import RouterSpec
 from mlx_moebench.routing.recorder import Recorder
 
-torch_fallback = pytest.importorskip("torch_fallback")
+torch_fallback = pytest.importorskip("torch_fallback", reason="the extra `torch` is not installed")
 
 
 def test_every_error_comes_from_the_package_itself() -> None:
@@ -30,7 +30,7 @@ def test_every_error_comes_from_the_package_itself() -> None:
 @pytest.mark.parametrize("package", ["mlx_moebench", "torch_fallback"])
 def test_dir_and_all_name_what_can_be_imported(package: str) -> None:
     if package == "torch_fallback":
-        pytest.importorskip("torch")
+        pytest.importorskip("torch", reason="the extra `torch` is not installed")
     module: Any = sys.modules[package]
     assert {"attach", "load"} <= set(module.__all__) <= set(dir(module))
     assert set(module._HOME) <= set(module.__all__)

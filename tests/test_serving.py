@@ -499,7 +499,7 @@ def test_dumps_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_the_two_lines_convert_a_pickle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The message's own lines, run, make of SGLang's .pt what is imported; the pickle is never opened here."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
     ids = [make_ids(seed, tokens=9) for seed in range(2)]
     arrays = per_token([(1, [ids[0]], [0]), (2, [ids[1]], [9])], place_of(1))
     records: list[dict[str, Any]] = []

@@ -570,7 +570,7 @@ def test_a_finished_trace_is_replaced_by_the_next_run(tmp_path: Path, checkpoint
 
 
 def test_the_import_command_gives_the_report_of_the_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    pytest.importorskip("mlx.core")
+    pytest.importorskip("mlx.core", reason="needs MLX")
     from mlx_moebench.cli import main
     from mlx_moebench.pair.storage import read_report
 

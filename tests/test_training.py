@@ -19,7 +19,7 @@ import pytest
 
 from mlx_moebench.errors import DataError, MoebenchError, TrainingError
 
-mx = pytest.importorskip("mlx.core")
+mx = pytest.importorskip("mlx.core", reason="needs MLX")
 from mlx.utils import tree_flatten  # noqa: E402
 
 from mlx_moebench.models import load_checkpoint  # noqa: E402

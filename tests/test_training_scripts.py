@@ -24,7 +24,7 @@ MATH = (
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder scripts/ can be imported from."""
-    pytest.importorskip("mlx.core")
+    pytest.importorskip("mlx.core", reason="needs MLX")
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
 
 

@@ -143,8 +143,8 @@ def _corpora(
     """
     corpora: dict[str, Corpus] = {}
     for name, domain in domains.items():
-        own = reading if domain.text_field is None else replace(reading, text_field=domain.text_field)
-        corpus = plain.get(name) or read_corpus(domain.dataset, **own.of_corpus(), tokenizer=tokenizer)
+        of_domain = reading if domain.text_field is None else replace(reading, text_field=domain.text_field)
+        corpus = plain.get(name) or read_corpus(domain.dataset, **of_domain.of_corpus(), tokenizer=tokenizer)
         if not any(document.chat for document in corpus.documents):
             plain[name] = corpus
         twin = next((other for other, known in corpora.items() if known.sha256 == corpus.sha256), None)

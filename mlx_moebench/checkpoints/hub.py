@@ -141,13 +141,13 @@ def _silent() -> Iterator[None]:
 def _bars(model_id: str) -> dict[str, Any]:
     """Where a command listens, progress is its business; elsewhere the hub's client draws its own bars."""
     step = LISTENER.get()
-    return {} if step is None else {"tqdm_class": _told(step, f"downloading {model_id}, MB")}
+    return {} if step is None else {"tqdm_class": _listener(step, f"downloading {model_id}, MB")}
 
 
-def _told(step: Step, what: str) -> type[Any]:
+def _listener(step: Step, what: str) -> type[Any]:
     """A tqdm that draws nothing and tells ``step`` of bytes."""
 
-    class Told(tqdm):
+    class Listener(tqdm):
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             self.counts_bytes = settings.get("unit") == "B"
             super().__init__(*arguments, **settings | {"disable": True})  # type: ignore[no-untyped-call]
@@ -157,7 +157,7 @@ def _told(step: Step, what: str) -> type[Any]:
             if self.counts_bytes:
                 step(what, int(self.n) // 10**6, int(self.total or 0) // 10**6)
 
-    return Told
+    return Listener
 
 
 def _sentence(error: Exception, model_id: str, revision: str | None) -> str:

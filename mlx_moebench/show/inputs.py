@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,31 +9,22 @@ from typing import Any, NamedTuple
 
 from ..data.importers import split_name
 from ..data.training_log import FILE as TRAINING_LOG
-from ..data.training_log import read_log
-from ..errors import MoebenchError, StatsError, TrainingError
+from ..errors import MoebenchError, StatsError
 from ..files import plain_name
 from ..options import Plan
 from ..pair.comparison import compare
 from ..pair.comparison import of_this_version as comparison_of_this_version
 from ..pair.profile import domain_report, of_this_version, profile_settings, rename
 from ..pair.stats import RoutingStats
-from ..pair.storage import pair_paths, read_report
+from ..pair.storage import pair_paths
 from ..types import Facts, Json
+from .files import TAKEN, Pair, read_json, read_pair, require, sums_of, training_log
 from .names import model_name
 from .plans import chosen_of, plan_of
-
-TAKEN = (
-    "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
-    "a report of loss (loss --output), or the folder of a training"
-)
-"""What an argument may be."""
 
 TRAINING_REPORT = "training_report.json"
 BEFORE, AFTER = "routing_before.json", "routing_after.json"
 """The files of a training that a report reads; `train.outcome` writes them."""
-
-_ROUTER = ("layer", "moe_layer", "router", "n_experts", "top_k", "n_tokens", "selection_counts", "ci")
-"""Without these a router of a report cannot be shown."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +90,13 @@ class Inputs:
 
 
 @dataclass
-class _Pair:
-    """A stats pair as it was given, with the name that the user gave it."""
-
-    place: Path
-    label: str | None
-    report: Json
-    stats: RoutingStats | None
-
-
-@dataclass
 class _Group:
     """Pairs that are one run: the domains of one model. training: the one before or after which it was measured.
 
     old: the profile is from before findings were made.
     """
 
-    pairs: list[_Pair]
+    pairs: list[Pair]
     merged: RoutingStats | None
     label: str | None = None
     profile: Json | None = None
@@ -201,28 +181,28 @@ class _Reader:
             return
         self._seen.add(place)
         if path.suffix == ".safetensors" or sums_path.exists():
-            self._add_pair(_read_pair(path, label))
+            self._add_pair(read_pair(path, label))
             return
         if not path.is_file() and report_path.is_file():
             path = report_path
-        self._add_json(path, _read_json(path), label)
+        self._add_json(path, read_json(path), label)
 
     def _add_json(self, path: Path, content: Any, label: str | None) -> None:
         keys = set(content) if isinstance(content, dict) else set()
         if keys >= {"models", "settings"}:
             self._add_profile(path, content, label)
         elif keys >= {"direction", "overall", "design"}:
-            _require(content, ("a", "b", "units", "routers", "settings"), path)
+            require(content, ("a", "b", "units", "routers", "settings"), path)
             self.comparisons.append(comparison_of_this_version(content))
         elif keys >= {"mean_loss", "n_pairs"}:
-            _require(content, ("model", "data", "settings", "routers", "summary"), path)
+            require(content, ("model", "data", "settings", "routers", "summary"), path)
             self.uncertainties.append(content)
         elif keys >= {"routers", "summary", "data", "model"}:
-            self._add_pair(_read_pair(path, label))
+            self._add_pair(read_pair(path, label))
         else:
             raise StatsError(f"{path} is JSON, but nothing that a report is made of: give {TAKEN}.")
 
-    def _add_pair(self, pair: _Pair) -> None:
+    def _add_pair(self, pair: Pair) -> None:
         """Join the first run that it is a further domain of, or start one."""
         for group in self.groups:
             if group.joins and group.merged is not None and pair.stats is not None:
@@ -239,17 +219,17 @@ class _Reader:
         old = profile.get("schema_version") == "1"
         profile = of_this_version(profile)
         for model in profile["models"]:
-            _require(model, ("name", "model", "domains", "routers", "data"), path)
+            require(model, ("name", "model", "domains", "routers", "data"), path)
             name = label if label and len(profile["models"]) == 1 else str(model["name"])
             between = model | {"settings": profile["settings"]}
             folder = path.parent / plain_name(str(model["name"]))
             places = {str(d["name"]): folder / f"{plain_name(str(d['name']))}.json" for d in model["domains"]}
-            pairs = [_read_pair(place, domain) for domain, place in places.items() if _whole(place)]
+            pairs = [read_pair(place, domain) for domain, place in places.items() if _whole(place)]
             if len(pairs) == len(places) and _measured(pairs) == _promised(model):
                 for pair in pairs:
                     self._seen.add(pair.place.resolve())
-                    rename(_sums(pair), str(pair.label))
-                merged = RoutingStats.merge([_sums(pair) for pair in pairs])
+                    rename(sums_of(pair), str(pair.label))
+                merged = RoutingStats.merge([sums_of(pair) for pair in pairs])
                 self.groups.append(_Group(pairs, merged, name, between, old=old))
             else:
                 self.profiles[_unused(name, self.profiles)] = between
@@ -260,13 +240,13 @@ class _Reader:
         self._seen.add(folder.resolve())
         name = label or folder.resolve().name
         report_path, log_path = folder / TRAINING_REPORT, folder / TRAINING_LOG
-        report = _read_json(report_path) if report_path.is_file() else {}
+        report = read_json(report_path) if report_path.is_file() else {}
         if report:
-            _require(report, ("model", "settings", "ce", "routing_loss"), report_path)
-        self.trainings.append(Training(name, report, _read_log(log_path) if log_path.is_file() else ()))
+            require(report, ("model", "settings", "ce", "routing_loss"), report_path)
+        self.trainings.append(Training(name, report, training_log(log_path) if log_path.is_file() else ()))
         for place, when in ((BEFORE, "before"), (AFTER, "after")):
             if pair_paths(folder / place)[0].is_file():
-                pair = _read_pair(folder / place, f"{name} {when}")
+                pair = read_pair(folder / place, f"{name} {when}")
                 self._seen.add(pair.place.resolve())
                 self.groups.append(_Group([pair], pair.stats, pair.label, training=name))
 
@@ -338,18 +318,18 @@ def _without_sums(group: _Group) -> Run:
     return Run(group.label or first.label or model_name(first.report["model"]), first.report, None, {})
 
 
-def _renamed(pairs: Sequence[_Pair], merged: RoutingStats) -> RoutingStats:
+def _renamed(pairs: Sequence[Pair], merged: RoutingStats) -> RoutingStats:
     """The merged statistics with the domains' names that the user gave."""
     named = [pair for pair in pairs if pair.label]
     for pair in named:
-        rename(_sums(pair), str(pair.label))
-    return RoutingStats.merge([_sums(pair) for pair in pairs]) if named else merged
+        rename(sums_of(pair), str(pair.label))
+    return RoutingStats.merge([sums_of(pair) for pair in pairs]) if named else merged
 
 
-def _domain_reports(pairs: Sequence[_Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, Json]:
+def _domain_reports(pairs: Sequence[Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, Json]:
     """The report of each of several domains: as it lies there where a domain is one pair, else of its sums."""
-    alone = {strata.pop(): pair for pair in pairs if len(strata := set(_sums(pair).strata)) == 1}
-    whole = {name for name, pair in alone.items() if len(_sums(pair).clusters) == len(parts[name].clusters)}
+    alone = {strata.pop(): pair for pair in pairs if len(strata := set(sums_of(pair).strata)) == 1}
+    whole = {name for name, pair in alone.items() if len(sums_of(pair).clusters) == len(parts[name].clusters)}
     return {name: alone[name].report if name in whole else part.report(plan) for name, part in parts.items()}
 
 
@@ -358,64 +338,16 @@ def between(merged: RoutingStats, domains: Mapping[str, Json], plan: Plan) -> Js
     return domain_report(merged, domains, plan) | {"settings": profile_settings(plan)}
 
 
-def _read_pair(path: Path, label: str | None) -> _Pair:
-    report_path, sums_path = pair_paths(path)
-    if not report_path.exists() and not sums_path.exists():
-        raise StatsError(f"There is no {path}: give {TAKEN}.")
-    report = read_report(report_path)
-    if not report["routers"]:
-        raise StatsError(f"{report_path} holds no router, so that there is nothing to report of it.")
-    for router in report["routers"]:
-        _require(router, _ROUTER, report_path)
-        if len(router["selection_counts"]) != router["n_experts"]:
-            raise StatsError(
-                f"{report_path} is damaged: layer {router['layer']} has {router['n_experts']} experts, and counts of "
-                f"{len(router['selection_counts'])}."
-            )
-    _require(report, ("settings", "environment"), report_path)
-    _require(report["settings"], ("tau", "collapse_on", "ci"), report_path)
-    _require(report["data"], ("name", "n_sequences", "n_tokens", "phase"), report_path)
-    return _Pair(report_path, label, report, RoutingStats.load(sums_path) if sums_path.exists() else None)
-
-
-def _sums(pair: _Pair) -> RoutingStats:
-    if pair.stats is None:
-        raise StatsError(f"{pair.place} has no sums beside it, and cannot be put together with others.")
-    return pair.stats
-
-
 def _whole(place: Path) -> bool:
     return all(half.is_file() for half in pair_paths(place))
 
 
-def _measured(pairs: Iterable[_Pair]) -> list[tuple[Any, ...]]:
+def _measured(pairs: Iterable[Pair]) -> list[tuple[Any, ...]]:
     return [(p.label, *(p.report["data"].get(key) for key in ("sha256", "n_sequences", "n_tokens"))) for p in pairs]
 
 
 def _promised(model: Facts) -> list[tuple[Any, ...]]:
     return [(d["name"], d["sha256"], d["n_sequences"], d["n_tokens"]) for d in model["domains"]]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StatsError(f"Cannot read {path}: {error.strerror or error}; give {TAKEN}.") from error
-    except ValueError as error:
-        raise StatsError(f"{path} is not JSON: give {TAKEN}.") from error
-
-
-def _read_log(path: Path) -> list[Json]:
-    try:
-        return read_log(path)
-    except TrainingError as error:
-        raise StatsError(str(error)) from error
-
-
-def _require(content: Any, keys: Sequence[str], path: Path) -> None:
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise StatsError(f"{path} is damaged or from another version: it lacks {', '.join(map(repr, missing))}.")
 
 
 def _unused(name: str, taken: Iterable[str]) -> str:

@@ -182,8 +182,8 @@ def _of_maxima(
 
     low, high = ends(plan.level)
     interval = Interval(low, high, "simultaneous bands over the experts that may be the busiest")
-    found = detectable(low, high, plan.level)
-    return Effect(*sides, _clipped(interval, m, drawn), p=_p_value(*sides, ends, plan), detectable=found)
+    smallest = detectable(low, high, plan.level)
+    return Effect(*sides, _clipped(interval, m, drawn), p=_p_value(*sides, ends, plan), detectable=smallest)
 
 
 def _of_counts(sides: tuple[float, float], crossings: Sequence[_Crossings], plan: Plan) -> Effect:
@@ -198,10 +198,10 @@ def _of_counts(sides: tuple[float, float], crossings: Sequence[_Crossings], plan
     interval, p = count_difference(sides[1] - sides[0], apart, free, plan, routers=routers)
     if interval.low is None:
         return Effect(*sides, interval)
-    found = detectable(*crossing_ends(apart, free, plan.level), plan.level)
-    if found > 0:  # an end that is rounded outwards leaves out 0 from the next step on
-        found += 1 / routers
-    return Effect(*sides, interval, p=p, detectable=found)
+    smallest = detectable(*crossing_ends(apart, free, plan.level), plan.level)
+    if smallest > 0:  # an end that is rounded outwards leaves out 0 from the next step on
+        smallest += 1 / routers
+    return Effect(*sides, interval, p=p, detectable=smallest)
 
 
 def _of_draws(m: Metric, sides: tuple[float, float], drawn: Sequence[Drawn], wider: _Widening, plan: Plan) -> Effect:
@@ -230,8 +230,8 @@ def _of_draws(m: Metric, sides: tuple[float, float], drawn: Sequence[Drawn], wid
     interval = at(plan.level)
     if interval.low is None:
         return Effect(*sides, interval)
-    found = detectable(*ends(plan.level), plan.level)
-    return Effect(*sides, _clipped(interval, m, drawn), p=_p_value(*sides, ends, plan), detectable=found)
+    smallest = detectable(*ends(plan.level), plan.level)
+    return Effect(*sides, _clipped(interval, m, drawn), p=_p_value(*sides, ends, plan), detectable=smallest)
 
 
 def _with_own_bias(

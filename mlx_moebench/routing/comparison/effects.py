@@ -38,8 +38,7 @@ class Effect:
     def to_dict(self) -> dict[str, object]:
         """For JSON: null where a number is undefined, and the reason."""
         numbers = {name: finite(getattr(self, name)) for name in ("a", "b", "effect")}
-        tested = {"p": self.p, "detectable": self.detectable} | ({} if self.q is None else {"q": self.q})
-        return {**numbers, **self.interval.to_dict(), **tested}
+        return {**numbers, **self.interval.to_dict(), **tests(self)}
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,18 @@ class Distance:
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""
-        tested = {"p": self.p, "detectable": self.detectable} | ({} if self.q is None else {"q": self.q})
         values = {"value": finite(self.value), **self.interval.to_dict(), "plugin": finite(self.plugin)}
-        return {**values, **tested}
+        return {**values, **tests(self)}
 
     @classmethod
     def plain(cls, value: float, reason: str) -> Distance:
         """The distance as it was measured, and why there is no more."""
         return cls(value, Interval(reason=reason), value)
+
+
+def tests(of: Effect | Distance) -> dict[str, float | None]:
+    """For JSON: what was tested; q only where there are several routers."""
+    return {"p": of.p, "detectable": of.detectable} | ({} if of.q is None else {"q": of.q})
 
 
 @dataclass(frozen=True)

@@ -152,10 +152,10 @@ def share_bands(estimates: Estimates, level: float = 0.95) -> tuple[Floats, Floa
     binomial, varies = share * (1 - share), variance > 0
     if not varies.any():
         return share, share
-    own = binomial[varies] / variance[varies]
-    pooled = min(float(binomial[varies].sum() / variance[varies].sum()), float(np.quantile(own, 0.1)))
+    each = binomial[varies] / variance[varies]
+    pooled = min(float(binomial[varies].sum() / variance[varies].sum()), float(np.quantile(each, 0.1)))
     tokens = np.full_like(share, pooled)
-    tokens[varies] = np.minimum(own, pooled)
+    tokens[varies] = np.minimum(each, pooled)
     tail = ndtr(-student(estimates.free, _joint(estimates, level)))
     hits, misses = share * tokens, (1 - share) * tokens
     low = betaincinv(np.maximum(hits, 1e-12), misses + 1, tail)

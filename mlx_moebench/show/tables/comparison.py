@@ -144,8 +144,8 @@ def _loads(comparison: Json) -> Table:
 
 def _tests(one: Json, digits: int) -> tuple[str, ...]:
     """What stands under `TESTS`."""
-    found = one.get("detectable")
-    return _p(one["p"]), _p(one.get("q"), mark=True), "-" if found is None else decimals(found, digits)
+    smallest = one.get("detectable")
+    return _p(one["p"]), _p(one.get("q"), mark=True), "-" if smallest is None else decimals(smallest, digits)
 
 
 def _mover(change: Json, largest: bool) -> str:
