@@ -208,7 +208,8 @@ def test_losses_are_those_of_mlx() -> None:
     ours, theirs = (np.concatenate(seen[name]) for name in ("mlx", "torch"))
     assert len(ours) == len(theirs) > 300
     assert np.ptp(ours) > 1
-    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    # Float32 on either side: with the CUDA build of torch a loss of 9.5 nats was 1.14e-5 off on a CPU.
+    np.testing.assert_allclose(theirs, ours, atol=1e-5, rtol=2e-6)
     mlx, other = examples["mlx"], examples["torch"]
     assert (mlx["model"]["backend"], other["model"]["backend"]) == ("mlx", "torch")
     assert other["environment"]["torch"]

@@ -52,7 +52,7 @@ def test_the_sums_give_the_numbers_of_the_report() -> None:
         assert report[key] == kept[key]
     assert report["data"].items() >= kept["data"].items()
     for new, old in zip(report["routers"], kept["routers"], strict=True):
-        assert METRICS.keys() - old.keys() == {"tied_selections"}
+        assert "tied_selections" in METRICS.keys() - old.keys()  # of this version, as others may be that come later
         assert old.keys() < new.keys()
         for name in old.keys() - {"ci"}:
             if name in METRICS:
