@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLD = echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1
 INSTALL = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { $(OLD); } && $(PYTHON) scripts/install.py
 
-.PHONY: analyze quick test test-latest test-oldest slow browser lint types results gallery notebooks docs dist constraints clean core full
+.PHONY: analyze quick test test-latest test-oldest slow nightly browser lint types results gallery notebooks docs dist constraints clean core full
 
 analyze: core
 	$(BIN)/mlx-moebench analyze --plot results/scratch/load.png --output results/scratch/routing_stats.json
@@ -29,7 +29,11 @@ test-oldest:
 	.venv-oldest/bin/python -m pytest
 
 slow: full
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not nightly"
+
+# Simulations of coverage, and the held-out text of the embedded model: what rarely breaks, and takes ten minutes.
+nightly: full
+	$(BIN)/python -m pytest -m nightly
 
 # Without a Chromium on the path it installs Debian's, which needs root; MOEBENCH_CHROMIUM names another.
 browser: full

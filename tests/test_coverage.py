@@ -11,7 +11,7 @@ from populations import EFFECTS, joined, population
 from mlx_moebench.routing import METRICS, Plan, Sums
 from mlx_moebench.routing.intervals.measured import measured
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 NAMES = ("mean_entropy", "load_entropy", "n_eff", "gini", "token_information", "top_share_token")

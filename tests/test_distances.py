@@ -143,6 +143,7 @@ def test_too_few_or_too_unequal_texts_have_values_alone(paired: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", [name for name, _ in PARTS["distances"]() if name.endswith(("S 20", "S 40"))])
 def test_intervals_of_distances_hold_the_truth(name: str) -> None:
     measured = dict(PARTS["distances"]())[name](400, 1)

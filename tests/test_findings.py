@@ -173,6 +173,7 @@ def test_at_a_threshold_the_answer_is_open(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("multiple", ["+0.25", "+1.25", "+2", "-0.25", "-1.25", "-2"])
 def test_answers_are_hardly_ever_wrong(name: str, multiple: str) -> None:

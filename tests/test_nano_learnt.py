@@ -32,6 +32,7 @@ def test_experts_differ_by_domain_on_the_bundled_prompts() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no data folder at {SHARED}")
 def test_held_out_perplexity_beats_the_baselines(monkeypatch: pytest.MonkeyPatch) -> None:

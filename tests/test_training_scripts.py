@@ -79,6 +79,7 @@ def write_texts(folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_biased_gates_collapse_and_are_compared_with_their_control(tmp_path: Path) -> None:
     biased = tmp_path / "biased"
     done = run("bias_gates.py", "--out", biased, "--experts", 2, "--bias", 8)
