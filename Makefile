@@ -2,10 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests run side by side, each worker with a run of neighbours, so that what a module makes once is made once or twice;
+# a worker holds about 1 GB. WORKERS=0 runs them in one process.
+WORKERS ?= logical
+PYTEST = $(BIN)/python -m pytest
+SIDE_BY_SIDE = -n $(WORKERS) --maxprocesses 4 --dist worksteal
+# Each worker, and each command that a test starts, would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 OLD = echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1
 INSTALL = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { $(OLD); } && $(PYTHON) scripts/install.py
 
-.PHONY: analyze quick test test-latest test-oldest slow nightly browser lint types results gallery notebooks docs dist constraints clean core full
+.PHONY: analyze quick test test-latest test-oldest slow nightly browser bench lint types results gallery notebooks docs dist constraints clean core full
 
 analyze: core
 	$(BIN)/mlx-moebench analyze --plot results/scratch/load.png --output results/scratch/routing_stats.json
@@ -13,34 +20,39 @@ analyze: core
 # The core alone, without torch, gradio and lm-eval: for every change.
 quick:
 	@$(INSTALL) $(VENV) quick
-	$(BIN)/python -m pytest -m "not slow and not browser and not extra"
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not browser and not extra"
 
 test: full
-	$(BIN)/python -m pytest
+	$(PYTEST) $(SIDE_BY_SIDE)
 
 # The newest of everything, and the oldest that pyproject.toml allows. The first may fail: docs/dependencies.md says
 # what it showed.
 test-latest:
 	@$(INSTALL) .venv-latest full --latest
-	.venv-latest/bin/python -m pytest
+	.venv-latest/bin/python -m pytest $(SIDE_BY_SIDE)
 
 test-oldest:
 	@$(INSTALL) .venv-oldest full --oldest
-	.venv-oldest/bin/python -m pytest
+	.venv-oldest/bin/python -m pytest $(SIDE_BY_SIDE)
 
 slow: full
-	$(BIN)/python -m pytest -m "slow and not nightly"
+	$(PYTEST) $(SIDE_BY_SIDE) -m "slow and not nightly"
 
-# Simulations of coverage, and the held-out text of the embedded model: what rarely breaks, and takes ten minutes.
+# Simulations of coverage, kills, and the held-out text of the embedded model: what rarely breaks, and takes long.
 nightly: full
-	$(BIN)/python -m pytest -m nightly
+	$(PYTEST) $(SIDE_BY_SIDE) -m nightly
 
 # Without a Chromium on the path it installs Debian's, which needs root; MOEBENCH_CHROMIUM names another.
 browser: full
 	@[ -n "$$MOEBENCH_CHROMIUM" ] || command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null \
 	  || { apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
 	  || { echo "The browser tests need Chromium: install it, or name one in MOEBENCH_CHROMIUM"; exit 1; }
-	$(BIN)/python -m pytest -m browser
+	$(PYTEST) -m browser
+
+# What everything costs, into results/benchmarks: 25 minutes on two cores that do nothing else. BENCH says what is run, as in
+# make bench BENCH="--only peers page --moewatch FOLDER"; benchmarks/run.py --help.
+bench: full
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 # Needs AllenAI's counts of OLMoE in MOEBENCH_SHARED_DATA (default ../shared/data); without them that part stays.
 results: core

@@ -1,155 +1,126 @@
-"""What measuring costs: time of a forward with the routers tallied over one without, and memory against tokens.
+"""What measuring costs: time of a forward with the routers tallied over one without.
 
-python benchmarks/overhead.py [--pairs 20] [--tokens 1024] [--part width nano memory]
+python benchmarks/overhead.py [--rounds 20] [--tokens 1024] [--part nano small width torch] [--quick] [--json PATH]
 
-width: two layers of OLMoE's real widths with random float32 weights, which take 4 GB of memory.
-nano: the embedded model. Both arms evaluate the logits; the measured one also evaluates every tally and adds it up,
-as ``analyze`` does. Arms alternate in one process, and which goes first alternates too, so that whatever else the
-machine does falls on both: read the ratio, not the times. "tallies" is the part of a measured forward that comes
-after its logits, which a noisy machine disturbs less than the difference of two forwards.
-memory: peak resident memory of a process that measures 10,000 or 100,000 tokens on the embedded model.
+nano: the embedded model. small: the OLMoE-shaped model that peers are compared on. width: two layers of OLMoE's real
+widths with random float32 weights, which take 4 GB of memory. Both arms evaluate the logits; the measured one also
+evaluates every tally and adds it up, as ``analyze`` does. Arms alternate in one process, and which goes first
+alternates too, so that whatever else the machine does falls on both: read the ratio, not the times. "Tallies" is the
+part of a measured forward that comes after its logits, which a noisy machine disturbs less than the difference of two
+forwards. torch: the small model on transformers, its body alone against a measured forward of all of it, and against
+one that ends at the last router, as that of ``analyze --backend torch`` does.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import resource
-import subprocess
-import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _bench import Results, arguments, in_turn, parsed, timed
+from _models import SMALL, TINY, WIDE, Shape, random_ids, random_model, write_checkpoint
 
-from mlx_moebench.data import batches, encode, pad_id, read_corpus
-from mlx_moebench.environment import environment
+from mlx_moebench.data import Batch
 from mlx_moebench.instrument import LiveRoutingStats
 from mlx_moebench.models import load, select_device
 
 import mlx.core as mx  # isort: skip  # after the package, which loads a fast BLAS first
 
 ROWS = 8
-MANY = (10_000, 100_000)
-OLMOE = {
-    "model_type": "olmoe",
-    "hidden_size": 2048,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "num_experts": 64,
-    "num_experts_per_tok": 8,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 4096,
+LOADED: dict[str, tuple[str, Callable[[bool], Any]]] = {
+    "nano": ("moebench-nano, 6 routers", lambda quick: load(dtype="float32")[0]),
+    "small": ("OLMoE-shaped, 4 routers", lambda quick: random_model(TINY if quick else SMALL)),
+    "width": ("OLMoE's widths, 2 layers", lambda quick: random_model(TINY if quick else WIDE)),
 }
+"""The parts on MLX: what each is called, and its model."""
 
 
-def at_real_width() -> Any:
-    """Two layers of OLMoE-1B-7B with random weights."""
-    from mlx_lm.models.olmoe import Model, ModelArgs
-
-    mx.random.seed(0)
-    model = Model(ModelArgs.from_dict(OLMOE))
-    model.eval()
-    mx.eval(model.parameters())
-    return model
-
-
-def plain(model: Any, ids: mx.array) -> float:
-    """Seconds of a forward to its logits."""
-    start = time.perf_counter()
-    mx.eval(model(ids))
-    return time.perf_counter() - start
-
-
-def measured(model: Any, ids: mx.array) -> tuple[float, float]:
-    """Seconds of a forward to its logits and its sums on the host, and what of that came after the logits."""
-    with LiveRoutingStats(model) as stats:  # taps go on and off outside the clock
-        start = time.perf_counter()
-        with stats.batch(ids=range(ROWS)):
-            mx.eval(model(ids))
-            after_logits = time.perf_counter()
-        end = time.perf_counter()
-    return end - start, end - after_logits
-
-
-def time_it(name: str, model: Any, pairs: int, tokens: int) -> None:
-    """Print the ratio of measured to plain over ``pairs`` pairs, after one that warms up."""
+def on_mlx(results: Results, name: str, model: Any, rounds: int, tokens: int) -> None:
+    """Add the ratio of measured to plain, and the share of the tallies."""
     ids = mx.array(np.random.default_rng(0).integers(0, 4096, (ROWS, tokens // ROWS)))
-    timed = []
-    for n in range(pairs + 1):
-        first = plain(model, ids) if n % 2 else None
-        whole, tallies = measured(model, ids)
-        timed.append((first or plain(model, ids), whole, tallies))
-        print(f"{name}: pair {n} of {pairs}, {timed[-1][0]:.2f} and {whole:.2f} s", file=sys.stderr, flush=True)
-    times = np.array(timed[1:])
-    low, middle, high = np.percentile(times[:, 1] / times[:, 0], (25, 50, 75))
-    cells = " | ".join(f"{1000 * seconds:.1f}" for seconds in np.median(times, axis=0))
-    print(f"| {name} | {cells} | {middle:.4f} [{low:.4f}, {high:.4f}] |", flush=True)
+    tallies: list[float] = []
+
+    def measured() -> float:
+        with LiveRoutingStats(model) as stats:  # taps go on and off outside the clock
+            start = time.perf_counter()
+            with stats.batch(ids=range(ROWS)):
+                mx.eval(model(ids))
+                after_logits = time.perf_counter()
+            stats.still()  # adds what waits
+            end = time.perf_counter()
+        tallies.append(end - after_logits)
+        return end - start
+
+    times = in_turn({"plain": timed(lambda: mx.eval(model(ids))), "measured": measured}, rounds, name)
+    results.ratio(f"measured, {name}", "plain forward", times["measured"], times["plain"])
+    results.spread(f"tallies, {name}", [1000 * seconds for seconds in tallies[-rounds:]], "ms")
 
 
-def measure_tokens(tokens: int, clusters: str) -> None:
-    """Measure ``tokens`` tokens of the bundled maths prompts, used again and again, and print the peak and clusters.
+def on_torch(results: Results, shape: Shape, rounds: int, tokens: int) -> None:
+    """Add the ratios of measured forwards to the body alone."""
+    import torch
 
-    clusters: ``many`` counts every use of a prompt as a sequence of its own; ``few`` adds it to the first use.
-    """
-    model, tokenizer = load()
-    sequences = encode(read_corpus("math"), tokenizer, 256)
-    left, start = tokens, itertools.count(step=len(sequences))
-    stats = LiveRoutingStats(model)
-    while left > 0:
-        offset = next(start) if clusters == "many" else 0
-        for batch in batches(sequences, 8, pad_id(tokenizer)):
-            if left > 0:
-                with stats.batch(mask=batch.mask, ids=[row + offset for row in batch.rows]):
-                    model(mx.array(batch.ids))
-                left -= int(batch.mask.sum())
-    stats.close()
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # ru_maxrss is in bytes on macOS
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, len(stats.clusters))
+    from torch_fallback.backend import BACKEND
+    from torch_fallback.live import TorchRoutingStats
+    from torch_fallback.loading import load_checkpoint
 
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = load_checkpoint(write_checkpoint(Path(folder) / "model", shape))
+    body = checkpoint.model.model
+    ids = random_ids(shape, ROWS, tokens)
+    given = torch.as_tensor(ids, dtype=torch.long)
+    batch = Batch(ids, np.ones(ids.shape, bool), tuple(range(ROWS)), (0,) * ROWS, 0)
 
-def compare_memory(repeats: int = 3) -> None:
-    """Print peak memory at both numbers of tokens, each the median of ``repeats`` fresh processes."""
-    print("\n| sequences | tokens | sequences kept apart | peak memory, MiB | ratio |\n|---|---|---|---|---|")
-    for clusters in ("few", "many"):
-        first = None
-        for tokens in MANY:
-            command = [sys.executable, __file__, "--measure-tokens", str(tokens), "--clusters", clusters]
-            peaks, counts = [], "0"
-            for _ in range(repeats):
-                words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-                peaks.append(float(words[0]))
-                counts = words[1]
-            peak = float(np.median(peaks))
-            first = first or peak
-            print(f"| {clusters} | {tokens:,} | {counts} | {peak:.0f} | {peak / first:.3f} |", flush=True)
+    def plain() -> None:
+        with torch.inference_mode():
+            body(input_ids=given, use_cache=False)
+
+    def measured(run: Callable[[], object]) -> Callable[[], float]:
+        def arm() -> float:
+            with TorchRoutingStats(checkpoint.model) as stats:  # hooks go on and off outside the clock
+                start = time.perf_counter()
+                with stats.batch(mask=batch.mask, ids=batch.rows):
+                    run()
+                stats.still()
+                return time.perf_counter() - start
+
+        return arm
+
+    arms = {
+        "body": timed(plain),
+        "measured": measured(plain),
+        "ends early": measured(lambda: BACKEND.forward(checkpoint, batch, logits=False)),
+    }
+    times = in_turn(arms, rounds, "torch")
+    results.ratio("measured on torch, the whole body", "transformers, body", times["measured"], times["body"])
+    results.ratio("measured on torch, up to the last router", "transformers, body", times["ends early"], times["body"])
+    results.note(
+        f"Up to the last router: without the experts of the last of {shape.layers} layers and the final norm, which is "
+        "less work than the body."
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--tokens", type=int, default=1024, help="of a forward, in 8 rows")
-    parser.add_argument("--part", nargs="+", choices=("width", "nano", "memory"), default=["width", "nano", "memory"])
+    parser = arguments(__doc__, rounds=20)
+    parser.add_argument("--tokens", type=int, help="of a forward, in 8 rows, by default 1,024")
+    parts = [*LOADED, "torch"]
+    parser.add_argument("--part", nargs="+", choices=parts, default=parts)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--measure-tokens", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--clusters", choices=("few", "many"), default="many", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     select_device(args.device)
-    if args.measure_tokens:
-        measure_tokens(args.measure_tokens, args.clusters)
-        return
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
-    if {"width", "nano"} & set(args.part):
-        columns = (f"{args.tokens:,} tokens", "plain, ms", "measured, ms", "tallies, ms", "ratio [quartiles]")
-        print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
-    if "nano" in args.part:
-        time_it("moebench-nano, 6 routers", load(dtype="float32")[0], args.pairs, args.tokens)
-    if "width" in args.part:
-        time_it("OLMoE's widths, 2 layers", at_real_width(), args.pairs, args.tokens)
-    if "memory" in args.part:
-        compare_memory()
+    results = Results("overhead", args.quick)
+    tokens = args.tokens or (128 if args.quick else 1024)
+    results.note(f"{tokens:,} tokens in {ROWS} rows.")
+    for part in args.part:
+        if part == "torch":
+            on_torch(results, TINY if args.quick else SMALL, args.rounds, tokens)
+        else:
+            name, make = LOADED[part]
+            on_mlx(results, name, make(args.quick), args.rounds, tokens)
+    results.finish(args.json)
 
 
 if __name__ == "__main__":

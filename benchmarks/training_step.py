@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from overhead import at_real_width
+from _models import WIDE, random_model
 
 from mlx_moebench.environment import environment
 from mlx_moebench.instrument import routers_of
@@ -108,7 +108,7 @@ def main() -> None:
     if "nano" in args.part:
         compare("moebench-nano, 6 routers", lambda: load(dtype="float32")[0], settings, args.pairs, args.tokens)
     if "width" in args.part:
-        compare("OLMoE's widths, 2 layers", at_real_width, settings, args.pairs, args.tokens)
+        compare("OLMoE's widths, 2 layers", lambda: random_model(WIDE), settings, args.pairs, args.tokens)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ OTHERS = (
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "CITATION.cff",
     "constraints.txt",
     "results/*.md",

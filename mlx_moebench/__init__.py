@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     DataError,
     EvaluationError,
+    InUseError,
     MissingExtraError,
     ModelLoadError,
     MoebenchError,
@@ -26,8 +27,8 @@ from .errors import (
 __version__ = version("mlx-moebench")
 
 if TYPE_CHECKING:
-    from .analysis import profile
-    from .instrument import attach, detach, stream_generate
+    from .analysis.profile import profile
+    from .instrument import attach, batch_generate, detach, stream_generate
     from .measure import analyze
     from .models import load
     from .pair import Comparison, RoutingStats, compare
@@ -41,6 +42,7 @@ _HOME = {
     "detach": ".instrument",
     "load": ".models",
     "profile": ".analysis",
+    "batch_generate": ".instrument",
     "stream_generate": ".instrument",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "Comparison",
     "DataError",
     "EvaluationError",
+    "InUseError",
     "MissingExtraError",
     "ModelLoadError",
     "MoebenchError",
@@ -61,6 +64,7 @@ __all__ = [
     "__version__",
     "analyze",
     "attach",
+    "batch_generate",
     "compare",
     "detach",
     "load",

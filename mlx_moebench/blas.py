@@ -14,6 +14,10 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 ENVIRONMENT_VARIABLE = "MLX_MOEBENCH_BLAS"
@@ -88,3 +92,39 @@ def _global_cblas() -> str | None:
     if not process.dladdr(function, ctypes.byref(info)) or not info.file:
         return None
     return Path(os.fsdecode(info.file)).resolve().name
+
+
+@dataclass(frozen=True)
+class NumpyThreads:
+    """The threads of a matrix product in NumPy, which brings a BLAS of its own."""
+
+    get: Callable[[], int]
+    limit: Callable[[int], object]
+
+    @property
+    def count(self) -> int:
+        return self.get()
+
+
+_NUMPY_BLAS = (
+    ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"),
+    ("scipy_openblas_get_num_threads", "scipy_openblas_set_num_threads"),
+    ("openblas_get_num_threads64_", "openblas_set_num_threads64_"),
+    ("openblas_get_num_threads", "openblas_set_num_threads"),
+    ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
+)
+"""How many threads it uses, and how to change that, in each library that NumPy is built with."""
+
+
+@cache
+def numpy_threads() -> NumpyThreads | None:
+    """How many threads NumPy's products use, and how to limit them; None where its BLAS cannot be asked."""
+    try:
+        # Of a library the loader looks through those that it needs, too.
+        library = ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
+    except (ImportError, OSError):
+        return None
+    for get, limit in _NUMPY_BLAS:
+        if hasattr(library, get) and hasattr(library, limit):
+            return NumpyThreads(getattr(library, get), getattr(library, limit))
+    return None

@@ -36,18 +36,21 @@ def environment() -> Json:
     """Versions, platform, device, BLAS and threads; needs MLX."""
     import mlx.core as mx
 
+    from .instrument.cpu_path import has_cpu_path
+
     return host_environment() | {
         "mlx": package_version("mlx"),
         "mlx_lm": package_version("mlx-lm"),
         "device": "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu",
         "blas": blas_in_use(),
-        "threads": _threads(),
+        "threads": threads(),
+        "experts": "grouped" if has_cpu_path() else "stock",
         # MLX rounds float32 products to TF32 on NVIDIA GPUs and M5 Macs unless this is 0.
         "tf32": os.environ.get("MLX_ENABLE_TF32"),
     }
 
 
-def _threads() -> int | None:
+def threads() -> int | None:
     """Threads that a CPU matrix product may use: the cores, unless the BLAS was told fewer."""
     cores = os.cpu_count()
     for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):

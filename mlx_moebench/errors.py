@@ -31,6 +31,10 @@ class StatsError(MoebenchError):
     """A stats pair that cannot be read, written or merged."""
 
 
+class InUseError(MoebenchError):
+    """An output that another process is writing."""
+
+
 class TrainingError(MoebenchError):
     """A training that cannot start, go on or be resumed: unknown settings, a floor out of reach, a loss that is NaN."""
 

@@ -32,6 +32,7 @@ Method = Literal["bca", "percentile", "layer"]
 DTYPES = ("float32", "bfloat16", "float16")
 BITS = (4, 8)
 ROUTER_BITS = (4, 8, 16)
+STREAM = ("auto", "on", "off")
 UNQUANTISED = 16
 """The ``router_bits`` that leave routers as they are."""
 
@@ -59,10 +60,13 @@ class Loading:
 
     backend: ``mlx``, or ``torch`` for transformers. device: auto, gpu, cpu, mps or cuda. dtype: None for float32 on a
     CPU and as stored elsewhere. bits: 4 or 8 quantises while loading; router_bits: 4, 8 or 16 (unquantised), by default
-    8 with ``bits``. adapter_path: folder of an adapter that mlx-lm trained. trust_remote_code: run Python files that
-    the checkpoint brings.
+    8 with ``bits``. routers_from: the model that a quantised checkpoint was made from, for its unquantised routers.
+    adapter_path: folder of an adapter that mlx-lm trained. trust_remote_code: run Python files that the checkpoint
+    brings. stream: ``on`` reads the weights one layer at a time where texts are only run through the model, ``off`` all
+    at once, and ``auto`` one at a time where all do not fit. stream_memory: bytes of hidden states between two layers
+    that stay in memory, the others going to the disk; None for a quarter of what is free.
 
-    Raises `ModelLoadError` for a dtype or bits that are not offered.
+    Raises `ModelLoadError` for a dtype or bits that are not offered, and for bits that contradict ``routers_from``.
     """
 
     backend: str = "mlx"
@@ -70,20 +74,45 @@ class Loading:
     dtype: str | None = None
     bits: int | None = None
     router_bits: int | None = None
+    routers_from: str | Path | None = None
     adapter_path: str | Path | None = None
     trust_remote_code: bool = False
+    stream: str = "auto"
+    stream_memory: int | None = None
 
     def __post_init__(self) -> None:
+        if self.stream not in STREAM:
+            raise ModelLoadError(f"stream = {self.stream!r} is not offered; choose {', '.join(STREAM)}.")
+        if self.stream == "on" and self.backend != "mlx":
+            raise ModelLoadError("On torch a model is loaded whole; leave --stream on out, or use the backend mlx.")
+        if self.stream_memory is not None and self.stream_memory < 0:
+            raise ModelLoadError(f"stream_memory is {self.stream_memory}; give 0 bytes or more.")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ModelLoadError(f"There is no dtype {self.dtype!r}.{did_you_mean(self.dtype, list(DTYPES))}")
         for name, value, allowed in (("bits", self.bits, BITS), ("router_bits", self.router_bits, ROUTER_BITS)):
             if value is not None and value not in allowed:
                 raise ModelLoadError(f"{name} = {value!r} is not offered; choose {' or '.join(map(str, allowed))}.")
+        if self.routers_from is not None:
+            self._check_routers_from()
+
+    def _check_routers_from(self) -> None:
+        if self.backend != "mlx":
+            raise ModelLoadError("On torch routers are never quantised; leave --routers-from out.")
+        if self.bits is not None:
+            raise ModelLoadError(
+                "--routers-from is for a model that is quantised already; --bits quantises one that is not, and "
+                "--router-bits 16 leaves its routers as they are."
+            )
+        if self.router_bits not in (None, UNQUANTISED):
+            raise ModelLoadError(
+                f"--routers-from brings unquantised routers, and --router-bits {self.router_bits} asks for others; "
+                "leave one of them out."
+            )
 
     @property
     def asked(self) -> list[str]:
         """The names of what must be said when the weights are read, and was."""
-        names = ("dtype", "bits", "router_bits", "adapter_path")
+        names = ("dtype", "bits", "router_bits", "routers_from", "adapter_path")
         return [name for name in names if getattr(self, name) is not None]
 
 
@@ -284,8 +313,11 @@ class LoadingChoices(TypedDict, total=False):
     dtype: str | None
     bits: int | None
     router_bits: int | None
+    routers_from: str | Path | None
     adapter_path: str | Path | None
     trust_remote_code: bool
+    stream: str
+    stream_memory: int | None
 
 
 class Choices(LoadingChoices, total=False):

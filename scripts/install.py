@@ -29,8 +29,11 @@ PINS = ROOT / "constraints.txt"
 PROFILES = ("core", "quick", "full")
 """In this order: an environment of a later one serves the earlier ones, too."""
 
-EXTRAS = {"core": "", "quick": "quick", "full": "dev"}
-DISK = {"core": "0.7 GB", "quick": "0.8 GB", "full": "2.4 GB"}
+EXTRAS = {"core": "", "quick": "quick", "full": "dev,vlm"}
+APART = ("vlm",)
+"""Extras that the oldest versions go without: mlx-vlm 0.7.10 needs newer transformers and datasets than the others."""
+
+DISK = {"core": "0.7 GB", "quick": "0.8 GB", "full": "2.7 GB"}
 CUDA_DISK = "7 GB"
 TIME = {"core": "half a minute", "quick": "half a minute", "full": "one to three minutes"}
 SILENCE = 15.0
@@ -90,7 +93,7 @@ def install(venv: Path, profile: str, which: str) -> None:
     constraints = {"pinned": PINS, "latest": None, "oldest": venv / "oldest.txt"}[which]
     if which == "oldest":
         (venv / "oldest.txt").write_text("".join(f"{line}\n" for line in oldest()), encoding="utf-8")
-    targets = [["--editable", f"{ROOT}{extras(profile)}"]]
+    targets = [["--editable", f"{ROOT}{extras(profile, which)}"]]
     disk = DISK[profile]
     if profile == "full":
         pytorch, disk = torch_requirement(pip, constraints, which)
@@ -103,10 +106,11 @@ def install(venv: Path, profile: str, which: str) -> None:
         with_progress([*pip, "install", "--progress-bar", "off", *target], constraints)
 
 
-def extras(profile: str) -> str:
+def extras(profile: str, which: str = "pinned") -> str:
     """MLX comes with an extra where it has no wheel of its own platform; on a Mac it is required anyhow."""
     names = [] if platform.system() == "Darwin" else ["cpu"]
-    names += [EXTRAS[profile]] if EXTRAS[profile] else []
+    apart = APART if which == "oldest" else ()
+    names += [name for name in EXTRAS[profile].split(",") if name and name not in apart]
     return f"[{','.join(names)}]" if names else ""
 
 
@@ -141,7 +145,8 @@ def oldest() -> Iterable[str]:
     nor of the tools that only look at the code."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
-    lines = [*project["dependencies"], *(line for name in optional if name != "dev" for line in optional[name])]
+    named = (name for name in optional if name not in ("dev", *APART))
+    lines = [*project["dependencies"], *(line for name in named for line in optional[name])]
     for line in lines:
         bound = re.match(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)", line)
         if bound and bound[1] != PYTORCH:

@@ -35,6 +35,7 @@ INPUTS = {
     "domains": ["results/profiles/nano.json"],
     "entropy": DOMAINS,
     "load": DOMAINS,
+    "quant": ["results/quant_drift/nano_math.json"],
     "shares": DOMAINS,
     "specialisation": ["results/profiles/nano.json"],
     "training": [TRAINING],

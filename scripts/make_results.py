@@ -1,6 +1,6 @@
 """Make everything in results/ again: the measurements, then the tables and the numbers in the notes.
 
-    python scripts/make_results.py                  # about 3 minutes on one core
+    python scripts/make_results.py                  # about 8 minutes on one core
     python scripts/make_results.py --only-notes     # tables and notes from the files that are there
 
 Two runs on one machine write the same bytes. The counts of OLMoE are AllenAI's and are not part of this repository:
@@ -25,10 +25,14 @@ from update_leaderboard import TABLE, table
 from mlx_moebench.analysis.overlap import selection_overlap
 from mlx_moebench.errors import MoebenchError
 from mlx_moebench.files import write_aside
+from mlx_moebench.pair.seal import sealed_text
+from mlx_moebench.types import Facts
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("math", "general", "code")
 PRECISIONS = {"nano": [], "nano_8bit": ["--bits", "8"], "nano_4bit": ["--bits", "4"]}
+ARMS = ("stored/8", "stored/4", "4/8", "4/4")
+"""Weights/routers in bits, each beside the embedded model as it is stored."""
 PROTOCOL = ["--max-samples", "40", "--max-length", "256"]  # that of the published table
 OLMOE = "OLMoE-1B-7B, counts of allenai/OLMoE, scripts/routing_output, Apache-2.0"
 MANIFEST = "manifest.json"
@@ -88,6 +92,14 @@ def measure_questions(stage: Stage) -> None:
     subprocess.run(benchmark, cwd=stage.folder, env=stage.environment, check=True, stdout=subprocess.DEVNULL)
 
 
+def measure_quantised(stage: Stage) -> None:
+    """What each quantised arm of the embedded model chooses beside the model as it is stored, token by token."""
+    arms = [argument for arm in ARMS for argument in ("--quant", arm)]
+    for domain in DOMAINS:
+        output = ["--output", f"results/quant_drift/nano_{domain}.json", "--quiet"]
+        stage.run("compare", "moebench-nano", *arms, "--dataset", domain, *output)
+
+
 def analyse_olmoe(stage: Stage) -> None:
     """AllenAI's counts of OLMoE on four domains, where they are."""
     counts = Path(os.environ.get("MOEBENCH_SHARED_DATA", ROOT.parent / "shared" / "data")) / "olmoe_routing"
@@ -107,9 +119,8 @@ def keep(stage: Stage, source: str, name: str) -> None:
     write_aside({stage.folder / "results" / name: (stage.folder / source).read_bytes()})
 
 
-def save(stage: Stage, name: str, report: object) -> None:
-    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    write_aside({stage.folder / "results" / name: text.encode()})
+def save(stage: Stage, name: str, report: Facts) -> None:
+    write_aside({stage.folder / "results" / name: sealed_text(report).encode()})
 
 
 def rendered(results: Path) -> dict[str, str]:
@@ -122,7 +133,7 @@ def rendered(results: Path) -> dict[str, str]:
 
 def measured(results: Path) -> list[Path]:
     """The files that measurements wrote, by which the manifest vouches for the numbers in the pages."""
-    folders = ("comparisons", "lm_eval", "overlaps", "profiles", "uncertainty", "vocabulary")
+    folders = ("comparisons", "lm_eval", "overlaps", "profiles", "quant_drift", "uncertainty", "vocabulary")
     single = ("token_intervals.json", "published.json", "ldiv_rescue.json", "ablation_comparison.csv")
     files = [*results.glob("routing_stats_*"), *(results / name for name in single)]
     return sorted([*files, *(path for folder in folders for path in (results / folder).glob("*.json"))])
@@ -144,6 +155,7 @@ def main() -> None:
             stage = Stage(Path(folder), results)
             measure_nano(stage)
             measure_questions(stage)
+            measure_quantised(stage)
             analyse_olmoe(stage)
     pages = {results / name: text.encode() for name, text in rendered(results).items()}
     write_aside(pages | {results / MANIFEST: manifest(results).encode()})

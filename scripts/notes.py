@@ -41,6 +41,13 @@ def percent(entry: Mapping[str, Any], digits: int = 1) -> str:
     return f"{estimate(entry, digits, 100)}%"
 
 
+def percent_cell(entry: Mapping[str, Any], digits: int = 1) -> str:
+    """`percent` for the cell of a table: no unit, and a dash where there is no interval."""
+    if entry.get("low") is None:
+        return f"{decimals(entry['value'] * 100, digits)} -"
+    return estimate(entry, digits, 100)
+
+
 def listed(values: list[float], digits: int = 3) -> str:
     """``1.2, 3.4``."""
     return ", ".join(decimals(value, digits) for value in values)
@@ -64,6 +71,7 @@ _BLOCK = re.compile(r"[|#<]|- |\d+\. ")
 FILTERS: dict[str, Callable[..., Any]] = {
     "ci": estimate,
     "percent": percent,
+    "percent_cell": percent_cell,
     "num": decimals,
     "listed": listed,
     "p": p_value,

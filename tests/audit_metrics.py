@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,10 +66,9 @@ class Tally:
         }
 
 
-@cache
+@lru_cache(maxsize=8)
 def whole(experts: int, top_k: int, kind: str, effects: str, lengths: str, seed: int = 0, shift: float = 0.0) -> Sums:
-    """One population, kept for the cells that sample it."""
-    whole.cache_clear()
+    """One population, kept with the last few for the cells that sample it."""
     return population(experts, top_k, kind, EFFECTS[effects], lengths, seed=seed, shift=shift)  # type: ignore[arg-type]
 
 

@@ -25,6 +25,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("Chromium is not installed (make browser installs it)")
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     arguments += ["--disable-background-networking", "--disable-component-update"]
+    arguments += ["--host-resolver-rules=MAP evil.test 127.0.0.1"]  # a name that was pointed at this machine
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=arguments)
         yield chromium

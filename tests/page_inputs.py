@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def uneven_stats(
         counts = selected.sum(axis=1)
         flat = selected.reshape(-1, experts)
         top1 = np.stack([np.bincount(row[:, 0], minlength=experts) for row in chosen])
-        scalars = np.full((sequences, len(SCALARS)), float(tokens))
+        # Of every token: the entropy and the margin of even weights, and a neighbour that shares all experts.
+        each = {"entropy": 3.0, "topk_entropy": math.log(top_k), "adjacent_pairs": 1.0, "adjacent_shared": top_k}
+        scalars = np.tile([tokens * each.get(name, 0.0) for name in SCALARS], (sequences, 1))
         sums = Sums(experts, top_k, "softmax", np.full(sequences, tokens), counts, top1, counts / top_k, scalars)
         stats.add_sums(number, [(sha, row) for row in range(sequences)], sums, flat.T @ flat)
     return stats

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 
 from mlx_moebench import RoutingStats
+from mlx_moebench.files import header_of
+from mlx_moebench.pair.seal import SEAL, sums_seal
+from mlx_moebench.pair.storage import FORMAT
 from mlx_moebench.routing import RouterSpec, Routing, Sums, tally
 from mlx_moebench.routing.sums import FIELDS
-from mlx_moebench.routing.tally import SCALARS
+from mlx_moebench.routing.tally import SCALARS, transition_counts
 
 SCHEMA = json.loads(files("mlx_moebench.routing").joinpath("schema/routing_stats.schema.json").read_text("utf-8"))
 
@@ -121,15 +125,34 @@ def make_stats(
         reading or {}
     )
     stats = RoutingStats(specs, sources={sha: source}, **settings)
-    for number, spec in enumerate(specs):
-        for row in rows:
+    for row in rows:
+        before = None
+        for number, spec in enumerate(specs):
             seed = 1000 * row + 10 * number + ord(sha[0])
             t = tally(random_routing(seed, (1, length + row % 5), spec.n_experts, spec.top_k, spec.distribution))
             stats.add(number, [(sha, row)], t)
-            if number + 1 < len(specs):
-                after = specs[number + 1]
-                stats.add_transition(number, np.full((spec.n_experts, after.n_experts), row + 1, dtype=np.float32))
+            if before is not None:
+                stats.add_transition(number - 1, transition_counts(before, t.selected))
+            before = t.selected
     return stats
+
+
+def reseal(path: Path, tensors: Change | None = None, facts: Change | None = None) -> None:
+    """Change a file of sums as somebody may who knows how to seal it: what it holds is then all that can be wrong."""
+    from safetensors.numpy import load, save
+
+    blob = path.read_bytes()
+    arrays, kept = load(blob), json.loads(header_of(blob).metadata[FORMAT])
+    if tensors is not None:
+        tensors(arrays)
+    if facts is not None:
+        facts(kept)
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    path.write_bytes(save(arrays, {FORMAT: json.dumps(kept | {SEAL: sums_seal(kept, arrays)})}))
+
+
+Change = Callable[[dict[str, Any]], object]
+"""Changes a dictionary in place."""
 
 
 MODEL = {

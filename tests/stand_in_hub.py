@@ -19,7 +19,7 @@ class StandIn:
 
     status, code: what to answer instead, if not 200. cut: bytes after which a file's body breaks off, for the next
     ``cuts`` requests that ask for as much. slow: seconds before every answer. ranges: (file, first byte) of each body
-    that was asked for.
+    that was asked for, sent: bytes of all of them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,6 +29,7 @@ class StandIn:
         self.slow = 0.0
         self.ranges: list[tuple[str, int]] = []
         self.asked = 0
+        self.sent = 0
         self.closing = Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -58,7 +59,11 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.status != 200:
             self.reply(b"{}", hub.status, {"X-Error-Code": hub.code})
         elif "/resolve/" in self.path:
-            self.send_file(hub.folder / self.path.rsplit("/", 1)[1])
+            file = hub.folder / self.path.rsplit("/", 1)[1]
+            if file.is_file():
+                self.send_file(file)
+            else:
+                self.reply(b"{}", 404, {"X-Error-Code": "EntryNotFound"})
         elif "/tree/" in self.path:
             self.reply(json.dumps(hub.files()).encode())
         else:
@@ -68,12 +73,14 @@ class _Handler(BaseHTTPRequestHandler):
     def send_file(self, file: Path) -> None:
         body, status, headers = file.read_bytes(), 200, {"ETag": f'"{etag(file)}"', "X-Repo-Commit": COMMIT}
         whole = len(body)
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        if start:
-            body, status = body[start:], 206
-            headers["Content-Range"] = f"bytes {start}-{whole - 1}/{whole}"
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last or whole - 1), whole - 1)
+        if start or end < whole - 1:
+            body, status = body[start : end + 1], 206
+            headers["Content-Range"] = f"bytes {start}-{end}/{whole}"
         if self.command == "GET":
             self.hub.ranges.append((file.name, start))
+            self.hub.sent += len(body)
         self.reply(body, status, headers)
 
     def reply(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:

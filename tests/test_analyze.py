@@ -65,6 +65,17 @@ def near_ties(model: Any, rows: Order[Sequence]) -> list[tuple[int, int, int]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def alone(nano: tuple[Any, Any], sequences: list[Sequence]) -> RoutingStats:
+    """Every sequence in a forward of its own."""
+    return measure(nano[0], sequences)
+
+
+@pytest.fixture(scope="module")
+def ties(nano: tuple[Any, Any], sequences: list[Sequence]) -> list[tuple[int, int, int]]:
+    return near_ties(nano[0], sequences)
+
+
 def assert_same(a: RoutingStats, b: RoutingStats, ties: list[tuple[int, int, int]]) -> None:
     """Counts exactly, up to the near-ties listed; sums to 1e-6 relative."""
     assert a.clusters == b.clusters
@@ -82,23 +93,26 @@ def assert_same(a: RoutingStats, b: RoutingStats, ties: list[tuple[int, int, int
 
 @pytest.mark.parametrize(("batch_size", "extra_padding"), [(5, 0), (24, 0), (1, 37)])
 def test_batching_and_padding_do_not_matter(
-    nano: tuple[Any, Any], sequences: list[Sequence], batch_size: int, extra_padding: int
+    nano: tuple[Any, Any],
+    sequences: list[Sequence],
+    alone: RoutingStats,
+    ties: list[tuple[int, int, int]],
+    batch_size: int,
+    extra_padding: int,
+) -> None:
+    assert_same(alone, measure(nano[0], sequences, batch_size, extra_padding), ties)
+
+
+def test_order_does_not_matter(
+    nano: tuple[Any, Any], sequences: list[Sequence], ties: list[tuple[int, int, int]]
 ) -> None:
     model = nano[0]
-    alone = measure(model, sequences)
-    assert_same(alone, measure(model, sequences, batch_size, extra_padding), near_ties(model, sequences))
-
-
-def test_order_does_not_matter(nano: tuple[Any, Any], sequences: list[Sequence]) -> None:
-    model = nano[0]
-    ties = near_ties(model, sequences)
     assert_same(measure(model, sequences, 6), measure(model, sequences[::-1], 6), ties)
 
 
-def test_merged_shards_equal_one_run(nano: tuple[Any, Any], sequences: list[Sequence]) -> None:
-    model = nano[0]
-    whole = measure(model, sequences)
-    parts = [measure(model, sequences[i::3]) for i in range(3)]
+def test_merged_shards_equal_one_run(nano: tuple[Any, Any], sequences: list[Sequence], alone: RoutingStats) -> None:
+    whole = alone
+    parts = [measure(nano[0], sequences[i::3]) for i in range(3)]
     merged = RoutingStats.merge(parts[::-1])
     assert merged.clusters == whole.clusters
     for number in range(len(whole.specs)):

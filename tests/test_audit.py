@@ -19,6 +19,7 @@ def audit(*options: str) -> str:
     return run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     output, document = tmp_path / "audit.json", tmp_path / "doc.md"
     options = "--quick", "--sets", "4", "--output", str(output), "--part", "thirds", "counts"

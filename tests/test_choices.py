@@ -61,9 +61,9 @@ def logs(scores: list[choices.Score]) -> np.ndarray:
     return np.array([s.log_likelihood for s in scores])
 
 
-@pytest.mark.parametrize("shared", [1, 7])
-def test_scores_equal_one_forward_per_continuation(make_any: Callable[..., Any], shared: int) -> None:
-    model = make_any()
+@pytest.mark.parametrize("shared", [pytest.param(1, marks=pytest.mark.slow), 7])
+def test_scores_equal_one_forward_per_continuation(make_form: Callable[..., Any], shared: int) -> None:
+    model = make_form()
     requests = random_requests(shared)
     expected = [plain(model, request) for request in requests]
     for batch_size in (1, 4, 100):

@@ -69,6 +69,7 @@ def test_saved_sums_give_the_same_report_again(measured: tuple[Path, subprocess.
     again = RoutingStats.load(folder / "out.safetensors").report(Plan(seed=3))
     saved = json.loads((folder / "out.json").read_text())
     assert saved.pop("sums_sha256") == hashlib.sha256((folder / "out.safetensors").read_bytes()).hexdigest()
+    assert saved.pop("seal")
     assert again == saved
 
 
@@ -160,7 +161,7 @@ def test_dense_model(nano_copy: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_unknown_moe(nano_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite_config(nano_copy, model_type="olmo_moe_next")
-    expect_error(["--model", str(nano_copy)], capsys, "olmo_moe_next", "olmoe", "CONTRIBUTING.md")
+    expect_error(["--model", str(nano_copy)], capsys, "olmo_moe_next", "the nearest", "CONTRIBUTING.md")
 
 
 def test_truncated_weights(nano_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +226,7 @@ def test_output_never_replaces_what_is_no_statistics(nano_copy: Path, capsys: py
     before = (nano_copy / "model.safetensors").read_bytes()
     expect_error(["--output", str(nano_copy / "model.safetensors")], capsys, "holds no routing statistics")
     assert (nano_copy / "model.safetensors").read_bytes() == before
-    expect_error(["--output", str(nano_copy / "config.json")], capsys, "not a routing report")
+    expect_error(["--output", str(nano_copy / "config.json")], capsys, "holds no routing report")
 
 
 def test_a_failed_run_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,3 +304,47 @@ def test_wrong_flag_and_command(capsys: pytest.CaptureFixture[str]) -> None:
             main(arguments)
         assert stop.value.code == 2
         assert "Did you mean" in capsys.readouterr().err
+
+
+def test_doctor_says_what_a_bug_report_needs_and_nothing_of_the_user(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = tmp_path / "home of somebody"
+    home.mkdir()
+    secrets = {
+        "HF_TOKEN": "hf_abcdefghijklmnop",
+        "MLX_MOEBENCH_SECRET_KEY": "xyzzy",
+        "HF_ENDPOINT": "https://somebody:plugh@hub.example/api",
+        "AWS_SECRET_ACCESS_KEY": "abracadabra",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HF_HOME", str(home / "hub"))
+    monkeypatch.setenv("MLX_MOEBENCH_DEBUG", f"{home}:{secrets['HF_TOKEN']}")
+    monkeypatch.chdir(home)
+    with pytest.raises(SystemExit):
+        main(["doctor", "--json"])
+    printed = capsys.readouterr().out
+    for secret in ("somebody", "abcdefghij", "xyzzy", "plugh", "abracadabra", str(tmp_path)):
+        assert secret not in printed
+    found = json.loads(printed)
+    assert found["environment"] | {"HF_HOME": "~/hub", "HF_TOKEN": "set"} == found["environment"]
+    assert found["environment"]["HF_ENDPOINT"] == "https://...@hub.example/api"
+    assert found["environment"]["MLX_MOEBENCH_DEBUG"] == "~:..."
+    assert found["disk_free_gb"]["hub_cache"] > 0
+    assert set(found["extras"]) == {"data", "demo", "eval", "torch", "vlm"}
+    known = {
+        "python",
+        "platform",
+        "processor",
+        "cores",
+        "threads",
+        "memory_gb",
+        "blas",
+        "mlx",
+        "mlx_lm",
+        "numpy",
+        "device",
+    }
+    assert known <= found.keys()

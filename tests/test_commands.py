@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 import mlx_moebench
 from mlx_moebench.cli import ALIASES, group, main
-from mlx_moebench.cli._options import HOLES, LOADING, READING, SPELLINGS
+from mlx_moebench.cli._options import LOADING, READING, SPELLINGS
 from mlx_moebench.errors import DataError
 from mlx_moebench.options import Choices, Flag, Loading, LoadingChoices, Options, Reading, Saving, takes
 
@@ -21,8 +22,94 @@ PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 LOAD_MODELS = ("analyze", "compare", "demo", "evaluate", "loss", "profile", "train")
 """The commands that load a model."""
 
-EVERYWHERE = ("--output", "--level", "--json", "--quiet", "--seed", "--resume")
+EVERYWHERE = ("--output", "--force", "--level", "--json", "--quiet", "--seed", "--resume")
 """Options that mean the same wherever they make sense."""
+
+
+HOLES: Mapping[tuple[str, str], str] = {
+    ("compare", "--adapter-path"): "A or B may be an adapter's folder, and --model is the model that it is applied to",
+    ("train", "--backend"): "training uses mlx-lm's own trainer",
+    ("perturb", "--backend"): "routers are changed by the taps on MLX's models",
+    ("train", "--routers-from"): "an adapter belongs to the model as it is stored",
+    **{
+        (name, flag): why
+        for name, why in {
+            "demo": "it generates, for which all layers are needed for every token",
+            "evaluate": "it asks the same model again and again",
+            "perturb": "the losses come from the head, behind all layers",
+            "loss": "the log-likelihoods come from the head, behind all layers",
+            "train": "gradients go through all layers",
+        }.items()
+        for flag in ("--stream", "--stream-memory")
+    },
+    ("compare", "--resume"): "--output-dir keeps the pairs, and the same command continues from them",
+    ("demo", "--resume"): "nothing is kept",
+    ("loss", "--resume"): "a run is short, and its tokens are not kept",
+    ("demo", "--output"): "it is a page, not a file",
+    ("train", "--output"): "--adapter-path is the folder that everything goes to",
+    **dict.fromkeys(
+        [(name, "--force") for name in ("demo", "doctor", "metrics", "mlx-lm", "models", "plan", "verify")],
+        "it writes no file",
+    ),
+    ("serve", "--force"): "a server starts new files",
+    ("demo", "--json"): "it prints no numbers",
+    ("demo", "--level"): "one text has no intervals",
+    ("train", "--level"): "its stats pairs have intervals at 95%; merge FILE -o NEW --level makes others",
+    ("demo", "--seed"): "nothing is drawn at random",
+    ("plot", "--json"): "it makes a picture",
+    ("report", "--json"): "--format csv is for machines",
+    ("plot", "--level"): "a picture shows the intervals that its inputs hold",
+    ("plot", "--quiet"): "it prints one line, the file it wrote",
+    ("vocabulary", "--level"): "shares are compared with a null, not given intervals",
+    ("doctor", "--output"): "it prints what it finds; --json > FILE keeps it",
+    ("doctor", "--level"): "its checks hold or fail, without intervals",
+    ("doctor", "--seed"): "nothing is drawn at random",
+    ("doctor", "--resume"): "it takes seconds",
+    ("metrics", "--output"): "it prints what there is; --json > FILE keeps it",
+    ("metrics", "--level"): "it measures nothing",
+    ("metrics", "--seed"): "nothing is drawn at random",
+    ("metrics", "--resume"): "it measures nothing",
+    ("metrics", "--quiet"): "it answers at once, so there is no progress to show",
+    ("plan", "--output"): "it prints what it finds; --json > FILE keeps it",
+    ("plan", "--level"): "it measures nothing",
+    ("plan", "--seed"): "nothing is drawn at random",
+    ("plan", "--resume"): "it measures nothing",
+    ("plan", "--quiet"): "it shows no progress",
+    ("plan", "--routers-from"): "routers are small beside the rest",
+    ("plan", "--adapter-path"): "an adapter is small beside its model",
+    ("plan", "--trust-remote-code"): "it runs no code of a checkpoint",
+    ("models", "--output"): "it prints what is supported; --json > FILE keeps it",
+    ("models", "--level"): "it measures nothing",
+    ("models", "--seed"): "nothing is drawn at random",
+    ("models", "--resume"): "it measures nothing",
+    ("models", "--quiet"): "it answers at once, so there is no progress to show",
+    ("mlx-lm", "--output"): "its options are mlx-lm's",
+    ("mlx-lm", "--level"): "its options are mlx-lm's",
+    ("mlx-lm", "--json"): "its options are mlx-lm's",
+    ("mlx-lm", "--quiet"): "its options are mlx-lm's",
+    ("mlx-lm", "--seed"): "its options are mlx-lm's",
+    ("mlx-lm", "--resume"): "its options are mlx-lm's",
+    ("lab", "--force"): "a folder that holds a model is continued with --resume, never replaced",
+    ("lab", "--level"): "one training has no intervals; they are over seeds",
+    ("import", "--resume"): "it only reads files, and can simply be run again",
+    ("merge", "--resume"): "it only reads files, and can simply be run again",
+    ("plot", "--resume"): "it only reads files, and can simply be run again",
+    ("plot", "--seed"): "a picture shows the intervals that its inputs hold",
+    ("verify", "--force"): "it writes nothing",
+    ("verify", "--output"): "it prints what it finds; --json > FILE keeps it",
+    ("verify", "--level"): "it makes a report again as its settings say",
+    ("verify", "--seed"): "it makes a report again as its settings say",
+    ("verify", "--quiet"): "it prints what it finds, and shows no progress",
+    ("verify", "--resume"): "it only reads files, and can simply be run again",
+    ("report", "--resume"): "it only reads files, and can simply be run again",
+    ("serve", "--json"): "GET /routing is JSON",
+    ("serve", "--level"): "its stats pairs have intervals at 95%; merge FILE -o NEW --level makes others",
+    ("serve", "--quiet"): "--log-level ERROR, which is mlx-lm's",
+    ("serve", "--resume"): "a server starts new files",
+    ("serve", "--seed"): "a request has its own",
+    ("vocabulary", "--resume"): "it only reads files, and can simply be run again",
+}
+"""(command, option): why the option is not there."""
 
 
 def commands() -> dict[str, list[click.Command]]:

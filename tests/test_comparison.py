@@ -22,6 +22,7 @@ from mlx_moebench.errors import MoebenchError, StatsError
 from mlx_moebench.measure import analyze
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.pair import Comparison, compare
+from mlx_moebench.pair.seal import sealed_text
 from mlx_moebench.routing import METRICS, Plan, RouterSpec, Sums
 from mlx_moebench.routing.comparison.comparability import OBSTACLES
 from mlx_moebench.routing.comparison.differences import ROUNDING
@@ -309,7 +310,7 @@ def test_files_that_are_none(pairs: Path, tmp_path: Path) -> None:
         compare(tmp_path / "other.json", pairs / "one")
     report = json.loads((pairs / "one.json").read_text())
     del report["routers"][0]["selection_counts"]
-    (tmp_path / "damaged.json").write_text(json.dumps(report))
+    (tmp_path / "damaged.json").write_text(sealed_text(report))
     with pytest.raises(StatsError, match="damaged or from another version"):
         compare(tmp_path / "damaged.json", pairs / "one")
 
@@ -435,7 +436,7 @@ def everything_said(comparison: dict[str, Any], folder: Path) -> str:
     charts = [effect_chart(series, "gini"), distance_chart(series), change_heat(series)]
     console = Console(width=200, file=io.StringIO(), record=True)
     print_comparison(comparison, ["gini"], console)
-    (folder / "c.json").write_text(json.dumps(comparison))
+    (folder / "c.json").write_text(sealed_text(comparison))
     inputs = read_inputs([folder / "c.json"])
     plot_effects(comparison, folder / "c.svg", ["gini"])
     texts = [console.export_text(), to_markdown(inputs), *answer(inputs).sentences]

@@ -73,3 +73,12 @@ def test_the_check_of_the_script_passes() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_the_page_of_families_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import make_families
+
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    assert page == make_families.page(), "run python scripts/make_families.py"
+    assert page.count("`deepseek_v3`") >= 2

@@ -19,7 +19,7 @@ from mlx_moebench.errors import MoebenchError, RenamedError, missing_package, re
 ROOT = Path(__file__).parents[1]
 LIBRARIES = (
     *("transformers", "torch", "bitsandbytes", "accelerate", "mlx", "mlx_lm"),
-    *("lm_eval", "datasets", "huggingface_hub", "gradio"),
+    *("lm_eval", "mlx_vlm", "datasets", "huggingface_hub", "gradio"),
 )
 ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
@@ -180,16 +180,16 @@ def with_own_caches(model: Any) -> list[OwnCache]:
     return [OwnCache(cache) for cache in make_prompt_cache(model)]
 
 
-def test_a_cache_of_another_kind_is_said_and_not_recorded(make_any: Any) -> None:
+def test_a_cache_of_another_kind_is_said_and_not_recorded(make_tiny: Any) -> None:
     mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
     from mlx_lm.models.cache import make_prompt_cache
 
     from mlx_moebench.instrument import attach
 
-    model = make_any()
+    model = make_tiny()
     own, ids = with_own_caches(model), mx.array([[1, 2, 3, 4]])
     with attach(model) as stats:
-        with pytest.warns(RuntimeWarning, match=r"KV cache \((argument 3|cache)\) that is not one of mlx-lm's"):
+        with pytest.warns(RuntimeWarning, match=r"KV cache \((argument 2|cache)\) that is not one of mlx-lm's"):
             model(ids, cache=own)
         assert stats.n_tokens == stats.phase_stats("unsplit").n_tokens == 0
         with stats.batch(prompt_lengths=[3]):  # who says what runs is believed
@@ -205,16 +205,17 @@ def test_caches_of_mlx_lm_are_known_by_their_class() -> None:
     mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
     from mlx_lm.models.cache import ArraysCache, BatchKVCache, BatchRotatingKVCache, KVCache, RotatingKVCache
 
-    from mlx_moebench.instrument.caches import cache_among, is_batched, unknown_cache
+    from mlx_moebench.instrument.caches import caches_among, is_batched, unknown_cache
 
     for cache in (KVCache(), RotatingKVCache(8), ArraysCache(1), BatchKVCache([0, 1]), BatchRotatingKVCache(8, [0, 1])):
         given = {"mask": "causal", "memory": cache}
-        assert cache_among(given) is cache
+        assert caches_among(given) is cache
+        assert caches_among({"cache": [None, cache]}) == [None, cache]
         assert unknown_cache(given) is None
         assert is_batched(cache) == type(cache).__name__.startswith("Batch")
     assert is_batched(ArraysCache(1, left_padding=[0, 1]))
     plain = {"mask": mx.zeros((2, 2)), "cache": None, "scale": 1.0, "sizes": (1, 2), "causal": True}
-    assert cache_among(plain) is None
+    assert caches_among(plain) is None
     assert unknown_cache(plain) is None
     assert unknown_cache({"x": SimpleNamespace(offset=3)}) == "x"
     assert unknown_cache({"kv_cache": [1, 2]}) == "kv_cache"
@@ -276,11 +277,15 @@ def test_memory_of_a_gpu_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None
         assert device_facts() == {"device": "gpu", "gpu": None, "gpu_memory_gb": memory}
 
 
-def test_a_draft_model_is_refused_under_any_name(tiny_model: Any) -> None:
-    from mlx_moebench.instrument import attach, stream_generate
-
-    with attach(tiny_model), pytest.raises(MoebenchError, match="without a draft model"):
-        next(stream_generate(tiny_model, SimpleNamespace(bos_token=None), [1, 2], 3, assistant=tiny_model))
+def test_the_methods_that_say_what_a_batch_runs_are_there() -> None:
+    module = pytest.importorskip("mlx_lm.generate", reason="MLX is not installed")
+    module = importlib.import_module("mlx_lm.generate")  # the package has a function of that name
+    for owner, names in {
+        "PromptProcessingBatch": ["prompt"],
+        "GenerationBatch": ["__init__", "_step"],
+        "BatchGenerator": ["_next"],
+    }.items():
+        assert all(name in vars(getattr(module, owner)) for name in names)
 
 
 def test_a_model_that_does_not_say_its_vocabulary_is_refused(tiny_model: Any) -> None:

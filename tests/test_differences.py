@@ -328,6 +328,7 @@ def test_an_unknown_metric() -> None:
         differences([clusters(12)], [clusters(12)], paired(12), PLAN, ["ginni"])
 
 
+@pytest.mark.slow
 def test_simulated_differences_are_covered() -> None:
     """A quick look at what tests/test_coverage.py measures with more samples."""
     sides = populations("even, dominant", clusters=1500)

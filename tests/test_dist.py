@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -34,10 +35,22 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is built: building writes into it."""
+    tree = tmp_path_factory.mktemp("tree")
+    for path in sorted(ROOT.iterdir()):
+        if path.is_file():
+            shutil.copy2(path, tree)
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tree
+
+
+@pytest.fixture(scope="module")
+def built(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist and the wheel made from it, as `make dist` makes them."""
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
+    run(sys.executable, "-m", "build", "--outdir", folder, tree, cwd=folder)
     return folder
 
 
@@ -91,11 +104,11 @@ def test_torch_stays_optional_in_the_wheel(installed: Path, tmp_path: Path) -> N
     assert "mlx-moebench[torch]" in run(installed / "python", "-c", code, cwd=tmp_path)
 
 
-def test_type_checkers_see_an_editable_install(tmp_path: Path) -> None:
+def test_type_checkers_see_an_editable_install(tree: Path, tmp_path: Path) -> None:
     """setuptools' import hook is what they do not follow."""
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
     python = python_of(tmp_path / "venv")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "-e", ROOT, cwd=tmp_path)
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "-e", tree, cwd=tmp_path)
     user = tmp_path / "user.py"
     user.write_text(
         "import mlx_moebench\nreveal_type(mlx_moebench.RoutingStats.load('x').n_tokens)\n", encoding="utf-8"

@@ -181,6 +181,7 @@ def rejected_without_a_difference(
     return rejected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("case", UNEQUAL)
 def test_unequal_sides_of_one_load_are_rarely_told_apart(case: str, turned: bool) -> None:

@@ -65,9 +65,14 @@ def texts(tmp_path: Path) -> Path:
     [
         {"name": "entropy_floor", "signal": "marginal", "scope": "batch"},
         {"name": "entropy_floor", "signal": "load", "scope": "window", "window": 3},
-        {"name": "entropy_floor", "signal": "marginal", "scope": "sequence"},
-        {"name": "switch"},
-        {"name": "global", "window": 3},
+        *(
+            pytest.param(loss, marks=pytest.mark.nightly)
+            for loss in (
+                {"name": "entropy_floor", "signal": "marginal", "scope": "sequence"},
+                {"name": "switch"},
+                {"name": "global", "window": 3},
+            )
+        ),
         {"name": "z"},
     ],
     ids=["batch", "window", "sequence", "switch", "global", "z"],

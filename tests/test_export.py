@@ -214,6 +214,22 @@ def test_code_reads_as_it_was(value: str) -> None:
     assert (child.type, child.content) == ("code_inline", value)
 
 
+def test_quantised_arms_are_told() -> None:
+    inputs = read_inputs([RESULTS / "quant_drift" / "nano_math.json"])
+    (report,) = inputs.quants
+    shown, rows = to_markdown(inputs), pd.read_csv(io.StringIO(to_csv(inputs)))
+    assert tuple(rows) == COLUMNS
+    for arm in report["arms"]:
+        kept = arm["overall"]["mlp"]["own"]["exact_set_rate"]
+        assert f"{kept['value']:.3f} [{kept['low']:.3f}, {kept['high']:.3f}]" in shown
+        (row,) = rows[rows["layer"].isna() & (rows["metric"] == f"quant.{arm['arm']}.exact_set_rate")].to_dict(
+            "records"
+        )
+        assert (row["value"], row["low"], row["router"]) == (kept["value"], kept["low"], "mlp")
+    measures, routers = len(report["measures"]), len(report["arms"][0]["routers"])
+    assert len(rows) == len(report["arms"]) * 2 * measures * (routers + 1)
+
+
 def test_trainings_are_told(results: Inputs) -> None:
     unfinished = Inputs(trainings=(Training("floor|x", {}, [{"step": 1}]),))
     assert "Not finished: 1 line" in to_markdown(unfinished)

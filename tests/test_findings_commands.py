@@ -15,6 +15,7 @@ from mlx_moebench.cli import main
 from mlx_moebench.data import read_corpus
 from mlx_moebench.errors import MoebenchError
 from mlx_moebench.options import Plan, Thresholds
+from mlx_moebench.pair.seal import sealed_text
 from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import METRICS
 from mlx_moebench.show.export import to_markdown
@@ -213,7 +214,7 @@ def test_a_profile_from_before_findings_has_them_made_again_of_the_pairs_beside_
     old = {"schema_version": "1", "settings": {"ci": made["settings"]["ci"]}, "models": made["models"]}
     for model in old["models"]:
         model["verdicts_by_router"] = model.pop("words_by_router")
-    (tmp_path / "p" / "profile.json").write_text(json.dumps(old))
+    (tmp_path / "p" / "profile.json").write_text(sealed_text(old))
     agrees(read_inputs([tmp_path / "p"]), 0.9, 0.5)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from family_rows import BY_TYPE, CONFIGS
+from family_rows import CONFIGS
 
 pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("transformers", reason="the extra `torch` is not installed")
@@ -26,13 +26,16 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers_models import random_transformers, router_weights
+from torch_rows import BY_TYPE, settings_of
+from transformers_models import FORMS, random_model, random_transformers, router_weights
 from wide_mixtral import load_elsewhere, write_wide_mixtral
 
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, UnsupportedModelError
 from mlx_moebench.families import Family, families, family_for
 from mlx_moebench.families.base import Keys, names_of
+from torch_fallback.capture import locate
 from torch_fallback.fourbit import MOST, check_experts, expert_bytes, expert_weights, load_in_4bit
+from torch_fallback.reading import auto_class
 from torch_fallback.weights import Stored, stored_tensors
 
 CPU = torch.device("cpu")
@@ -45,9 +48,34 @@ def ids() -> Any:
     return torch.randint(1, 320, (2, 24), generator=torch.Generator().manual_seed(5))
 
 
+def sizes_of(model_type: str) -> dict[str, Any]:
+    """The settings of mlx-lm's row, which transformers has, too."""
+    known = settings_of(BY_TYPE[model_type])
+    return {key: value for key, value in CONFIGS[model_type].items() if key in known and key != "model_type"}
+
+
+def is_plain(model_type: str) -> bool:
+    """Whether every matrix of a block is of a router, an expert or a linear layer, as `reference` takes it.
+
+    Not so with convolutions, and where at tiny sizes the rank of latent attention or a number of heads is as small as
+    a router's output. What lies beside the language model is not packed.
+    """
+    row = BY_TYPE[model_type]
+    model = random_model(row, **{**row.on_both, **sizes_of(model_type)})
+    routers, names = router_weights(model), dict(model.named_parameters()).keys()
+    n_experts = locate(model)[0].spec.n_experts
+    linear = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and f"{name}.weight" not in routers]
+    convolved = any(isinstance(module, nn.Conv1d) for module in model.modules())
+    small = any(1 < module.out_features <= 2 * n_experts for module in linear)
+    return not row.text and not convolved and not small and "model.embed_tokens.weight" in names
+
+
+PLAIN = [name for name in (*FORMS, "qwen2_moe") if is_plain(name)]
+
+
 def random_checkpoint(folder: Path, model_type: str = "mixtral", **options: Any) -> Any:
     """A tiny random model in bfloat16, also written to ``folder``."""
-    return random_transformers(folder, model_type, dtype=torch.bfloat16, **options)
+    return random_transformers(folder, model_type, dtype=torch.bfloat16, **{**sizes_of(model_type), **options})
 
 
 def kept_whole(model: Any) -> set[str]:
@@ -70,7 +98,8 @@ def rounded(weight: Any) -> Any:
 
 def reference(folder: Path, dtype: Any) -> Any:
     """transformers' own model of ``folder`` with every weight rounded that should be in 4 bit."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = auto_class(config).from_pretrained(folder, dtype=dtype).eval()
     kept = kept_whole(model)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -81,7 +110,7 @@ def reference(folder: Path, dtype: Any) -> Any:
 
 def logits(model: Any, ids: Any) -> Any:
     with torch.no_grad():
-        return model(ids, use_cache=False).logits
+        return model(input_ids=ids, use_cache=False).logits
 
 
 def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
@@ -91,7 +120,7 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("model_type", list(CONFIGS))
+@pytest.mark.parametrize("model_type", PLAIN)
 def test_computes_what_weights_rounded_to_4_bit_compute(tmp_path: Path, ids: Any, model_type: str, dtype: Any) -> None:
     random_checkpoint(tmp_path, model_type)
     model, family = load(tmp_path, dtype)
@@ -104,7 +133,7 @@ def test_computes_what_weights_rounded_to_4_bit_compute(tmp_path: Path, ids: Any
     assert 0.25 < taken / full <= MOST
 
 
-@pytest.mark.parametrize("model_type", list(CONFIGS))
+@pytest.mark.parametrize("model_type", PLAIN)
 def test_only_experts_and_linear_layers_are_in_4_bit(tmp_path: Path, model_type: str) -> None:
     whole = random_checkpoint(tmp_path, model_type)
     original, routers = dict(whole.named_parameters()), kept_whole(whole)
@@ -112,7 +141,7 @@ def test_only_experts_and_linear_layers_are_in_4_bit(tmp_path: Path, model_type:
     kept = {name: p for name, p in model.named_parameters() if p.dtype != torch.uint8}
     packed = {name.replace("parametrizations.", "").removesuffix(".original") for name, _ in model.named_parameters()}
     assert packed == original.keys()
-    assert len(routers) >= len(BY_TYPE[model_type].specs)
+    assert len(routers) >= len(BY_TYPE[model_type].layers)
     norms = [name for name, p in original.items() if p.ndim == 1]
     assert kept.keys() == {*routers, *norms, "model.embed_tokens.weight", "lm_head.weight"} & original.keys()
     for name, p in kept.items():
@@ -127,7 +156,7 @@ def test_buffers_that_no_checkpoint_holds_are_computed(tmp_path: Path) -> None:
     assert not any(value.is_meta for value in [*model.parameters(), *model.buffers()])
 
 
-@pytest.mark.parametrize("model_type", list(CONFIGS))
+@pytest.mark.parametrize("model_type", PLAIN)
 def test_a_checkpoint_with_fused_keys_loads_to_the_same_model(tmp_path: Path, ids: Any, model_type: str) -> None:
     random_checkpoint(tmp_path / "split", model_type)
     random_checkpoint(tmp_path / "fused", model_type, fused=True)
@@ -144,7 +173,7 @@ def test_a_sharded_checkpoint(tmp_path: Path, ids: Any) -> None:
     assert torch.equal(*(logits(load(tmp_path / name)[0], ids) for name in ("whole", "shards")))
     shard = sorted((tmp_path / "shards").glob("model-*.safetensors"))[1]
     shard.unlink()
-    with pytest.raises(ModelLoadError, match=f"lacks {shard.name}"):
+    with pytest.raises(ModelLoadError, match=f"lacks 1 of 9 weight files .*{shard.name}"):
         load(tmp_path / "shards")
 
 
@@ -259,7 +288,7 @@ class Count:
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
-@pytest.mark.parametrize("model_type", list(CONFIGS))
+@pytest.mark.parametrize("model_type", PLAIN)
 def test_a_forward_dequantises_every_weight_once(
     tmp_path: Path, ids: Any, model_type: str, implementation: str
 ) -> None:
@@ -446,7 +475,7 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     random_checkpoint(tmp_path)
     file = tmp_path / "model.safetensors"
     whole = file.read_bytes()
-    for content, message in ((whole[:-10], "ends before its last tensor"), (whole[:50], "broken"), (b"", "broken")):
+    for content, message in ((whole[:-10], "truncated"), (whole[:50], "truncated"), (b"", "not a safetensors")):
         file.write_bytes(content)
         with pytest.raises(ModelLoadError, match=message):
             load(tmp_path)

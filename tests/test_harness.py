@@ -23,6 +23,7 @@ from mlx_moebench.data import encode_text
 from mlx_moebench.errors import EvaluationError
 from mlx_moebench.evaluate.harness import HarnessModel, check_tasks, evaluate_tasks
 from mlx_moebench.models import load_checkpoint
+from mlx_moebench.pair.seal import sealed_text
 
 import mlx.core as mx  # isort: skip
 import mlx_lm  # isort: skip
@@ -116,7 +117,7 @@ def test_multiple_choice_and_likelihoods_equal_plain_forwards(tasks: Path, tmp_p
     output = tmp_path / "out.json"
     names = ["own_sums", "own_words", "own_text"]
     report = evaluate_tasks(None, names, include_path=tasks, output=output)
-    assert report == json.loads(output.read_text())
+    assert sealed_text(report) == output.read_text()
     assert report["task"] == "own_sums,own_words,own_text"
     assert report["model"]["id"] == "moebench-nano"
     assert report["data"]["tasks"]["own_sums"]["n"] == 12

@@ -26,15 +26,19 @@ def hub(tmp_path: Path) -> Iterator[StandIn]:
         yield hub
 
 
-def run(hub: StandIn, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``analyze`` of the hub's model, with a cache of its own."""
-    home = hub.folder.parent
+def environment_of(hub: StandIn) -> dict[str, str]:
+    """Nothing of this user's hub, and a cache of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "home"), "HF_HUB_DISABLE_XET": "1"}
+    return kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(hub.folder.parent / "home"), "HF_HUB_DISABLE_XET": "1"}
+
+
+def run(hub: StandIn, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``analyze`` of the hub's model."""
+    home = hub.folder.parent
     arguments = ["analyze", "--model", MODEL, "--max-samples", "2", "--output", str(home / "out.json"), *options]
     return subprocess.run(
         [sys.executable, "-m", "mlx_moebench", *arguments],
-        env=kept | settings | environment,
+        env=environment_of(hub) | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -61,6 +65,7 @@ def test_a_model_is_downloaded_once_and_then_used_offline(hub: StandIn) -> None:
     assert len(hub.ranges) == bodies
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off_goes_on_where_it_was(hub: StandIn) -> None:
     """Without a word: the client's lines about it say nothing that a user could act on."""
     hub.cut, hub.cuts = 11_000_000, 1  # the client keeps what it has in chunks of 10 MiB
@@ -71,16 +76,16 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(hub: StandIn) -> None:
     assert starts[0] == 0 < starts[1] < hub.cut
 
 
+@pytest.mark.slow
 def test_progress_of_a_download_is_on_stderr(hub: StandIn) -> None:
     """Every step of it, which a log shows every half minute."""
     code = (
         "from mlx_moebench.cli import _progress, main\n_progress.SECONDS = 0\n"
         f"main(['analyze', '--model', {MODEL!r}, '--max-samples', '2', '--output', 'out.json', '--json'])"
     )
-    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(hub.folder.parent / "home"), "HF_HUB_DISABLE_XET": "1"}
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | settings,
+        env=environment_of(hub),
         capture_output=True,
         text=True,
         check=False,
@@ -90,6 +95,39 @@ def test_progress_of_a_download_is_on_stderr(hub: StandIn) -> None:
     size = (hub.folder / "model.safetensors").stat().st_size // 10**6
     assert any(line.startswith(f"downloading {MODEL}, MB: {size} of ") for line in result.stderr.splitlines())
     assert "%|" not in result.stderr
+
+
+SEVERAL = """
+import sys
+from mlx_moebench.cli import main
+for _ in sys.stdin:
+    try:
+        main(sys.argv[1:])
+    except SystemExit as stop:
+        print(stop.code, flush=True)
+"""
+"""One run for every line on stdin: on stdout its status, after what it printed."""
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StandIn, subprocess.Popen[str]]]:
+    """A hub, and a process that asks it as often as it is told to."""
+    folder = tmp_path_factory.mktemp("several")
+    with serving(shutil.copytree(NANO, folder / "repository")) as hub:
+        arguments = ["analyze", "--model", MODEL, "--max-samples", "2", "--output", str(folder / "out.json")]
+        process = subprocess.Popen(
+            [sys.executable, "-c", SEVERAL, *arguments],
+            env=environment_of(hub),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+        )
+        with process:
+            yield hub, process
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 @pytest.mark.parametrize(
@@ -102,9 +140,16 @@ def test_progress_of_a_download_is_on_stderr(hub: StandIn) -> None:
         ({"status": 500}, "The hub answered 500 for 'someone/tiny'; try again later"),
     ],
 )
-def test_a_refusal_is_one_sentence(hub: StandIn, answer: dict[str, Any], expected: str) -> None:
-    vars(hub).update(answer)
-    assert sentence(run(hub)).startswith(f"Error: {expected}")
+def test_a_refusal_is_one_sentence(
+    several: tuple[StandIn, subprocess.Popen[str]], answer: dict[str, Any], expected: str
+) -> None:
+    hub, process = several
+    vars(hub).update({"status": 200, "code": ""} | answer)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    print(file=process.stdin, flush=True)
+    assert process.stdout.readline().startswith(f"Error: {expected}")
+    assert process.stdout.readline() == "1\n"
 
 
 def test_offline_asks_nothing(hub: StandIn) -> None:
@@ -118,12 +163,14 @@ def test_no_network(hub: StandIn) -> None:
     assert line.startswith("Error: 'someone/tiny' is not in the cache and the hub cannot be reached")
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_in_time(hub: StandIn) -> None:
     hub.slow = 600
     line = sentence(run(hub, HF_HUB_ETAG_TIMEOUT="1", HF_HUB_DOWNLOAD_TIMEOUT="1"))
     assert line.startswith("Error: The hub did not answer in time for 'someone/tiny'")
 
 
+@pytest.mark.slow
 def test_a_repository_of_gguf_is_named(hub: StandIn) -> None:
     for file in hub.folder.glob("*.safetensors"):
         file.unlink()

@@ -256,7 +256,7 @@ def test_bad_counts(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("layer,expert\n0,1\n", "has no column 'count'"),
+        ("layer,expert,n\n0,1,2\n", "has no column 'count'"),
         ("", "has no column 'layer'"),
         ("layer,expert,count\n", "has no counts"),
         ("layer,expert,count\n0,1,2.5\n", "line 2: layer, expert and count must be whole numbers"),
@@ -284,7 +284,7 @@ def test_bad_arguments(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.
     assert "Missing option '--experts'" in fails(capsys, "csv", files[0], "--top-k", 2, *out, code=2)
     assert "whole numbers joined by commas" in fails(capsys, *OLMOE, files[0], "--layers", "0,x", *out, code=2)
     (tmp_path / "out.json").write_text("{}")
-    assert "is not a routing report: choose another --output" in fails(capsys, *OLMOE, files[0], *out)
+    assert "holds no routing report of mlx-moebench: choose another name" in fails(capsys, *OLMOE, files[0], *out)
 
 
 def test_files_of_other_layers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,14 @@ def test_shifted_loads_have_their_information() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NULLS)
-@pytest.mark.parametrize("shape", ["E 8, K 1, steep", "E 64, K 8, even", "E 128, K 1, leader"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "E 8, K 1, steep",
+        pytest.param("E 64, K 8, even", marks=pytest.mark.nightly),
+        pytest.param("E 128, K 1, leader", marks=pytest.mark.nightly),
+    ],
+)
 def test_it_rejects_at_its_level(shape: str, name: str) -> None:
     measured = dict(PARTS["independence"]())[f"{shape}, {name}"](500, 1)
     if measured["null_given"] < 250:

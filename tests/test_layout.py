@@ -24,9 +24,12 @@ RANK = {
     "evaluate": 5,
     "analysis": 5,
     "train": 6,
-    "show": 7,
-    "demo": 8,
-    "cli": 9,
+    "lab": 7,
+    "show": 8,
+    "web": 8,
+    "demo": 9,
+    "serve": 9,
+    "cli": 10,
 }
 
 
@@ -55,8 +58,18 @@ def test_imports_go_one_way(folder: str) -> None:
 BLOCKED = ("mlx", "mlx_lm", "torch", "transformers", "lm_eval", "gradio")
 
 NEED_A_LIBRARY = (
-    *("models", "instrument", "train", "measure.on_mlx", "analysis.selftest", "demo.app"),
-    "evaluate.harness",
+    *("models", "instrument", "train", "lab", "measure.on_mlx", "analysis.selftest", "analysis.changed", "demo.app"),
+    *(
+        "evaluate.harness",
+        "vlm",
+        "serve.generator",
+        "serve.handler",
+        "serve.library",
+        "serve.models",
+        "serve.provider",
+        "serve.run",
+    ),
+    *("serve.stats", "serve.answers", "serve.keep", "serve.prometheus"),
 )
 
 """What runs a model, or another library, and may import it. All else imports without."""
@@ -81,8 +94,8 @@ def test_imports_without_mlx_torch_and_transformers() -> None:
 
 def test_torch_fallback_is_thin() -> None:
     """It needs nothing of this package that needs MLX."""
-    allowed = {"checkpoints", "cli", "data", "environment", "errors", "families", "files", "measure", "options"}
-    allowed |= {"pair", "routing", "types"}
+    allowed = {"allocator", "checkpoints", "cli", "data", "environment", "errors", "families", "files", "measure"}
+    allowed |= {"options", "pair", "routing", "types"}
     for path in (PACKAGE.parent / "torch_fallback").glob("*.py"):
         text = path.read_text()
         assert set(re.findall(r"from mlx_moebench\.(\w+)", text)) <= allowed, path
@@ -100,3 +113,20 @@ def test_every_cli_file_is_a_command_with_examples() -> None:
         result = CliRunner().invoke(group, [name, "--help"])
         assert result.exit_code == 0
         assert "Examples:" in result.output
+
+
+def test_nothing_is_unpickled_or_run_as_code() -> None:
+    """What others wrote is read as data: no pickle in any of its forms, no `eval`, no YAML with objects."""
+    refused = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for package in (PACKAGE, PACKAGE.parent / "torch_fallback"):
+        for path in package.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    assert not refused & {alias.name.split(".")[0] for alias in node.names}, path
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    assert str(node.module).split(".")[0] not in refused, path
+                elif isinstance(node, ast.Call):
+                    called, keys = ast.unparse(node.func), {key.arg: ast.unparse(key.value) for key in node.keywords}
+                    assert called not in ("torch.load", "eval", "exec", "yaml.unsafe_load", "pandas.read_pickle"), path
+                    assert keys.get("allow_pickle", "False") == "False", path
+                    assert called != "yaml.load" or len(node.args) + len(keys) == 2, path

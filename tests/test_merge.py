@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,57 @@ def test_models_that_differ_are_told_apart_by_what_differs() -> None:
     assert str(caught.value).endswith(
         f"their models differ: weight_bits {a.model.get('weight_bits')} and weight_bits 4."
     )
+
+
+def shards(count: int, rows: int = 3) -> list[RoutingStats]:
+    """Statistics of 1/count to count/count of one data set."""
+    return [make_stats(range(shard * rows, (shard + 1) * rows)) for shard in range(count)]
+
+
+@pytest.mark.parametrize("count", [10, 60])
+def test_one_pair_is_held_at_a_time_however_many_there_are(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(part.save(tmp_path / f"part{n:02d}", PLAN)[1]) for n, part in enumerate(shards(count))]
+    alive: weakref.WeakSet[RoutingStats] = weakref.WeakSet()
+    most, load = [0], RoutingStats.load
+
+    def counted(path: str | Path) -> RoutingStats:
+        most[0] = max(most[0], len(alive))
+        alive.add(stats := load(path))
+        return stats
+
+    monkeypatch.setattr(RoutingStats, "load", staticmethod(counted))
+    gc.disable()  # what is let go of is gone at once, or is counted
+    try:
+        merge(*names, "-o", tmp_path / "all.json", "--quiet")
+    finally:
+        gc.enable()
+    assert most == [0], "pairs that were still held when another was read"
+    assert len(load(tmp_path / "all").clusters) == 3 * count
+
+
+def test_a_tree_of_merges_is_one_merge_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(part.save(tmp_path / f"part{n:02d}", PLAN)[1]) for n, part in enumerate(shards(11))]
+    merge(*names, "-o", tmp_path / "flat", "--quiet")
+    for number, first in enumerate(range(0, 11, 4)):
+        merge(*names[first : first + 4], "-o", tmp_path / f"level{number}", "--quiet")
+    merge(*(tmp_path / f"level{n}" for n in (2, 0, 1)), "-o", tmp_path / "tree", "--quiet")  # in any order
+    flat, tree = RoutingStats.load(tmp_path / "flat"), RoutingStats.load(tmp_path / "tree")
+    assert flat.clusters == tree.clusters
+    for number in range(len(flat.specs)):
+        for name in FIELDS:  # no two sums of fractions are added, so these are the same, too
+            np.testing.assert_array_equal(getattr(flat.sums(number), name), getattr(tree.sums(number), name))
+        np.testing.assert_array_equal(flat.pairs(number), tree.pairs(number))
+    one, other = (read_report(tmp_path / name) for name in ("flat", "tree"))
+    assert one["routers"] == other["routers"]
+    assert one["summary"] == other["summary"]
+
+
+def test_what_is_made_one_by_one_is_merged_and_checked() -> None:
+    whole = RoutingStats.merge(iter(shards(4)))
+    assert whole.clusters == make_stats(range(12)).clusters
+    with pytest.raises(StatsError, match="There is nothing to merge"):
+        RoutingStats.merge(iter(()))
+    with pytest.raises(StatsError, match="would count twice"):
+        RoutingStats.merge(iter([*shards(4), *shards(1)]))

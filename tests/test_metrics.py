@@ -278,7 +278,6 @@ def test_stats_expose_structure() -> None:
     assert stats.coactivation(0).shape == (8, 8)
     assert np.nanmin(stats.coactivation_lift(0)) >= 0
     assert np.array_equal(np.diag(stats.pairs(1)), stats.totals(1).counts)
-    stats.add_transition(0, 16 * np.ones((8, 8)))
     assert stats.transition(0).sum(1) == pytest.approx(np.ones(8))
     with pytest.raises(StatsError, match="has no next router"):
         stats.transition_counts(2)

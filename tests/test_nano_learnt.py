@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MOEBENCH_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 
+@pytest.mark.slow
 def test_experts_differ_by_domain_on_the_bundled_prompts() -> None:
     """On prompts that training never saw: MI(domain; expert) far above chance in every layer."""
     parts = [analyze(None, name, max_samples=60) for name in ("math", "general", "code")]

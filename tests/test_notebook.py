@@ -70,9 +70,11 @@ def test_repr_is_one_line_and_ends_no_forward() -> None:
             return random_routing(number, (2, 5))
 
     live, r = Live(specs), random_routing(0, (2, 5))
+    live.begin()
     live.record(0, r.logits, r.indices, (2, 5))
     assert " 0 tokens" in repr(live)
     live.record(1, r.logits, r.indices, (2, 5))
+    live.end()
     assert " 10 tokens" in repr(live)
 
 

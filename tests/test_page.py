@@ -31,6 +31,7 @@ from routing_reference import MODEL, make_stats
 from mlx_moebench import RoutingStats
 from mlx_moebench.cli import group
 from mlx_moebench.errors import MoebenchError, StatsError
+from mlx_moebench.pair.seal import sealed_text
 from mlx_moebench.routing import RouterSpec
 from mlx_moebench.show.figures import (
     LAYER_METRICS,
@@ -477,6 +478,7 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
             saved(tmp_path, "two_routers.json", specs=specs),
             saved(tmp_path, "top1.json", specs=(RouterSpec(0, 0, "mlp", 8, 1),)),
             RESULTS / "uncertainty" / "nano_math.json",
+            RESULTS / "quant_drift" / "nano_math.json",
             RESULTS / "comparisons" / "nano_decode.json",
             RESULTS / "routing_stats_olmoe_counts.json",
         ],
@@ -484,7 +486,8 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
     )
     data = _Page(build_page(found)).data()
     assert [section["id"] for section in data["sections"]] == [
-        *("load", "layers", "domains", "differences", "differences1", "coactivation", "dead", "uncertainty", "training")
+        *("load", "layers", "domains", "differences", "differences1", "coactivation", "dead", "uncertainty", "quant"),
+        "training",
     ]
     assert data["shared"][drawings(data, "load")[2]["rows"]][0] == "0 attention"
 
@@ -517,7 +520,7 @@ def test_the_command_replaces_no_file_of_another_kind(tmp_path: Path) -> None:
     output.write_text("<p>my own</p>")
     result = invoke(place, "-o", output)
     assert isinstance(result.exception, StatsError)
-    assert "was not made by this command" in str(result.exception)
+    assert "exists and holds no report of mlx-moebench" in str(result.exception)
     assert output.read_text() == "<p>my own</p>"
 
 
@@ -538,7 +541,7 @@ def test_wrong_options_are_refused(tmp_path: Path, arguments: list[str], words: 
 def test_a_damaged_input_is_one_sentence(tmp_path: Path) -> None:
     comparison = json.loads((RESULTS / "comparisons" / "nano_4bit.json").read_text())
     comparison["routers"][0]["load"] = []
-    (tmp_path / "c.json").write_text(json.dumps(comparison))
+    (tmp_path / "c.json").write_text(sealed_text(comparison))
     result = invoke(tmp_path / "c.json", "-o", tmp_path / "report.html")
     assert isinstance(result.exception, StatsError)
     assert "damaged or from another version" in str(result.exception)

@@ -35,6 +35,7 @@ KINDS = {
     "domains": [RESULTS / "profiles" / "nano.json"],
     "entropy": ["a.json", "b.json"],
     "load": ["a.json", "b.json"],
+    "quant": [RESULTS / "quant_drift" / "nano_math.json"],
     "shares": ["a.json", "b.json"],
     "specialisation": ["a.json", "b.json"],
     "training": ["training"],
@@ -67,6 +68,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+each_of_routers = pytest.mark.parametrize(
+    "kind",
+    [
+        *("load", "coactivation"),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("entropy", "shares", "dead", "domains", "specialisation")
+        ),
+    ],
+)
+"""Of the kinds with a panel or a line for every router, a chart and a heat map by default, the others if slow."""
+
+
 def given(kind: str, folder: Path) -> list[Path]:
     return [folder / name for name in KINDS[kind]]  # an absolute path stays what it is
 
@@ -97,6 +111,7 @@ def test_the_folder_is_the_list_of_kinds() -> None:
         assert len(plot.summary) < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_drawn_and_the_same_each_time(kind: str, folder: Path, tmp_path: Path) -> None:
     inputs = read_inputs(given(kind, folder), plan=PLAN)
@@ -123,7 +138,7 @@ def test_files_carry_no_date(suffix: str, start: bytes, folder: Path, tmp_path: 
     assert b"/Type3" not in content, "journals refuse Type 3 fonts"
 
 
-@pytest.mark.parametrize("kind", ["load", "entropy", "shares", "dead", "domains", "specialisation", "coactivation"])
+@each_of_routers
 def test_two_kinds_of_router_are_never_in_one_panel(kind: str, tmp_path: Path) -> None:
     for letter in "ab":
         make_stats(sha=letter * 64, specs=TWO_KINDS).save(tmp_path / f"{letter}.json", PLAN)
@@ -153,7 +168,7 @@ def overflowing(figure: Figure) -> list[str]:
     return bad + [f"{a} on {b}" for n, (a, x) in enumerate(boxes) for b, y in boxes[:n] if x.overlaps(y)]
 
 
-@pytest.mark.parametrize("kind", ["load", "entropy", "shares", "dead", "domains", "specialisation", "coactivation"])
+@each_of_routers
 def test_any_name_is_drawn_as_text_without_a_warning(kind: str, tmp_path: Path) -> None:
     for letter in "ab":
         stats = make_stats(sha=letter * 64)
@@ -182,7 +197,8 @@ def test_compared_runs_share_scale_and_axes(tmp_path: Path) -> None:
     counts = skewed._sums[0]._arrays["counts"]
     counts[:] = 0
     counts[:, :2] = skewed._sums[0]._arrays["n_tokens"][:, None]  # two experts take everything: 4 times even
-    skewed._sums[0].pairs[:] = 0
+    skewed._sums[0]._arrays["top1_counts"][:] = counts * (np.arange(8) == 0)
+    skewed._sums[0].pairs[:] = skewed._transitions[0][:] = 0
     skewed.model["id"] = "other"
     make_stats().save(tmp_path / "a.json", PLAN)
     skewed.save(tmp_path / "b.json", PLAN)
@@ -286,6 +302,7 @@ def test_wrong_inputs_are_one_clear_sentence(tmp_path: Path) -> None:
         ("specialisation", single, "two or more domains"),
         ("comparison", single, "two comparable stats pairs"),
         ("uncertainty", single, "loss --output"),
+        ("quant", single, "compare MODEL --quant ARM --output FILE"),
         ("training", single, "the folder that train wrote"),
         ("load", training, "give a stats pair"),
         ("coactivation", training, "give a stats pair"),

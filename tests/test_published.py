@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +43,28 @@ def published() -> dict[str, Any]:
     return read_published(ROOT / "results" / "published.json")
 
 
-def run(script: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def started(script: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     """A script as a user runs it."""
     command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == code, found.stderr
     return found
+
+
+def run(script: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """A script that starts no other process, in this one."""
+    command = [str(ROOT / "scripts" / script), *map(str, arguments)]
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", command)
+        try:
+            runpy.run_path(command[0], run_name="__main__")
+        except SystemExit as stop:
+            if isinstance(stop.code, str):  # as Python ends a process with it
+                print(stop.code, file=err)
+            status = 1 if isinstance(stop.code, str) else int(stop.code or 0)
+    assert status == code, err.getvalue()
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 # -- what a figure can be ------------------------------------------------------------------------------------------
@@ -219,10 +238,11 @@ def tiny_jetmoe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(folder, build_tiny(model_type="jetmoe"), CONFIGS["jetmoe"])
 
 
+@pytest.mark.slow
 def test_headline_from_measurement_to_verdicts_and_again(tmp_path: Path, tiny_jetmoe: Path) -> None:
     wanted = ["OLMoE-1B-7B=moebench-nano", f"JetMoE-8B={tiny_jetmoe}"]
     options = ["--max-samples", 10, "--output", tmp_path]
-    run("reproduce_headline.py", "--models", *wanted, *options)
+    started("reproduce_headline.py", "--models", *wanted, *options)
     text, report = ((tmp_path / f"headline.{kind}").read_text() for kind in ("md", "json"))
     assert "Run with stand-ins for OLMoE-1B-7B, JetMoE-8B: nothing here is about the published models." in text
     assert "tiny-jetmoe, attention routers" in text
@@ -233,7 +253,7 @@ def test_headline_from_measurement_to_verdicts_and_again(tmp_path: Path, tiny_je
     assert verdicts["peak_share", "top_share_token"] == "another model"
     pair = tmp_path / "routing_stats_OLMoE-1B-7B_math.json"
     measured = json.loads(pair.read_text())["summary"]
-    run("reproduce_headline.py", "--models", wanted[0], *options)  # goes on from what is there
+    started("reproduce_headline.py", "--models", wanted[0], *options)  # goes on from what is there
     assert json.loads(pair.read_text())["summary"] == measured
     assert text.splitlines()[6] in (tmp_path / "headline.md").read_text()
 
@@ -249,9 +269,10 @@ def test_headline_plans_memory_and_names_mistakes(tmp_path: Path) -> None:
     assert "even at 4 bit" in error
 
 
+@pytest.mark.slow
 def test_domain_profiles_by_the_published_name(tmp_path: Path, tiny_jetmoe: Path) -> None:
     few = ["--max-samples", 10, "--max-length", 16, "--output", tmp_path]
-    run("run_domain_profiles.py", "--models", f"jet={tiny_jetmoe}", "--domains", "math", "prose=general", *few)
+    started("run_domain_profiles.py", "--models", f"jet={tiny_jetmoe}", "--domains", "math", "prose=general", *few)
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     pairs = {f"routing_stats_jet_{d}.{suffix}" for d in ("math", "prose") for suffix in ("json", "safetensors")}
     assert names == pairs | {"profiles/jet/profile.json", "profiles/jet/profile.csv"}
@@ -259,9 +280,12 @@ def test_domain_profiles_by_the_published_name(tmp_path: Path, tiny_jetmoe: Path
     assert [d["name"] for d in profile["models"][0]["domains"]] == ["math", "prose"]
 
 
+@pytest.mark.slow
 def test_jetmoe_says_its_memory_beforehand(tmp_path: Path, tiny_jetmoe: Path) -> None:
     out = tmp_path / "jet.json"
-    said = run("run_jetmoe_mac.py", "--model", tiny_jetmoe, "--max-samples", 10, "--max-length", 16, "--output", out)
+    said = started(
+        "run_jetmoe_mac.py", "--model", tiny_jetmoe, "--max-samples", 10, "--max-length", 16, "--output", out
+    )
     assert "0.00 GB of weights at 4 bit" in said.stderr
     assert json.loads(out.read_text())["model"]["weight_bits"] == 4
     error = run("run_jetmoe_mac.py", "--bits", 16, "--memory", 24, "--output", tmp_path / "no.json", code=1).stderr
@@ -271,7 +295,7 @@ def test_jetmoe_says_its_memory_beforehand(tmp_path: Path, tiny_jetmoe: Path) ->
 
 @pytest.mark.parametrize("script", ["run_domain_profiles.py", "make_results.py"])
 def test_scripts_explain_themselves(script: str) -> None:
-    assert "python scripts/" in run(script, "--help").stdout
+    assert "python scripts/" in started(script, "--help").stdout
 
 
 # -- two runs of the same tokens -----------------------------------------------------------------------------------

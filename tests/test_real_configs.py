@@ -19,13 +19,14 @@ BUILD = """
 import importlib, json, resource, sys
 from pathlib import Path
 from mlx_moebench.instrument import routers_of
-from mlx_moebench.models.loading import PORTS
+from mlx_moebench.families import families
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 built = {}
 for name, config in json.load(sys.stdin).items():
-    module = PORTS.get(config["model_type"]) or importlib.import_module("mlx_lm.models." + config["model_type"])
+    name_of = families()[config["model_type"]].module or "mlx_lm.models." + config["model_type"]
+    module = importlib.import_module(name_of)
     model = module.Model(module.ModelArgs.from_dict(config))
     specs = [[s.layer, s.router, s.n_experts, s.top_k] for s in routers_of(model)]
     built[name] = {"routers": specs, "parameters": sum(p.size for _, p in tree_flatten(model.parameters()))}

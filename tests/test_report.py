@@ -122,7 +122,7 @@ def test_two_kinds_of_router_are_never_pooled() -> None:
     assert "Summary of mlp routers" in shown
 
 
-@pytest.mark.parametrize("experts", [(4, 4), (4, 9), (3,)])
+@pytest.mark.parametrize("experts", [(4, 9), *(pytest.param(e, marks=pytest.mark.slow) for e in ((4, 4), (3,)))])
 @pytest.mark.parametrize("kinds", [("mlp",), ("attention", "mlp")])
 def test_heatmap_is_drawn(tmp_path: Path, experts: tuple[int, ...], kinds: tuple[str, ...]) -> None:
     found = report(experts, kinds)

@@ -23,6 +23,7 @@ from notes import render_notes
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.errors import DataError
+from mlx_moebench.pair.seal import sealed_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -107,7 +108,9 @@ def test_a_number_typed_into_a_template_is_seen() -> None:
     assert digits_outside("The mean is 2.218 nats {{ x.value | num(3) }} in OLMoE-1B-7B at 4 bit.")
 
 
-@pytest.mark.parametrize("page", ["ROUTING_PROFILE_TABLE.md", "ANALYSIS_NOTES.md", "CROSS_MODEL_NOTES.md"])
+@pytest.mark.parametrize(
+    "page", ["ROUTING_PROFILE_TABLE.md", "ANALYSIS_NOTES.md", "CROSS_MODEL_NOTES.md", "QUANT_DRIFT.md"]
+)
 def test_an_edited_page_is_seen(copy: Path, page: str) -> None:
     text = (copy / page).read_text(encoding="utf-8")
     last = list(re.finditer(r"\d\.\d+", text))[-1]
@@ -121,7 +124,7 @@ def test_an_edited_json_is_seen_even_with_a_new_manifest(copy: Path) -> None:
     file = copy / "profiles" / "nano.json"
     content = json.loads(file.read_text())
     content["models"][0]["routers"][0]["domain_information"]["value"] += 0.01
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    file.write_text(sealed_text(content))
     assert sorted(problem.partition(":")[0] for problem in problems(copy)) == ["ANALYSIS_NOTES.md", "manifest.json"]
     (copy / "manifest.json").write_text(import_module("make_results").manifest(copy))
     assert [problem.partition(":")[0] for problem in problems(copy)] == ["ANALYSIS_NOTES.md"]
@@ -138,6 +141,7 @@ def test_reports_are_computed_again_from_their_sums(pair: Path) -> None:
     kept = json.loads(pair.read_text())
     again: Any = RoutingStats.load(pair).report(plan_of(kept))
     assert kept.pop("sums_sha256")
+    assert kept.pop("seal")
     assert kept.keys() <= again.keys()  # what a later version adds is not in a kept report
     for key in ("model", "data", "settings"):
         assert again[key] == kept[key]
@@ -210,7 +214,7 @@ def test_published_rows_state_their_source_and_their_ranges() -> None:
 
 
 def page(tmp_path: Path, text: str, **content: Any) -> str:
-    (tmp_path / "x.json").write_text(json.dumps(content))
+    (tmp_path / "x.json").write_text(sealed_text(content))
     (tmp_path / "x.in.md").write_text(text)
     return render_notes(tmp_path / "x.in.md", tmp_path)
 

@@ -90,9 +90,9 @@ def test_examples_can_be_found_in_the_text(checkpoint: Checkpoint, report: dict[
         assert checkpoint.tokenizer.decode([after]) == token["next"]
 
 
-def test_every_family(any_model: Any, checkpoint: Checkpoint, tiny_checkpoint: Path) -> None:
+def test_every_family(form_model: Any, checkpoint: Checkpoint, tiny_checkpoint: Path) -> None:
     tokenizer = load_checkpoint(tiny_checkpoint).tokenizer
-    found = routing_uncertainty(any_model, "code", tokenizer=tokenizer, examples=0, **SETTINGS)
+    found = routing_uncertainty(form_model, "code", tokenizer=tokenizer, examples=0, **SETTINGS)
     assert found["tokens"] == []
     assert set(found["summary"]) == {router["router"] for router in found["routers"]}
     assert all(abs(r["entropy"]["rho"]) <= 1 for r in found["routers"])

@@ -21,6 +21,7 @@ from mlx_moebench.errors import DataError, TraceError
 from mlx_moebench.measure import analyze, analyze_generation
 from mlx_moebench.measure.text import route_text
 from mlx_moebench.models import Checkpoint, load_checkpoint
+from mlx_moebench.pair.seal import sealed_text
 from mlx_moebench.routing import Plan, RouterSpec
 from mlx_moebench.routing.tokens import Choices, TokenSequence
 from mlx_moebench.show.tokens import MAX_TEXT, script_json, token_data, token_data_of, token_page
@@ -130,7 +131,7 @@ def test_phases_and_runs_that_go_on_are_said(tmp_path: Path, checkpoint: Checkpo
     assert sum(s["n_tokens"] for s in decode["sequences"]) == generated
     assert decode["sequences"][0]["start"] == 16
     manifest = json.loads((tmp_path / "t" / MANIFEST).read_text())
-    (tmp_path / "t" / MANIFEST).write_text(json.dumps(manifest | {"complete": False}))
+    (tmp_path / "t" / MANIFEST).write_text(sealed_text(manifest | {"complete": False}))
     assert token_data(tmp_path / "t")["left_out"]["sentence"].endswith("has not ended: more tokens will follow.")
 
 
@@ -146,7 +147,7 @@ def test_a_shard_that_cannot_be_is_refused(trace: Path, tmp_path: Path, array: s
     arrays[f"{Trace(trace).specs[0].name}.experts" if array == "experts" else array].flat[0] = value
     save_file(arrays, tmp_path / entry["file"])
     entry["sha256"] = hashlib.sha256((tmp_path / entry["file"]).read_bytes()).hexdigest()
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / MANIFEST).write_text(sealed_text(manifest))
     with pytest.raises(TraceError, match="make"):
         token_data(tmp_path)
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
-from family_rows import CONFIGS, ROWS
 from routing_reference import assert_same, validate
-from transformers_models import random_transformers, torch
+from transformers_models import FORMS, random_transformers, torch
 from without import without
 
 import torch_fallback
@@ -25,9 +24,10 @@ from mlx_moebench.checkpoints import NANO
 from mlx_moebench.cli import main
 from mlx_moebench.data.trace import read_trace
 from mlx_moebench.errors import ModelLoadError, MoebenchError, RoutingError, StatsError, UnsupportedModelError
+from mlx_moebench.families import families, family_for
 from mlx_moebench.measure import analyze, analyze_generation
 from mlx_moebench.routing import Plan, Routing, tally
-from torch_fallback.capture import locate
+from torch_fallback.capture import config_of, locate
 from torch_fallback.environment import chosen_device
 from torch_fallback.live import TorchRoutingStats
 
@@ -57,15 +57,15 @@ def texts(folder: Path, number: int = 24) -> Path:
 
 
 @pytest.mark.usefixtures("cpu")
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)
-def test_mlx_torch_and_numpy_agree_on_every_family(row: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model_type", FORMS)
+def test_mlx_torch_and_numpy_agree_on_every_form(model_type: str, tmp_path: Path) -> None:
     pytest.importorskip("mlx.core", reason="MLX is not installed")
-    random_transformers(tmp_path / "model", row.model_type)
+    model = random_transformers(tmp_path / "model", model_type)
     pairs, stats = parity(tmp_path / "model", texts(tmp_path), ("mlx", "torch", "numpy"), max_length=32)
     assert [(pair.a, pair.b) for pair in pairs] == [("mlx", "torch"), ("mlx", "numpy")]
     assert stats.n_tokens > 200
     for pair in pairs:
-        assert len(pair.routers) == len(row.specs)
+        assert len(pair.routers) == len(locate(model))
         for router in pair.routers:
             assert router.moved <= router.other == router.ties <= MOST_TIES * router.n_tokens, router.choices
             assert max(router.differences.values()) <= TOLERANCE
@@ -103,7 +103,7 @@ def test_two_reports_of_nano(tmp_path: Path) -> None:
     assert (ours["model"].pop("backend"), theirs["model"].pop("backend")) == ("mlx", "torch")
     assert theirs["environment"]["torch"] == torch.__version__
     for report in (ours, theirs):
-        del report["environment"], report["sums_sha256"]
+        del report["environment"], report["sums_sha256"], report["seal"]
     assert_close(ours, theirs, "report")
     parts = [RoutingStats.load(tmp_path / name) for name in ("mlx", "torch")]
     with pytest.raises(StatsError, match="their models differ: backend mlx and backend torch"):  # 4 bit are not alike
@@ -165,6 +165,7 @@ def run_without(names: tuple[str, ...], program: str, *arguments: str) -> subpro
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_everything_works_where_mlx_is_not_installed(tmp_path: Path) -> None:
     blocked = ("mlx", "mlx_lm")
     few = ("--max-samples", "6", "--max-length", "16", "--quiet")
@@ -176,15 +177,19 @@ def test_everything_works_where_mlx_is_not_installed(tmp_path: Path) -> None:
     assert report["environment"]["command"].startswith("python -m torch_fallback analyze --max-samples 6")
     assert report["model"]["backend"] == "torch"
     assert_same(read_trace(tmp_path / "trace"), RoutingStats.load(output))
-    folder = str(tmp_path / "profile")
-    done = run_without(blocked, "mlx_moebench", "profile", "--backend", "torch", *few, "--output", folder)
-    assert done.returncode == 0, done.stderr
-    assert "Findings over" in done.stdout
     done = run_without(blocked, "mlx_moebench", "analyze", *few, "--output", output)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "pip install" in done.stderr
     assert "--backend torch" in done.stderr
+
+
+@pytest.mark.slow
+def test_profiles_work_where_mlx_is_not_installed(tmp_path: Path) -> None:
+    few = ("--max-samples", "6", "--max-length", "16", "--quiet", "--output", str(tmp_path / "profile"))
+    done = run_without(("mlx", "mlx_lm"), "mlx_moebench", "profile", "--backend", "torch", *few)
+    assert done.returncode == 0, done.stderr
+    assert "Findings over" in done.stdout
 
 
 def test_without_torch_the_error_names_the_extra(tmp_path: Path) -> None:
@@ -193,6 +198,7 @@ def test_without_torch_the_error_names_the_extra(tmp_path: Path) -> None:
     assert done.stderr == 'Error: The backend torch needs an optional dependency: pip install "mlx-moebench[torch]"\n'
 
 
+@pytest.mark.slow
 def test_two_processes_give_exactly_the_counts_of_one(tmp_path: Path) -> None:
     few = ["--max-samples", "21", "--max-length", "24", "--quiet", "--resamples", "100"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -219,6 +225,7 @@ def test_two_processes_give_exactly_the_counts_of_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(RoutingStats.merge(traces).totals(0).counts, two.totals(0).counts)
 
 
+@pytest.mark.slow
 def test_one_rank_that_fails_ends_the_run_with_its_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "torch_fallback", "analyze", "--max-samples", "1", "--quiet", "--output", str(tmp_path / "o")]
@@ -273,20 +280,20 @@ def test_parity_sees_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- hooks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", list(CONFIGS))
+@pytest.mark.parametrize("model_type", FORMS)
 def test_outputs_are_bit_identical_and_hooks_come_off(tmp_path: Path, model_type: str) -> None:
     model = random_transformers(tmp_path, model_type)
     ids = torch.tensor(np.random.default_rng(1).integers(1, 320, (2, 9)))
     with torch.no_grad():
-        before = model(ids).logits
+        before = model(input_ids=ids).logits
         with torch_fallback.attach(model) as stats:
-            during = model(ids).logits
+            during = model(input_ids=ids).logits
     assert torch.equal(before, during)
     assert stats.n_tokens == 18
     assert stats.phase_stats("unsplit").n_tokens == 0
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     with torch.no_grad():
-        model(ids)
+        model(input_ids=ids)
     assert stats.n_tokens == 18
 
 
@@ -405,21 +412,64 @@ def test_facts_are_those_of_mlx(nano: Any) -> None:
 
 
 @pytest.mark.usefixtures("cpu")
-@pytest.mark.parametrize("model_type", list(CONFIGS))
+@pytest.mark.parametrize("model_type", FORMS)
+def test_the_fingerprint_is_that_of_mlx_for_every_form(tmp_path: Path, model_type: str) -> None:
+    """Also where a router has biases: of its logits, or of the choice, in the module that MLX calls the gate or not."""
+    pytest.importorskip("mlx.core", reason="MLX is not installed")
+    from mlx_moebench.models import load_checkpoint
+
+    random_transformers(tmp_path, model_type, bias=-0.5)
+    printed = torch_fallback.load_checkpoint(tmp_path).fingerprint
+    assert printed == load_checkpoint(tmp_path).fingerprint
+    random_transformers(tmp_path, model_type, bias=0.5)
+    biased = any(form.bias.startswith(f"{form.gate}.") for form in families()[model_type].routers)
+    assert (torch_fallback.load_checkpoint(tmp_path).fingerprint != printed) == biased
+
+
+def random_adapter(folder: Path, model: Path, theirs: Any) -> None:
+    """What mlx_lm.lora writes of the routers and of whatever has a weight of its own in transformers, too."""
+    import mlx.core as mx
+    import mlx.nn
+    from mlx.utils import tree_flatten, tree_map
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    from mlx_moebench.models import load
+
+    ours, config = load(model)[0], config_of(theirs)
+    family, shapes = family_for(config), {name: tuple(p.shape) for name, p in theirs.named_parameters()}
+    layer = family.specs(config)[-1].layer
+    keys = {form.gate for form in family.routers}
+    for name, module in ours.layers[layer].named_modules():
+        same = [shape for key, shape in shapes.items() if key.endswith(f".{layer}.{name}.weight")]
+        if isinstance(module, mlx.nn.Linear) and same == [tuple(module.weight.shape)]:
+            keys.add(name)
+    assert len(keys) > len(family.routers)
+    parameters = {"rank": 4, "scale": 6.0, "dropout": 0.0, "keys": sorted(keys)}
+    ours.freeze()
+    linear_to_lora_layers(ours, 3, parameters)
+    mx.random.seed(1)
+    trained = tree_map(lambda a: 0.2 * mx.random.normal(a.shape), ours.trainable_parameters())
+    folder.mkdir()
+    mx.save_safetensors(str(folder / "adapters.safetensors"), dict(tree_flatten(trained)))
+    settings = {"fine_tune_type": "lora", "num_layers": 3, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+LINEAR = [name for name in FORMS if all(form.seam == "linear" for form in families()[name].routers)]
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("model_type", [*LINEAR[:3], *(pytest.param(n, marks=pytest.mark.slow) for n in LINEAR[3:])])
 def test_adapters_of_mlx_lm_are_merged(tmp_path: Path, model_type: str) -> None:
     pytest.importorskip("mlx.core", reason="MLX is not installed")
-    from test_precision import adapter_keys, write_adapter
-
-    linear = adapter_keys(model_type, experts=False)
-    parameters = {"rank": 4, "scale": 6.0, "dropout": 0.0, "keys": linear}
-    random_transformers(tmp_path / "model", model_type)
-    write_adapter(tmp_path / "adapter", model_type, lora_parameters=parameters)
+    theirs = random_transformers(tmp_path / "model", model_type)
+    random_adapter(tmp_path / "adapter", tmp_path / "model", theirs)
     options = {"adapter_path": tmp_path / "adapter"}
     data = texts(tmp_path)
     (pair,), _ = parity(tmp_path / "model", data, ("mlx", "torch"), **options)
     assert pair.equal, pair
     with_it, without = (
-        analyze(tmp_path / "model", data, backend="torch", **chosen).values(1)["mean_entropy"]
+        analyze(tmp_path / "model", data, backend="torch", **chosen).values(0)["mean_entropy"]
         for chosen in (options, {})
     )
     assert abs(with_it - without) > 1e-3
@@ -467,7 +517,14 @@ def test_bad_checkpoints_and_options_are_one_sentence(tmp_path: Path) -> None:
         torch_fallback.load(tmp_path / "short")
     config = json.loads((NANO / "config.json").read_text())
     (tmp_path / "packed").mkdir()
-    (tmp_path / "packed" / "config.json").write_text(json.dumps(config | {"quantization": {"bits": 4}}))
+    block = {"bits": 4, "group_size": 64}
+    (tmp_path / "packed" / "config.json").write_text(json.dumps(config | {"quantization": block}))
+    packed = load_file(NANO / "model.safetensors")
+    name = "lm_head.weight" if "lm_head.weight" in packed else "model.embed_tokens.weight"
+    rows, columns = packed[name].shape
+    packed[name] = torch.zeros((rows, columns // 8), dtype=torch.uint32)
+    packed |= {name.replace("weight", what): torch.ones((rows, columns // 64)) for what in ("scales", "biases")}
+    save_file(packed, tmp_path / "packed" / "model.safetensors")
     for options, words in (
         ({"model": tmp_path / "packed"}, "quantised by MLX"),
         ({"model": tmp_path / "nowhere"}, "No such folder"),

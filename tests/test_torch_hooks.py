@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,12 @@ import pytest
 from transformers_models import random_transformers, torch
 
 import torch_fallback
+from mlx_moebench.allocator import ENVIRONMENT_VARIABLE
+from mlx_moebench.checkpoints import LoadedModel
+from mlx_moebench.data import Batch
 from mlx_moebench.errors import UnsupportedModelError
+from torch_fallback.backend import BACKEND
+from torch_fallback.capture import until_last_router
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -127,3 +136,89 @@ def test_beams_are_said_to_be_no_sequences(model: Any, ids: Any) -> None:
             model.generate(ids[:1], num_beams=3, **options)
     assert stats.n_tokens == 27
     assert [row for _, row in stats.clusters] == [7]
+
+
+def heard_by_each(model: Any, ids: Any) -> list[int]:
+    """Tokens that two recorders hear of three measured forwards, of which all but the first are cut short."""
+    batch = Batch(ids.numpy(), np.ones(ids.shape, bool), (0, 1), (0, 0), 0)
+    with torch_fallback.attach(model) as one, torch_fallback.attach(model) as other:
+        for _ in range(3):
+            with one.batch(mask=batch.mask, ids=batch.rows):
+                BACKEND.forward(LoadedModel(model, None), batch, logits=False)
+    assert not one.dropped
+    return [one.n_tokens, other.n_tokens]
+
+
+def test_a_forward_that_ends_early_is_heard_by_all(model: Any, ids: Any) -> None:
+    assert heard_by_each(model, ids) == [54, 54]
+
+
+def test_after_one_that_ended_early_models_run_whole(model: Any, ids: Any) -> None:
+    heard_by_each(model, ids)
+    with torch.no_grad():
+        assert model(ids).logits.shape == (2, 9, 320)
+    assert not model.base_model.layers[-1].mlp.gate._forward_hooks
+
+
+def test_an_error_on_the_way_to_the_last_router_is_raised(model: Any, ids: Any) -> None:
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    heard_by_each(model, ids)
+    handle = model.base_model.layers[1].mlp.experts.register_forward_pre_hook(fails)
+    with torch_fallback.attach(model) as stats, pytest.raises(ZeroDivisionError), until_last_router(model):
+        model(ids)
+    handle.remove()
+    assert stats.n_tokens == 0
+
+
+def test_a_model_that_runs_its_last_router_twice_is_not_cut_short(tmp_path: Path, ids: Any) -> None:
+    model = random_transformers(tmp_path, "olmoe")
+    last = model.base_model.layers[-1]
+    last.register_forward_hook(lambda _layer, _inputs, output: last.mlp(output))
+    outputs = []
+    with torch.no_grad():
+        for _ in range(3):
+            with until_last_router(model):
+                outputs.append(model(ids).logits)
+    assert len(outputs) == 3
+
+
+def test_a_model_whose_weights_are_moved_is_not_cut_short(tmp_path: Path, ids: Any) -> None:
+    model = random_transformers(tmp_path, "olmoe")
+    outputs = []
+    with torch.no_grad():
+        for _ in range(3):
+            layers = model.base_model.layers
+            layers[0]._hf_hook = None  # as accelerate marks them
+            with until_last_router(model):
+                outputs.append(model(ids).logits)
+    assert len(outputs) == 3
+
+
+FAULTS = """
+import resource
+import torch
+from torch_fallback.backend import BACKEND
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.empty(2**24).fill_(1)  # 64 MiB, which the C library takes from the system and gives back each time
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first = faults()
+BACKEND.select_device("cpu")
+faults()
+print(first, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep what is freed")
+@pytest.mark.parametrize("choice", ["", "off"])
+def test_memory_is_kept_on_a_cpu(choice: str) -> None:
+    environment = os.environ | {ENVIRONMENT_VARIABLE: choice}
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment)
+    before, after = map(int, done.stdout.split())
+    assert before > 100
+    assert after > before / 2 if choice else after < before / 10

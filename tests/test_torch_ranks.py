@@ -31,9 +31,10 @@ main(["compare", model, "moebench-nano", "--dataset", data, *few, "--json", "--o
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
+@pytest.mark.slow
 def test_profile_and_compare_in_two_processes(tmp_path: Path) -> None:
     """The first speaks for both, and reads what it wrote itself; the processes find each other once only."""
-    random_transformers(tmp_path / "model", "olmoe", num_experts=16)
+    random_transformers(tmp_path / "model", "olmoe", num_experts=16, num_experts_per_tok=2)
     data = texts(tmp_path)
     (tmp_path / "two.py").write_text(TWO_COMMANDS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

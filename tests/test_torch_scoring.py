@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_rows import CONFIGS
 from mmlu_files import write_adapter, write_mmlu
 from test_torch import run_without
-from transformers_models import random_transformers, torch
+from transformers_models import FORMS, random_transformers, torch
 
 import torch_fallback
 from mlx_moebench.analysis.loss import routing_uncertainty
@@ -90,8 +89,8 @@ def forwards(nano: Any) -> Any:
 # -- scores ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", list(CONFIGS))
-@pytest.mark.parametrize("shared", [1, 7])
+@pytest.mark.parametrize("model_type", FORMS)
+@pytest.mark.parametrize("shared", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_scores_equal_one_forward_per_continuation(tmp_path: Path, model_type: str, shared: int) -> None:
     random_transformers(tmp_path, model_type)
     assert_as_plainly(torch_fallback.load_checkpoint(tmp_path), random_requests(shared))
@@ -308,15 +307,18 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out)["model"]["backend"] == "torch"
 
 
-def test_nothing_of_mlx_is_needed(folder: Path, tmp_path: Path) -> None:
-    asked = ("--data", str(folder), "--subjects", "anatomy", "--limit", "2", "--output", str(tmp_path / "o.json"))
-    for words, arguments in (
-        ("Accuracy", ("evaluate", *asked)),
-        ("rho, routing entropy", ("loss", "--max-samples", "2", "--max-length", "8")),
-    ):
-        done = run_without(("mlx", "mlx_lm"), "torch_fallback", *arguments, "--quiet")
-        assert done.returncode == 0, done.stderr
-        assert words in done.stdout
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("Accuracy", "evaluate --subjects anatomy --limit 2"),
+        pytest.param("rho, routing entropy", "loss --max-samples 2 --max-length 8", marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_of_mlx_is_needed(folder: Path, tmp_path: Path, words: str, command: str) -> None:
+    asked = ("--data", str(folder), "--output", str(tmp_path / "o.json")) if "evaluate" in command else ()
+    done = run_without(("mlx", "mlx_lm"), "torch_fallback", *command.split(), *asked, "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
 
 
 def test_answers_of_a_checkpoint_come_from_its_own_backend(folder: Path, nano: Any) -> None:

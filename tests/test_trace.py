@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_rows import CONFIGS
 from routing_reference import assert_same, random_routing, validate
 from safetensors.numpy import load_file, save_file
 
@@ -37,6 +37,7 @@ from mlx_moebench.instrument import capture
 from mlx_moebench.measure import analyze, analyze_generation, keep
 from mlx_moebench.measure import trace as tracing
 from mlx_moebench.models import Checkpoint, load_checkpoint
+from mlx_moebench.pair.seal import sealed_text
 from mlx_moebench.pair.storage import read_report
 from mlx_moebench.routing import Plan, RouterSpec, tally
 from mlx_moebench.routing.tally import SCALARS
@@ -76,14 +77,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> P
 
 
 def assert_equal_traces(a: Path, b: Path) -> None:
-    """The same files with the same bytes, and the same trace.json but for the environment."""
+    """The same files with the same bytes, and the same trace.json but for the environment and its seal."""
     names = [sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) for folder in (a, b)]
     assert names[0] == names[1]
     for name in set(names[0]) - {MANIFEST}:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
     facts = [json.loads((folder / MANIFEST).read_text()) for folder in (a, b)]
     for fact in facts:
-        del fact["environment"]
+        del fact["environment"], fact["seal"]
     assert facts[0] == facts[1]
 
 
@@ -200,7 +201,7 @@ def test_a_trace_from_before_a_scalar_was_kept_is_read(tmp_path: Path, whole: Pa
         arrays |= {key: np.ascontiguousarray(a[:, :-1]) for key, a in arrays.items() if key.endswith(".scalars")}
         save_file(arrays, folder / entry["file"])
         entry["sha256"] = hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
-    (folder / "trace.json").write_text(json.dumps(manifest))
+    (folder / "trace.json").write_text(sealed_text(manifest))
     assert_same(read_trace(folder), RoutingStats.load(whole / "o"))
 
 
@@ -230,12 +231,8 @@ def test_generated_tokens_are_a_phase_of_their_own(tmp_path: Path, checkpoint: C
         read_trace(tmp_path / "t", "unsplit")
 
 
-@pytest.mark.parametrize("model_type", list(CONFIGS))
-def test_every_family(tmp_path: Path, model_type: str, tiny_checkpoint: Path) -> None:
-    from conftest import build_tiny
-
-    tokenizer = load_checkpoint(tiny_checkpoint).tokenizer
-    model = build_tiny(model_type=model_type)
+def test_every_family(tmp_path: Path, make_any: Callable[..., Any], tiny_checkpoint: Path) -> None:
+    tokenizer, model = load_checkpoint(tiny_checkpoint).tokenizer, make_any()
     stats = analyze(
         model, "math", tokenizer=tokenizer, output=tmp_path / "o", trace=tmp_path / "t", **SETTINGS | {"batch_size": 3}
     )
@@ -334,11 +331,16 @@ class Killed(BaseException):
 
 
 @pytest.mark.usefixtures("often")
-@pytest.mark.parametrize("rename", range(1, 18))
+@pytest.mark.parametrize(
+    "rename", [n if 7 <= n <= 12 else pytest.param(n, marks=pytest.mark.slow) for n in range(1, 18)]
+)
 def test_resumed_after_a_kill_at_any_rename(
     tmp_path: Path, whole: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, rename: int
 ) -> None:
-    """Five or six renames a save: shard, texts, trace.json, sums, report, and now and then a full shard."""
+    """Five or six renames a save: shard, texts, trace.json, sums, report, and now and then a full shard.
+
+    Those of about one save by default.
+    """
     replace, calls = Path.replace, []
 
     def killing(self: Path, target: Path) -> Path:
@@ -379,6 +381,7 @@ main(sys.argv[3:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 def test_kill_9_in_earnest(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["analyze", *RUN, "--quiet", "--output", str(tmp_path / "o"), "--trace", str(tmp_path / "t")]
@@ -387,13 +390,13 @@ def test_kill_9_in_earnest(tmp_path: Path, whole: Path, capsys: pytest.CaptureFi
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
     orphan = next(tmp_path.rglob(".*.tmp"))  # temporary files of the save that was cut short are no obstacle
-    orphan.rename(tmp_path / "t" / ".prefill-00000-01234567.safetensors.1.tmp")
+    orphan.rename(tmp_path / "t" / orphan.name)
     with pytest.raises(SystemExit):
         main(arguments)
     assert "--resume" in capsys.readouterr().err
     main([*arguments, "--resume"])
     assert_equal_traces(tmp_path / "t", whole / "t")
-    assert not list((tmp_path / "t").glob(".*.tmp"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.usefixtures("often")
@@ -457,7 +460,31 @@ def broken(whole: Path, tmp_path: Path) -> Path:
 
 def edit(folder: Path, **changes: Any) -> None:
     path = folder / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(sealed_text(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.slow
+def test_no_flipped_bit_is_resumed_from(
+    tmp_path: Path, whole: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred, in either file of the pair and in any of the trace: refused, or the numbers are those of before."""
+    monkeypatch.setattr(tracing, "SHARD_BYTES", SMALL)
+    chance, refused = random.Random(18), 0
+    names = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    for number in range(100):
+        folder = shutil.copytree(whole, tmp_path / str(number))
+        damaged = folder / names[number % len(names)]
+        blob = bytearray(damaged.read_bytes())
+        blob[chance.randrange(len(blob))] ^= 1 << chance.randrange(8)
+        damaged.write_bytes(blob)
+        try:
+            analyze(checkpoint, "math", output=folder / "o", trace=folder / "t", resume=True, **SETTINGS)
+            assert (folder / "o.safetensors").read_bytes() == (whole / "o.safetensors").read_bytes(), damaged
+            assert_same(read_trace(folder / "t"), read_trace(whole / "t"))
+        except MoebenchError:
+            refused += 1
+        shutil.rmtree(folder)
+    assert refused >= 70
 
 
 def test_bad_traces_are_refused(broken: Path, tmp_path: Path) -> None:

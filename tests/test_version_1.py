@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mlx_moebench import RoutingStats
+from mlx_moebench.errors import StatsError
 from mlx_moebench.pair.comparison import compare
 from mlx_moebench.pair.comparison import of_this_version as comparison_of_this_version
 from mlx_moebench.pair.format import checked
@@ -29,6 +30,8 @@ from mlx_moebench.show.inputs import read_inputs
 from mlx_moebench.show.page import build_page
 
 V1 = Path(__file__).parent / "data" / "v1"
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is unsealed:UserWarning")
 
 
 def content(name: str) -> Any:
@@ -47,7 +50,7 @@ def test_the_sums_give_the_numbers_of_the_report() -> None:
     """Values, since now corrected, as plug-in ones, and counts. Intervals are those of the version that resamples."""
     kept = content("stats.json")
     report = RoutingStats.load(V1 / "stats.json").report(Plan(**kept["settings"]["ci"]))
-    assert report["schema_version"] == "3"
+    assert report["schema_version"] == "4"
     for key in ("model", "environment", "settings"):
         assert report[key] == kept[key]
     assert report["data"].items() >= kept["data"].items()
@@ -138,3 +141,18 @@ def test_the_page_shows_them() -> None:
 
 def ends(interval: dict[str, float]) -> tuple[float, float]:
     return interval["low"], interval["high"]
+
+
+def test_they_are_said_to_be_unsealed(tmp_path: Path) -> None:
+    """Their report tells of changed sums, and nothing of changed numbers in the report."""
+    for name in ("stats.json", "stats.safetensors"):
+        shutil.copy(V1 / name, tmp_path)
+    for name, read in (("stats.json", read_report), ("stats.safetensors", RoutingStats.load)):
+        with pytest.warns(UserWarning, match=rf"{name} is unsealed, as an earlier version wrote it"):
+            read(tmp_path / name)
+    blob = bytearray((tmp_path / "stats.safetensors").read_bytes())
+    blob[-1] ^= 1
+    (tmp_path / "stats.safetensors").write_bytes(blob)
+    for read in (read_report, RoutingStats.load):
+        with pytest.raises(StatsError, match=r"is damaged or from another version|not the report of"):
+            read(tmp_path / "stats.json")

@@ -10,10 +10,11 @@ from mlx_moebench.errors import MissingExtraError, missing_package, renamed
 if TYPE_CHECKING:
     from .live import attach
     from .loading import load, load_checkpoint
+    from .training import RoutingCallback
 
-_HOME = {"attach": ".live", "load": ".loading", "load_checkpoint": ".loading"}
+_HOME = {"RoutingCallback": ".training", "attach": ".live", "load": ".loading", "load_checkpoint": ".loading"}
 
-__all__ = ["attach", "load", "load_checkpoint"]
+__all__ = ["RoutingCallback", "attach", "load", "load_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,12 +13,12 @@ from mlx_moebench.checkpoints.adapters import WEIGHTS, Adapter
 from mlx_moebench.errors import ModelLoadError
 from mlx_moebench.types import Network
 
-from .capture import locate
+from .capture import layers_of, locate
 
 _IN_BLOCK = re.compile(r"\blayers\.(\d+)\.(.+)")
 
 
-def merge_adapter(model: Network, adapter: Adapter, name: str) -> None:
+def merge_adapter(model: Network, adapter: Adapter, called: str) -> None:
     """Add scale * (A B)^T to each weight that ``adapter`` has A [in, r] and B [r, out] for.
 
     mlx-lm multiplies x A B, with the scale of its config (not alpha / r). Raises ModelLoadError where the adapter is no
@@ -33,16 +33,19 @@ def merge_adapter(model: Network, adapter: Adapter, name: str) -> None:
     arrays = load_file(file)
     parameters = dict(model.named_parameters())
     # Routers have other names here, which the family knows; whatever else has one weight has it under mlx-lm's name.
-    gates = {(router.spec.layer, router.form.gate): next(router.gate.parameters()) for router in locate(model)}
+    gates = {(router.spec.layer, router.form.gate): router.weight for router in locate(model)}
+    blocks = {(n, name): p for n, layer in enumerate(layers_of(model)) for name, p in layer.named_parameters()}
     changes = []
     for path in _paths(arrays, file):
         place = _IN_BLOCK.search(path)
-        gate = gates.get((int(place[1]), place[2])) if place else None
-        weight = parameters.get(f"{path}.weight") if gate is None else gate
+        weight = parameters.get(f"{path}.weight")
+        if place:
+            layer, name = int(place[1]), place[2]
+            weight = gates.get((layer, name), blocks.get((layer, f"{name}.weight"), weight))
         a, b = arrays[f"{path}.lora_a"].float(), arrays[f"{path}.lora_b"].float()
         if weight is None or a.ndim != 2 or tuple(weight.shape) != (b.shape[-1], a.shape[0]):
             raise ModelLoadError(
-                f"{adapter.path} does not fit {name}: it changes {path}, and transformers has no weight of that form "
+                f"{adapter.path} does not fit {called}: it changes {path}, and transformers has no weight of that form "
                 "there (experts are fused); use the backend mlx, or fuse it into a checkpoint with mlx_lm.fuse."
             )
         changes.append((weight, a, b))

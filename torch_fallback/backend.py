@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from transformers import Cache
 
+from mlx_moebench.allocator import keep_freed_memory
 from mlx_moebench.checkpoints import Checkpoint, LoadedModel
 from mlx_moebench.data import Batch
 from mlx_moebench.errors import needed
 from mlx_moebench.measure.facts import loaded_facts
 from mlx_moebench.measure.predictions import Places, log_likelihoods
-from mlx_moebench.options import Loading, Step
+from mlx_moebench.options import Loading, Step, Tell
 from mlx_moebench.pair.stats import RoutingStats
 from mlx_moebench.routing.record import Array, Phase
 from mlx_moebench.routing.recorder import Recorder
@@ -24,7 +25,7 @@ from mlx_moebench.types import HostArray, Json, Network, Tokenizer
 
 from . import ranks
 from .caches import bytes_per_token, cache_argument, copies, empty_cache, returned_cache
-from .capture import config_of, transformers_model
+from .capture import config_of, transformers_model, until_last_router
 from .environment import chosen_device, environment
 from .live import TorchRoutingStats, model_facts
 from .loading import load_checkpoint
@@ -41,7 +42,10 @@ class Torch:
 
     def select_device(self, name: str) -> str:
         self._device = chosen_device(name)
-        return "cpu" if self._device.type == "cpu" else "gpu"
+        if self._device.type != "cpu":
+            return "gpu"
+        keep_freed_memory()  # a third of a forward of a few thousand tokens would be the system clearing pages
+        return "cpu"
 
     def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
         return load_checkpoint(model, loading, device=self._device, step=step)
@@ -56,13 +60,20 @@ class Torch:
     def environment(self) -> Json:
         return environment(self._device)
 
+    def open(self, model: str | Path | None, loading: Loading, step: Step, tell: Tell) -> Checkpoint:
+        """Whole: transformers' models are not streamed."""
+        return self.load(model, loading, step)
+
     def forward(self, checkpoint: Checkpoint | LoadedModel, batch: Batch, logits: bool) -> Array | None:
-        """Without the output head unless its logits are read. Padding is on the right, where causal attention
-        keeps it from every token that counts."""
-        model = checkpoint.model if logits else checkpoint.model.base_model
-        with torch.inference_mode(), _evaluating(checkpoint.model):
-            output = model(input_ids=_ids(checkpoint.model, batch.ids), use_cache=False)
-        return _logits(output) if logits else None
+        """Without the output head, the experts of the last router and what follows them unless logits are read. Padding
+        is on the right, where causal attention keeps it from every token that counts."""
+        model, ids = checkpoint.model, _ids(checkpoint.model, batch.ids)
+        with torch.inference_mode(), _evaluating(model):
+            if logits:
+                return _logits(model(input_ids=ids, use_cache=False))
+            with until_last_router(model):
+                model.base_model(input_ids=ids, use_cache=False)
+        return None
 
     def generate(
         self, checkpoint: Checkpoint | LoadedModel, stats: Recorder, batch: Batch, max_tokens: int
@@ -173,15 +184,14 @@ def _logits(output: object) -> torch.Tensor:
 
 
 def _ends(model: Network, tokenizer: Tokenizer) -> set[int]:
-    """Ids that end a text: as in mlx-lm those of generation_config.json, else the config's, else the tokenizer's."""
+    """Ids that end a text: as in mlx-lm those of generation_config.json, else the config's, and the tokenizer's."""
     why = "says where a text ends"
     generation = needed(transformers_model(model), "generation_config", "transformers", why)
     named = None if generation is None else needed(generation, "eos_token_id", "transformers", why)
     if named is None:
         named = getattr(model.config, "eos_token_id", None)  # not every config has one
-    if named is None:
-        named = needed(tokenizer, "eos_token_id", "transformers", why)
-    return set(named if isinstance(named, list) else [named]) - {None}
+    ends = named if isinstance(named, list) else [named]
+    return {*ends, needed(tokenizer, "eos_token_id", "transformers", why)} - {None}
 
 
 BACKEND = Torch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import weakref
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +14,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from mlx_moebench.errors import RenamedError
+from mlx_moebench.routing.forwards import Cached
 
 NAMES = ("cache", "past_key_values")
 """What forwards call it, the newest name first."""
@@ -50,6 +52,20 @@ def empty_cache(model: nn.Module) -> Cache | None:
     """One that keeps every token, for ``model``; None where a layer keeps something else, such as a window."""
     cache = DynamicCache(config=model.config)
     return cache if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers) else None
+
+
+def same_object(cache: Cache) -> Cached:
+    """What a recorder needs to know of it: whether a later forward was given the same one."""
+    return Cached(_Same(cache).continues)
+
+
+class _Same:
+    def __init__(self, cache: Cache) -> None:
+        self.reference = weakref.ref(cache)
+
+    def continues(self, earlier: Cached, position: int) -> bool:
+        other, mine = getattr(earlier.continues, "__self__", None), self.reference()
+        return isinstance(other, _Same) and mine is not None and other.reference() is mine
 
 
 def copies(cache: Cache, rows: int) -> Cache:

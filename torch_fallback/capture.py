@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from weakref import WeakSet
@@ -10,61 +12,60 @@ from weakref import WeakSet
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
+from torch.utils.hooks import RemovableHandle
 from transformers import Cache, PreTrainedModel
 
 from mlx_moebench.errors import RenamedError, RoutingError, UnsupportedModelError, needed
-from mlx_moebench.families import GUIDE, RouterForm, family_for
+from mlx_moebench.families import GUIDE, InTransformers, RouterForm, family_for
 from mlx_moebench.families.base import module_at
-from mlx_moebench.routing.record import RouterSpec
+from mlx_moebench.routing.record import RouterSpec, Routing
+from mlx_moebench.routing.recorder import Recorder
 from mlx_moebench.types import Json, Network
 
 from .caches import cache_among, parameters, unknown_cache
+from .readings import LOGITS, READINGS, at_experts, logits_of
 
 Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]], None]
-"""``sink(number, logits [T, E], indices [T, K], weights [T, K], shape)``: the router's number in running order, what
+"""``sink(number, logits [T, R], indices [T, K], weights [T, K], shape)``: the router's number in running order, what
 it gave, and the leading shape (B, S), of T positions, of the hidden states that its layer got."""
-
-RouterOutput = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""(logits [T, E], indices [T, K], weights [T, K])."""
-
-
-def _logits_weights_indices(gate: nn.Module, output: object) -> RouterOutput:
-    """Routers that return (logits, weights, indices), flattened over tokens."""
-    if not isinstance(output, tuple) or len(output) != 3:
-        raise UnsupportedModelError(
-            "This transformers has routers that return no choice of experts: update it, pip install -U transformers."
-        )
-    logits, weights, indices = output
-    return logits, indices, weights
-
-
-def _sorted_by_expert(gate: nn.Module, output: object) -> RouterOutput:
-    """Routers that return selections sorted by expert: which each is, its weight, and how many each expert got."""
-    if not isinstance(output, tuple) or len(output) != 5:
-        raise RenamedError("transformers", f"five outputs of {type(gate).__name__}", "the hooks read")
-    order, _, sorted_weights, counts, logits = output
-    n_experts, top_k = logits.shape[-1], len(order) // len(logits)
-    sizes = torch.as_tensor(counts, device=order.device)
-    experts = torch.repeat_interleave(torch.arange(n_experts, device=order.device), sizes)
-    indices, weights = torch.empty_like(order), torch.empty_like(sorted_weights)
-    indices[order], weights[order] = experts.to(order.dtype), sorted_weights
-    return logits, indices.view(-1, top_k), weights.view(-1, top_k)
-
-
-READINGS: dict[str, Callable[[nn.Module, object], RouterOutput]] = {
-    "logits_weights_indices": _logits_weights_indices,
-    "sorted_by_expert": _sorted_by_expert,
-}
-"""How to read the output of a router in transformers, by `RouterForm.torch_output`."""
 
 
 @dataclass(frozen=True)
 class Located:
-    """One router found in a model, and its gate."""
+    """One router found in a model: its gate, what that multiplies with [R, ...], and the block that it is in."""
 
     spec: RouterSpec
     form: RouterForm
+    place: InTransformers
     gate: nn.Module
+    weight: torch.Tensor
+    layer: nn.Module
+
+    def given(self, logits: torch.Tensor, indices: torch.Tensor, config: Json) -> torch.Tensor:
+        """The weights [..., K] that its experts should be called with."""
+        rule = replace(self.form.torch_rule, scale=1.0) if self.place.scaled_after else self.form.torch_rule
+        return rule.weights(rule.effective(logits.float(), config), indices.long(), config, self._parameters())
+
+    def _parameters(self) -> dict[str, torch.Tensor]:
+        paths = {"bias": self.place.bias, "expert_scale": self.place.expert_scale}
+        found = {name: module_at(self.layer, path) for name, path in paths.items() if path}
+        # Some keep a bias as [1, R].
+        return {name: array.detach().float().reshape(-1) for name, array in found.items() if array is not None}
+
+    def routing(
+        self, logits: torch.Tensor, indices: torch.Tensor, config: Json, mask: torch.Tensor | None = None
+    ) -> Routing:
+        """Its record on one batch: logits [..., R], indices [..., K], mask [...] of what counts, None for all."""
+        rule, parameters = self.form.torch_rule, self._parameters()
+        z, chosen = rule.effective(logits.float(), config), indices.long()
+        return Routing(
+            z,
+            chosen,
+            rule.weights(z, chosen, config, parameters),
+            torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device) if mask is None else mask,
+            rule.distribution(config),
+            rule.selection(z, config, parameters),
+        )
 
 
 def transformers_model(model: Network) -> PreTrainedModel:
@@ -97,7 +98,9 @@ _COMPILED = ("_compiled_call_impl", "torch", "tells that a module is compiled")
 
 def config_of(model: Network) -> Json:
     """The settings of a transformers model; raises UnsupportedModelError for anything else."""
-    config: Json = transformers_model(model).config.to_dict()
+    inner = transformers_model(model)
+    config: Json = inner.config.to_dict()
+    config["architectures"] = [type(inner).__name__]  # it tells models of one model_type apart
     return config
 
 
@@ -109,10 +112,10 @@ def dtype_of(model: Network) -> str:
 def layers_of(model: Network) -> nn.ModuleList:
     """The blocks of a causal language model, in the order in which they run."""
     inner = transformers_model(model)
-    layers = getattr(inner.base_model, "layers", None)
-    if layers is None:
-        raise UnsupportedModelError(f"{type(inner).__name__} has no list of layers; {GUIDE}.")
-    return layers
+    for path in ("layers", "blocks", "model.layers", "language_model.layers", "language_model.model.layers"):
+        if isinstance(layers := module_at(inner.base_model, path), nn.ModuleList):
+            return layers
+    raise UnsupportedModelError(f"{type(inner).__name__} has no list of layers; {GUIDE}.")
 
 
 def locate(model: Network) -> list[Located]:
@@ -123,18 +126,25 @@ def locate(model: Network) -> list[Located]:
     config, layers = config_of(model), layers_of(model)
     family = family_for(config)
     routers = []
-    for spec in family.specs(config):
+    for spec in family.specs(config, torch=True):
         form = family.form(spec.router)
-        gate = module_at(layers[spec.layer], form.torch_gate) if spec.layer < len(layers) else None
-        weight = None if gate is None else next(gate.parameters(), None)
+        assert form.torch is not None  # `specs` raises without it
+        gate = module_at(layers[spec.layer], form.torch.gate) if spec.layer < len(layers) else None
+        weight = weight_of(gate) if isinstance(gate, nn.Module) else None
         if not isinstance(gate, nn.Module) or weight is None or weight.shape[0] != spec.n_experts:
             what = "no such module" if gate is None else f"a weight of shape {None if weight is None else weight.shape}"
             raise UnsupportedModelError(
-                f"Layer {spec.layer}: {form.torch_gate!r} should score {spec.n_experts} experts in transformers' "
+                f"Layer {spec.layer}: {form.torch.gate!r} should score {spec.n_experts} experts in transformers' "
                 f"{type(model).__name__}, but there is {what}; {GUIDE}."
             )
-        routers.append(Located(replace(spec, router_bits=weight.element_size() * 8), form, gate))
+        spec = replace(spec, router_bits=weight.element_size() * 8)
+        routers.append(Located(spec, form, form.torch, gate, weight, layers[spec.layer]))
     return routers
+
+
+def weight_of(gate: nn.Module) -> torch.Tensor | None:
+    """The matrix that a router multiplies with; None without one."""
+    return next((weight for weight in gate.parameters() if weight.ndim == 2 and len(weight) > 1), None)
 
 
 _OPEN: WeakSet[Capture] = WeakSet()
@@ -150,14 +160,14 @@ class Capture:
     that leaves positions out. repeated: whether a generation starts with rows that are equal, as beams.
     """
 
-    def __init__(self, model: Network, sink: Sink) -> None:
+    def __init__(self, model: Network, sink: Sink, listener: Recorder | None = None) -> None:
         self.routers = locate(model)  # raises before anything is touched
         self.cache: Cache | None = None
         self.unknown_cache: str | None = None
         self.padded = self.repeated = False
         self._shape: tuple[int, ...] = ()
         self._running = False
-        self._sink = sink
+        self._sink, self._listener = sink, listener
         layers = layers_of(model)
         self._inner = inner = transformers_model(model).base_model
         self._names = parameters(inner)
@@ -172,7 +182,7 @@ class Capture:
         for layer in sorted({router.spec.layer for router in self.routers}):
             self._handles.append(layers[layer].register_forward_pre_hook(self._layer, with_kwargs=True))
         for number, router in enumerate(self.routers):
-            self._handles.append(router.gate.register_forward_hook(self._hook(number, router.form)))
+            self._handles += self._hooks(number, router)
         _OPEN.add(self)
 
     @property
@@ -206,8 +216,14 @@ class Capture:
         if self.cache is not None and isinstance(ids, torch.Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
             self.repeated = bool((ids[1:] == ids[:-1]).all(dim=-1).any())
 
+        if self._listener is not None:
+            self._listener.begin()
+
     def _end(self, model: nn.Module, args: tuple[object, ...], output: object) -> None:
         self._running = False
+        if self._listener is not None:
+            # torch calls this after an error, too, and then without an output.
+            self._listener.end(failed=output is None and not isinstance(sys.exception(), _Heard))
 
     def _layer(self, layer: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         # By place, for its name is the layer's own: the first argument, however it was given.
@@ -215,16 +231,80 @@ class Capture:
         if not isinstance(hidden, torch.Tensor):
             what = f"hidden states as the first argument of {type(layer).__name__}.forward"
             raise RenamedError("transformers", what, "the hooks read")
-        self._shape = tuple(hidden.shape[:-1])
+        self._shape = tuple(hidden.shape[:-1][:2])  # some blocks carry several streams, [B, S, N, D]
 
-    def _hook(self, number: int, form: RouterForm) -> Callable[[nn.Module, object, object], None]:
-        read = READINGS[form.torch_output]
+    def _hooks(self, number: int, router: Located) -> list[RemovableHandle]:
+        if router.place.output == LOGITS:
+            return self._hooks_in_two_places(number, router)
+        read = READINGS[router.place.output]
 
         def hook(gate: nn.Module, args: object, output: object) -> None:
             if self._running:
                 self._sink(number, *read(gate, output), self._shape)
 
-        return hook
+        return [router.gate.register_forward_hook(hook)]
+
+    def _hooks_in_two_places(self, number: int, router: Located) -> list[RemovableHandle]:
+        """Logits as the gate gives them, and the choice as the experts, which run right after it, get it."""
+        experts = module_at(router.layer, router.place.experts)
+        if not isinstance(experts, nn.Module):
+            what = f"{router.place.experts!r} in {type(router.layer).__name__}"
+            raise RenamedError("transformers", what, "the hooks read")
+        last: list[torch.Tensor] = []
+
+        def keep(gate: nn.Module, args: object, output: object) -> None:
+            last[:] = [logits_of(gate, output)]
+
+        def hook(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+            if self._running:
+                self._sink(number, last.pop(), *at_experts(module, args, kwargs), self._shape)
+
+        return [
+            router.gate.register_forward_hook(keep),
+            experts.register_forward_pre_hook(hook, with_kwargs=True),
+        ]
+
+
+class _Heard(Exception):  # noqa: N818  # nothing went wrong
+    """The last router was heard, and no one asks for more."""
+
+
+_LAST: WeakSet[nn.Module] = WeakSet()
+"""Models of which a whole forward was seen to run the last of their routers once."""
+
+
+@contextmanager
+def until_last_router(model: Network) -> Iterator[None]:
+    """One forward, run inside, ends when the last router was heard: neither the experts that it chose nor what comes
+    behind them are computed, and nothing is returned.
+
+    The first forward of a model runs whole: one that runs its last router twice is not cut short, nor one whose weights
+    accelerate moves, which it would not move back.
+    """
+    router, inner = locate(model)[-1], transformers_model(model).base_model
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        yield
+        return
+    calls = 0
+
+    def leave(*_: object) -> None:  # after those who listen, which were there before it
+        nonlocal calls
+        calls += 1
+        if inner in _LAST:
+            raise _Heard
+
+    if router.place.output == LOGITS:  # its choice is heard where the experts begin
+        handle = module_at(router.layer, router.place.experts).register_forward_pre_hook(leave)
+    else:
+        handle = router.gate.register_forward_hook(leave)
+    try:
+        yield
+    except _Heard:
+        return
+    finally:
+        handle.remove()
+    if calls == 1:
+        _LAST.add(inner)
 
 
 def check_rule(spec: RouterSpec, expected: torch.Tensor, weights: torch.Tensor) -> None:

@@ -18,12 +18,14 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from mlx_moebench.checkpoints.foreign import FOREIGN
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, needed
 from mlx_moebench.families import Family, family_for
-from mlx_moebench.families.base import count
+from mlx_moebench.families.settings import count
 from mlx_moebench.options import Step, quiet_step
 from mlx_moebench.types import Json
 
+from .reading import auto_class
 from .weights import dtypes, layer_of, plan, stored_tensors
 
 MOST = 0.30
@@ -75,10 +77,10 @@ def load_in_4bit(
     family = family_for(config)
     _check_unquantised(config, folder)
     _import_extras()
-    model = _empty_model(folder, dtype, trust_remote_code)
+    model = empty_model(folder, dtype, trust_remote_code)
     parts = plan(model, tensors := stored_tensors(folder))
     kept = dtypes(model, dtype)
-    chosen = {weight.full_name: weight for weight in [*expert_weights(model, family), *_linear(model, family)]}
+    chosen = {weight.full_name: weight for weight in [*expert_weights(model, family), *linear_weights(model, family)]}
     last = {layer: number for number, part in enumerate(parts) if (layer := layer_of(part.name)) is not None}
     done = 0
     step("Quantising layers", done, len(last))
@@ -106,7 +108,7 @@ def expert_bytes(model: nn.Module, family: Family) -> tuple[int, int]:
 def check_experts(model: nn.Module, family: Family) -> None:
     """Raises ModelLoadError where the routed experts are not in 4 bit: all of them, measured in bytes."""
     experts = expert_weights(model, family)
-    layers = set(family.layers(model.config.to_dict()))
+    layers = {spec.layer for spec in family.specs(model.config.to_dict(), torch=True)}
     missing = layers - {layer_of(weight.path) for weight in experts}
     if missing or not experts:
         raise ModelLoadError(
@@ -216,16 +218,16 @@ def _import_extras() -> None:
         raise MissingExtraError("4-bit loading", "torch") from error
 
 
-def _empty_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+def empty_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
     """The model with parameters that hold no data, and buffers that do: no checkpoint stores all of those."""
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with init_empty_weights(include_buffers=False):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError) as error:
+            return auto_class(config).from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    except (ImportError, *FOREIGN) as error:
         message = " ".join(str(error).split()).rstrip(".")
         if "trust_remote_code" in message and not trust_remote_code:
             raise ModelLoadError(
@@ -234,7 +236,7 @@ def _empty_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> n
         raise ModelLoadError(f"{folder}: transformers cannot build this model ({message}).") from error
 
 
-def _linear(model: nn.Module, family: Family) -> list[Weight]:
+def linear_weights(model: nn.Module, family: Family) -> list[Weight]:
     """The weights of the linear layers inside blocks, routers left out.
 
     Whatever gives a number for each expert is a router, also with others beside them (zero or copy experts), and what

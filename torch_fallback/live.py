@@ -11,10 +11,12 @@ import torch
 
 from mlx_moebench.pair.model import object_section
 from mlx_moebench.pair.stats import RecordedStats
+from mlx_moebench.routing.forwards import Cached
 from mlx_moebench.routing.record import Array, Mask, Routing
 from mlx_moebench.routing.recorder import TokenSink
 from mlx_moebench.types import Facts, HostArray, Json, Network
 
+from .caches import same_object
 from .capture import Capture, check_rule, config_of, dtype_of, locate, transformers_model
 from .environment import environment
 
@@ -34,15 +36,15 @@ class TorchRoutingStats(RecordedStats):
         routers = locate(model)
         super().__init__([router.spec for router in routers], sources=sources, tokens=tokens, **settings)
         self._config = config_of(model)
-        self._forms = [router.form for router in routers]
+        self._routers = routers
         self._proven: set[int] = set()
-        self._capture = Capture(model, self._hear)
+        self._capture = Capture(model, self._hear, self)
 
     def _hear(
         self, number: int, logits: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor, shape: tuple[int, ...]
     ) -> None:
         if number not in self._proven:  # once is enough: the rule is the same for every batch
-            expected = self._forms[number].weights(logits.detach().float(), indices.long(), self._config)
+            expected = self._routers[number].given(logits.detach(), indices, self._config)
             check_rule(self.specs[number], expected, weights.detach())
             self._proven.add(number)
         if number == 0 and not self.described:
@@ -67,10 +69,8 @@ class TorchRoutingStats(RecordedStats):
             )
 
     def routing_of(self, number: int, logits: Array, indices: Array, mask: Mask) -> Routing:
-        form = self._forms[number]
-        z, chosen = logits.float().reshape(*mask.shape, -1), indices.long().reshape(*mask.shape, -1)
-        counts = torch.as_tensor(mask, device=z.device)
-        return Routing(z, chosen, form.weights(z, chosen, self._config), counts, form.distribution)
+        z, chosen = (array.reshape(*mask.shape, -1) for array in (logits, indices))
+        return self._routers[number].routing(z, chosen, self._config, torch.as_tensor(mask, device=z.device))
 
     def host(self, array: Array) -> HostArray:
         return array.cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
@@ -78,8 +78,12 @@ class TorchRoutingStats(RecordedStats):
     def near(self, array: Array, other: Array) -> Array:
         return array.to(other.device)
 
-    def cache(self) -> object:
-        return self._capture.cache
+    def device(self, array: HostArray, other: Array) -> Array:
+        return torch.as_tensor(array, dtype=other.dtype, device=other.device)
+
+    def cached(self) -> Cached | None:
+        cache = self._capture.cache
+        return None if cache is None else same_object(cache)
 
     def unrecorded(self) -> str | None:
         if self._capture.cache is None and (name := self._capture.unknown_cache) is not None:

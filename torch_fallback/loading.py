@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
+from safetensors import SafetensorError
 
-from mlx_moebench.checkpoints import WEIGHTS, Checkpoint, Located, find, read_adapter, refused_code, shortened
-from mlx_moebench.checkpoints.folder import fingerprint, stored_bits
+from mlx_moebench.checkpoints import Checkpoint, Located, find, read_adapter, refused_code, shortened
+from mlx_moebench.checkpoints.folder import fingerprint
+from mlx_moebench.checkpoints.foreign import FOREIGN, check_accepted, said
+from mlx_moebench.checkpoints.packing import unread_by_torch, whole_numbers
+from mlx_moebench.checkpoints.weights import stored_bits
 from mlx_moebench.errors import MissingExtraError, ModelLoadError, RenamedError, renamed
 from mlx_moebench.families import Family
 from mlx_moebench.options import Loading, LoadingChoices, Step, quiet_step, with_choices
@@ -24,8 +29,10 @@ from mlx_moebench.types import Facts, Json, Network, Tokenizer
 
 from . import ranks
 from .adapters import merge_adapter
-from .capture import dtype_of, locate
+from .capture import Located as Router
+from .capture import dtype_of, locate, until_last_router
 from .environment import chosen_device
+from .reading import auto_class, check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DeviceMap = str | dict[str, torch.device]
@@ -72,8 +79,10 @@ def load_checkpoint(
     device, bits = chosen_device(device) if isinstance(device, str) else device, loading.bits
     adapter = None if loading.adapter_path is None else read_adapter(loading.adapter_path)
     located = find(model, revision, loading.trust_remote_code, unquantised=bits is not None, check=_check)
+    if whole := whole_numbers(located.weights, located.name):
+        warnings.warn(whole, UserWarning, stacklevel=2)
     tokenizer = _tokenizer(located, loading.trust_remote_code)
-    stored = stored_bits(located.folder)
+    stored = stored_bits(located.weights)
     dtype = DTYPES[loading.dtype] if loading.dtype else torch.float32 if device.type == "cpu" else None
     if bits is not None:
         network = _in_4bit(located, device, dtype or torch.bfloat16, loading.trust_remote_code, step)
@@ -81,7 +90,9 @@ def load_checkpoint(
         placing = {"device_map": _map(located, device, dtype, stored)} | placing
         network = _whole(located, dtype, loading.trust_remote_code, placing)
     network.eval()
-    printed = fingerprint(located.folder, _router_values(network))
+    if placing.get("device_map", {"": device}) == {"": device}:  # else weights may wait on disk, to be read twice
+        _try(network, located.folder)
+    printed = fingerprint(located.weights, _router_values(network))
     if adapter is not None:
         merge_adapter(network, adapter, located.name)
     checkpoint = Checkpoint(
@@ -123,6 +134,8 @@ def _check_bits(loading: Loading, placing: Facts) -> None:
 
 
 def _check(family: Family, config: Json) -> None:
+    """Refuse what transformers does not read."""
+    check(family, config)
     if config.get("quantization") is not None:
         raise ModelLoadError(
             "This checkpoint was quantised by MLX, which transformers does not read; use --backend mlx, or give the "
@@ -156,18 +169,25 @@ def _whole(located: Located, dtype: torch.dtype | None, trust_remote_code: bool,
     # Other shapes are refused below, with the name of the weight.
     options |= {"output_loading_info": True, "use_safetensors": True, "ignore_mismatched_sizes": True}
     try:
-        with _quiet():
-            network, report = transformers.AutoModelForCausalLM.from_pretrained(located.folder, **options, **placing)
-    except ImportError as error:
-        raise ModelLoadError(f"{located.folder}: {shortened(error)}.") from error
-    except (ValueError, TypeError, RuntimeError, KeyError, OSError) as error:
+        with _quiet(), located.weights.laid_out() as folder:
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            network, report = auto_class(config).from_pretrained(folder, **options, **placing)
+    except (ImportError, SafetensorError, *FOREIGN) as error:
         if "trust_remote_code" in str(error):
             raise refused_code(located.folder, "its model") from error
+        if packed := unread_by_torch(located.config, located.weights, located.name, shortened(error, 120)):
+            raise packed from error
+        if isinstance(error, ImportError):
+            raise ModelLoadError(f"{located.folder}: {shortened(error)}.") from error
         raise ModelLoadError(f"{located.folder}: config.json and weights do not fit ({shortened(error)}).") from error
+    alone = type(network.config) is not type(config)  # the language model of a multimodal one
     for what, instead in _WITHOUT_A_WORD.items():
         if what not in report:
             raise RenamedError("transformers", f"{what} among what from_pretrained says", "loading is checked by")
-        if keys := sorted(map(str, report[what] or ())):
+        keys = sorted(map(str, report[what] or ()))
+        if alone and what == "unexpected_keys":
+            keys = [key for key in keys if "language_model" in key]
+        if keys:
             raise ModelLoadError(
                 f"{located.folder}: config.json and weights do not fit ({len(keys)} {what.replace('_', ' ')}, such as "
                 f"{keys[0]}), and transformers would {instead}; fetch the checkpoint again."
@@ -184,6 +204,13 @@ _WITHOUT_A_WORD = {
 """What transformers does about differences between a checkpoint and its config.json."""
 
 
+def _try(network: Network, folder: Path) -> None:
+    """Put a token through the model: some settings are first read then."""
+    failed = said(f"{folder}: transformers built a model that cannot run", "mend config.json or fetch it again")
+    with failed, torch.inference_mode(), _quiet(), until_last_router(network):  # so the first batch can be cut short
+        network(input_ids=torch.zeros((1, 1), dtype=torch.long, device=network.device), use_cache=False)
+
+
 def _map(located: Located, device: torch.device, dtype: torch.dtype | None, stored: float) -> DeviceMap:
     """The device, or ``auto`` where the weights are larger than what the GPU has free.
 
@@ -191,7 +218,7 @@ def _map(located: Located, device: torch.device, dtype: torch.dtype | None, stor
     """
     if device.type != "cuda":
         return {"": device}
-    size = sum(file.stat().st_size for file in located.folder.glob(WEIGHTS))
+    size = located.weights.nbytes
     if dtype is not None:
         size = int(size * dtype.itemsize * 8 / stored)
     free, _ = torch.cuda.mem_get_info(device)
@@ -211,31 +238,49 @@ def _tokenizer(located: Located, trust_remote_code: bool) -> Tokenizer:
             tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
                 located.folder, trust_remote_code=trust_remote_code, local_files_only=True
             )
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
+            tokenizer.encode("a")  # some of its settings are first read then
+    except (ImportError, *FOREIGN) as error:
         if "trust_remote_code" in str(error):
             raise refused_code(located.folder, "its tokenizer") from error
+        check_accepted(error, located.folder)
         raise ModelLoadError(f"{located.folder}: the tokenizer cannot be loaded ({shortened(error)}).") from error
     return tokenizer
 
 
 def _router_values(network: Network) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """What a router's one parameter is called in MLX, and its values."""
+    """What the parameters of each router are called in MLX, and their values."""
     for router in locate(network):
-        (weight,) = _present(router.gate)
-        yield "weight", weight.detach().float().cpu().numpy()
+        for name, values in sorted(_parameters(router)):
+            yield name, values.detach().float().cpu().numpy()
 
 
-def _present(gate: torch.nn.Module) -> list[torch.Tensor]:
-    """The weights of a router, brought into memory where they wait on the CPU or on disk."""
-    if all(weight.device.type != "meta" for weight in gate.parameters()):
-        return list(gate.parameters())
+def _parameters(router: Router) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weight, the bias of its logits, and that of the choice where MLX keeps it in the same module.
+
+    They are brought into memory where they wait on the CPU or on disk.
+    """
+    form, place = router.form, router.place
+    gate, block = _present(router.gate), _present(router.layer) if place.bias else {}
+    name, weight = next((name, weight) for name, weight in gate.items() if weight.ndim == 2 and len(weight) > 1)
+    yield "weight", weight
+    if (bias := gate.get(name.removesuffix("weight") + "bias")) is not None:
+        yield "bias", bias
+    if place.bias in block and form.bias.startswith(f"{form.gate}."):
+        yield form.bias.removeprefix(f"{form.gate}."), block[place.bias].reshape(-1)
+
+
+def _present(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of a module, brought into memory where they wait on the CPU or on disk."""
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    if all(tensor.device.type != "meta" for tensor in tensors.values()):
+        return tensors
     from accelerate.utils import align_module_device
 
-    weights = []
-    for module in gate.modules():
-        with align_module_device(module, torch.device("cpu")):
-            weights += [weight.detach().clone() for weight in module.parameters(recurse=False)]
-    return weights
+    for name, inner in module.named_modules():
+        with align_module_device(inner, torch.device("cpu")):
+            own = (*inner.named_parameters(recurse=False), *inner.named_buffers(recurse=False))
+            tensors |= {f"{name}.{key}".lstrip("."): tensor.detach().clone() for key, tensor in own}
+    return tensors
 
 
 @contextmanager

@@ -5,7 +5,6 @@ The renaming and fusing is transformers' own; only when and how a tensor is read
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -18,13 +17,11 @@ import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
+from mlx_moebench.checkpoints.weights import read_weights
 from mlx_moebench.errors import ModelLoadError, needed
 from mlx_moebench.files import read_header
 from mlx_moebench.types import Json
 
-_FILES = "model*.safetensors"
-_WHOLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -95,26 +92,9 @@ class Part:
 def stored_tensors(folder: Path) -> dict[str, Stored]:
     """Every tensor of the checkpoint in ``folder`` by its key, from the headers of its files.
 
-    Raises ModelLoadError where there are none, a file of the index is missing, or a header cannot be read.
+    Raises ModelLoadError as `read_weights` does.
     """
-    whole, index = folder / _WHOLE, folder / _INDEX
-    try:
-        if whole.is_file():
-            files = [whole]
-        elif index.is_file():
-            files = sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
-        else:
-            files = sorted(folder.glob(_FILES))
-        tensors = {key: stored for file in files for key, stored in _header(file).items()}
-    except FileNotFoundError as error:
-        raise ModelLoadError(f"{folder} lacks {Path(error.filename).name}; fetch the checkpoint again.") from error
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise ModelLoadError(f"{folder}: a header or the index of the weights is broken; fetch it again.") from error
-    if not tensors:
-        raise ModelLoadError(
-            f"{folder} holds no {_FILES}, and only safetensors are read; convert it with transformers."
-        )
-    return tensors
+    return {key: stored for file in read_weights(folder).files for key, stored in _header(file).items()}
 
 
 def _header(file: Path) -> dict[str, Stored]:

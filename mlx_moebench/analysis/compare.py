@@ -7,9 +7,11 @@ from pathlib import Path
 
 from ..errors import StatsError
 from ..files import plain_name
+from ..measure.keep import is_streamed
 from ..measure.run import measure
 from ..options import Options, Step, quiet_step
 from ..pair.stats import RoutingStats
+from ..signals import stopped_with
 
 EMBEDDED = "moebench-nano"
 ADAPTER = "adapter_config.json"
@@ -78,9 +80,8 @@ def measured(
         error.add_note("(For a new comparison, choose another --output-dir.)")
         raise
     except KeyboardInterrupt as stop:
-        if output is None or not output.exists():
+        if output is None or not (output.exists() or is_streamed(output)):
             raise
-        raise KeyboardInterrupt(
-            f"Stopped by Ctrl-C; what was measured is in {output}, and the same command continues from there."
-        ) from stop
+        kept = f"what was measured is in {output}, and the same command continues from there."
+        raise stopped_with(stop, f"; {kept}") from stop
     return stats if output is None else output

@@ -10,17 +10,15 @@ import numpy.typing as npt
 from ..data.trace import Shard, Trace
 from ..errors import TraceError
 from ..options import Plan
+from ..routing.comparison.choices import MEASURES as PAIRED
+from ..routing.comparison.choices import SHARES, by_cluster
 from ..routing.intervals.bootstrap import Interval
 from ..routing.intervals.ratios import rate_intervals
 from ..routing.record import RouterSpec
 from ..routing.repeats import Units, text_hash, units_of
 from ..types import HostArray, Json
 
-MEASURES = {
-    "routing_overlap": "share of a token's K experts that both runs chose",
-    "exact_set_rate": "share of tokens whose whole set of experts is the same",
-    "top1_flip": "share of tokens whose first choice differs",
-}
+MEASURES = {name: PAIRED[name][0] for name in SHARES}
 """What is measured of each router, each in [0, 1]; chance of `routing_overlap` under even routing is K/E."""
 
 
@@ -97,9 +95,7 @@ def _sums(
 ) -> npt.NDArray[np.float64]:
     """[N, 3] sums over the tokens of each cluster, columns as `MEASURES`."""
     first, second = (side.arrays[f"{spec.name}.experts"] for side in sides)
-    shared = (first[:, :, None] == second[:, None, :]).sum(axis=(1, 2)) / spec.top_k
-    columns = (shared, shared == 1, first[:, 0] != second[:, 0])
-    return np.stack([np.bincount(cluster, column, minlength=clusters) for column in columns], axis=1)
+    return by_cluster(np.stack([of(first, second) for of in SHARES.values()], axis=1), cluster, clusters)
 
 
 def _entries(table: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64], plan: Plan) -> Json:

@@ -158,9 +158,10 @@ def _in_numpy(base: Any) -> Any:
     class NumPyRecorder(base):  # type: ignore[misc]
         def routing_of(self, number: int, logits: Array, indices: Array, mask: Mask) -> Routing:
             record: Routing = super().routing_of(number, logits, indices, mask)
-            z, weights = (super(NumPyRecorder, self).host(a) for a in (record.logits, record.weights))
-            z, weights = z.astype(np.float64), weights.astype(np.float64)
-            return replace(record, logits=z, weights=weights, indices=super().host(record.indices), mask=mask)
+            floats = {name: getattr(record, name) for name in ("logits", "weights", "selection")}
+            host = super().host
+            doubles = {name: host(a).astype(np.float64) for name, a in floats.items() if a is not None}
+            return replace(record, **doubles, indices=host(record.indices), mask=mask)
 
         def evaluate(self, arrays: Sequence[Array]) -> bool:
             return True

@@ -13,9 +13,9 @@ from ..data.importers import split_name
 from ..errors import DataError, MoebenchError
 from ..files import plain_name
 from ..measure.backends import Backend, backend_named
-from ..measure.keep import check_replaceable
+from ..measure.keep import check_replaceable, is_streamed
 from ..measure.run import measure
-from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, quiet_step, takes
+from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, Tell, quiet_step, quiet_tell, takes
 from ..pair.profile import Profile, rename
 from ..pair.stats import RoutingStats
 from ..types import Json
@@ -95,8 +95,10 @@ class Planned:
     pairs: Mapping[tuple[str, str], Path | None]
 
 
-def measure_profile(planned: Planned, options: Options, step: Step = quiet_step) -> list[Profile]:
-    """As `profile`, of what was planned before."""
+def measure_profile(
+    planned: Planned, options: Options, step: Step = quiet_step, tell: Tell = quiet_tell
+) -> list[Profile]:
+    """As `profile`, of what was planned before; ``tell`` is told where a model is streamed because it does not fit."""
     if not options.saving.resume:
         for pair in planned.pairs.values():
             if pair is not None:
@@ -104,14 +106,14 @@ def measure_profile(planned: Planned, options: Options, step: Step = quiet_step)
     runner = backend_named(options.loading.backend)
     runner.select_device(options.loading.device)
     plain: dict[str, Corpus] = {}
-    return [_profile_model(name, planned, options, runner, plain, step) for name in planned.models]
+    return [_profile_model(name, planned, options, runner, plain, step, tell) for name in planned.models]
 
 
 def _profile_model(
-    name: str, planned: Planned, options: Options, runner: Backend, plain: dict[str, Corpus], step: Step
+    name: str, planned: Planned, options: Options, runner: Backend, plain: dict[str, Corpus], step: Step, tell: Tell
 ) -> Profile:
     step(f"loading {name}", 0, 0)
-    checkpoint = runner.load(planned.models[name], options.loading, step)
+    checkpoint = runner.open(planned.models[name], options.loading, step, tell)
     corpora = _corpora(planned.domains, checkpoint.tokenizer, options.reading, plain)
     # What is asked of the weights is done.
     loaded = Loading(backend=options.loading.backend, device=options.loading.device)
@@ -123,8 +125,10 @@ def _profile_model(
             step(f"{where}: {what}", done, total)
 
         saving = replace(options.saving, output=planned.pairs[name, domain])
-        one = replace(options, loading=loaded, saving=saving)
-        measured = measure(checkpoint, corpus, one, runner=runner, step=named)
+        streams = checkpoint.layers is not None or (saving.output is not None and is_streamed(saving.output))
+        one = replace(options, loading=options.loading if streams else loaded, saving=saving)
+        # A streamed model is spent after one data set, and opened again for the next.
+        measured = measure(planned.models[name] if streams else checkpoint, corpus, one, runner=runner, step=named)
         parts[domain] = measured.stats["prefill"]
         reports[domain] = measured.reports.get("prefill") or parts[domain].report(options.plan)
     step(f"comparing the domains of {name}", 0, 0)
@@ -188,15 +192,21 @@ def _domain(name: str | None, value: Dataset, texts_name: str) -> tuple[str, Dom
     if isinstance(dataset, Corpus):
         return name or dataset.name, Domain(dataset)
     if isinstance(dataset, str | Path):
-        typed_name, place = split_name(str(dataset))
-        place, typed_field = split_field(place)
-        name = name or typed_name or Path(place.removeprefix("hub:")).stem or "data"
-        return name, Domain(place, typed_field or text_field)
+        return _typed(name, str(dataset), text_field)
     if isinstance(dataset, Mapping) and len(dataset) == 1:
         ((own_name, dataset),) = dataset.items()
         name = name or str(own_name)
     name = name or texts_name
     return name, Domain({name: reusable(dataset)}, text_field)
+
+
+def _typed(name: str | None, typed: str, text_field: str | None) -> tuple[str, Domain]:
+    """``NAME=DATASET@FIELD``, or less of it."""
+    typed_name, place = split_name(typed)
+    place, typed_field = split_field(place)
+    return name or typed_name or Path(place.removeprefix("hub:")).stem or "data", Domain(
+        place, typed_field or text_field
+    )
 
 
 def planned(

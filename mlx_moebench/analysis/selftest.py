@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from ..environment import environment
 from ..errors import ModelLoadError, MoebenchError
 from ..families import family_for
-from ..files import write_aside
+from ..files import check_regular, read_bytes, write_aside
 from ..instrument import LiveRoutingStats, capture, config_of, routers_of
 from ..models import NANO, device_facts, load_checkpoint, select_device
 from ..options import Step, quiet_step
@@ -207,6 +207,7 @@ def read_figures(folder: Path) -> Figures:
     path = folder / FILE
     remedy = "reinstall the package, or in a clone run scripts/make_selftest.py"
     try:
+        check_regular(path)
         with safe_open(path, framework="np") as file:
             made_of = (file.metadata() or {}).get("weights_sha256", "unknown")
             figures = Figures(**{name: file.get_tensor(name) for name in ARRAYS}, weights=made_of)
@@ -223,7 +224,7 @@ def read_figures(folder: Path) -> Figures:
 
 def weights_sha256(folder: Path) -> str:
     """sha256 of the bytes of ``model.safetensors``."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(folder / "model.safetensors")).hexdigest()
 
 
 def _against_numpy(model: Any, routings: list[Routing]) -> list[Check]:
@@ -233,7 +234,7 @@ def _against_numpy(model: Any, routings: list[Routing]) -> list[Check]:
     wrong, errors = [], []
     for spec, routing in zip(routers_of(model), routings, strict=True):
         z, chosen, mask = (np.array(array) for array in (routing.logits, routing.indices, routing.mask))
-        weights = family.form(spec.router).weights(z, chosen, config)
+        weights = family.form(spec.router).rule.weights(z, chosen, config)
         theirs, ours = tally(routing), tally(Routing(z, chosen, weights, mask, routing.distribution))
         mx.eval(*theirs.arrays())
         wrong += [np.not_equal(a, b).ravel() for a, b in _fields(theirs, ours, COUNTS)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ModelLoadError
 from ..types import Json
-from .folder import check_complete, read_json
+from .weights import read_json, tensors_of
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapters.safetensors"
@@ -55,11 +56,27 @@ def read_adapter(path: str | Path) -> Adapter:
         peft = " (adapter_model.safetensors is PEFT's form, which mlx-lm does not read)"
         hint = peft if (folder / "adapter_model.safetensors").is_file() else ""
         raise ModelLoadError(f"{folder} has no {WEIGHTS}{hint}; give the folder that mlx_lm.lora wrote.")
-    if not check_complete(weights):
+    if not (tensors := tensors_of(weights)):
         raise ModelLoadError(f"{weights} holds no tensors; give the folder that mlx_lm.lora wrote.")
+    _check_tensors(weights, tensors, None if kind == "full" else config.get("lora_parameters", {}).get("rank"))
     with weights.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return Adapter(folder, digest, kind, scale)
+
+
+def _check_tensors(weights: Path, tensors: Json, rank: int | None) -> None:
+    """Raises ModelLoadError for tensors that no training writes: of packed numbers, or of another rank."""
+    for name, entry in tensors.items():
+        if entry["dtype"] not in ("F64", "F32", "F16", "BF16"):
+            raise ModelLoadError(
+                f"{weights} has {name!r} as {entry['dtype']}, and adapters are plain numbers; fetch it again."
+            )
+        inner = {"lora_a": -1, "lora_b": 0}.get(name.rpartition(".")[2])
+        if rank is not None and inner is not None and len(entry["shape"]) == 2 and entry["shape"][inner] != rank:
+            raise ModelLoadError(
+                f"{weights} has {name!r} of the shape {entry['shape']}, and {CONFIG} says rank = {rank}: they do not "
+                "fit; fetch both from one place."
+            )
 
 
 def _existing(path: str | Path) -> Path:
@@ -88,7 +105,7 @@ def _checked(folder: Path, config: object) -> tuple[str, float | None]:
     settings = {"num_layers": config.get("num_layers"), **(parameters if isinstance(parameters, dict) else {})}
     for key in ("num_layers", *_PARAMETERS):
         value = settings.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
             raise ModelLoadError(
                 f"{file} has {key} = {value!r}, where mlx-lm needs a number; give the folder that mlx_lm.lora wrote."
             )

@@ -11,19 +11,35 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, errors, list_repo_files, model_info, snapshot_download
+from huggingface_hub import (
+    constants,
+    errors,
+    get_safetensors_metadata,
+    hf_hub_download,
+    list_repo_files,
+    model_info,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    SafetensorsParsingError,
 )
 from huggingface_hub.errors import HTTPError as HubTransportError  # type: ignore[attr-defined]  # of httpx or httpx2
 from huggingface_hub.utils.logging import get_verbosity, set_verbosity
-from huggingface_hub.utils.tqdm import tqdm
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    tqdm,
+)
 
 from ..errors import ModelLoadError
 from ..options import LISTENER, Step
@@ -114,6 +130,54 @@ def fetch(model_id: str, revision: str | None, *, weights: bool, code: bool) -> 
             return Path(snapshot_download(model_id, revision=revision, **options))
     except (HubTransportError, HFValidationError, OSError) as error:
         raise ModelLoadError(_sentence(slow or error, model_id, revision) + similar(Path(model_id))) from error
+
+
+def fetch_settings(model_id: str, revision: str | None) -> Path:
+    """config.json of a hub model, in the cache, and nothing else of it. Raises ModelLoadError as `fetch` does."""
+    slow = _silence_of_the_hub(model_id, revision)
+    try:
+        with _silent():
+            local = slow is not None
+            return Path(hf_hub_download(model_id, "config.json", revision=revision, local_files_only=local))
+    except LocalEntryNotFoundError as error:
+        raise ModelLoadError(_sentence(slow or error, model_id, revision) + similar(Path(model_id))) from error
+    except EntryNotFoundError as error:
+        raise ModelLoadError(
+            f"{model_id!r} has no config.json on the hub; give the model in transformers' form."
+        ) from error
+    except (HubTransportError, HFValidationError, OSError) as error:
+        raise ModelLoadError(_sentence(slow or error, model_id, revision) + similar(Path(model_id))) from error
+
+
+def headers(model_id: str, revision: str | None) -> dict[str, tuple[str, str, tuple[int, ...]]] | None:
+    """{tensor: (file, dtype, shape)} of a hub model, by the headers of its files, of which no more is read.
+
+    None where it has no safetensors, or where the hub cannot be asked: what is in the cache is enough to go on.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return None
+    try:
+        with _silent(), _no_bars():
+            files = get_safetensors_metadata(model_id, revision=revision).files_metadata
+    except (NotASafetensorsRepoError, SafetensorsParsingError, HubTransportError, OSError):
+        return None
+    return {
+        name: (file, tensor.dtype, tuple(tensor.shape))
+        for file, metadata in files.items()
+        for name, tensor in metadata.tensors.items()
+    }
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """The client draws a bar over the files whose headers it reads."""
+    were = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were:
+            enable_progress_bars()
 
 
 def _silence_of_the_hub(model_id: str, revision: str | None) -> Exception | None:

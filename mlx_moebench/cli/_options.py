@@ -18,12 +18,42 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..options import BITS, COLLAPSE_SHARES, DTYPES, LONG, ROUTER_BITS, SPLITS, Flag, Loading, Plan, Reading, Thresholds
+from ..options import (
+    BITS,
+    COLLAPSE_SHARES,
+    DTYPES,
+    LONG,
+    ROUTER_BITS,
+    SPLITS,
+    STREAM,
+    UNQUANTISED,
+    Flag,
+    Loading,
+    Plan,
+    Reading,
+    Thresholds,
+)
 from ._completion import complete_data, complete_models
 from ._early import check_adapter, check_data, check_models
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Click callback: bytes, written as ``500MB`` or ``2 GB`` in decimal units."""
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip(), re.IGNORECASE)
+    if not size:
+        raise click.BadParameter(f"{value!r} is not a size: write 500MB or 2GB.", context, parameter)
+    return int(float(size[1]) * _UNITS[size[2].upper()])
+
+
+def size_or_none(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Click callback: as `size_in_bytes`, where nothing need be given."""
+    return None if value is None else size_in_bytes(context, parameter, value)
+
 
 LOADING: Mapping[str, Decorator] = {
     "backend": click.option(
@@ -54,6 +84,14 @@ LOADING: Mapping[str, Decorator] = {
         type=click.Choice(ROUTER_BITS),
         help="Bits of the routers, 16 for unquantised.  [default: 8 with --bits, else as stored]",
     ),
+    "routers_from": click.option(
+        "--routers-from",
+        metavar="MODEL",
+        help="The model that a quantised one was made from: its unquantised routers take the place of the quantised "
+        "ones.",
+        shell_complete=complete_models,
+        callback=check_models,
+    ),
     "adapter_path": click.option(
         "--adapter-path",
         type=click.Path(),
@@ -63,8 +101,23 @@ LOADING: Mapping[str, Decorator] = {
     "trust_remote_code": click.option(
         "--trust-remote-code", is_flag=True, help="Allow a checkpoint to run its own Python."
     ),
+    "stream": click.option(
+        "--stream",
+        type=click.Choice(STREAM),
+        default=STREAM[0],
+        show_default=True,
+        help="Read the weights one layer at a time, all texts through each: always (on), or where all of them do not "
+        "fit into memory (auto).",
+    ),
+    "stream_memory": click.option(
+        "--stream-memory",
+        metavar="SIZE",
+        callback=size_or_none,
+        help="Hidden states between two layers that stay in memory, as 2GB; others go to the disk.  [default: a "
+        "quarter of what is free]",
+    ),
 }
-"""How a model is loaded: all of them stand in every command that loads one; `HOLES` has the exceptions."""
+"""How a model is loaded: all of them stand in every command that loads one; the tests list the exceptions."""
 
 READING: Mapping[str, Decorator] = {
     "text_field": click.option("--text-field", help="Field of a row that holds the text.  [default: found by name]"),
@@ -143,46 +196,6 @@ FLAG: Mapping[str, Decorator] = {
 }
 """When a router is flagged as collapsed."""
 
-HOLES: Mapping[tuple[str, str], str] = {
-    ("compare", "--adapter-path"): "A or B may be an adapter's folder, and --model is the model that it is applied to",
-    ("train", "--backend"): "training uses mlx-lm's own trainer",
-    ("compare", "--resume"): "--output-dir keeps the pairs, and the same command continues from them",
-    ("demo", "--resume"): "nothing is kept",
-    ("loss", "--resume"): "a run is short, and its tokens are not kept",
-    ("demo", "--output"): "it is a page, not a file",
-    ("train", "--output"): "--adapter-path is the folder that everything goes to",
-    ("demo", "--json"): "it prints no numbers",
-    ("demo", "--level"): "one text has no intervals",
-    ("train", "--level"): "its stats pairs have intervals at 95%; merge FILE -o NEW --level makes others",
-    ("demo", "--seed"): "nothing is drawn at random",
-    ("plot", "--json"): "it makes a picture",
-    ("report", "--json"): "--format csv is for machines",
-    ("plot", "--level"): "a picture shows the intervals that its inputs hold",
-    ("plot", "--quiet"): "it prints one line, the file it wrote",
-    ("vocabulary", "--level"): "shares are compared with a null, not given intervals",
-    ("doctor", "--output"): "it prints what it finds; --json > FILE keeps it",
-    ("doctor", "--level"): "its checks hold or fail, without intervals",
-    ("doctor", "--seed"): "nothing is drawn at random",
-    ("doctor", "--resume"): "it takes seconds",
-    ("metrics", "--output"): "it prints what there is; --json > FILE keeps it",
-    ("metrics", "--level"): "it measures nothing",
-    ("metrics", "--seed"): "nothing is drawn at random",
-    ("metrics", "--resume"): "it measures nothing",
-    ("metrics", "--quiet"): "it answers at once, so there is no progress to show",
-    ("models", "--output"): "it prints what is supported; --json > FILE keeps it",
-    ("models", "--level"): "it measures nothing",
-    ("models", "--seed"): "nothing is drawn at random",
-    ("models", "--resume"): "it measures nothing",
-    ("models", "--quiet"): "it answers at once, so there is no progress to show",
-    ("import", "--resume"): "it only reads files, and can simply be run again",
-    ("merge", "--resume"): "it only reads files, and can simply be run again",
-    ("plot", "--resume"): "it only reads files, and can simply be run again",
-    ("plot", "--seed"): "a picture shows the intervals that its inputs hold",
-    ("report", "--resume"): "it only reads files, and can simply be run again",
-    ("vocabulary", "--resume"): "it only reads files, and can simply be run again",
-}
-"""(command, option): why the option is not there. tests/test_commands.py holds every command to it."""
-
 
 SPELLINGS: tuple[tuple[str, ...], ...] = (
     ("--max-length", "--max-seq-length", "--max-tokens"),
@@ -203,6 +216,10 @@ def accept_spellings(command: click.Command) -> None:
                 hidden = copy.copy(shown)
                 hidden.opts, hidden.secondary_opts, hidden.hidden = [name], [], True
                 command.params.append(hidden)
+
+
+STREAMING = ("stream", "stream_memory")
+"""Those of `LOADING` for commands that run texts through a model and do nothing else with it."""
 
 
 def loading_options(*, without: Collection[str] = (), model: bool = True) -> Decorator:
@@ -292,9 +309,27 @@ def plan_options(of: str | None = None) -> Decorator:
     return _grouped("plan", lambda ci, **choices: Plan(method=ci, **choices), options)
 
 
-def output_option(text: str, **settings: Any) -> Decorator:
-    """-o/--output, the file or folder to write."""
-    return click.option("-o", "--output", help=text, **{"type": click.Path(path_type=Path)} | settings)
+def _force(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Click callback: files of others may be replaced while the command runs."""
+    from ..files import forcing
+
+    if value:
+        context.with_resource(forcing())
+
+
+force_option: Decorator = click.option(
+    "--force",
+    is_flag=True,
+    expose_value=False,
+    callback=_force,
+    help="Replace files that mlx-moebench did not write, which is otherwise refused; never a run that did not finish.",
+)
+
+
+def output_option(text: str, force: bool = True, **settings: Any) -> Decorator:
+    """-o/--output, the file or folder to write, and --force."""
+    named = click.option("-o", "--output", help=text, **{"type": click.Path(path_type=Path)} | settings)
+    return (lambda command: named(force_option(command))) if force else named
 
 
 def json_option(what: str) -> Decorator:
@@ -332,6 +367,17 @@ def _grouped(
     return decorate
 
 
+def hold(*outputs: Path, writes: bool = True) -> None:
+    """Be the one process that writes ``outputs`` until the command ends; see `locks.holding`.
+
+    writes: whether this process does, where several share the work.
+    """
+    from ..locks import holding
+
+    if writes:
+        click.get_current_context().with_resource(holding(*outputs))
+
+
 def typed(names: Collection[str]) -> list[str]:
     """Those of ``names`` that the user typed, spelt as options."""
     context = click.get_current_context()
@@ -350,22 +396,12 @@ def command_line() -> str:
     return f"{program} {shlex.join(sys.argv[1:])}"
 
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    """Click callback: bytes, written as ``500MB`` or ``2 GB`` in decimal units."""
-    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip(), re.IGNORECASE)
-    if not size:
-        raise click.BadParameter(f"{value!r} is not a size: write 500MB or 2GB.", context, parameter)
-    return int(float(size[1]) * _UNITS[size[2].upper()])
-
-
 def model_names(model: str | None, loading: Loading) -> list[str]:
     """The parts of a default file name that tell this model from others."""
     names = [Path(model or "moebench-nano").name or "data"]
     names += [f"{loading.bits}bit"] if loading.bits else []
-    names += [f"router{loading.router_bits}bit"] if loading.router_bits else []
+    router_bits = loading.router_bits or (UNQUANTISED if loading.routers_from else None)
+    names += [f"router{router_bits}bit"] if router_bits else []
     return [*names, Path(loading.adapter_path).name or "adapter"] if loading.adapter_path else names
 
 

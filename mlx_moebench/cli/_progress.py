@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ..options import LISTENER, Step, quiet_step
+from ..printable import one_line
+from ._streams import guarded, say
 
 SECONDS = 30.0
 """Between two lines of progress in a log, where there is no terminal to draw a bar on."""
@@ -42,25 +44,26 @@ def _logged() -> Step:
         nonlocal spoke
         if time.monotonic() - spoke >= SECONDS and sys.stderr is not None:
             spoke = time.monotonic()
-            sys.stderr.write(f"{what}{f': {done:,} of {total:,}' if total else ''}\n")
-            sys.stderr.flush()
+            say(f"{what}{f': {done:,} of {total:,}' if total else ''}", err=True)
 
     return step
 
 
 @contextmanager
 def _bar() -> Iterator[Step]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    from ..show.tables.base import Terminal
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # Rich puts streams of its own in the place of ours, which are guarded again: it reads colours out of what it gets.
+    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar, guarded():
         task = bar.add_task("", total=None)
         current = ""
 
@@ -69,7 +72,7 @@ def _bar() -> Iterator[Step]:
             if what != current:  # a new phase restarts the clock, or its ETA would be that of the one before
                 bar.reset(task)
                 current = what
-            bar.update(task, description=what, completed=done, total=total or None)
+            bar.update(task, description=one_line(what), completed=done, total=total or None)
 
         yield step
 

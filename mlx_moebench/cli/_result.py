@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..types import Json
+from ._streams import say, warn
 
 if TYPE_CHECKING:
     from ..routing.record import Phase
@@ -20,15 +21,17 @@ def show(output: Path, reports: Mapping[Phase, Json], as_json: bool, plot: Path 
 
     ``output`` is the pair of the first phase; those of others lie beside it, and so do their pictures.
     """
-    from ..pair.storage import decode_output, pair_paths, report_text
+    from ..pair.seal import sealed_text
+    from ..pair.storage import decode_output, pair_paths
     from ..show.plots.load import plot_load
     from ..show.tables.routers import print_report
 
     for warning in next(iter(reports.values()))["model"].get("warnings", ()):
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     if as_json:
-        every = [report_text(report).rstrip() for report in reports.values()]
-        click.echo(every[0] if len(every) == 1 else json.dumps(reports, indent=1))
+        every = {phase: sealed_text(report) for phase, report in reports.items()}
+        whole = json.dumps({phase: json.loads(text) for phase, text in every.items()}, indent=1) + "\n"
+        click.echo(whole if len(every) > 1 else next(iter(every.values())), nl=False)
     for number, (phase, report) in enumerate(reports.items()):
         picture = plot and (plot if number == 0 else plot.with_name(f"{plot.stem}.{phase}{plot.suffix}"))
         if picture:
@@ -36,4 +39,4 @@ def show(output: Path, reports: Mapping[Phase, Json], as_json: bool, plot: Path 
         if not as_json:
             report_path, sums_path = pair_paths(output if number == 0 else decode_output(output))
             print_report(report)
-            click.echo(f"Wrote {report_path} and {sums_path.name}" + (f"; {picture}" if picture else ""))
+            say(f"Wrote {report_path} and {sums_path.name}" + (f"; {picture}" if picture else ""))

@@ -13,6 +13,7 @@ from ._options import (
     command_line,
     file_name,
     flag_options,
+    hold,
     json_option,
     loading_options,
     model_names,
@@ -24,6 +25,7 @@ from ._options import (
     size_in_bytes,
     typed,
 )
+from ._streams import say
 
 if TYPE_CHECKING:
     from ..options import Flag, Loading, Plan, Reading
@@ -39,6 +41,7 @@ Examples:
   mlx-moebench analyze --dataset big.jsonl --output big.json --resume    start, or continue after Ctrl-C or a crash
   mlx-moebench analyze --backend torch --device cuda --model mistralai/Mixtral-8x7B-v0.1 --4bit
   torchrun --nproc-per-node 2 -m torch_fallback analyze --model ./checkpoint    a GPU for each half of the documents
+  mlx.launch -n 2 --backend ring -- python -m mlx_moebench analyze --model ./checkpoint    the same on MLX
   mlx-moebench analyze --trace trace                     the experts of every single token, too
   mlx-moebench analyze --dataset big.jsonl --shard 1/4 --output part1    see mlx-moebench merge
 """
@@ -103,6 +106,7 @@ def command(
     """
     from ..measure.run import measure
     from ..options import Options, Saving, quiet_tell
+    from ..pair.storage import pair_paths
     from ._progress import progress, speaks
     from ._result import show
 
@@ -113,14 +117,16 @@ def command(
     saving = Saving(output, resume, trace, trace_limit, trace_predictions, command_line())
     options = Options(loading, replace(reading, shard=shard), flag, saving, plan)
     speaker = speaks(loading.backend)
-    tell = quiet_tell if quiet else partial(click.echo, err=True)
+    hold(*pair_paths(output), writes=speaker)
+    _check_outputs(output, resume, generate, plot)  # once more, when nothing else can change them
+    tell = quiet_tell if quiet else partial(say, err=True)
     with progress(quiet or not speaker) as step:
         measured = measure(model, dataset, options, generate=generate, step=step, tell=tell)
     if not speaker:
         return
     show(output, measured.reports, as_json, plot)
     if trace and not as_json:
-        click.echo(f"Wrote the trace in {trace}")
+        say(f"Wrote the trace in {trace}")
 
 
 def _check_outputs(output: Path, resume: bool, generate: int | None, plot: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from ._options import (
     READING,
     command_line,
     flag_options,
+    hold,
     json_option,
     loading_options,
     output_option,
@@ -25,6 +25,8 @@ from ._options import (
     reading_options,
     typed,
 )
+from ._quant import quant
+from ._streams import say
 
 if TYPE_CHECKING:
     from ..options import Flag, Loading, Options, Plan, Reading
@@ -38,6 +40,8 @@ Examples:
   mlx-moebench compare ./base ./finetuned --dataset code           two checkpoints, measured first
   mlx-moebench compare ./base ./adapters --output-dir runs         without and with an adapter; pairs are kept
   mlx-moebench compare moebench-nano --backends mlx,torch,numpy    one model: do the backends agree?
+  mlx-moebench compare moebench-nano --quant 4 --quant 4/4         its weights at 4 bit, with routers of 8 and of 4
+  mlx-moebench compare ./model --quant stored/4 --plot kept.png    only its routers at 4 bit; a picture
   mlx-moebench compare a.json b.json --metric gini --metric margin_prob --plot effects.png --output diff.json
 """
 
@@ -47,7 +51,8 @@ MEASURING = ("base", "dataset", *READING, *LOADING, *FLAG, "output_dir")
 """Options that say how models are measured, and mean nothing where both sides are stats pairs."""
 
 NOT_OF_PARITY = (
-    *("backend", "device", "bits", "four_bit", "router_bits", "tau", "collapse_on", "allow", "output_dir"),
+    *("backend", "device", "tau", "collapse_on", "allow", "output_dir"),
+    *("bits", "four_bit", "router_bits", "routers_from"),
     *(*PLAN, "base", "metrics", "csv", "plot"),
 )
 """Options that mean nothing with --backends."""
@@ -60,6 +65,14 @@ NOT_OF_PARITY = (
     "--backends",
     metavar="NAME,NAME,...",
     help="Measure A alone on each (mlx, torch, numpy; mlx-gpu, mlx-cpu, torch-cuda, ...) and say whether they agree.",
+)
+@click.option(
+    "--quant",
+    "arms",
+    multiple=True,
+    metavar="ARM",
+    help="Compare A alone, as stored, with its weights quantised: WEIGHTS/ROUTERS in bits, 4/8 or 8/4; 4 is 4/8; "
+    "stored/4 quantises the routers alone, 4/stored all else. Again for more arms.",
 )
 @click.option(
     "--allow",
@@ -100,6 +113,7 @@ def command(
     a: str,
     b: str | None,
     backends: str | None,
+    arms: tuple[str, ...],
     allow: tuple[str, ...],
     metrics: tuple[str, ...],
     base: str | None,
@@ -124,6 +138,9 @@ def command(
 
     With --backends there is one side, a model: it is measured on every backend, token by token, and the exit status is
     1 where they differ by more than rounding.
+
+    With --quant there is one side, too, and every arm of it runs the same batches: how many tokens keep their experts,
+    by layer and by the margin with which they were chosen, and which share of the loss is the routers' own.
     """
     from ..options import Options, Saving
     from ..pair import compare
@@ -132,20 +149,31 @@ def command(
     from ._progress import speaks
 
     chosen = tuple(get_metric(name).name for name in dict.fromkeys(metrics)) or DEFAULT
-    _check_outputs(output, csv, plot)
     options = Options(loading, reading, flag, Saving(command=command_line()), plan)
+    if arms:
+        if b is not None or backends is not None:
+            raise click.UsageError("--quant compares one model with itself quantised; leave out B and --backends.")
+        quant(a, base, arms, dataset, options, chosen, (output, plot, output_dir), as_json, quiet)
+        return
+    _check_outputs(output, csv, plot)
+    places = [one for one in (output, csv) if one]
     if backends is not None:
         if b is not None:
             raise click.UsageError("--backends measures one model on each backend; leave B out.")
+        hold(*places)
         _parity(a, backends, dataset, options, output, as_json, quiet)
         return
     if b is None:
-        raise click.UsageError("Missing argument 'B': a second stats pair or model, or --backends for one model alone.")
+        raise click.UsageError(
+            "Missing argument 'B': a second stats pair or model, or --backends or --quant for one model."
+        )
     sides: Sequence[Any] = (a, b)
     if all(_is_pair(Path(side)) for side in sides):
         _refuse_measuring()
+        hold(*places)
     else:
         speaker = speaks(loading.backend)
+        hold(*places, writes=speaker)
         sides = _measured((a, b), base, output_dir, dataset, options, quiet or not speaker)
         if not speaker:
             return
@@ -179,6 +207,7 @@ def _parity(
     from ..analysis.parity import MOST_TIES, TIE, TOLERANCE, measure_parity
     from ..files import write_aside
     from ..options import Plan
+    from ..pair.seal import sealed_text
     from ..show.tables.parity import print_parity
     from ._progress import progress
 
@@ -187,22 +216,25 @@ def _parity(
             "--backends compares one unquantised model with itself, choice by choice, and names devices itself; leave "
             f"out {', '.join(needless)}."
         )
+    side = target(model)
+    if side.adapter_path is not None:
+        raise click.UsageError(f"--backends compares a model with itself, and {model} is an adapter; give a model.")
     with progress(quiet) as step:
-        pairs, stats = measure_parity(target(model).model, dataset, backends.split(","), options, step)
+        pairs, stats = measure_parity(side.model, dataset, backends.split(","), options, step)
     whole = stats.report(Plan(resamples=100))  # of which no interval is used
     facts = {key: whole[key] for key in ("model", "data", "environment")}
     limits = {"tolerance": TOLERANCE, "tie": TIE, "ties": MOST_TIES}
     report = {**facts, "limits": limits, "pairs": [pair.to_dict() for pair in pairs]}
     report["command"] = options.saving.command
-    text = json.dumps(report, indent=1, allow_nan=False)
+    text = sealed_text(report)
     if output:
-        write_aside({output: (text + "\n").encode()})
+        write_aside({output: text.encode()})
     if as_json:
-        click.echo(text)
+        click.echo(text, nl=False)
     else:
         print_parity(report)
         if output:
-            click.echo(f"Wrote {output}")
+            say(f"Wrote {output}")
     if not all(pair.equal for pair in pairs):
         raise SystemExit(1)
 
@@ -245,24 +277,26 @@ def _write(
 ) -> None:
     """Print a comparison, and write it where the options --output, --csv and --plot say."""
     from ..files import write_aside
+    from ..pair.seal import sealed_text
+    from ..printable import csv_cell
     from ..show.plots.comparison import plot_effects
     from ..show.tables.comparison import print_comparison
 
     report = comparison.to_dict() | {"command": command_line()}
-    text = json.dumps(report, indent=1, allow_nan=False)
+    text = sealed_text(report)
     output, csv, plot = places
     if plot:
         plot_effects(report, plot, metrics)
     contents: dict[Path, bytes] = {}
     if output:
-        contents[output] = (text + "\n").encode()
+        contents[output] = text.encode()
     if csv:
-        contents[csv] = comparison.to_dataframe().to_csv(index=False).encode()
+        contents[csv] = comparison.to_dataframe().map(csv_cell).to_csv(index=False).encode()
     if contents:
         write_aside(contents)
     if as_json:
-        click.echo(text)
+        click.echo(text, nl=False)
         return
     print_comparison(report, metrics)
     if written := [str(path) for path in places if path]:
-        click.echo(f"Wrote {'; '.join(written)}")
+        say(f"Wrote {'; '.join(written)}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING
 
 import click
 
 from ._completion import complete_models
 from ._early import check_models
-from ._options import loading_options, quiet_option
+from ._options import STREAMING, loading_options, quiet_option
+from ._streams import say, warn
 
 if TYPE_CHECKING:
     from ..options import Loading
@@ -20,6 +20,7 @@ Examples:
   mlx-moebench demo --model allenai/OLMoE-1B-7B-0924 --bits 4
   mlx-moebench demo --model ./checkpoint --adapter-path ./adapters   before and after training
   mlx-moebench demo --port 8080 --no-browser
+  mlx-moebench demo --host 0.0.0.0 --allow-host gpu.lab   for browsers that reach it by that name
 """
 
 
@@ -32,7 +33,7 @@ Examples:
     shell_complete=complete_models,
     callback=check_models,
 )
-@loading_options(model=False)
+@loading_options(model=False, without=STREAMING)
 @click.option(
     "--max-length",
     "max_tokens",
@@ -47,7 +48,17 @@ Examples:
     help="Route as you type, or when the button is pressed.  [default: live for moebench-nano]",
 )
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to serve at; other machines can reach 0.0.0.0."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to serve at. At 0.0.0.0 whoever reaches this machine may use the page; there is no login.",
+)
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name under which browsers may reach the page, beside loopback and --host; again for more.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to serve at.  [default: the first free from 7860 on]")
 @click.option("--no-browser", is_flag=True, help="Do not open a browser.")
@@ -58,6 +69,7 @@ def command(
     max_tokens: int,
     live: bool | None,
     host: str,
+    allow_hosts: tuple[str, ...],
     port: int | None,
     no_browser: bool,
     quiet: bool,
@@ -68,17 +80,18 @@ def command(
     (Gradio). Everything stays on this machine: nothing is sent or fetched, and it works without a network. Ctrl-C ends
     it.
     """
-    from ..demo.app import check_address, serve
+    from ..demo.app import serve
     from ..demo.routed import Models
+    from ..demo.server import bind
     from ..measure.backends import backend_named
+    from ..signals import check
+    from ..web.origins import Origins, is_loopback
     from ._progress import progress
 
-    if not _is_loopback(host):
-        click.echo(
-            f"Warning: at {host} everyone who reaches this machine can run text through the model; there is no login.",
-            err=True,
-        )
-    check_address(host, port)  # before minutes are spent on loading
+    if not is_loopback(host):
+        warn(f"at {host} everyone who reaches this machine can run text through the model; there is no login.")
+    Origins(host, allow_hosts)
+    bound = bind(host, port)  # before minutes are spent on loading
     backend_named(loading.backend).select_device(loading.device)
     served = Models(models or (None,), loading)
     with progress(quiet) as step:
@@ -89,15 +102,11 @@ def command(
         served,
         host=host,
         port=port,
+        allow_hosts=allow_hosts,
+        bound=bound,
         max_tokens=max_tokens,
         live=not models if live is None else live,
         browser=not no_browser,
-        tell=lambda address: click.echo(f"Serving at {address} (Ctrl-C ends it)"),
+        tell=lambda address: say(f"Serving at {address} (Ctrl-C ends it)"),
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    check()  # the status is that of the signal which ended it

@@ -15,7 +15,8 @@ EPILOG = """\b
 Examples:
   mlx-moebench doctor
   mlx-moebench doctor --selftest                         does this machine's GPU route as a CPU does?
-  mlx-moebench doctor --selftest --json > selftest.json  what to attach to a bug report
+  mlx-moebench doctor --json > doctor.json               what to attach to a bug report
+  mlx-moebench doctor --selftest --json > selftest.json  the same, with the self-test
 """
 
 
@@ -30,7 +31,7 @@ def command(selftest: bool, as_json: bool, quiet: bool) -> None:
 
     With --selftest the embedded model runs in float32 on every device that MLX has here, and its routing is compared
     with figures made on a CPU: at most 1 selection in 1,000 may differ, and no mean entropy by more than 0.001 nats.
-    Exits 1 if nothing can be measured or a check fails.
+    Exits 1 if nothing can be measured or a check fails. What is printed names no token, no password and no home folder.
     """
     from ..show.tables.doctor import examine, print_findings
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,10 @@ import click
 from ..types import Json
 from ._options import (
     PLAN,
+    STREAMING,
     command_line,
     file_name,
+    hold,
     json_option,
     loading_options,
     model_names,
@@ -22,6 +23,7 @@ from ._options import (
     resume_option,
     typed,
 )
+from ._streams import say, warn
 
 if TYPE_CHECKING:
     from ..options import Loading
@@ -47,7 +49,7 @@ MMLU_ONLY = ("data", "subjects", "preset", "split", "max_length", "compare", "re
     show_default=True,
     help="mmlu, or tasks of lm-evaluation-harness, comma-separated (extra `eval`).",
 )
-@loading_options()
+@loading_options(without=STREAMING)
 @click.option(
     "--data", type=click.Path(), help="Folder of MMLU's CSV files with dev/ and val/ or test/.  [default: the hub]"
 )
@@ -132,11 +134,13 @@ def command(
     if quiet and task != "mmlu":  # read when tqdm is imported, for the bars of the harness and of data sets
         os.environ.setdefault("TQDM_DISABLE", "1")
     from ..evaluate.evaluations import check_output, evaluation_path
+    from ..pair.seal import sealed_text
     from ..show.tables.accuracy import print_evaluation
     from ._progress import progress
 
     _refuse(MMLU_ONLY if task != "mmlu" else ("include_path",), task)
     output = output or _default_output(task, model, loading, preset, compare)
+    hold(evaluation_path(output))
     check_output(output, resume)
     options: Json = {
         "limit": limit,
@@ -171,12 +175,12 @@ def command(
                 model, task.split(","), include_path=include_path, shots=shots, step=step, **options
             )
     for warning in report["model"].get("warnings", ()):
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     if as_json:
-        click.echo(json.dumps(report, indent=1))
+        click.echo(sealed_text(report), nl=False)
     else:
         print_evaluation(report)
-        click.echo(f"Wrote {evaluation_path(output)}")
+        say(f"Wrote {evaluation_path(output)}")
 
 
 def _default_output(task: str, model: str | None, loading: Loading, preset: str | None, compare: str | None) -> Path:

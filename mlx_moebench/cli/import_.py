@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..types import Json
-from ._options import command_line, flag_options, json_option, output_option, plan_options, quiet_option
+from ._options import command_line, flag_options, hold, json_option, output_option, plan_options, quiet_option
 
 if TYPE_CHECKING:
     from ..data.importers import Importer
@@ -69,6 +69,34 @@ OPTIONS: dict[str, tuple[Json, str]] = {
         {"callback": _prompt_tokens, "metavar": "N,N,..."},
         "Length of each sequence's prompt, or one for all, for --phase to count that part only.",
     ),
+    "skip_padding": (
+        {"is_flag": True},
+        "Leave out rows that are no text: padding, and stale rows that repeat one.  [default: refuse them]",
+    ),
+    "cumulative": (
+        {"type": click.Choice(["last", "all"])},
+        "Where sequences begin with others, as answers that hold the conversation so far: count the last of each "
+        "conversation, or all.  [default: refuse them]",
+    ),
+    "shared_expert": (
+        {"type": click.IntRange(min=0), "multiple": True, "metavar": "ID"},
+        "Leave out an expert that every token has because the engine fused a shared one into the routed; may be "
+        "repeated. "
+        "K is that without it.",
+    ),
+    "omitted_prefix": (
+        {"is_flag": True},
+        "Read answers that lack the rows of a prompt's cached first tokens, as far as they go.  [default: refuse them]",
+    ),
+    "allow": (
+        {"type": click.Choice(["repeats", "shared"]), "multiple": True},
+        "Count what is otherwise refused: rows that repeat, an expert that every token has in every layer; may be "
+        "repeated.",
+    ),
+    "ranks": (
+        {"type": click.Choice(["add"])},
+        "The FILES are counts of the ranks of one run: add them to one sum.",
+    ),
 }
 """What a reader may ask for, by the name of its keyword argument: keywords of ``click.option``, and its help."""
 
@@ -90,7 +118,7 @@ class _Formats(click.Group):
         for name in reversed(OPTIONS):
             if name in asked:
                 keywords, text = OPTIONS[name]
-                keywords = {**keywords, **_default(asked[name]), "help": text}
+                keywords = {**_default(asked[name]), **keywords, "help": text}
                 command = click.option(f"--{name.replace('_', '-')}", **keywords)(command)
         if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in asked.values()):
             command = flag_options(command)  # the settings of statistics that the files do not bring
@@ -104,6 +132,8 @@ def _default(parameter: inspect.Parameter) -> Json:
     default = parameter.default
     if default is inspect.Parameter.empty:
         return {"required": True}
+    if default in (False, ()):  # a flag, or an option that may be repeated
+        return {}
     text = ",".join(map(str, default)) if isinstance(default, tuple) else default
     return {"default": text, "show_default": text is not None}
 
@@ -123,16 +153,17 @@ def _run(reader: Importer) -> Callable[..., None]:
         **asked: Any,
     ) -> None:
         from ..data.importers import named_files
-        from ..pair.storage import check_writable, save_pairs
+        from ..pair.storage import check_writable, pair_paths, save_pairs
         from ._progress import progress
         from ._result import show
 
+        hold(*pair_paths(output))
         check_writable(output)
         if flag is not None:  # the settings of statistics that the files do not bring
             asked |= {"tau": flag.tau, "collapse_on": flag.collapse_on}
         with progress(quiet) as step:
             step("reading the files", 0, 0)
-            stats = reader.read(named_files(files), **asked)
+            stats = reader.read(named_files(files, one_domain=bool(asked.get("ranks"))), **asked)
             stats.environment["command"] = command_line()
             step("computing the intervals", 0, 0)
             (report,) = save_pairs([(stats, output)], plan)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ._options import (
+    STREAMING,
     command_line,
+    hold,
     json_option,
     loading_options,
     output_option,
@@ -17,6 +18,7 @@ from ._options import (
     quiet_option,
     reading_options,
 )
+from ._streams import say
 
 if TYPE_CHECKING:
     from ..options import Loading, Plan, Reading
@@ -31,7 +33,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@loading_options()
+@loading_options(without=STREAMING)
 @reading_options(batch_size=(4, "Sequences per forward pass, whose logits over the whole vocabulary are held at once."))
 @click.option(
     "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Tokens to show of each of four kinds."
@@ -61,19 +63,21 @@ def command(
     from ..analysis.loss import loss_report
     from ..files import check_output, write_aside
     from ..options import Options, Saving
+    from ..pair.seal import sealed_text
     from ..show.plots import check_plot
     from ..show.plots.uncertainty import plot_uncertainty
     from ..show.tables.loss import print_uncertainty
     from ._progress import progress
 
     if output:
+        hold(output)
         check_output(output, ".json", "report of loss", ("n_pairs", "mean_loss"))
     if plot:
         check_plot(plot)
     with progress(quiet) as step:
         options = Options(loading, reading, saving=Saving(command=command_line()), plan=plan)
         report = loss_report(model, dataset, options, examples=examples, step=step)
-    text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = sealed_text(report)
     if output:
         write_aside({output: text.encode()})
     if plot:
@@ -84,4 +88,4 @@ def command(
     print_uncertainty(report)
     for path in (output, plot):
         if path:
-            click.echo(f"Wrote {path}")
+            say(f"Wrote {path}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ._options import command_line, json_option, output_option, plan_options, quiet_option
+from ._options import command_line, hold, json_option, output_option, plan_options, quiet_option
 
 if TYPE_CHECKING:
-    from ..options import Plan
+    from ..options import Plan, Step
+    from ..pair.stats import RoutingStats
 
 EPILOG = """\b
 Examples:
@@ -41,17 +43,25 @@ def command(stats: tuple[Path, ...], output: Path, plan: Plan, as_json: bool, qu
     twice = next((path for path in stats if stats.count(path) > 1), None)
     if twice:
         raise StatsError(f"{twice} is given twice: its rows would count twice.")
-    pairs = dict.fromkeys(pair_paths(path.resolve()) for path in stats)  # both names of one pair are one
+    pairs: dict[tuple[Path, Path], Path] = {}  # both names of one pair are one, and its report is checked if named
+    for path in sorted(stats, key=lambda path: path.suffix == ".safetensors"):
+        pairs.setdefault(pair_paths(path.resolve()), path)
     if pair_paths(output.resolve()) in pairs:
         raise StatsError(f"{output} is one of the pairs to merge: choose another --output.")
+    hold(*pair_paths(output))
     check_writable(output)
     with progress(quiet) as step:
-        parts = []
-        for number, (_, sums) in enumerate(pairs):
-            step("reading, pairs", number, len(pairs))
-            parts.append(RoutingStats.load(sums))
+        merged = RoutingStats.merge(_loaded(list(pairs.values()), step))
         step("computing the intervals", 0, 0)
-        merged = RoutingStats.merge(parts)
         merged.environment["command"] = command_line()
         (report,) = save_pairs([(merged, output)], plan)
     show(output, {merged.phase: report}, as_json)
+
+
+def _loaded(paths: Sequence[Path], step: Step) -> Iterator[RoutingStats]:
+    """Each pair when it is asked for, so that one is held at a time, however many there are."""
+    from ..pair.stats import RoutingStats
+
+    for number, path in enumerate(paths):
+        step("reading, pairs", number, len(paths))
+        yield RoutingStats.load(path)

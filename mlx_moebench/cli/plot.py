@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from ._options import force_option
+from ._streams import say
 from .compare import KINDS as ALLOWED
 from .report import readable
 
@@ -61,11 +63,15 @@ _OPTIONS = {
 """Options of some kinds, as `Plot.options` names them."""
 
 
+(FORCE,) = click.command()(force_option(lambda: None)).params
+
+
 def _parameters(options: Iterable[str]) -> list[click.Parameter]:
     picture = click.Path(path_type=Path)
     return [
         click.Argument(["inputs"], nargs=-1, required=True),
         click.Option(["-o", "--output"], required=True, type=picture, help="The picture: .png, .svg or .pdf."),
+        FORCE,
         *(_OPTIONS[name] for name in options),
         click.Option(["--title"], help="Instead of the one that says what is drawn; '' for none."),
     ]
@@ -88,7 +94,7 @@ def _draw(
         contents = read_inputs(inputs, allow=allow)
         arguments = (contents,) if layers is None else (contents, layers)
         write_picture(output, lambda: plot.draw(*arguments), title)
-    click.echo(f"Wrote {output}")
+    say(f"Wrote {output}")
 
 
 @click.group(cls=_Kinds, epilog=EPILOG, subcommand_metavar="KIND INPUTS... -o FILE", options_metavar="")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from ._options import (
     READING,
     command_line,
     flag_options,
+    hold,
     json_option,
     loading_options,
     output_option,
@@ -25,9 +26,10 @@ from ._options import (
     resume_option,
     typed,
 )
+from ._streams import say, warn
 
 if TYPE_CHECKING:
-    from ..options import Flag, Loading, Options, Plan, Reading, Step
+    from ..options import Flag, Loading, Options, Plan, Reading, Step, Tell
     from ..pair.profile import Profile
 
 EPILOG = """\b
@@ -102,7 +104,7 @@ def command(
     profile.json with the numbers between domains, and profile.csv with every number in one tidy table.
     """
     from ..files import check_output
-    from ..options import Options, Saving
+    from ..options import Options, Saving, quiet_tell
     from ..show.plots import check_plot
     from ..show.tables.profile import COLUMNS
     from ._progress import progress, speaks
@@ -114,16 +116,20 @@ def command(
     check_output(output / "profile.json", ".json", "profile", ("settings", "models"))
     check_output(output / "profile.csv", ".csv", "profile", COLUMNS)
     if stats:
+        hold(output / "profile.json")
         if measuring := typed([*LOADING, *READING, *FLAG, "resume"]):
             raise click.UsageError(f"{measuring[0]} is for measuring; the stats pairs are measured already.")
         _write([_of_stats(stats, plan)], output, plot, plan, as_json)
         return
-    if loading.adapter_path and len(models) > 1:
-        raise click.UsageError("--adapter-path belongs to one model; profile them one by one.")
+    if (loading.adapter_path or loading.routers_from) and len(models) > 1:
+        what = "--adapter-path" if loading.adapter_path else "--routers-from"
+        raise click.UsageError(f"{what} belongs to one model; profile them one by one.")
     speaker = speaks(loading.backend)
+    hold(output / "profile.json", writes=speaker)
     saving = Saving(output, resume, command=command_line())
     with progress(quiet or not speaker) as step:
-        profiles = _measured(models, domains, Options(loading, reading, flag, saving, plan), step)
+        tell = quiet_tell if quiet else partial(say, err=True)
+        profiles = _measured(models, domains, Options(loading, reading, flag, saving, plan), step, tell)
     if speaker:
         _write(profiles, output, plot, plan, as_json)
 
@@ -146,7 +152,9 @@ def _of_stats(stats: tuple[str, ...], plan: Plan) -> Profile:
     return profile_of_stats(list(parts.values()), plan)
 
 
-def _measured(models: tuple[str, ...], domains: tuple[str, ...], options: Options, step: Step) -> list[Profile]:
+def _measured(
+    models: tuple[str, ...], domains: tuple[str, ...], options: Options, step: Step, tell: Tell
+) -> list[Profile]:
     from ..analysis.profile import DOMAINS, measure_profile, planned
     from ..pair.storage import check_writable
 
@@ -154,24 +162,25 @@ def _measured(models: tuple[str, ...], domains: tuple[str, ...], options: Option
     for pair in plan.pairs.values():
         if pair is not None:
             check_writable(pair)
-    return measure_profile(plan, options, step)
+    return measure_profile(plan, options, step, tell)
 
 
 def _write(profiles: list[Profile], output: Path, plot: Path | None, plan: Plan, as_json: bool) -> None:
     from ..files import write_aside
     from ..pair.profile import profile_document
+    from ..pair.seal import sealed_text
     from ..show.plots.specialisation import plot_specialisation
     from ..show.tables.profile import print_profile, tidy_csv, tidy_rows
 
     document = profile_document(profiles, plan)
     settings, models = document["settings"], document["models"]
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    text = sealed_text(document)
     rows = (row for profile, model in zip(profiles, models, strict=True) for row in tidy_rows(model, profile.reports))
     paths = [output / "profile.json", output / "profile.csv"]
     write_aside({paths[0]: text.encode(), paths[1]: tidy_csv(rows)})
     for number, model in enumerate(models):
         for warning in model["model"].get("warnings", ()):
-            click.echo(f"Warning: {warning}", err=True)
+            warn(warning)
         if plot:
             place = plot if number == 0 else plot.with_name(f"{plot.stem}.{model['name']}{plot.suffix}")
             plot_specialisation(model | {"settings": settings}, place)
@@ -181,4 +190,4 @@ def _write(profiles: list[Profile], output: Path, plot: Path | None, plan: Plan,
     if as_json:
         click.echo(text, nl=False)
     else:
-        click.echo(f"Wrote {', '.join(map(str, paths))}")
+        say(f"Wrote {', '.join(map(str, paths))}")

@@ -15,6 +15,7 @@ import click
 
 from ..types import Json
 from ._options import output_option, plan_options, quiet_option, typed
+from ._streams import say
 from .compare import KINDS
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv"}
 PLANNED = {"ci": "method", "level": "level", "resamples": "resamples", "seed": "seed"}
 """Options of intervals, and the field of a plan that each is."""
 
-MARK = "<!-- made by mlx-moebench report -->"
-"""Stands in Markdown that was written here, which alone may be replaced."""
+UNREADABLE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, StopIteration)
+"""What an input raises that lacks something. RuntimeError: the last of them in a generator, and RecursionError."""
+
+FORMATS = {"html": ".html", "md": ".md", "card": ".md", "csv": ".csv"}
+"""By which a file of each format is known, whatever its suffix."""
 
 
 @click.command(epilog=EPILOG)
@@ -86,7 +90,7 @@ def command(
     any combination. Pairs of one model on different data become domains; two other runs are compared. The page is one
     file that requests nothing from the network.
     """
-    from ..files import write_aside
+    from ..files import MARKS, write_aside
     from ..show.inputs import read_inputs
     from ._progress import progress
 
@@ -105,10 +109,10 @@ def command(
         click.echo(text, nl=False)
         return
     if form in ("md", "card"):
-        text = f"{text.rstrip()}\n\n{MARK}\n"
-    written = text.encode()
+        text = f"{text.rstrip()}\n\n{MARKS['.md'].decode()}\n"
+    written = text.encode("utf-8", "backslashreplace")  # the name of a file need not be UTF-8
     write_aside({place: written})
-    click.echo(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
+    say(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
 
 
 def _check_trace(form: str, title: str | None, trace: Path | None, phase: Phase | None) -> None:
@@ -126,7 +130,7 @@ def readable() -> Iterator[None]:
 
     try:
         yield
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         if os.environ.get("MLX_MOEBENCH_DEBUG"):
             raise
         raise StatsError(
@@ -162,18 +166,9 @@ def _exported(inputs: Inputs, form: str) -> str:
 
 def _check(place: Path, form: str) -> None:
     """Raise `StatsError` unless the file can be written and replaces nothing of another kind."""
-    from ..errors import StatsError
-    from ..files import check_output, probe_folder
+    from ..files import check_ours, check_output, is_ours
     from ..show.export import COLUMNS
 
-    if place.is_dir():
-        raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
-    if place.exists() and not place.is_file():
-        raise StatsError(f"Cannot write {place}: it is not a plain file; leave out --output to print.")
     if form == "csv":
         check_output(place, ".csv", "report", COLUMNS)
-        return
-    probe_folder(place)
-    mark = '<meta name="generator" content="mlx-moebench' if form == "html" else MARK
-    if place.exists() and mark.encode() not in place.read_bytes():
-        raise StatsError(f"{place} exists and was not made by this command: choose another name, or remove it.")
+    check_ours(place, "report", lambda: is_ours(place, COLUMNS, FORMATS[form]))

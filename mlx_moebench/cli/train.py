@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import click
 from ..types import Json
 from ._completion import complete_models
 from ._early import check_models
-from ._options import LOADING, command_line, json_option, quiet_option, resume_option
+from ._options import LOADING, command_line, force_option, json_option, quiet_option, resume_option
+from ._streams import say, warn
 
 EPILOG = """\b
 Examples:
@@ -61,6 +61,12 @@ floor.yaml holds the keys of mlx_lm.lora (iters, learning_rate, num_layers, lora
 @click.option("--grad-accumulation-steps", type=int, help="Steps per update of the weights.  [default: 1]")
 @click.option("--grad-checkpoint", is_flag=True, default=None, help="Use less memory and more time.")
 @click.option("--mask-prompt", is_flag=True, default=None, help="Learn completions only.")
+@click.option(
+    "--sort-by-length",
+    is_flag=True,
+    default=None,
+    help="Batches of texts of like length, all texts in turn; by default they are those of mlx-lm.",
+)
 @click.option("--test", is_flag=True, default=None, help="Cross-entropy on test.jsonl at the end.")
 @click.option("--resume-adapter-file", help="Start from these adapter weights.")
 @LOADING["dtype"]
@@ -78,6 +84,7 @@ floor.yaml holds the keys of mlx_lm.lora (iters, learning_rate, num_layers, lora
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any YAML key; write nested ones with dots."
 )
 @LOADING["device"]
+@force_option
 @resume_option("the checkpoint in the adapter's folder, if there is one")
 @json_option("the training report")
 @quiet_option
@@ -109,7 +116,6 @@ def command(
         _assign(settings, assignment)
     checked = training_config(settings)
     with warnings.catch_warnings(), progress(quiet) as step:
-        warnings.showwarning = _show_warning
         warnings.simplefilter("always", UserWarning)
         report = train_adapter(
             checked,
@@ -143,20 +149,17 @@ def _assign(settings: Json, assignment: str) -> None:
     place[key] = parse_value(value)
 
 
-def _show_warning(message: Warning | str, *others: Any, **more: Any) -> None:
-    click.echo(f"Warning: {message}", err=True)
-
-
 def _show(report: Json, folder: Path, as_json: bool) -> None:
+    from ..pair.seal import sealed_text
     from ..show.plots.training import plot_training
     from ..show.tables.training import print_training
     from ..train import LOG, read_log
 
     for warning in report["routing_loss"]["warnings"]:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     picture = plot_training(read_log(folder / LOG), report, folder / "training.png")
     if as_json:
-        click.echo(json.dumps(report, indent=1))
+        click.echo(sealed_text(report), nl=False)
     else:
         print_training(report)
-        click.echo(f"Wrote {folder}: adapters.safetensors, training_log.jsonl, training_report.json, {picture.name}")
+        say(f"Wrote {folder}: adapters.safetensors, training_log.jsonl, training_report.json, {picture.name}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from ._options import json_option, output_option, quiet_option
+from ._options import hold, json_option, output_option, quiet_option
+from ._streams import say
 
 EPILOG = """\b
 Examples:
@@ -63,10 +63,12 @@ def command(
     """
     from ..analysis.vocabulary import vocabulary_report
     from ..files import check_output, write_aside
+    from ..pair.seal import sealed_text
     from ..show.tables.vocabulary import print_vocabulary
     from ._progress import progress
 
     if output:
+        hold(output)
         check_output(output, ".json", "report of vocabulary", ("n_tokens", "n_sequences", "routers"))
     with progress(quiet) as step:
         step("reading the trace, rotating it against itself", 0, 0)
@@ -80,7 +82,7 @@ def command(
             seed=seed,
             top=top,
         )
-    text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = sealed_text(report)
     if output:
         write_aside({output: text.encode()})
     if as_json:
@@ -88,4 +90,4 @@ def command(
         return
     print_vocabulary(report)
     if output:
-        click.echo(f"Wrote {output}")
+        say(f"Wrote {output}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean
+from ..files import check_regular
 from ..options import Reading
 from ..types import Json, Tokenizer
 from .fields import choose_fields, template_sha256, text_of
@@ -227,6 +228,8 @@ def _is_folder(path: Path, dataset: str) -> bool:
         if dataset and path.is_dir():
             return True
         is_file = path.is_file()
+        if dataset and path.exists() and not is_file:
+            check_regular(path)  # which says what it is
     except OSError as error:
         raise DataError(f"{dataset} cannot be read: {error.strerror}; check the path and its permissions.") from error
     if not is_file:

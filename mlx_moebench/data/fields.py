@@ -21,17 +21,29 @@ CANDIDATES: tuple[tuple[str, ...], ...] = (
 )
 """Fields tried in this order where the user names none; the parts of a pair are joined by a blank line."""
 
+_OF_A_PROGRAM = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError)
+"""What a chat template may raise beside its own errors: it is a program that came with a model."""
+
+IMAGES = ("image", "images")
+"""Fields that hold what is not read here."""
+
 
 def choose_fields(where: str, keys: Iterable[str], text_field: str | None) -> tuple[str, ...]:
     """The fields that hold the text of every row of one source.
 
     where: file or hub id, with the row, for messages. keys: the fields of its first row. text_field: the user's
     choice, one field or several joined by ``+``, or None for the first of CANDIDATES that is there.
-    Raises DataError that lists the keys when the field asked for, or every candidate, is missing.
+    Raises DataError that lists the keys when the field asked for, or every candidate, is missing, and for rows with
+    images where nobody chose their text alone.
     """
     keys = list(keys)
     listed = shorten(", ".join(keys), 300, placeholder=" ...") or "no field at all"
     if text_field is None:
+        if any(field in keys for field in IMAGES):
+            raise DataError(
+                f"{where} has images beside its texts, which this does not read: measure both with "
+                "mlx_moebench.vlm.measure (docs/vlm.md), or choose the texts alone with --text-field."
+            )
         for fields in CANDIDATES:
             if all(field in keys for field in fields):
                 return fields
@@ -115,7 +127,7 @@ def _render_chat(where: str, field: str, messages: list[dict[str, str]], tokeniz
         )
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False)
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    except (TemplateError, *_OF_A_PROGRAM) as error:
         raise DataError(
             f"{where}: the tokenizer's chat template refuses these messages ({error}); correct their roles and order."
         ) from error

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,6 +22,9 @@ HUB = "cais/mmlu"
 LETTERS = "ABCD"
 CONTINUATIONS = tuple(f" {letter}" for letter in LETTERS)
 """What is scored after a prompt, one for each choice."""
+
+_FIELDS = ("question", "subject", "choices", "answer")
+"""Of a row on the hub."""
 
 MAX_SHOTS = 5
 """Worked examples that every subject has in its dev file."""
@@ -237,14 +240,20 @@ def table_questions(table: Iterable[Json], where: str) -> dict[str, list[Questio
     questions: dict[str, list[Question]] = {}
     for number, values in enumerate(table):
         place = f"{where}, row {number + 1}"
-        if missing := [key for key in ("question", "subject", "choices", "answer") if key not in values]:
-            raise DataError(f"{place} has no field {missing[0]!r}; MMLU's are question, subject, choices and answer.")
-        answer, choices = values["answer"], list(values["choices"])
+        if not isinstance(values, Mapping):
+            raise DataError(f"{place} is not a row of named fields; MMLU's are {', '.join(_FIELDS)}.")
+        if missing := [key for key in _FIELDS if key not in values]:
+            raise DataError(f"{place} has no field {missing[0]!r}; MMLU's are {', '.join(_FIELDS)}.")
+        answer, choices = values["answer"], values["choices"]
+        if not isinstance(choices, list | tuple):
+            raise DataError(f"{place} has no list of choices; MMLU's questions have 4.")
         if len(choices) != 4:
             raise DataError(f"{place} has {len(choices)} choices; MMLU's questions have 4.")
-        letter = LETTERS[answer] if isinstance(answer, int) and 0 <= answer < 4 else str(answer)
+        if not all(isinstance(text, str) for text in (values["question"], values["subject"], *choices)):
+            raise DataError(f"{place} has a question, subject or choice that is not text.")
+        letter = LETTERS[answer] if type(answer) is int and 0 <= answer < 4 else str(answer)
         same = questions.setdefault(values["subject"], [])
-        same.append(_question(place, values["subject"], len(same), values["question"], choices, letter))
+        same.append(_question(place, values["subject"], len(same), values["question"], list(choices), letter))
     return questions
 
 

@@ -7,11 +7,13 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DataError
+from ..files import opened
 from ..types import Facts
 
 
@@ -38,10 +40,14 @@ class Row:
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, in hexadecimal; DataError when it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}{_advice(error)}.") from error
+
+
+def _advice(error: OSError) -> str:
+    return "; check its permissions" if isinstance(error, PermissionError) else ""
 
 
 def suffix_of(path: Path) -> str:
@@ -57,12 +63,12 @@ def packed(path: Path) -> bool:
 def read_bytes(path: Path, read: Callable[[BinaryIO], Iterator[bytes]]) -> Iterator[bytes]:
     """What ``read`` yields of an open file, unpacked where it is ``.gz``; DataError when it cannot be read."""
     try:
-        with gzip.open(path) if packed(path) else path.open("rb") as file:
-            yield from read(file)  # type: ignore[arg-type]
+        with opened(path) as file, gzip.open(file) if packed(path) else nullcontext(file) as content:
+            yield from read(content)  # type: ignore[arg-type]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not whole or not gzip ({error}); copy or compress it again.") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}{_advice(error)}.") from error
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import DataError, MissingExtraError
+from ..files import check_regular
 from .rows import Row, packed, suffix_of, text_lines
 
 DELIMITERS = {",": "comma", ";": ";", "\t": "tab", "|": "|"}
@@ -70,6 +72,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     except ImportError as error:
         raise MissingExtraError("Reading .parquet", "data") from error
     try:
+        check_regular(path)
         with pq.ParquetFile(gzip.open(path) if packed(path) else path) as table:
             columns = [one.name for one in table.schema_arrow if not _holds_bytes(pa, one.type)]
             number = 0
@@ -78,7 +81,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                 for values in batch.to_pylist():
                     yield Row(str(path), f"row {number}", values)
                     number += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, ArithmeticError, EOFError, OSError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"{path} cannot be read as Parquet ({reason}); check the file.") from error
 
@@ -102,8 +105,11 @@ def _sample(path: Path) -> tuple[list[str], bool]:
 
 
 def _widths(lines: list[str], delimiter: str, whole: bool) -> list[int]:
-    """The number of values of each record, without the last one where it may be cut off."""
-    records = [cells for cells in csv.reader(lines, delimiter=delimiter) if cells]
+    """The number of values of each record, without the last one where it may be cut off; none where it is no CSV."""
+    try:
+        records = [cells for cells in csv.reader(lines, delimiter=delimiter) if cells]
+    except csv.Error:  # which whoever reads the rows will name
+        return []
     return [len(cells) for cells in (records if whole else records[:-1])]
 
 

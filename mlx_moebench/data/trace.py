@@ -10,13 +10,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import TraceError
+from ..errors import StatsError, TraceError
+from ..files import read_bytes, read_text
 from ..options import Plan
+from ..pair.format import checked
+from ..pair.invariants import check_specs, check_sums, expect
+from ..pair.seal import check_json_seal, strict_json
 from ..pair.stats import RoutingStats
 from ..pair.storage import check_writable, decode_output, pair_paths, save_pairs, spec_of_json
 from ..routing.record import Phase, RouterSpec
@@ -31,8 +34,10 @@ VERSION = 1
 MANIFEST = "trace.json"
 TEXTS = "tokens.json"
 
-_FACTS = {"model", "data", "environment", "tau", "collapse_on"}
-_ENTRY = {"file", "sha256", "n_tokens", "n_sequences"}
+LARGEST = float(np.finfo(np.float16).max)
+"""Of a token's entropy and margin; the view of tokens has them as float16."""
+
+_NEVER_NEGATIVE = ("sequence.row", "sequence.window", "sequence.start")
 
 Layout = dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]
 """Arrays by name: dtype, and shape behind the first axis."""
@@ -122,20 +127,17 @@ class Trace:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
+        self.specs = tuple(spec_of_json(router) for router in self.manifest["routers"])
+        self.phases: tuple[Phase, ...] = tuple(self.manifest["phases"])
+        self.predictions: bool = self.manifest["predictions"]
+        self.complete: bool = self.manifest["complete"]
+        self.scalars: list[str] = self.manifest["scalars"]
         try:
-            self.specs = tuple(spec_of_json(router) for router in self.manifest["routers"])
-            self.phases: tuple[Phase, ...] = tuple(self.manifest["phases"])
-            self.predictions: bool = self.manifest["predictions"]
-            self.complete: bool = self.manifest["complete"]
-            known = bool(self.specs) and set(self.phases) <= {*get_args(Phase)}
-            self.scalars: list[str] = list(self.manifest["scalars"])
-            known &= set(self.scalars) <= set(SCALARS) and self.manifest.keys() >= _FACTS
-            for phase in self.manifest["phases"].values():
-                known &= all(e.keys() >= _ENTRY and Path(e["file"]).name == e["file"] for e in phase["shards"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise TraceError(f"{self.folder / MANIFEST} is damaged ({error!r}): make the trace again.") from error
-        if not known:
-            raise TraceError(f"{self.folder / MANIFEST} is damaged or from another version: make the trace again.")
+            check_specs(self.specs)
+            expect(set(self.scalars) <= set(SCALARS), "it has scalars that are not known")
+            expect(len(set(self.scalars)) == len(self.scalars), "it has a scalar twice")
+        except StatsError as error:
+            raise _damaged(self.folder / MANIFEST, str(error)) from error
 
     def shards(self, phase: Phase = "prefill") -> Iterator[Shard]:
         """Its shards of one phase in order, each read when it is reached and checked against its sha256."""
@@ -156,7 +158,7 @@ class Trace:
 
         path = self.folder / str(entry["file"])
         try:
-            blob = path.read_bytes()
+            blob = read_bytes(path)
         except OSError as error:
             raise TraceError(
                 f"The trace in {self.folder} lacks its shard {path.name} ({error.strerror}): copy the whole folder, or "
@@ -170,22 +172,30 @@ class Trace:
             arrays = load(blob)
         except (SafetensorError, ValueError) as error:
             raise TraceError(f"{path} is not safetensors ({error}): make the trace again.") from error
+        tokens, sequences = entry["n_tokens"], entry["n_sequences"]
         for layout, length in (
-            (token_layout(self.specs, self.predictions), entry["n_tokens"]),
-            (sequence_layout(self.specs, len(self.scalars)), entry["n_sequences"]),
+            (token_layout(self.specs, self.predictions), tokens),
+            (sequence_layout(self.specs, len(self.scalars)), sequences),
         ):
             for name, (dtype, shape) in layout.items():
                 array = arrays.get(name)
                 if array is None or array.dtype != dtype or array.shape != (length, *shape):
                     raise TraceError(f"{path} does not hold {name} as trace.json describes it: make the trace again.")
+        lengths = arrays["sequence.n_tokens"].astype(np.int64)
+        if (lengths < 0).any() or lengths.sum() != tokens or any((arrays[name] < 0).any() for name in _NEVER_NEGATIVE):
+            raise TraceError(f"{path} has sequences that its {tokens} tokens do not make: make the trace again.")
+        for spec in self.specs:
+            for name in TOKEN_SCALARS:
+                if (np.abs(arrays[f"{spec.name}.{name}"]) > LARGEST).any():
+                    raise TraceError(f"{path} has a {spec.name}.{name} that no router gives: make the trace again.")
         return Shard(arrays)
 
     def texts(self) -> dict[int, str]:
         """The text of each token id that occurs; raises `TraceError` when the file of them is missing or damaged."""
         path = self.folder / TEXTS
         try:
-            return {int(key): str(text) for key, text in json.loads(path.read_text(encoding="utf-8")).items()}
-        except (OSError, ValueError, AttributeError) as error:
+            return {int(key): str(text) for key, text in json.loads(read_text(path)).items()}
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise TraceError(f"Cannot read {path}, the text of the tokens ({error}): make the trace again.") from error
 
 
@@ -193,7 +203,7 @@ def read_manifest(folder: Path) -> Json:
     """What trace.json says; raises `TraceError` when there is none, or none that this version reads."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = strict_json(read_text(path))
     except OSError as error:
         raise TraceError(
             f"No trace in {folder} ({MANIFEST}: {error.strerror}): name the folder that analyze --trace wrote."
@@ -204,7 +214,19 @@ def read_manifest(folder: Path) -> Json:
         raise TraceError(f"{path} is JSON, but not of a routing trace: name the folder that analyze --trace wrote.")
     if manifest.get("version") != VERSION:
         raise TraceError(f"{path} is a trace of version {manifest.get('version')}, this reads version {VERSION}.")
+    try:
+        check_json_seal(manifest, str(path))
+    except StatsError as error:
+        raise TraceError(f"{error} Make the trace again.") from None
+    try:
+        checked("trace", manifest)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
     return manifest
+
+
+def _damaged(path: Path, why: str) -> TraceError:
+    return TraceError(f"{path} is damaged or from another version ({why}): make the trace again.")
 
 
 def read_trace(path: str | Path, phase: Phase = "prefill") -> RoutingStats:
@@ -258,7 +280,12 @@ def _add_shard(stats: RoutingStats, trace: Trace, shard: Shard, sha: str) -> Non
             raise TraceError(
                 f"The tokens and the sums of {spec.name} in {trace.folder} contradict each other: make it again."
             )
-        stats.add_sums(number, clusters, sums, pair_counts(experts, experts, spec, spec))
+        pairs = pair_counts(experts, experts, spec, spec)
+        try:
+            check_sums(spec, sums, pairs, len(clusters))
+        except StatsError as error:
+            raise TraceError(f"The trace in {trace.folder} is damaged ({error}): make it again.") from error
+        stats.add_sums(number, clusters, sums, pairs)
         if before is not None:
             stats.add_transition(number - 1, pair_counts(before, experts, trace.specs[number - 1], spec))
         before = experts

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from ..errors import TrainingError
+from ..files import read_bytes
 from ..types import Json
 
 FILE = "training_log.jsonl"
@@ -18,13 +19,13 @@ def read_log(path: Path) -> list[Json]:
     """
     entries = []
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bytes(path).splitlines()
     except OSError as error:
         raise TrainingError(f"Cannot read {path}: {error.strerror or error}.") from error
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise TrainingError(

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import html
+import logging
 import os
 import socket
-from collections.abc import Callable
+import webbrowser
+from collections.abc import Callable, Collection
 from importlib.resources import files
 from typing import Any
 
-from ..errors import MissingExtraError, MoebenchError, renamed
+from ..checkpoints.weights import shortened
+from ..errors import MissingExtraError, MoebenchError, needed, renamed
 from ..show.tokens import SCRIPTS, STYLES, assets
 from ..types import Json
+from ..web.origins import Origins
+from .gate import Gate
 from .main_thread import MainThread
-from .policy import OnlyThisServer
 from .routed import MODES, Mode, Models, Shown, show
+from .server import address_of, bind, serving
+from .wanted import LONGEST, MOST_BYTES, Wanted, too_long
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read where gradio is imported
+os.environ["GRADIO_RUN_HISTORY"] = "False"  # else browsers keep what was typed
 
 try:
     import gradio as gr
-    from starlette.middleware import Middleware
+    from fastapi import FastAPI
 except ImportError as error:
     if (other := renamed(error)) is not None:
         raise other from error
@@ -29,8 +36,8 @@ except ImportError as error:
 
 EXAMPLE = "A router sends every token to a few experts.\nfor i in range(10):\n    print(i ** 2)\n"
 EXAMPLE_B = "Sum the squares of the first ten integers: 1 + 4 + 9 + ... + 100 = 385."
-LONGEST = 200_000
-"""Characters that a text box takes; far more than is run."""
+QUEUE = 512
+"""Texts that wait to be run; whoever comes then is told so."""
 
 _MOUNT = """
 // Which layer, colour and expert are shown stays the same when other text is typed.
@@ -75,7 +82,7 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
         gr.Markdown("## Routers")
         table = gr.HTML(elem_id="routers", apply_default_css=False)
         run = _run(models, main, max_tokens, [model, mode, first, second], [message, tokens, heatmap, table])
-        mode.change(_boxes, mode, [first, second], api_visibility="private", queue=False).then(**run)
+        mode.change(_boxes, mode, [first, second], api_visibility="private", concurrency_limit=None).then(**run)
         gr.on([app.load, button.click, model.change], **run)
         if live:  # by change, since Gradio's input event misses what is pasted
             gr.on([first.change, second.change], **run)
@@ -86,10 +93,10 @@ def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], o
     """How Gradio is to run the texts: one after the other, and of a quick series of changes the last."""
 
     def routed(name: str, mode: Mode, a: str, b: str) -> tuple[str, str, str, str]:
-        try:
-            shown = main.call(lambda: show(models, name, mode, (a, b), max_tokens))
-        except MoebenchError as error:
-            shown = Shown(str(error), "", "", "")
+        if (why := too_long(a, b)) is not None:
+            shown = Shown(why, "", "", "")
+        else:
+            shown = _answer(main, lambda: show(models, name, mode, (a, b), max_tokens))
         message = f'<p class="message" role="status">{html.escape(shown.message)}</p>'
         return message, shown.tokens, shown.heatmap, shown.table
 
@@ -105,9 +112,43 @@ def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], o
     }
 
 
+def _answer(main: MainThread, job: Callable[[], Shown]) -> Shown:
+    """What ``job`` shows, or why it shows nothing, in one sentence; what nobody foresaw is logged, too."""
+    answer = main.ask(job)
+    error = answer.exception()
+    if error is None:
+        return answer.result()
+    if isinstance(error, MoebenchError):
+        return Shown(" ".join(str(error).split()), "", "", "")
+    sentence = f"This text cannot be shown ({type(error).__name__}: {shortened(error)})."
+    logging.getLogger(__name__).error("%s", sentence)
+    return Shown(sentence, "", "", "")
+
+
 def _boxes(mode: Mode) -> tuple[Any, Any]:
     two = mode == "two texts"
     return gr.update(label="Text A" if two else "Text"), gr.update(visible=two)
+
+
+def gated(models: Models, main: MainThread, max_tokens: int, live: bool, origins: Origins) -> Gate:
+    """The page as an ASGI application that answers what the page asks for, and nothing else."""
+    blocks = build(models, main, max_tokens, live).queue(default_concurrency_limit=1, max_size=QUEUE)
+    wanted = Wanted({number: len(one.inputs) for number, one in blocks.fns.items()}, models.names, models.modes)
+    app = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        blocks,
+        path="/",
+        show_error=True,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        footer_links=[],
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=assets(*STYLES) + (files(__package__) / "demo.css").read_text(encoding="utf-8"),
+    )
+    waiting = needed(blocks._queue, "pending_messages_per_session", "gradio", "tells who waits for an answer")
+    return Gate(app, origins, wanted, lambda session: session in waiting, MOST_BYTES)
 
 
 def serve(
@@ -115,53 +156,26 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
+    allow_hosts: Collection[str] = (),
     max_tokens: int = 256,
     live: bool = True,
     browser: bool = False,
     tell: Callable[[str], None] = lambda line: None,
     main: MainThread | None = None,
+    bound: socket.socket | None = None,
 ) -> None:
     """Serve the page until Ctrl-C, or until ``main`` is stopped; this thread loads and runs the models.
 
-    port: None takes the first free one from 7860 on. tell: is told the address. Raises `MoebenchError` where the
-    address is taken.
+    port: None takes the first free one from 7860 on. allow_hosts: names under which browsers may reach the page, beside
+    loopback and ``host``. tell: is told the address. bound: a socket there already, see `bind`. Raises `MoebenchError`
+    where the address is taken.
     """
     main = main or MainThread()
-    check_address(host, port)
-    app = build(models, main, max_tokens, live).queue(default_concurrency_limit=1, max_size=32)
-    _, address, _ = app.launch(
-        server_name=host,
-        server_port=port,
-        inbrowser=browser,
-        prevent_thread_lock=True,
-        share=False,
-        quiet=True,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        footer_links=[],
-        app_kwargs={"middleware": [Middleware(OnlyThisServer)]},
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=assets(*STYLES) + (files(__package__) / "demo.css").read_text(encoding="utf-8"),
-    )
-    tell(address)
-    try:
+    origins = Origins(host, allow_hosts)
+    with bound or bind(host, port) as at, serving(gated(models, main, max_tokens, live, origins), at):
+        address = address_of(at, host)
+        if browser:
+            webbrowser.open(address)
+        tell(address)
         with contextlib.suppress(KeyboardInterrupt):  # how a server ends
             main.serve()
-    finally:
-        app.close(verbose=False)
-
-
-def check_address(host: str, port: int | None) -> None:
-    """Raise `MoebenchError` where nothing can be served; the server itself would say so from a thread of its own."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does after one that ended
-            probe.bind(address)
-    except OSError as error:
-        where = host if port is None else f"{host}, port {port}"
-        raise MoebenchError(
-            f"Cannot serve at {where} ({error.strerror}): choose another --port, or an address of this machine."
-        ) from error

@@ -24,9 +24,13 @@ class MainThread:
 
     def call(self, job: Callable[[], T]) -> T:
         """What ``job`` returns, or raises, in the thread that serves; waits for it."""
+        return self.ask(job).result()
+
+    def ask(self, job: Callable[[], T]) -> Future[T]:
+        """What ``job`` will have returned, or raised."""
         answer: Future[T] = Future()
         self._jobs.put((job, answer))
-        return answer.result()
+        return answer
 
     def serve(self) -> None:
         """Run jobs until `stop`, or until an exception that is not a job's own, such as Ctrl-C."""

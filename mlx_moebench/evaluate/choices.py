@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data import encode_text
 from ..errors import EvaluationError
-from ..families.base import count
+from ..families.settings import VOCABULARY, count
 from ..measure.backends import Backend
 from ..measure.facts import check_vocabulary
 from ..measure.predictions import Places
@@ -105,7 +105,7 @@ def score(
         shared = 0
     kept = 0.0 if prefix is None else runner.bytes_per_token(prefix)
     scores: dict[int, Score] = {}
-    for batch in _batches(rows, shared, 4 * count(config, "vocab_size"), kept, batch_size):
+    for batch in _batches(rows, shared, 4 * count(config, VOCABULARY.keys), kept, batch_size):
         read = [(row, number) for row, ids in enumerate(batch) for number in readers[ids]]
         owners, numbers = zip(*read, strict=True)
         asked = [requests[number] for number in numbers]

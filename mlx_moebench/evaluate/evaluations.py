@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from ..errors import EvaluationError
-from ..files import probe_folder, write_aside
+from ..files import check_ours, is_ours, write_aside
+from ..locks import holding
+from ..pair.format.base import Count
+from ..pair.seal import check_json_seal, read_json, sealed_text
 from ..pair.storage import pair_paths
+from ..signals import check, stopped_with
 from ..types import Json
 
 SCHEMA_VERSION = "1"
 _PROGRESS = ("questions", "subjects", "results")
+
+
+Letter = Literal["A", "B", "C", "D"]
+Four = Annotated[list[float], msgspec.Meta(min_length=4, max_length=4)]
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """One question of MMLU, as `mmlu.answer_questions` gives it."""
+
+    subject: str
+    row: Count
+    shots: Count
+    truncated: bool
+    tokens: Count
+    log_likelihoods: Four
+    probabilities: Four
+    choice: Letter
+    answer: Letter
+    correct: bool
+    tied: bool
+
+
+class Answers(msgspec.Struct, kw_only=True):
+    """What one model answered; a task of the harness has results in their place."""
+
+    model: Json | msgspec.UnsetType = msgspec.UNSET
+    questions: list[Answer] | msgspec.UnsetType = msgspec.UNSET
+
+
+class EvaluationFile(Answers, kw_only=True):
+    """What a report of ``evaluate`` must hold for others to read it, and to go on from it."""
+
+    task: str
+    complete: bool
+    data: Json | msgspec.UnsetType = msgspec.UNSET
+    settings: Json | msgspec.UnsetType = msgspec.UNSET
+    environment: Json | msgspec.UnsetType = msgspec.UNSET
+    compared: Answers | msgspec.UnsetType = msgspec.UNSET
 
 
 def evaluation_path(output: str | Path) -> Path:
@@ -25,14 +69,14 @@ def evaluation_path(output: str | Path) -> Path:
 def read_evaluation(path: str | Path) -> Json:
     """The report at ``path``; raises EvaluationError where there is none."""
     where = evaluation_path(path)
-    try:
-        report = json.loads(where.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EvaluationError(f"Cannot read {where}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise EvaluationError(f"{where} is not JSON: {error}.") from error
+    report = read_json(where, EvaluationError)
     if not isinstance(report, dict) or not isinstance(report.get("task"), str) or "complete" not in report:
         raise EvaluationError(f"{where} is JSON, but no report of evaluate.")
+    check_json_seal(report, str(where))
+    try:
+        msgspec.convert(report, EvaluationFile)
+    except (msgspec.ValidationError, ValueError) as error:  # the second for half of a surrogate pair
+        raise EvaluationError(f"{where} is damaged or from another version ({error}).") from error
     return report
 
 
@@ -42,17 +86,12 @@ def check_output(output: str | Path, resume: bool = False) -> None:
     Asked before evaluating, so that no answer is lost. Makes no folder.
     """
     path = evaluation_path(output)
-    for place in (Path(output), path):
-        if place.is_dir():
-            raise EvaluationError(f"Cannot write {place}: it is a folder; name a file in it.")
-    probe_folder(path)
-    if not path.exists():
+    if Path(output).is_dir():
+        raise EvaluationError(f"Cannot write {output}: it is a folder; name a file in it.")
+    check_ours(path, "report of evaluate", lambda: is_ours(path, ("task", "complete")))
+    if not is_ours(path, ("task", "complete")):
         return
-    try:
-        report = read_evaluation(path)
-    except EvaluationError as error:
-        raise EvaluationError(f"{path} exists and is not a report of evaluate: choose another --output.") from error
-    if not report["complete"] and not resume:
+    if not read_evaluation(path)["complete"] and not resume:
         raise EvaluationError(
             f"{path} holds a run that did not finish: continue with --resume, or delete it to start again."
         )
@@ -60,56 +99,65 @@ def check_output(output: str | Path, resume: bool = False) -> None:
 
 def write_evaluation(report: Json, path: Path) -> None:
     """Write the report aside and rename it; raises StatsError where the disk refuses."""
-    write_aside({path: (json.dumps(report, indent=1, allow_nan=False) + "\n").encode()})
+    write_aside({path: sealed_text(report).encode()})
 
 
 class Kept:
     """A growing report, saved at ``output`` after every subject; None saves nothing.
 
     report: with ``complete`` false and no questions yet. resume: take over the questions of the report that is there.
-    A context manager: an error says where the subjects answered before it are.
+    A context manager: no other process writes the report meanwhile, and an error says where the subjects answered
+    before it are.
     """
 
     def __init__(self, report: Json, output: str | Path | None, resume: bool) -> None:
         self.report = report
         self._path = None if output is None else evaluation_path(output)
         self._saved = False
+        self._resume, self._lock = resume, ExitStack()
         self.before: Json = {}
-        if resume and self._path is not None and self._path.exists():
-            self.before = read_evaluation(self._path)
-            _check_same(report, self.before, self._path)
-            if self.before["complete"]:  # nothing is left to ask here
-                report["environment"] = self.before["environment"]
-            self._saved = True
 
     def save(self) -> None:
         """Write the report as it is now."""
         if self._path is not None:
             write_evaluation(self.report, self._path)
             self._saved = True
+        check()
 
     def check_compared(self, model: Json) -> None:
         """Raise EvaluationError if the second model is not the one that the report to go on from compared."""
         compared = self.before.get("compared")
         if compared and self._path is not None:
-            _check_same({"model": model}, {"model": compared["model"]}, self._path)
+            _check_same({"model": model}, {"model": compared.get("model", {})}, self._path)
 
     def __enter__(self) -> Kept:
+        if self._path is not None:
+            self._lock.enter_context(holding(self._path))
+            if self._resume and self._path.exists():
+                with self._lock:
+                    self._take_over(self._path)
+                    self._lock = self._lock.pop_all()
         return self
+
+    def _take_over(self, path: Path) -> None:
+        self.before = read_evaluation(path)
+        _check_same(self.report, self.before, path)
+        if self.before["complete"]:  # nothing is left to ask here
+            self.report["environment"] = self.before["environment"]
+        self._saved = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._lock.close()
         if error is None or not self._saved:
             return
         sections = [self.report, self.report.get("compared") or {}]
         reached = sum(len({q["subject"] for q in section.get("questions", ())}) for section in sections)
         subjects = f"{reached} subject{'' if reached == 1 else 's'}"
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(
-                f"Stopped by Ctrl-C after {subjects}; the answers are in {self._path}, "
-                "and --resume continues from there."
-            ) from error
+            kept = f"the answers are in {self._path}, and --resume continues from there."
+            raise stopped_with(error, f" after {subjects}; {kept}") from error
         error.add_note(f"The answers on the {subjects} before are in {self._path}.")
 
 

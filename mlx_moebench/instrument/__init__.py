@@ -4,10 +4,11 @@ from ..blas import load_fast_blas
 
 load_fast_blas()  # before anything below imports mlx
 
-from .capture import Capture, capture, config_of, detach, is_traced, routers_of, routing_from  # noqa: E402
+from .capture import Capture, capture, detach, is_traced, routers_of, routing_from  # noqa: E402
 from .facts import model_facts  # noqa: E402
-from .generation import stream_generate  # noqa: E402
+from .generation import batch_generate, stream_generate  # noqa: E402
 from .live import LiveRoutingStats, attach  # noqa: E402
+from .models import config_of  # noqa: E402
 from .tap import Sink  # noqa: E402
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LiveRoutingStats",
     "Sink",
     "attach",
+    "batch_generate",
     "capture",
     "config_of",
     "detach",

@@ -13,17 +13,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import RoutingError, UnsupportedModelError, needed
-from ..families import GUIDE, Config, RouterForm, family_for
+from ..families import GUIDE, Config, Family, RouterForm
 from ..families.base import module_at, stored_weight
 from ..routing.record import Array, RouterSpec, Routing
-from ..types import Facts, Json
-from .tap import LayerTap, RouterTap, Sink, tap_experts, tap_gate, tap_layer, tap_of, untap
+from ..types import Facts
+from .models import config_of, family_of, is_of_mlx_vlm
+from .tap import (
+    ExpertTap,
+    LayerTap,
+    Listener,
+    RouterTap,
+    Sink,
+    TrunkTap,
+    tap_chooser,
+    tap_experts,
+    tap_gate,
+    tap_layer,
+    tap_loop,
+    tap_of,
+    tap_raw_gate,
+    tap_trunk,
+    untap,
+)
 
 
 @dataclass(frozen=True)
@@ -39,54 +56,79 @@ class _Located:
 class Capture:
     """Taps on every router of one model, until ``close`` or the end of a ``with`` block.
 
-    specs: the routers in the order in which they run; the sink's ``number`` is a position in it.
+    specs: the routers in the order in which they run; the sink's ``number`` is a position in it. forms, gates, routers:
+    the declaration of each, its gate and its tap. config: the model's.
     """
 
-    def __init__(self, model: nn.Module, sink: Sink) -> None:
-        self._config = config_of(model)
-        located = _locate(model, self._config)  # raises before anything is touched
+    def __init__(self, model: nn.Module, sink: Sink, listener: Listener | None = None) -> None:
+        located = _locate(model)  # raises before anything is touched
+        self.config = config_of(model)
         self.specs = tuple(router.spec for router in located)
-        self._forms = tuple(router.form for router in located)
+        self.forms = tuple(router.form for router in located)
+        self.gates = tuple(router.gate for router in located)
         self._model: nn.Module | None = model
-        self._routers = [_tap(model, router) for router in located]
+        self._parameters: tuple[Facts, ...] | None = None
+        self.routers = [_tap(model, router) for router in located]
         self._sinks = [(number, sink) for number in range(len(located))]
-        for tap, entry in zip(self._routers, self._sinks, strict=True):
+        for tap, entry in zip(self.routers, self._sinks, strict=True):
             tap.sinks.append(entry)
+        self._trunk, self._listener = _tap_trunk(model), listener
+        if listener is not None:
+            self._trunk.listeners.append(listener)
 
     def routing(self, number: int, logits: Array, indices: Array, mask: Array) -> Routing:
         """The record of what router ``number`` gave the sink; mask [B, S] True where a position counts.
 
         Raises RoutingError as ``routing_from`` does.
         """
-        return routing_from(self._forms[number], self._config, logits, indices, mask)
+        return routing_from(self.forms[number], self.config, logits, indices, mask, self.parameters_of(number))
 
-    def cache(self, number: int) -> object:
-        """The KV cache that the layer of router ``number`` was called with, while it runs; None without one."""
-        return self._routers[number].layer.cache
+    def parameters_of(self, number: int) -> Facts:
+        """What else the rule of a router needs, as it is now, or as it was when this capture was closed."""
+        if self._parameters is not None:
+            return self._parameters[number]
+        assert self._model is not None
+        form, layer = self.forms[number], self._model.layers[self.specs[number].layer]
+        return parameters_at(layer, bias=form.bias, expert_scale=form.expert_scale)
 
-    def unknown_cache(self, number: int) -> str | None:
-        """The name of what that layer got, while it runs, that seems to be a cache and is not one of mlx-lm's."""
-        return self._routers[number].layer.unknown_cache
+    @property
+    def caches(self) -> object:
+        """The KV caches that the forward which this thread runs was given, one or a list; None without one."""
+        return self._trunk.caches
+
+    @property
+    def unknown_cache(self) -> str | None:
+        """The name of what that forward was given that seems to be a cache and is not one of mlx-lm's."""
+        return self._trunk.unknown_cache
+
+    @property
+    def changes(self) -> int:
+        """How often gates were converted since they were tapped, as by quantising."""
+        return sum(tap.changes for tap in self.routers)
 
     @property
     def sinks(self) -> list[Sink]:
         """Its own sink and those of every other capture that hears the same taps."""
-        return [sink for _, sink in self._routers[0].sinks]
+        return [sink for _, sink in self.routers[0].sinks]
 
     def close(self) -> None:
         """Let go of the model, and take the taps off unless another capture of it still listens.
 
         A second call does nothing.
         """
-        model, self._model = self._model, None
-        if model is None:
+        if self._model is None:
             return
-        for tap, entry in zip(self._routers, self._sinks, strict=True):
+        self._parameters = tuple(self.parameters_of(number) for number in range(len(self.specs)))
+        model, self._model = self._model, None
+        for tap, entry in zip(self.routers, self._sinks, strict=True):
             tap.sinks[:] = [other for other in tap.sinks if other is not entry]
-        if not any(tap.sinks for tap in self._routers):
-            mine = [*self._routers, *(tap.layer for tap in self._routers)]
+        listeners = self._trunk.listeners
+        listeners[:] = [other for other in listeners if other is not self._listener]
+        if not any(tap.sinks for tap in self.routers):
+            mine = [self._trunk, *self.routers, *(tap.layer for tap in self.routers)]
             for module in model.modules():
-                if any(tap_of(module) is tap for tap in mine):
+                own = tap_of(module)
+                if any((own.router if isinstance(own, ExpertTap) else own) is tap for tap in mine):
                     untap(module)
 
     def __enter__(self) -> Capture:
@@ -129,30 +171,32 @@ def routers_of(model: nn.Module) -> list[RouterSpec]:
 
     Raises UnsupportedModelError where no family serves the model or a declared router is missing.
     """
-    return [router.spec for router in _locate(model, config_of(model))]
+    return [router.spec for router in _locate(model)]
 
 
 def experts_of(model: nn.Module) -> list[nn.Module]:
     """The module that runs the experts of each router, in running order; raises as `routers_of` does."""
-    return [router.experts for router in _locate(model, config_of(model))]
+    return [router.experts for router in _locate(model)]
 
 
-def config_of(model: nn.Module) -> Json:
-    """The settings of an mlx-lm model: its arguments and ``model_type``."""
-    args = getattr(model, "args", None)
-    if args is None or not hasattr(model, "layers"):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is not a language model as mlx-lm builds them (it has no 'args' or no 'layers'); "
-            "load it with mlx_moebench.load or mlx_lm.load."
-        )
-    return {**vars(args), "model_type": getattr(model, "model_type", getattr(args, "model_type", None))}
+def parameters_at(block: nn.Module, **paths: str) -> Facts:
+    """The parameters at these paths in a block, float32; those that it does not have are left out."""
+    arrays = {name: module_at(block, path) for name, path in paths.items() if path}
+    return {name: array.astype(mx.float32) for name, array in arrays.items() if array is not None}
 
 
-def routing_from(form: RouterForm, config: Config, logits: Array, indices: Array, mask: Array) -> Routing:
+def routing_from(
+    form: RouterForm,
+    config: Config,
+    logits: Array,
+    indices: Array,
+    mask: Array,
+    parameters: Facts = MappingProxyType({}),
+) -> Routing:
     """The record of one router on one batch, from what a sink was given.
 
-    logits: [B, S, R] or [B * S, R]; indices: the same with K; mask: [B, S] bool. Logits are cast to float32 before
-    the gate weights are computed. Raises RoutingError where the sizes do not fit.
+    logits: [B, S, R] or [B * S, R]; indices: the same with K; mask: [B, S] bool; parameters: `rules.Parameters`.
+    Logits are cast to float32 before anything is computed of them. Raises RoutingError where the sizes do not fit.
     """
     shape = tuple(mask.shape)
     for name, array in (("logits", logits), ("indices", indices)):
@@ -162,10 +206,11 @@ def routing_from(form: RouterForm, config: Config, logits: Array, indices: Array
                 f"The {name} of the {form.router} router have shape {tuple(array.shape)}, which does not fit a mask of "
                 f"shape {shape}: give a mask [B, S] with one entry per position of the batch that was run."
             )
-    z = logits.astype(mx.float32).reshape(*shape, -1)
+    rule = form.rule
+    z = rule.effective(logits.astype(mx.float32).reshape(*shape, -1), config)
     chosen = indices.reshape(*shape, -1)
-    weights = form.weights(z, chosen, config)
-    return Routing(z, chosen, weights, mx.array(mask).astype(mx.bool_), form.distribution)
+    weights, selection = rule.weights(z, chosen, config, parameters), rule.selection(z, config, parameters)
+    return Routing(z, chosen, weights, mx.array(mask).astype(mx.bool_), rule.distribution(config), selection)
 
 
 def is_traced(*arrays: Array) -> bool:
@@ -193,10 +238,11 @@ def bits_of(layer: nn.Module) -> int:
     return int(needed(layer, "bits", "mlx", "says how a weight is packed"))
 
 
-def _locate(model: nn.Module, config: Facts) -> list[_Located]:
-    family = family_for(config)
+def _locate(model: nn.Module) -> list[_Located]:
+    family = family_of(model)
+    specs = family.specs(config_of(model))
     located = []
-    for spec in family.specs(config):
+    for spec in specs:
         form = family.form(spec.router)
         if not 0 <= spec.layer < len(model.layers):
             raise UnsupportedModelError(
@@ -212,18 +258,53 @@ def _locate(model: nn.Module, config: Facts) -> list[_Located]:
                 f"config.json belongs to these weights, or {GUIDE}."
             )
         located.append(_Located(replace(spec, router_bits=bits_of(weight)), form, gate, experts))
+    if is_of_mlx_vlm(model):
+        _check_all(model, family, {spec.layer for spec in specs})
     return located
+
+
+def _check_all(model: nn.Module, family: Family, known: set[int]) -> None:
+    """Raises UnsupportedModelError for a block with experts that the config does not call sparse: mlx-vlm may read it
+    otherwise than mlx-lm."""
+    for number, layer in enumerate(model.layers):
+        experts = next((form.experts for form in family.routers if module_at(layer, form.experts) is not None), None)
+        if number not in known and experts is not None:
+            raise UnsupportedModelError(
+                f"Layer {number} of this model has '{experts}', but by its config the {family.name!r} family has no "
+                f"router there; {GUIDE}."
+            )
 
 
 def _tap(model: nn.Module, router: _Located) -> RouterTap:
     """The tap on a router and on its layer: that of an earlier capture, else a new one."""
-    layer, tap = model.layers[router.spec.layer], tap_of(router.experts)
+    layer, tap, form = model.layers[router.spec.layer], tap_of(router.experts), router.form
     if not isinstance(tap, RouterTap):
         of_layer = tap_of(layer)  # with two routers the first one made it
         tap = RouterTap(router.spec.name, of_layer if isinstance(of_layer, LayerTap) else LayerTap())
-        tap_experts(router.experts, tap)
+        if form.one_by_one:
+            tap_loop(router.experts, module_at(router.experts, form.one_by_one), tap)
+        else:
+            tap_experts(router.experts, tap)
     tap_layer(layer, tap.layer)
-    tap_gate(router.gate, tap)  # again, too: another gate may have come into its place
+    # Again, too: another gate may have come into its place.
+    if form.chooser:
+        tap_chooser(module_at(layer, form.chooser), tap)
+    if form.seam == "linear":
+        tap_gate(router.gate, tap)
+    else:
+        tap_raw_gate(router.gate, tap, precise=form.seam == "raw_float32")
+    return tap
+
+
+def _tap_trunk(model: nn.Module) -> TrunkTap:
+    """The tap on the module whose layers those of ``model`` are: that of an earlier capture, else a new one."""
+    first = model.layers[0]
+    holds = (m for m in model.modules() if any(isinstance(v, list) and any(x is first for x in v) for v in m.values()))
+    trunk = next(holds, model)
+    tap = tap_of(trunk)
+    if not isinstance(tap, TrunkTap):
+        tap = TrunkTap([])
+        tap_trunk(trunk, tap)
     return tap
 
 

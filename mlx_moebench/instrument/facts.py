@@ -10,20 +10,24 @@ from mlx.utils import tree_flatten
 
 from ..pair.model import object_section
 from ..types import Json
-from .capture import bits_of, config_of, experts_of, routers_of
+from .capture import bits_of, experts_of, routers_of
+from .models import config_of, family_of
 
 
 def model_facts(model: nn.Module) -> Json:
     """What a report says of a model of which only the object is at hand."""
-    config = config_of(model)
-    return object_section(
+    weights = [m for experts in experts_of(model) for m in experts.modules() if "weight" in m]
+    facts = object_section(
         model,
         routers_of(model),
-        model_type=config["model_type"],
+        model_type=config_of(model)["model_type"],
         backend="mlx",
         dtype=floating_dtype(model),
-        weight_bits=stored_bits([m for experts in experts_of(model) for m in experts.modules() if "weight" in m]),
+        weight_bits=stored_bits(weights) if weights else None,  # mlx-vlm can leave experts on disk
     )
+    if warning := family_of(model).warning:
+        facts["warnings"] = [*facts["warnings"], warning]
+    return facts
 
 
 def stored_bits(layers: list[nn.Module]) -> float | int:

@@ -11,10 +11,13 @@ import mlx.nn as nn
 
 from ..environment import environment
 from ..pair.stats import RecordedStats
+from ..routing.forwards import Cached, Rows
 from ..routing.record import Array, Mask, Routing
 from ..routing.recorder import TokenSink
-from ..types import Facts
-from .caches import is_batched
+from ..types import Facts, HostArray
+from . import batches, caches
+from .batches import rows_of
+from .caches import cached, is_batched, is_speculative
 from .capture import Capture, is_traced, routers_of
 from .facts import model_facts
 
@@ -32,34 +35,52 @@ class LiveRoutingStats(RecordedStats):
         **settings: Any,
     ) -> None:
         super().__init__(routers_of(model), sources=sources, tokens=tokens, **settings)
-        self._capture = Capture(model, self.record)
+        self._model: nn.Module | None = model
+        self._changes = 0
+        batches.follow()
+        caches.follow()
+        self._capture = Capture(model, self.record, self)
 
     def routing_of(self, number: int, logits: Array, indices: Array, mask: Mask) -> Routing:
         return self._capture.routing(number, logits, indices, mask)
 
-    def evaluate(self, arrays: Sequence[Array]) -> bool:
-        if is_traced(*arrays):
-            warnings.warn(
-                "A forward pass inside mx.compile or mx.vmap was not recorded: run the model outside it to measure.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-            return False
-        mx.eval(*arrays)
-        return True
+    def begin(self) -> None:
+        if self._capture.changes != self._changes:
+            self._changes = self._capture.changes
+            self._respecify()
+        super().begin()
 
-    def cache(self) -> object:
-        return self._capture.cache(0)
+    def evaluate(self, arrays: Sequence[Array]) -> bool:
+        # Started here, where the streams are that they are computed on; whoever reads them waits.
+        return not is_traced(*arrays)
+
+    def own(self, array: Array) -> Array:
+        # The model goes on with what it gave, and two threads may not look at one array that is still computed.
+        return mx.stop_gradient(array)
+
+    def device(self, array: HostArray, other: Array) -> Array:
+        return mx.array(array)
+
+    def cached(self) -> Cached | None:
+        return cached(self._capture.caches)
+
+    def rows(self, shape: tuple[int, ...]) -> Rows | None:
+        return rows_of(shape, id(self))
+
+    def drafting(self) -> bool:
+        return is_speculative()
 
     def unrecorded(self) -> str | None:
-        if self.cache() is None and (name := self._capture.unknown_cache(0)) is not None:
+        caches = self._capture.caches
+        if caches is None and (name := self._capture.unknown_cache) is not None:
             return (
                 f"The model was given a KV cache ({name}) that is not one of mlx-lm's, and is not recorded: say what "
                 "runs, with stats.batch(prompt_lengths=...)."
             )
-        if is_batched(self.cache()):
+        if is_batched(caches):
             return (
-                "Batched generation pads and reorders its rows and is not recorded: use mlx_moebench.stream_generate."
+                "A forward with rows of several prompts, padded and reordered by a cache that no generator of mlx-lm "
+                "runs, is not recorded: use mlx_moebench.batch_generate, or say what runs, with stats.batch(...)."
             )
         return None
 
@@ -68,6 +89,21 @@ class LiveRoutingStats(RecordedStats):
 
     def release(self) -> None:
         self._capture.close()
+        self._model = None
+
+    def _respecify(self) -> None:
+        """Take over the bits of routers that were quantised after they were tapped."""
+        assert self._model is not None
+        self._sync()
+        if self.n_tokens or any(stats.n_tokens for stats in self._others.values()):
+            warnings.warn(
+                "The routers were converted after tokens had been counted, so these statistics hold both: attach "
+                "again for numbers of the converted model alone.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        for stats in (self, *self._others.values()):
+            stats.specs = tuple(routers_of(self._model))
 
 
 def attach(model: nn.Module, tau: float = 0.40, collapse_on: str = "top_share_token") -> LiveRoutingStats:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..checkpoints import Checkpoint, LoadedModel
 from ..data import Batch
 from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean, missing_package, renamed
-from ..options import Loading, Step
+from ..options import Loading, Step, Tell
 from ..pair.stats import RecordedStats, RoutingStats
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
@@ -37,6 +37,10 @@ class Backend(Protocol):
 
     def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
         """A checkpoint, on the device that was selected."""
+
+    def open(self, model: str | Path | None, loading: Loading, step: Step, tell: Tell) -> Checkpoint:
+        """As `load`, but where ``loading.stream`` has it so no weight is read: the checkpoint's ``layers`` do that one
+        by one, see `streaming.Layers`. ``tell`` is told why."""
 
     def config(self, model: Any) -> Facts:
         """The settings of a model object, with its model_type."""
@@ -109,7 +113,7 @@ def backend_named(name: str) -> Backend:
 def check_alone(runner: Backend, what: str) -> None:
     """Raise `MoebenchError` where several processes would share what only one can do."""
     if runner.ranks() is not None:
-        raise MoebenchError(f"{what} in one process; start it without torchrun.")
+        raise MoebenchError(f"{what} in one process; start it without torchrun or mlx.launch.")
 
 
 def checkpoint_of(model: Any, tokenizer: Any, backend: str) -> Checkpoint | LoadedModel:

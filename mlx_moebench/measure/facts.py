@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import DataError
+from ..families.settings import VOCABULARY, value_of
 from ..types import Facts, Json
 
 
@@ -18,6 +19,7 @@ def loaded_facts(checkpoint: Any) -> Json:
         "fingerprint": checkpoint.fingerprint,
         "quantised_on_load": checkpoint.quantised_on_load,
         "adapter": checkpoint.adapter,
+        **({"routers_from": checkpoint.routers_from} if checkpoint.routers_from else {}),
     }
 
 
@@ -26,7 +28,7 @@ def check_vocabulary(config: Facts, largest: int) -> None:
 
     MLX looks up an id that the model lacks without a word, in memory that is not the model's.
     """
-    vocabulary = config.get("vocab_size")
+    vocabulary = value_of(config, VOCABULARY)
     if vocabulary is not None and largest >= vocabulary:
         raise DataError(
             f"The tokenizer gives id {largest}, but the model knows {vocabulary} ids: the tokenizer is another model's."

@@ -14,12 +14,13 @@ from typing import Any
 from ..data import Batch
 from ..errors import MoebenchError, RoutingError, StatsError
 from ..files import write_aside
-from ..options import Plan
+from ..options import Plan, Saving
 from ..pair.stats import RoutingStats
-from ..pair.storage import decode_output, pair_contents, pair_paths
-from ..routing.stats import read_as
+from ..pair.storage import check_writable, decode_output, pair_contents, pair_paths
+from ..routing.merging import read_as
+from ..signals import check, stopped_with
 from ..types import Json
-from .trace import TraceWriter
+from .trace import TraceWriter, check_trace_folder, manifest_path
 
 MIN_SECONDS = 2.0
 """Least time between two saves."""
@@ -50,17 +51,60 @@ class Done:
         )
 
 
-def check_replaceable(output: Path) -> None:
-    """Raise `StatsError` if ``output`` is the pair of a run that did not finish: it is there to be resumed."""
+PROGRESS = "progress.json"
+"""In the folder of a streamed run: how far it is."""
+
+
+def work_folder(output: str | Path) -> Path:
+    """Where a streamed run keeps what it has done until its pair ``output`` is written: OUT.stream for OUT.json."""
+    report_path, _ = pair_paths(Path(output))
+    return report_path.with_suffix(".stream")
+
+
+def is_streamed(output: str | Path) -> bool:
+    """Whether a streamed run for this output ended before its pair was written."""
+    return (work_folder(output) / PROGRESS).exists()
+
+
+def unfinished(output: Path) -> tuple[int, int] | None:
+    """(sequences measured, of how many) of the pair of a run that did not finish; None where there is none."""
     if not pair_paths(output)[1].exists():
-        return
-    for facts in RoutingStats.load(output).sources.values():
-        for part in facts.get("parts", ()):
-            if part["sequences_done"] < part["sequences"]:
-                raise StatsError(
-                    f"{pair_paths(output)[0]} holds {part['sequences_done']} of {part['sequences']} sequences of a run "
-                    "that did not finish: continue with --resume, or delete it to start again."
-                )
+        return None
+    parts = [part for facts in RoutingStats.load(output).sources.values() for part in facts.get("parts", ())]
+    left = [part for part in parts if part["sequences_done"] < part["sequences"]]
+    return (left[0]["sequences_done"], left[0]["sequences"]) if left else None
+
+
+def check_replaceable(output: Path) -> None:
+    """Raise `StatsError` if ``output`` is that of a run that did not finish: it is there to be resumed."""
+    if is_streamed(output):
+        folder = work_folder(output)
+        raise StatsError(
+            f"{folder} holds the layers of a run that did not finish: continue with --resume, or delete it to start "
+            "again."
+        )
+    if (reached := unfinished(output)) is not None:
+        raise StatsError(
+            f"{pair_paths(output)[0]} holds {reached[0]} of {reached[1]} sequences of a run "
+            "that did not finish: continue with --resume, or delete it to start again."
+        )
+
+
+def outputs_of(whole: str | Path | None, saving: Saving, writes: bool) -> list[Path]:
+    """What a process writes while it measures: the whole, its own part of it, the trace."""
+    pairs = [one for one in (whole, saving.output if writes else None) if one is not None]
+    traces = [] if saving.trace is None else [manifest_path(Path(saving.trace))]
+    return [*traces, *(path for pair in pairs for path in pair_paths(Path(pair)))]
+
+
+def check_saving(saving: Saving, generates: bool, writes: bool) -> None:
+    """Raise where what is there may not be replaced; asked when no other process can change it any more."""
+    if saving.trace is not None:
+        check_trace_folder(Path(saving.trace), saving.resume)
+    if saving.output is not None and writes:
+        output = Path(saving.output)
+        for pair in [output, decode_output(output)] if generates else [output]:
+            check_writable(pair)
 
 
 class Keeper:
@@ -70,7 +114,7 @@ class Keeper:
     has `RESAMPLES` at most. decode: the tokens generated after the prompts of ``stats``, if any; their pair lies at
     `decode_output`. trace: saved before the pair, so that it never holds less; needs an output. A context manager: on
     an error it saves what is measured, if all routers agree on it (the pair saved last stands otherwise), and adds to
-    the error where that is.
+    the error where that is. writes: whether this process is the one that does; the others only go on from the output.
     """
 
     def __init__(
@@ -80,7 +124,10 @@ class Keeper:
         plan: Plan | None = None,
         decode: RoutingStats | None = None,
         trace: TraceWriter | None = None,
+        *,
+        writes: bool = True,
     ) -> None:
+        self._writes = writes
         self._stats, self._output, self._plan, self._decode = stats, output, plan or Plan(), decode
         self._trace = trace
         ((_, self._facts),) = stats.sources.items()
@@ -107,7 +154,7 @@ class Keeper:
             return batches
         before = RoutingStats.load(self._output)
         path = pair_paths(self._output)[0]
-        _check_same(self._stats, before, path)
+        check_same(self._stats, before, path)
         ((_, facts),) = before.sources.items()
         (part,) = facts["parts"]
         passed = Done()
@@ -121,7 +168,7 @@ class Keeper:
             )
         if self._decode is not None:
             generated = RoutingStats.load(decode_output(self._output))
-            _check_same(self._decode, generated, decode_output(self._output))
+            check_same(self._decode, generated, decode_output(self._output))
             if next(iter(generated.sources.values()))["parts"][0]["batches_done"] != part["batches_done"]:
                 raise StatsError(
                     f"Cannot resume {path}: the run was killed between saving it and {decode_output(path).name}; leave "
@@ -139,8 +186,14 @@ class Keeper:
     def count(self, batch: Batch) -> None:
         """One more batch is measured; save if it is time."""
         self._done = self._done.after(batch)
+        check()
         if self._output is not None and time.monotonic() >= self._due:
             self._save(replace(self._plan, resamples=min(RESAMPLES, self._plan.resamples)))
+
+    def count_all(self, batches: Iterator[Batch]) -> None:
+        """All batches are measured, layer by layer."""
+        for batch in batches:
+            self._done = self._done.after(batch)
 
     def finish(self) -> None:
         """Save the finished measurement; without an output its facts still say that it is."""
@@ -162,9 +215,8 @@ class Keeper:
         reached = f"{self._saved.sequences} of {self._part['sequences']} sequences"
         where = pair_paths(self._output)[0]
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(
-                f"Stopped by Ctrl-C after {reached}; they are in {where}, and --resume continues from there."
-            ) from error
+            kept = f"they are in {where}, and --resume continues from there."
+            raise stopped_with(error, f" after {reached}; {kept}") from error
         error.add_note(f"The {reached} measured before are in {where}.")
 
     def _save(self, plan: Plan) -> None:
@@ -179,7 +231,7 @@ class Keeper:
         for stats in (self._stats, self._decode):
             if stats is not None:
                 next(iter(stats.sources.values()))["truncated_sequences"] = done.truncated
-        if self._output is not None:
+        if self._output is not None and self._writes:
             contents = {} if self._trace is None else self._trace.contents(self._stats)
             pairs = [(self._stats, self._output)]
             pairs += [] if self._decode is None else [(self._decode, decode_output(self._output))]
@@ -196,7 +248,7 @@ class Keeper:
         self._due = now + max(MIN_SECONDS, SHARE * (now - began))
 
 
-def _check_same(run: RoutingStats, before: RoutingStats, path: Path) -> None:
+def check_same(run: RoutingStats, before: RoutingStats, path: Path) -> None:
     """Raise `StatsError` with the first difference between a run that starts and the pair it wants to go on from."""
     if len(before.sources) != 1 or len(next(iter(before.sources.values())).get("parts", ())) != 1:
         raise StatsError(f"Cannot resume {path}: it is not the pair of one run of analyze, but merged or watched live.")
@@ -212,7 +264,7 @@ def _compared(run: RoutingStats, before: RoutingStats) -> Iterator[tuple[str, An
     """(what, there, here) of all that decides which numbers a batch gives, what a user chose before what follows."""
     for key in dict.fromkeys((*before.model, *run.model)):
         yield f"model's {key}", before.model.get(key), run.model.get(key)
-    for key in ("device", "blas", "mlx", "torch", "transformers"):  # another arithmetic rounds otherwise
+    for key in ("device", "blas", "experts", "mlx", "torch", "transformers"):  # another arithmetic rounds otherwise
         yield key, before.environment.get(key), run.environment.get(key)
     ((sha, facts),) = run.sources.items()
     ((sha_before, facts_before),) = before.sources.items()

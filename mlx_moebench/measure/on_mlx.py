@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,25 @@ from mlx_lm.sample_utils import make_sampler
 from ..checkpoints import Checkpoint, LoadedModel, read_json
 from ..data import Batch
 from ..environment import environment
+from ..errors import MoebenchError
 from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
-from ..models import load_checkpoint, select_device
-from ..options import Loading, Step
+from ..instrument.cpu_path import only_routing
+from ..models import load_checkpoint, open_checkpoint, select_device
+from ..options import Loading, Step, Tell
 from ..pair.model import named, origin
-from ..pair.stats import RoutingStats
+from ..pair.stats import RecordedStats, RoutingStats
+from ..pair.storage import stats_of_blob, sums_blob
 from ..routing.record import Array, Phase
 from ..routing.recorder import Recorder
 from ..types import HostArray, Json, Tokenizer
 from .facts import loaded_facts
 from .predictions import Places, log_likelihoods
+
+LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+"""What mlx.launch, or its mpirun, sets for each rank. Without it MLX is not asked: it would start MPI to find out."""
+
+MESSAGE = 2**26
+"""Bytes of a rank that travel at once."""
 
 
 def checkpoint_facts(model: Any, checkpoint: Any = None) -> Json:
@@ -51,13 +61,20 @@ class MLX:
     """See `Backend`."""
 
     name = "mlx"
-    recorder = LiveRoutingStats
+    recorder: Callable[..., RecordedStats] = LiveRoutingStats
+
+    def __init__(self, alone: bool = False) -> None:
+        """alone: this process measures by itself, whatever other ranks do."""
+        self._alone = alone
 
     def select_device(self, name: str) -> str:
         return select_device(name)
 
     def load(self, model: str | Path | None, loading: Loading, step: Step) -> Checkpoint:
         return load_checkpoint(model, loading)
+
+    def open(self, model: str | Path | None, loading: Loading, step: Step, tell: Tell) -> Checkpoint:
+        return open_checkpoint(model, loading, tell)
 
     def config(self, model: Any) -> Json:
         return config_of(model)
@@ -70,7 +87,11 @@ class MLX:
 
     def forward(self, checkpoint: Any, batch: Batch, logits: bool) -> Array | None:
         """Not evaluated: unless they are read, MLX never computes the output head nor the last layer's experts."""
-        return checkpoint.model(mx.array(batch.ids))
+        ids = mx.array(batch.ids)
+        if logits:
+            return checkpoint.model(ids)
+        with only_routing():
+            return checkpoint.model(ids)
 
     def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
         prompt = batch.ids[0][batch.mask[0]].tolist()
@@ -82,7 +103,8 @@ class MLX:
         return prefix if all(type(layer) is KVCache for layer in prefix) else None
 
     def extend(self, checkpoint: Any, prefix: list[Any], ids: Sequence[int]) -> None:
-        checkpoint.model(mx.array([list(ids)]), cache=prefix)
+        with only_routing():
+            checkpoint.model(mx.array([list(ids)]), cache=prefix)
         mx.eval([(layer.keys, layer.values) for layer in prefix])  # and so neither logits nor the last experts
 
     def bytes_per_token(self, prefix: list[Any]) -> float:
@@ -110,10 +132,45 @@ class MLX:
         mx.clear_cache()
 
     def ranks(self) -> tuple[int, int] | None:
-        return None
+        if self._alone or not any(name in os.environ for name in LAUNCHED):
+            return None
+        try:
+            group = mx.distributed.init()
+        except (ValueError, RuntimeError) as error:
+            raise MoebenchError(
+                f"{' and '.join(n for n in LAUNCHED if n in os.environ)} in the environment says that other processes "
+                f"share the work, but they do not find each other ({error}): start them with mlx.launch, or unset it."
+            ) from error
+        return None if group.size() == 1 else (group.rank(), group.size())
 
     def gather(self, statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
-        return dict(statistics)
+        """They travel as stats pairs do, so that what arrives is exactly what was sent."""
+        try:
+            blobs = {phase: of_all_ranks(sums_blob(stats)) for phase, stats in statistics.items()}
+        except RuntimeError as error:
+            raise MoebenchError(
+                "Another process ended before its part was measured; its own message says why. What this one measured "
+                "is saved where the command has an output, and --resume continues from it."
+            ) from error
+        return {phase: RoutingStats.merge(_read(parts)) for phase, parts in blobs.items()}
+
+
+def of_all_ranks(blob: bytes) -> list[bytes]:
+    """``blob`` of every rank, on every rank."""
+    sizes = np.array(mx.distributed.all_gather(mx.array([len(blob)], dtype=mx.int64), stream=mx.cpu))
+    parts = [bytearray() for _ in sizes]
+    for start in range(0, int(sizes.max()), MESSAGE):
+        piece = np.zeros(min(MESSAGE, int(sizes.max()) - start), dtype=np.uint8)
+        mine = np.frombuffer(blob[start : start + len(piece)], dtype=np.uint8)
+        piece[: len(mine)] = mine
+        every = np.array(mx.distributed.all_gather(mx.array(piece)[None], stream=mx.cpu))
+        for part, row in zip(parts, every, strict=True):
+            part += row.tobytes()
+    return [bytes(part[:size]) for part, size in zip(parts, sizes.tolist(), strict=True)]
+
+
+def _read(parts: list[bytes]) -> list[RoutingStats]:
+    return [stats_of_blob(RoutingStats, part, f"the statistics of rank {rank}") for rank, part in enumerate(parts)]
 
 
 def _copies(model: Any, prefix: list[Any], rows: int) -> list[Any]:

@@ -21,6 +21,8 @@ from ..data import (
     text_hashes,
 )
 from ..errors import DataError, MoebenchError
+from ..locks import holding
+from ..memory import check_room
 from ..options import (
     Choices,
     Flag,
@@ -35,14 +37,17 @@ from ..options import (
     takes,
 )
 from ..pair.stats import RecordedStats, RoutingStats
-from ..pair.storage import decode_output, pair_paths, save_pairs
+from ..pair.storage import decode_output, save_pairs
 from ..routing.record import Phase
 from ..routing.stats import Cluster
 from ..types import Facts, Json
 from .backends import Backend, backend_named, checkpoint_of
 from .facts import check_vocabulary
-from .keep import Keeper, check_replaceable
-from .trace import TraceWriter, budget, check_trace_folder
+from .keep import Keeper, check_saving, outputs_of
+from .keep_layers import LayerKeeper
+from .sharing import check_together, of_rank, shares_the_model
+from .streaming import run_layers, stream_of
+from .trace import TraceWriter, budget
 from .watch import Watch
 
 PHASES: tuple[tuple[Phase, ...], ...] = (("prefill",), ("prefill", "decode"))
@@ -94,12 +99,15 @@ def analyze(
     Other Parameters
     ----------------
     backend : str
-        ``mlx``, or ``torch``, which measures the same on transformers; under torchrun its ranks take a shard each, and
-        all return the whole.
+        ``mlx``, or ``torch``, which measures the same on transformers. Under mlx.launch, or torchrun, each rank takes a
+        shard, and all return the whole; of a tensor-parallel model all run everything, and the first one saves.
     device : str
         ``auto``, ``gpu``, ``cpu``, ``mps`` or ``cuda``.
-    dtype, bits, router_bits, adapter_path, trust_remote_code : as in `options.Loading`
+    dtype, bits, router_bits, routers_from, adapter_path, trust_remote_code : as in `options.Loading`
         See `models.load_checkpoint` and `torch_fallback.load_checkpoint`; not for a model that is loaded already.
+    stream, stream_memory : str, int or None
+        ``on`` reads the weights one layer at a time, ``off`` all at once, ``auto`` the former where they do not fit;
+        and the bytes of hidden states that stay in memory then (docs/streaming.md).
     text_field : str or None
         The field of a row that holds the text; None finds it by name.
     max_samples : int or None
@@ -186,28 +194,33 @@ def measure(
 
     runner: the backend, where it is not the one that ``options`` names. generate: tokens to continue each prompt for,
     one prompt at a time. watch: sees tokens where no trace does. Where several processes share the work, each keeps its
-    own at `rank_output` and the first one the whole at the output.
+    own at `sharing.rank_output` and the first one the whole at the output. Where they share the model instead, so that
+    each sees the same routers, all run everything, and what the first one counts is kept.
     """
     runner = runner or backend_named(options.loading.backend)
     if generate is not None:
         _check_generation(generate, options.saving)
         options = replace(options, reading=replace(options.reading, batch_size=1))
     whole, place = options.saving.output, runner.ranks()
-    if place is not None:
-        options = _of_rank(place, options)
-    if options.saving.trace is not None:
-        check_trace_folder(Path(options.saving.trace), options.saving.resume)
-    work = _prepare(runner, model, dataset, options, tokenizer, generate, step)
-    measured = _run(runner, work, options, generate, step, tell, watch)
-    if place is None:
-        return measured
-    step("waiting for the other processes", 0, 0)
-    stats = runner.gather(measured.stats)
-    if whole is None or place[0] != 0:
-        return Measured(stats, {})
-    paths: dict[Phase, Path] = {"prefill": Path(whole), "decode": decode_output(whole)}
-    reports = save_pairs([(one, paths[phase]) for phase, one in stats.items()], options.plan)
-    return Measured(stats, dict(zip(stats, reports, strict=True)))
+    together = place is not None and shares_the_model(model)
+    if together:
+        check_together(options.saving)
+    elif place is not None:
+        options = of_rank(place, options)
+    first = place is None or place[0] == 0
+    with holding(*outputs_of(whole if first else None, options.saving, writes=first or not together)):
+        check_saving(options.saving, generate is not None, writes=first or not together)
+        work = _prepare(runner, model, dataset, options, tokenizer, generate, step, tell, watch)
+        measured = _run(runner, work, options, generate, step, tell, watch, first or not together)
+        if place is None or together:
+            return measured
+        step("waiting for the other processes", 0, 0)
+        stats = runner.gather(measured.stats)
+        if whole is None or not first:
+            return Measured(stats, {})
+        paths: dict[Phase, Path] = {"prefill": Path(whole), "decode": decode_output(whole)}
+        reports = save_pairs([(one, paths[phase]) for phase, one in stats.items()], options.plan)
+        return Measured(stats, dict(zip(stats, reports, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -216,8 +229,12 @@ class _Work:
 
     checkpoint: Any
     sequences: list[Sequence]
-    batches: Iterator[Batch]
+    batch_size: int
     sources: dict[str, Json]
+
+    def batches(self) -> Iterator[Batch]:
+        """What the model is given; the same every time."""
+        return batches(self.sequences, self.batch_size, pad_id(self.checkpoint.tokenizer))
 
     @property
     def tokens(self) -> int:
@@ -238,11 +255,14 @@ def _prepare(
     tokenizer: Any,
     generate: int | None,
     step: Step,
+    tell: Tell,
+    watch: Watch | None,
 ) -> _Work:
     reading = options.reading
+    stream = stream_of(options.loading, options.saving, _whole(options.saving, generate, watch))
     runner.select_device(options.loading.device)
     step("loading the model", 0, 0)
-    checkpoint = _checkpoint(runner, model, tokenizer, options.loading, step)
+    checkpoint = _checkpoint(runner, model, tokenizer, replace(options.loading, stream=stream), step, tell)
     step("reading the text", 0, 0)
     corpus = read_corpus(dataset, **reading.of_corpus(), tokenizer=checkpoint.tokenizer)
     every = encode(corpus, checkpoint.tokenizer, reading.max_length)
@@ -251,8 +271,7 @@ def _prepare(
     facts = _data_facts(corpus, every, checkpoint.tokenizer, reading) | {"parts": [_part(sequences, reading)]}
     if generate:
         facts["generation"] = {"max_tokens": generate, "sampling": "greedy"}
-    planned = batches(sequences, reading.batch_size, pad_id(checkpoint.tokenizer))
-    return _Work(checkpoint, sequences, planned, {corpus.sha256: facts})
+    return _Work(checkpoint, sequences, reading.batch_size, {corpus.sha256: facts})
 
 
 def _run(
@@ -263,6 +282,7 @@ def _run(
     step: Step,
     tell: Tell,
     watch: Watch | None,
+    writes: bool,
 ) -> Measured:
     checkpoint, saving = work.checkpoint, options.saving
     writer = None if saving.trace is None else TraceWriter(saving, PHASES[bool(generate)])
@@ -273,24 +293,50 @@ def _run(
     stats.texts |= work.texts
     decode = None
     if generate:
-        decode = stats.phase_stats("decode")
+        decode = stats.filling("decode")
         decode.texts |= work.texts
     if saving.trace is not None:
         tell(budget(stats, saving, work.tokens, len(work.sequences), generate or 0))
     output = None if saving.output is None else Path(saving.output)
-    keeper = Keeper(stats, output, options.plan, decode, writer)
+    keeper = Keeper(stats, output, options.plan, decode, writer, writes=writes)
     doing = "generating, sequences" if generate else "measuring, sequences"
     with stats:
-        planned = keeper.resume(work.batches) if saving.resume else work.batches
-        with keeper:
-            for batch in planned:
-                step(doing, keeper.sequences, len(work.sequences))
-                _run_batch(runner, checkpoint, stats, batch, generate, watch)
-                keeper.count(batch)
-            step("computing the intervals", 0, 0)
-            keeper.finish()
+        planned = keeper.resume(work.batches()) if saving.resume else work.batches()
+        if getattr(checkpoint, "layers", None) is not None:
+            _stream(work, stats, keeper, options, step)
+        else:
+            with keeper:
+                for batch in planned:
+                    step(doing, keeper.sequences, len(work.sequences))
+                    _run_batch(runner, checkpoint, stats, batch, generate, watch)
+                    keeper.count(batch)
+                step("computing the intervals", 0, 0)
+                keeper.finish()
     phases = _phases(stats, decode)
     return Measured(phases, dict(zip(phases, keeper.reports, strict=False)))
+
+
+def _stream(work: _Work, stats: RecordedStats, keeper: Keeper, options: Options, step: Step) -> None:
+    """As `_run`, layer by layer; of a run that is finished nothing is left to do but to say so."""
+    layers, output = work.checkpoint.layers, options.saving.output
+    by_layer = LayerKeeper(stats, None if output is None else Path(output), stats.specs[-1].layer + 1)
+    if not keeper.sequences:
+        if options.saving.resume:
+            by_layer.resume()
+        run_layers(layers, stats, work.batches, by_layer, options.loading.stream_memory, step)
+        keeper.count_all(work.batches())
+    step("computing the intervals", 0, 0)
+    keeper.finish()
+    by_layer.finish()
+
+
+def _whole(saving: Saving, generate: int | None, watch: Watch | None) -> str | None:
+    """Why a run needs all of a model in memory, or None."""
+    if generate:
+        return "--generate runs the whole model for every token"
+    if saving.trace is not None:
+        return "--trace writes every token when the whole model has seen it"
+    return None if watch is None else "Single tokens are looked at when the whole model has seen them"
 
 
 def _phases(prefill: RoutingStats, decode: RoutingStats | None) -> dict[Phase, RoutingStats]:
@@ -315,6 +361,7 @@ def _recorder(runner: Backend, work: _Work, options: Options, watch: Watch | Non
 def _run_batch(
     runner: Backend, checkpoint: Any, stats: RecordedStats, batch: Batch, generate: int | None, watch: Watch | None
 ) -> None:
+    check_room()
     ids, logits = batch.ids, None
     if generate:
         ids = runner.generate(checkpoint, stats, batch, generate)
@@ -333,29 +380,6 @@ def _check_generation(max_tokens: int, saving: Saving) -> None:
         raise MoebenchError("Generated tokens are the model's predictions already: leave out the trace's predictions.")
 
 
-def rank_output(output: str | Path, rank: int, size: int) -> Path:
-    """Where one of several processes keeps its part of the pair ``output``: OUT.rank-1-of-2.json."""
-    stem = pair_paths(Path(output))[0].with_suffix("")
-    return stem.with_name(f"{stem.name}.rank-{rank + 1}-of-{size}.json")
-
-
-def _of_rank(place: tuple[int, int], options: Options) -> Options:
-    """The options of one of several processes: a shard, a pair and a trace of its own."""
-    rank, size = place
-    reading, saving = options.reading, options.saving
-    if reading.shard is not None:
-        raise MoebenchError(f"Each of {size} processes measures a shard of its own; leave out --shard {reading.shard}.")
-    output = None if saving.output is None else rank_output(saving.output, rank, size)
-    if output is not None and not saving.resume:
-        check_replaceable(output)
-    trace = None if saving.trace is None else Path(saving.trace) / f"rank-{rank + 1}-of-{size}"
-    return replace(
-        options,
-        reading=replace(reading, shard=f"{rank + 1}/{size}"),
-        saving=replace(saving, output=output, trace=trace),
-    )
-
-
 def _check_fit(config: Facts, sequences: list[Sequence], generate: int) -> None:
     """Raise DataError for an id or a position that the model lacks, which MLX would look up without a word."""
     check_vocabulary(config, max(int(s.ids.max()) for s in sequences))
@@ -370,11 +394,13 @@ def _check_fit(config: Facts, sequences: list[Sequence], generate: int) -> None:
         )
 
 
-def _checkpoint(runner: Backend, model: Any, tokenizer: Any, loading: Loading, step: Step) -> Any:
+def _checkpoint(runner: Backend, model: Any, tokenizer: Any, loading: Loading, step: Step, tell: Tell) -> Any:
     if model is None or isinstance(model, str | Path):
         if tokenizer is not None:
             raise MoebenchError("A tokenizer goes with a model object; a folder or hub id brings its own.")
-        return runner.load(model, loading, step)
+        return runner.load(model, loading, step) if loading.stream == "off" else runner.open(model, loading, step, tell)
+    if loading.stream == "on":
+        raise MoebenchError("This model is in memory already; to stream its layers, name its folder or hub id instead.")
     if loading.asked:
         raise MoebenchError(f"This model is loaded already; give {' and '.join(loading.asked)} when loading it.")
     return checkpoint_of(model, tokenizer, runner.name)

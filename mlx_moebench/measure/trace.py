@@ -35,12 +35,13 @@ from ..data.trace import (
     trace_bytes,
 )
 from ..errors import RoutingError, TraceError
-from ..files import probe_folder, write_aside
+from ..files import check_ours, is_ours, probe_folder, read_text, write_aside
 from ..options import Saving
+from ..pair.seal import sealed_text
 from ..pair.stats import RoutingStats
+from ..routing.merging import read_as
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
-from ..routing.stats import read_as
 from ..routing.tally import SCALARS
 from ..routing.tokens import TokenBlock, ranked
 from ..types import HostArray, Json
@@ -48,7 +49,7 @@ from ..types import HostArray, Json
 SHARD_BYTES = 64_000_000
 """Most bytes of the arrays of a shard, unless one batch alone has more."""
 
-_OURS = re.compile(r"(prefill|decode)-\d{5}-[0-9a-f]{8}\.safetensors|\.(prefill|decode)-.*\.tmp")
+_OURS = re.compile(r"(prefill|decode)-\d{5}-[0-9a-f]{8}\.safetensors")
 
 
 @dataclass
@@ -133,7 +134,7 @@ class TraceWriter:
         }
         texts = {str(token): self._texts[token] for token in sorted(self._texts)}
         files[self._folder / TEXTS] = json.dumps(texts, ensure_ascii=False, indent=0).encode()
-        files[self._folder / MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+        files[self._folder / MANIFEST] = sealed_text(manifest).encode()
         return files
 
     def tidy(self) -> None:
@@ -219,24 +220,40 @@ class TraceWriter:
         return self._folder / file, blob, entry
 
 
+def manifest_path(folder: Path) -> Path:
+    """Where trace.json lies; raises `TraceError` where there can be none."""
+    if folder.exists() and not folder.is_dir():
+        raise TraceError(f"Cannot write a trace to {folder}: it is a file; name a folder.")
+    return folder / MANIFEST
+
+
 def check_trace_folder(folder: Path, resume: bool) -> None:
     """Raise `TraceError` unless a trace can be written there: a new folder, an empty one, or one with a finished trace.
 
     resume: an unfinished trace is what is gone on with, and no error.
     """
-    if folder.exists() and not folder.is_dir():
-        raise TraceError(f"Cannot write a trace to {folder}: it is a file; name a folder.")
-    probe_folder(folder / MANIFEST)
+    probe_folder(manifest_path(folder))
     if not folder.exists():
         return
     others = [p.name for p in folder.iterdir() if not (p.name.startswith(".") or _OURS.fullmatch(p.name))]
     if strange := sorted({*others} - {MANIFEST, TEXTS}):
         raise TraceError(f"{folder} holds other files ({strange[0]}): name a new folder for the trace.")
+    check_ours(folder / TEXTS, "list of a trace's tokens", lambda: _is_texts(folder / TEXTS))
+    check_ours(folder / MANIFEST, "trace", lambda: is_ours(folder / MANIFEST, ("format", "phases", "routers")))
     if MANIFEST in others and not resume and not read_manifest(folder).get("complete"):
         raise TraceError(
             f"{folder} holds the trace of a run that did not finish: continue with --resume, or delete it to start "
             "again."
         )
+
+
+def _is_texts(path: Path) -> bool:
+    """Whether a file is the {id: text} of a trace; a run that was killed may have left it alone."""
+    try:
+        texts = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(texts, dict) and all(key.isdecimal() and isinstance(text, str) for key, text in texts.items())
 
 
 def budget(stats: RoutingStats, saving: Saving, tokens: int, sequences: int, generate: int) -> str:

@@ -127,12 +127,13 @@ class Attention(Mixture):
         def attend(queries: Array) -> Array:
             # Head h of every expert reads key-value head h. MLX gives K consecutive query heads to each key-value
             # head, so the experts of one head come next to each other, and back afterwards.
-            queries = queries.reshape(B, S, self.top_k, self.n_kv_heads, self.head_dim)
+            chosen = queries.shape[-2]  # top_k, unless the choice is changed
+            queries = queries.reshape(B, S, chosen, self.n_kv_heads, self.head_dim)
             queries = queries.transpose(0, 3, 2, 1, 4).reshape(B, -1, S, self.head_dim)
             queries = self.rope(queries, offset=offset)
             out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
-            out = out.reshape(B, self.n_kv_heads, self.top_k, S, self.head_dim)
-            return out.transpose(0, 3, 2, 1, 4).reshape(B, S, self.top_k, -1)
+            out = out.reshape(B, self.n_kv_heads, chosen, S, self.head_dim)
+            return out.transpose(0, 3, 2, 1, 4).reshape(B, S, chosen, -1)
 
         return self.mix(x, attend)
 

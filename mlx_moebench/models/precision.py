@@ -26,7 +26,8 @@ def quantise(
     Returns what config.json says of it under ``quantization``, or None where nothing was quantised.
 
     routers: the modules that hold the routers' weights; they get router_bits, which is max(8, bits) by default.
-    bits: for everything else; None leaves it. A weight whose rows divide by no group size stays as it is.
+    bits: for everything else; None leaves it. A weight whose rows divide by no group size stays as it is, and so does
+    one that mlx-lm's own ``quant_predicate`` of the model excludes.
 
     Nothing is computed yet: a weight that was loaded lazily is read, packed and dropped when its turn comes.
     """
@@ -35,9 +36,12 @@ def quantise(
     if bits is None and router_bits == UNQUANTISED:
         return None
     kept = {id(router) for router in routers}
+    allowed = getattr(model, "quant_predicate", None) or (lambda path, module: True)
     packed: dict[str, Packing] = {}
 
     def packing(path: str, module: nn.Module) -> Packing | bool:
+        if id(module) not in kept and allowed(path, module) is False:
+            return False
         chosen = _packing(module, router_bits if id(module) in kept else bits)
         if chosen is not None:
             packed[path] = chosen

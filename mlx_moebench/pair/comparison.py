@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MoebenchError, StatsError
-from ..files import write_aside
+from ..files import check_ours, is_ours, write_aside
 from ..options import Plan
 from ..routing.comparison.comparability import Matching, Side, check_comparable, match, notes
 from ..routing.comparison.differences import CROSSINGS, ROUNDING, differences
@@ -20,6 +19,7 @@ from ..routing.comparison.resampling import LOADS
 from ..routing.metrics import METRICS
 from ..routing.record import RouterSpec
 from ..types import Facts, Json
+from .seal import sealed_text
 from .sides import side_of
 from .stats import RoutingStats
 
@@ -98,9 +98,9 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> Path:
-        """Write `to_dict` as JSON; raises `StatsError` when the disk refuses."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        write_aside({Path(path): text.encode()})
+        """Write `to_dict` as JSON; raises `StatsError` when the disk refuses, or another kind of file is there."""
+        check_ours(Path(path), "comparison", lambda: is_ours(Path(path), ("design", "direction", "overall"), ".json"))
+        write_aside({Path(path): sealed_text(self.to_dict()).encode()})
         return Path(path)
 
     def _router(self, number: int) -> Json:

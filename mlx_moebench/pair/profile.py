@@ -15,11 +15,17 @@ from ..routing.domains.estimates import DomainEstimates, domain_point
 from ..routing.domains.findings import Findings, count_words, findings
 from ..routing.intervals.bands import Estimates, share_bands
 from ..routing.intervals.corrected import Corrected
+from ..routing.intervals.measured import measured
 from ..routing.record import RouterSpec
 from ..routing.repeats import text_units
 from ..types import Json
-from .report import answers, data_section, estimates_of, interval_entry, words_by_router
+from .report import answers, data_section, estimates_of, interval_entry, sizes, words_by_router
 from .stats import RoutingStats
+
+OVERLAP = "adjacent_overlap"
+
+MOST_PAIRED = 40
+"""Domains up to which each two are held against each other: 780 pairs. A thousand would make half a million."""
 
 PROFILE_VERSION = "2"
 """Since 2 routers have findings in place of verdicts."""
@@ -68,6 +74,24 @@ def profile_of_stats(parts: Sequence[RoutingStats], plan: Plan | None = None) ->
     return Profile(str(merged.model.get("id", "model")), merged, reports, plan)
 
 
+def _in_order(merged: RoutingStats, reports: Mapping[str, Json]) -> dict[str, RoutingStats | None]:
+    """The statistics of each domain, or None where its report is there already: those first, in their order."""
+    missing = set(merged.strata) - reports.keys()
+    parts = merged.by_domain() if missing else {}
+    return dict.fromkeys(reports) | {name: part for name, part in parts.items() if name in missing}
+
+
+def _alone(part: RoutingStats | None, plan: Plan) -> Json:
+    """Of the report of one domain, what `domain_report` takes from it: the whole takes long for many domains."""
+    assert part is not None  # where it is, there is no report
+    units = text_units(part)
+    sums = [units.sums(part.sums(number)) for number in range(len(part.specs))]
+    rows = measured(sums, units.strata(part.strata), plan, [OVERLAP], units.copies).routers
+    shown = [row[OVERLAP] for row in rows]
+    routers = [{OVERLAP: _number(one.value), "ci": {OVERLAP: interval_entry(one)}} for one in shown]
+    return {"data": data_section(part, units), "routers": routers}
+
+
 def rename(stats: RoutingStats, domain: str) -> None:
     """Give the one data set of ``stats`` another name, which is that of its domain."""
     if len(stats.sources) != 1:
@@ -79,10 +103,11 @@ def rename(stats: RoutingStats, domain: str) -> None:
 def domain_report(merged: RoutingStats, reports: Mapping[str, Json], plan: Plan | None = None) -> Json:
     """Facts, ``domains``, and per router what lies between the domains: see the schema ``profile.schema.json``.
 
-    merged: statistics of all domains together. reports: the report of each domain alone, by the name that it has in
-    ``merged.strata``. Raises `MoebenchError` for fewer than two domains.
+    merged: statistics of all domains together. reports: those of single domains that are made already, by the names
+    that they have in ``merged.strata``. Raises `MoebenchError` for fewer than two domains.
     """
     plan = plan or Plan()
+    alone = {name: reports.get(name) or _alone(part, plan) for name, part in _in_order(merged, reports).items()}
     units = text_units(merged)
     sums = [units.sums(merged.sums(number)) for number in range(len(merged.specs))]
     between = estimates_of(merged, sums, units, plan)
@@ -90,12 +115,12 @@ def domain_report(merged: RoutingStats, reports: Mapping[str, Json], plan: Plan 
     q = [math.nan if x is None else x for x in benjamini_hochberg([_p_value(one) for one in between])]
     routers = []
     for number, (spec, one) in enumerate(zip(merged.specs, between, strict=True)):
-        alone = {name: report["routers"][number] for name, report in reports.items()}
-        routers.append(_identity(spec) | router_between(one, over[number], q[number]) | _overlaps(one.even, alone))
+        overlaps = _overlaps(one.even, {name: report["routers"][number] for name, report in alone.items()})
+        routers.append(_identity(spec) | router_between(one, over[number], q[number]) | overlaps)
     return {
         "model": merged.model,
         "phase": merged.phase,
-        "domains": [_domain(name, report) for name, report in reports.items()],
+        "domains": [{"name": name, **sizes(report["data"])} for name, report in alone.items()],
         "data": data_section(merged, units),
         "routers": routers,
         "words_by_router": words_by_router(merged, over),
@@ -147,13 +172,9 @@ def _identity(spec: RouterSpec) -> Json:
     return {name: getattr(spec, name) for name in ("layer", "moe_layer", "router", "n_experts", "top_k")}
 
 
-def _domain(name: str, report: Json) -> Json:
-    data = report["data"]
-    return {"name": name, **{key: data[key] for key in ("sha256", "n_sequences", "n_tokens")}}
-
-
 def router_between(one: DomainEstimates, over: Findings, q_value: float = math.nan) -> Json:
     """What lies between the domains of one router, for JSON."""
+    pairs = one.divergence if len(one.domains) <= MOST_PAIRED else {}
     shares = {name: [_number(x) for x in row] for name, row in zip(one.names, one.shares, strict=True)}
     test = one.test
     return {
@@ -167,7 +188,7 @@ def router_between(one: DomainEstimates, over: Findings, q_value: float = math.n
         },
         "mixture_spread": _estimate(one.used),
         "domain_specialisation": {"even": one.even, "shares": shares, **_bands(one)},
-        "jensen_shannon": [{"domains": list(pair), **_estimate(estimate)} for pair, estimate in one.divergence.items()],
+        "jensen_shannon": [{"domains": list(pair), **_estimate(estimate)} for pair, estimate in pairs.items()],
     }
 
 
@@ -188,11 +209,8 @@ def _bands(one: DomainEstimates) -> Json:
 
 
 def _overlaps(even: float, alone: Mapping[str, Json]) -> Json:
-    of_domains = {
-        name: {"value": router["adjacent_overlap"], **router["ci"]["adjacent_overlap"]}
-        for name, router in alone.items()
-    }
-    return {"adjacent_overlap": {"chance": even, "domains": of_domains}}
+    of_domains = {name: {"value": router[OVERLAP], **router["ci"][OVERLAP]} for name, router in alone.items()}
+    return {OVERLAP: {"chance": even, "domains": of_domains}}
 
 
 def _estimate(estimate: Corrected) -> Json:

@@ -23,9 +23,10 @@ from ..routing.stats import RoutingSums
 from ..routing.sums import Numbers, Sums, numbered
 from ..types import Facts, Json
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 """Since 2 a router has the band of every expert, ``token_share``. Since 3 biased numbers are shown corrected, with the
-plug-in value beside them, and several domains have findings in place of flags and verdicts."""
+plug-in value beside them, and several domains have findings in place of flags and verdicts. Since 4 the file
+is sealed."""
 
 COUNTED = "counts do not say which text a token came from"
 
@@ -92,9 +93,7 @@ def findings_of(stats: RoutingSums, units: Units, plan: Plan) -> list[Findings]:
 
 def answers(between: list[DomainEstimates], sums: list[Sums], strata: list[str], plan: Plan) -> list[Findings]:
     """The findings on each router, from what lies between the domains and the sums of the sequences of ``strata``."""
-    return [
-        findings(one, tied_shares(s, strata, one.names), plan.thresholds) for one, s in zip(between, sums, strict=True)
-    ]
+    return [findings(one, tied_shares(s, strata), plan.thresholds) for one, s in zip(between, sums, strict=True)]
 
 
 def estimates_of(stats: RoutingSums, sums: list[Sums], units: Units, plan: Plan) -> list[DomainEstimates]:
@@ -107,10 +106,11 @@ def estimates_of(stats: RoutingSums, sums: list[Sums], units: Units, plan: Plan)
     return [domain_point(c, s.top_k, names, COUNTED) for c, s in zip(by_domain, sums, strict=True)]
 
 
-def tied_shares(sums: Sums, strata: Sequence[str], names: Sequence[str]) -> list[float]:
-    """`tied_selections` of each of the domains ``names``; 0 where nothing is known of ties."""
-    rows = [[row for row, stratum in enumerate(strata) if stratum == name] for name in names]
-    shares = [float(METRICS["tied_selections"].values(sums.take(of_domain).total())) for of_domain in rows]
+def tied_shares(sums: Sums, strata: Sequence[str]) -> list[float]:
+    """`tied_selections` of each domain of ``strata``, by name; 0 where nothing is known of ties."""
+    _, labels = numbered(strata)
+    by_domain = sums.grouped(labels)  # in the order of the names
+    shares = METRICS["tied_selections"].values(by_domain).tolist()
     return [share if math.isfinite(share) else 0.0 for share in shares]
 
 
@@ -125,11 +125,14 @@ def data_section(stats: RoutingSums, units: Units | None = None) -> Json:
     """Facts about the data: those of the one source, or name and hash of all with the sources listed.
 
     ``complete`` is absent where no run says what there was to measure, and false where one of the sources is not.
+    ``unrecorded``: what else ran, and why it is not in the numbers; absent where nothing did.
     ``effective_sequences``: how many of one length the sequences, each text counted once, are as sure as.
     """
     units = units or text_units(stats)
     measured_clusters, strata = stats.clusters, units.strata(stats.strata)
     counted: Json = {"n_sequences": len(measured_clusters), "n_tokens": stats.n_tokens, "phase": stats.phase}
+    if stats.dropped:
+        counted["unrecorded"] = [{"why": why, **lost._asdict()} for why, lost in stats.dropped.items()]
     if stats.specs and measured_clusters:
         counted |= _sequences(stats, units, strata)
     sources = _sources(stats)
@@ -144,6 +147,11 @@ def data_section(stats: RoutingSums, units: Units | None = None) -> Json:
         **counted,
         "sources": sources,
     }
+
+
+def sizes(data: Facts) -> Json:
+    """What tells one data set from another in `data_section`, and how much of it was measured."""
+    return {key: data[key] for key in ("sha256", "n_sequences", "n_tokens")}
 
 
 def _sources(stats: RoutingSums) -> list[Json]:
@@ -265,12 +273,15 @@ def _entry(one: Corrected, total: Sums, plan: Plan) -> Json:
 
 
 def _flagged(stats: RoutingSums, numbers: list[int], of_kind: Measured, plan: Plan) -> Json:
-    shares = {}
+    shares, reasons = {}, set()
     for number, row, maxima in zip(numbers, of_kind.routers, of_kind.maxima, strict=True):
-        flag, _ = stats.flag(number, {name: one.value for name, one in row.items()})
+        flag, reason = stats.flag(number, {name: one.value for name, one in row.items()})
         if flag is not None:
             shares[stats.specs[number].name] = row[stats.collapse_on].value, maxima.get(stats.collapse_on)
+        reasons.add(reason)
     fraction, interval = flagged_fraction(shares, stats.tau, plan.level)
+    if not shares and len(reasons) == 1:
+        interval = Interval(reason=f"no router has a flag: {reasons.pop()}")
     return {"value": fraction, "level": plan.level, "over": len(shares), **interval.to_dict()}
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..options import Plan
+from ..routing.merging import merged, split_by_domain
 from ..routing.record import Phase
 from ..routing.recorder import Recorder
-from ..routing.stats import RoutingSums, merged, split_by_domain
+from ..routing.stats import RoutingSums
 from ..types import Json, Picture
 from .report import build_report, interval_rows
 from .storage import load_pair, save_pair
@@ -84,9 +85,10 @@ class RoutingStats(RoutingSums):
         return load_pair(RoutingStats, Path(path))
 
     @staticmethod
-    def merge(parts: Sequence[RoutingSums]) -> RoutingStats:
-        """One `RoutingStats` of several, in any order. Nothing is added if a sequence occurs in two of them.
+    def merge(parts: Iterable[RoutingSums]) -> RoutingStats:
+        """One `RoutingStats` of several, in any order. There is none if a sequence occurs in two of them.
 
+        parts: an iterator may load them one by one, so that no more than one is held beside the result.
         Raises `StatsError` when the parts differ in model, routers, phase, or in how the same data was read.
         """
         return merged(RoutingStats, parts)
@@ -102,7 +104,41 @@ class RecordedStats(Recorder, RoutingStats):
     kind = RoutingStats
 
     def phase_stats(self, phase: Phase) -> RoutingStats:
-        """What was measured in one phase, apart from the others. Statistics of two phases are never mixed."""
+        """What was measured in one phase, apart from the others. Statistics of two phases are never mixed.
+
+        Where another thread runs the model it is a copy, of whole forwards.
+        """
         stats = super().phase_stats(phase)
         assert isinstance(stats, RoutingStats)  # this is one, and the others are of ``kind``
         return stats
+
+    def filling(self, phase: Phase) -> RoutingStats:
+        """The statistics of a phase that go on filling, for whoever runs the model in this thread alone."""
+        stats = super().filling(phase)
+        assert isinstance(stats, RoutingStats)
+        return stats
+
+    # What takes more than one look is done on something that holds still meanwhile.
+
+    def report(self, plan: Plan | None = None) -> Json:
+        with self.holding():
+            if (still := self.still()) is self:
+                return super().report(plan)
+        return build_report(still, plan)
+
+    def to_dataframe(self, intervals: bool = False, plan: Plan | None = None) -> pd.DataFrame:
+        with self.holding():
+            if (still := self.still()) is self:
+                return super().to_dataframe(intervals, plan)
+        assert isinstance(still, RoutingStats)
+        return still.to_dataframe(intervals, plan)
+
+    def save(self, path: str | Path, plan: Plan | None = None) -> tuple[Path, Path]:
+        with self.holding():
+            if (still := self.still()) is self:
+                return super().save(path, plan)
+        return save_pair(still, Path(path), plan)
+
+    def by_domain(self) -> dict[str, RoutingStats]:
+        with self.holding():
+            return split_by_domain(RoutingStats, self)

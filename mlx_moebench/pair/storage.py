@@ -10,28 +10,40 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
 from ..errors import MoebenchError, StatsError
-from ..files import header_of, metadata_of, probe_folder, write_aside
+from ..files import check_ours, header_of, is_ours, metadata_of, read_bytes, write_aside
+from ..locks import holding
 from ..options import Plan
 from ..routing.parts import completeness
-from ..routing.record import Phase, RouterSpec
+from ..routing.record import Dropped, RouterSpec
 from ..routing.stats import Cluster, Kind, RoutingSums, recorded
 from ..routing.sums import FIELDS, Sums
 from ..routing.tally import SCALARS
-from ..types import Facts, HostArray, Json
+from ..types import HostArray, Json
 from .format import checked
-from .report import build_report
+from .invariants import check_facts, check_specs, check_sums, check_transition, expect
+from .report import SCHEMA_VERSION, build_report
+from .seal import SEAL, check_json_seal, read_json, sealed_text, strict_json, sums_seal, warn_unsealed
 
-SUMS_VERSION = "1"
-"""Of the layout of the sums; that of the report is `report.SCHEMA_VERSION`."""
+SUMS_VERSION = "2"
+"""Of the layout of the sums; that of the report is `report.SCHEMA_VERSION`. Version 1 had no seal."""
 
-READABLE = ("1", "2", "3")
+READABLE = ("1", "2", "3", "4")
 """Versions of the report; see `report.SCHEMA_VERSION`."""
+
+UNSEALED = "1"
+"""The version of sums without a seal."""
+
+RESTORE = "Measure again, or take it from a copy."
+"""What to do about sums that were changed."""
+
+CLUSTERS = ("row", "source", "text")
+"""Of every sequence: its row, the number of its source, and the hash of its text, which earlier versions lack."""
 
 FORMAT = "mlx_moebench.routing_stats"
 """The key in the file's metadata under which everything but the arrays stands, as JSON."""
@@ -73,17 +85,10 @@ def check_writable(path: Path) -> None:
     """
     report_path, sums_path = pair_paths(path)
     check_name(path)
-    for place in (path, report_path, sums_path):
-        if place.is_dir():
-            raise StatsError(f"Cannot write {place}: it is a folder; name a file in it.")
-    probe_folder(report_path)
-    if sums_path.exists() and FORMAT not in metadata_of(sums_path):
-        raise StatsError(f"{sums_path} exists and holds no routing statistics: choose another --output.")
-    if report_path.exists():
-        try:
-            read_report(report_path, verify=False)
-        except StatsError as error:
-            raise StatsError(f"{report_path} exists and is not a routing report: choose another --output.") from error
+    if path.is_dir():
+        raise StatsError(f"Cannot write {path}: it is a folder; name a file in it.")
+    check_ours(sums_path, "routing statistics", lambda: FORMAT in metadata_of(sums_path))
+    check_ours(report_path, "routing report", lambda: is_ours(report_path, ("routers", "summary", "data", "model")))
 
 
 def save_pair(stats: RoutingSums, path: Path, plan: Plan | None = None) -> tuple[Path, Path]:
@@ -94,8 +99,12 @@ def save_pair(stats: RoutingSums, path: Path, plan: Plan | None = None) -> tuple
 
 def save_pairs(pairs: Iterable[tuple[RoutingSums, Path]], plan: Plan | None = None) -> list[Json]:
     """Write several pairs together, as `save_pair` writes one; returns their reports."""
-    made = [pair_contents(stats, path, plan) for stats, path in pairs]
-    write_aside({path: blob for files, _ in made for path, blob in files.items()})
+    pairs = list(pairs)
+    with holding(*(half for _, path in pairs for half in pair_paths(path)), brief=True):
+        for _, path in pairs:
+            check_writable(path)
+        made = [pair_contents(stats, path, plan) for stats, path in pairs]
+        write_aside({path: blob for files, _ in made for path, blob in files.items()})
     return [report for _, report in made]
 
 
@@ -105,12 +114,7 @@ def pair_contents(stats: RoutingSums, path: Path, plan: Plan | None = None) -> t
     report_path, sums_path = pair_paths(path)
     blob = sums_blob(stats)
     report = build_report(stats, plan) | {"sums_sha256": hashlib.sha256(blob).hexdigest()}
-    return {sums_path: blob, report_path: report_text(report).encode()}, report
-
-
-def report_text(report: Facts) -> str:
-    """The JSON half of a pair."""
-    return json.dumps(report, indent=1, allow_nan=False) + "\n"
+    return {sums_path: blob, report_path: sealed_text(report).encode()}, report
 
 
 def sums_blob(stats: RoutingSums) -> bytes:
@@ -128,9 +132,10 @@ def sums_blob(stats: RoutingSums) -> bytes:
         sums = stats.sums(number)
         tensors |= {f"{spec.name}.{name}": np.ascontiguousarray(getattr(sums, name)) for name in FIELDS}
         tensors[f"{spec.name}.top1_counts"] = recorded(sums.top1_counts)
-        tensors[f"{spec.name}.pairs"] = stats.pairs(number)
+        tensors[f"{spec.name}.pairs"] = stats.pairs(number) * stats.pairs_known(number)
         if number + 1 < len(stats.specs):
-            tensors[f"{spec.name}.transition"] = stats.transition_counts(number)
+            known = stats.transitions_known(number)
+            tensors[f"{spec.name}.transition"] = stats.transition_counts(number) * known
     facts = {
         "schema_version": SUMS_VERSION,
         "specs": [asdict(spec) for spec in stats.specs],
@@ -143,14 +148,23 @@ def sums_blob(stats: RoutingSums) -> bytes:
         "sources": stats.sources,
         "environment": stats.environment,
     }
+    if stats.dropped:
+        facts["dropped"] = stats.dropped
     # One entry: safetensors writes several in an order that changes from run to run, and equal sums give equal bytes.
-    blob: bytes = save(tensors, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
+    text = json.dumps(facts, sort_keys=True)
+    text = json.dumps(facts | {SEAL: sums_seal(json.loads(text), tensors)}, sort_keys=True)
+    blob: bytes = save(tensors, metadata={FORMAT: text})
     return blob
 
 
 def load_pair(kind: type[Kind], path: Path) -> Kind:
-    """The statistics whose sums lie beside ``path``; raises `StatsError` when they are missing or broken."""
+    """The statistics whose sums lie beside ``path``; raises `StatsError` when they are missing, changed or broken.
+
+    Where ``path`` is not that of the sums, the report beside them must not have been changed either.
+    """
     report_path, sums_path = pair_paths(path)
+    if path.suffix != sums_path.suffix and report_path.exists() and sums_path.exists():
+        _sealed_report(report_path)
     if not sums_path.exists():
         if report_path.exists():
             raise StatsError(
@@ -159,9 +173,25 @@ def load_pair(kind: type[Kind], path: Path) -> Kind:
             )
         raise StatsError(f"No stats pair at {path}: neither {report_path.name} nor {sums_path.name} exists.")
     try:
-        return stats_of_blob(kind, sums_path.read_bytes(), str(sums_path))
+        blob = read_bytes(sums_path)
+        stats = stats_of_blob(kind, blob, str(sums_path))
     except OSError as error:
         raise StatsError(f"Cannot read {sums_path}: {error.strerror or error}.") from error
+    if SEAL not in strict_json(header_of(blob).metadata[FORMAT]):
+        _check_unsealed(sums_path, report_path)
+    return stats
+
+
+def _check_unsealed(sums_path: Path, report_path: Path) -> None:
+    """Of sums without a seal, a report beside them tells of a change; nothing else does, and that is said."""
+    known = report_path.exists() and _sealed_report(report_path).get("sums_sha256")
+    if known and known != _sha256(sums_path):
+        raise StatsError(f"{sums_path} or {report_path.name} was changed after both were written. {RESTORE}")
+    warn_unsealed(str(sums_path))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def stats_of_blob(kind: type[Kind], blob: bytes, name: str) -> Kind:
@@ -172,7 +202,11 @@ def stats_of_blob(kind: type[Kind], blob: bytes, name: str) -> Kind:
     try:
         tensors, metadata = load(blob), header_of(blob).metadata
         if FORMAT in metadata:
-            return restore(kind, tensors, json.loads(metadata[FORMAT]))
+            facts = strict_json(metadata[FORMAT])
+            _check_seal(facts, tensors, name)
+            return restore(kind, tensors, facts)
+    except _ChangedError:
+        raise
     except (SafetensorError, MoebenchError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StatsError(f"{name} is damaged or from another version ({str(error).rstrip('.')}).") from error
     raise StatsError(f"{name} is a safetensors file, but not routing statistics.")
@@ -185,26 +219,18 @@ def read_report(path: Path, verify: bool = True) -> Json:
     """
     report_path, sums_path = pair_paths(path)
     report = _report_of(report_path)
+    if verify and SEAL not in report:
+        warn_unsealed(str(report_path))
     _drop_verdicts(report)
     if not sums_path.exists():
         _drop_intervals(report, f"{sums_path.name} with the sums is missing")
-    elif verify and report.get("sums_sha256") != hashlib.sha256(sums_path.read_bytes()).hexdigest():
-        raise StatsError(
-            f"{report_path.name} is not the report of the {sums_path.name} beside it; the sums are what was "
-            f"measured, and `mlx-moebench merge {sums_path.name} -o NEW.json` makes their report."
-        )
+    elif verify and report.get("sums_sha256") != _sha256(sums_path):
+        raise StatsError(f"{report_path} is not the report of the {sums_path.name} beside it. {_way_out(report_path)}")
     return report
 
 
 def _report_of(report_path: Path) -> Json:
-    try:
-        report: Json = json.loads(report_path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StatsError(f"Cannot read {report_path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise StatsError(f"{report_path} is not JSON: {error}.") from error
-    if not isinstance(report, dict) or not {"routers", "summary", "data", "model"} <= report.keys():
-        raise StatsError(f"{report_path} is JSON, but not a routing report.")
+    report = _sealed_report(report_path)
     if (version := report.get("schema_version", READABLE[0])) not in READABLE:
         raise StatsError(
             f"{report_path} has schema version {version}, and this version of mlx_moebench reads "
@@ -215,6 +241,33 @@ def _report_of(report_path: Path) -> Json:
     except ValueError as error:
         raise StatsError(f"{report_path} is damaged or from another version ({error}).") from error
     return report
+
+
+def _sealed_report(report_path: Path) -> Json:
+    """The report as it was written; raises `StatsError` for anything else."""
+    report: Json = read_json(report_path)
+    if not isinstance(report, dict) or not {"routers", "summary", "data", "model"} <= report.keys():
+        raise StatsError(f"{report_path} is JSON, but not a routing report.")
+    try:
+        check_json_seal(report, str(report_path), required=report.get("schema_version") == SCHEMA_VERSION)
+    except StatsError as error:
+        raise StatsError(f"{error} {_way_out(report_path)}") from None
+    return report
+
+
+def _way_out(report_path: Path) -> str:
+    """What helps where a report was changed, or is of other sums than those beside it."""
+    _, sums_path = pair_paths(report_path)
+    if not sums_path.exists():
+        return RESTORE
+    try:
+        load_pair(RoutingSums, sums_path)
+    except StatsError:
+        return f"{sums_path.name} beside it cannot be trusted either. {RESTORE}"
+    return (
+        f"The sums in {sums_path.name} are as they were measured: `mlx-moebench merge {sums_path.name} -o NEW.json` "
+        "makes their report."
+    )
 
 
 def _drop_intervals(report: Json, reason: str) -> None:
@@ -252,36 +305,62 @@ def _drop_verdicts(report: Json) -> None:
         router.pop("verdict", None)
 
 
+class _ChangedError(StatsError):
+    """A seal that does not fit."""
+
+
+def _check_seal(facts: Json, tensors: Mapping[str, HostArray], name: str) -> None:
+    """Raise `StatsError` unless the sums are as they were written, or of the version that had no seals."""
+    version = facts["schema_version"]
+    if (SEAL in facts or version == SUMS_VERSION) and facts.get(SEAL) != sums_seal(facts, tensors):
+        raise _ChangedError(f"{name} is damaged, or was changed after it was written: its seal does not fit. {RESTORE}")
+    expect(version in (UNSEALED, SUMS_VERSION), f"schema version {version}, this is {SUMS_VERSION}")
+
+
 def restore(kind: type[Kind], tensors: Mapping[str, HostArray], facts: Json) -> Kind:
     """Statistics from the arrays and facts of a file, refusing what no measurement can have written."""
-    if facts["schema_version"] != SUMS_VERSION:
-        raise StatsError(f"schema version {facts['schema_version']}, this is {SUMS_VERSION}")
+    checked("sums", facts)
     specs = [spec_of_json(fields) for fields in facts["specs"]]
+    check_specs(specs)
+    for spec in specs:  # before anything is made that is as large as the facts say
+        shape = tensors[f"{spec.name}.counts"].shape
+        expect(shape[1:] == (spec.n_experts,), f"{spec.name}.counts has shape {shape}, with {spec.n_experts} experts")
     kept = {key: facts[key] for key in ("phase", "tau", "collapse_on", "model", "sources", "environment")}
-    _expect(bool(specs) and facts["phase"] in get_args(Phase), "no routers, or a phase that does not exist")
     stats = kind(specs, **kept)
+    stats.dropped = {str(why): Dropped(*map(int, lost)) for why, lost in facts.get("dropped", {}).items()}
     for source in stats.sources.values():
         completeness(source)  # raises where facts are missing
     clusters, stats.texts = _clusters(tensors, facts["sha256"])
+    check_facts(stats.sources, clusters)
     # Columns are found by name, so that a file written before a scalar was added still reads, with NaN for it.
+    named = len(facts["scalars"])
+    expect(len(set(facts["scalars"])) == named, "some of its scalars have no numbers of their own")
     columns = [facts["scalars"].index(name) if name in facts["scalars"] else -1 for name in SCALARS]
     for number, spec in enumerate(specs):
+        scalars = tensors[f"{spec.name}.scalars"]
+        expect(scalars.shape[1:] == (named,), "some of its scalars have no numbers of their own")
+        expect(scalars.dtype.kind == "f", f"{spec.name}.scalars is of {scalars.dtype}")
         sums, pairs = _router_sums(spec, tensors, columns, len(clusters)), tensors[f"{spec.name}.pairs"]
-        _check_arrays(spec, sums, pairs, len(clusters))
+        check_sums(spec, sums, pairs, len(clusters))
         stats.add_sums(number, clusters, sums, pairs)
-        if number + 1 < len(specs):
-            moves = tensors[f"{spec.name}.transition"]
-            _expect(moves.shape == (spec.n_experts, specs[number + 1].n_experts), f"{spec.name}: transition shape")
-            stats.add_transition(number, moves)
+    counts = [tensors[f"{spec.name}.counts"].sum(axis=0) for spec in specs]
+    for number, (spec, after) in enumerate(pairwise(specs)):
+        moves = tensors[f"{spec.name}.transition"]
+        check_transition(spec, after, moves, (counts[number], counts[number + 1]))
+        stats.add_transition(number, moves)
     stats.check()
     return stats
 
 
 def _clusters(tensors: Mapping[str, HostArray], shas: Sequence[str]) -> tuple[list[Cluster], dict[Cluster, int]]:
     """(the sequences, the hash of each one's text); files of earlier versions do not say which texts are the same."""
-    places = zip(tensors["clusters.source"], tensors["clusters.row"], strict=True)
-    clusters = [(shas[source], int(row)) for source, row in places if source >= 0]
-    _expect(len(set(clusters)) == len(tensors["clusters.row"]), "a sequence twice")
+    for name in CLUSTERS:
+        array = tensors.get(f"clusters.{name}", tensors["clusters.row"])
+        expect(array.ndim == 1 and array.dtype.kind == "i", f"clusters.{name} is {array.dtype} {list(array.shape)}")
+    sources, rows = tensors["clusters.source"], tensors["clusters.row"]
+    expect(bool(np.all((sources >= 0) & (sources < len(shas)))), "a sequence has no source")
+    clusters = [(shas[source], int(row)) for source, row in zip(sources, rows, strict=True)]
+    expect(len(set(clusters)) == len(clusters), "a sequence is there twice")
     texts = tensors.get("clusters.text", np.zeros(len(clusters), dtype=np.int64)).tolist()
     return clusters, {cluster: text for cluster, text in zip(clusters, texts, strict=True) if text}
 
@@ -292,25 +371,6 @@ def _router_sums(spec: RouterSpec, tensors: Mapping[str, HostArray], columns: li
     padded = np.concatenate([arrays["scalars"], np.full((clusters, 1), np.nan)], axis=1)
     arrays["scalars"] = padded[:, columns]
     return Sums(spec.n_experts, spec.top_k, spec.distribution, **arrays)
-
-
-def _check_arrays(spec: RouterSpec, sums: Sums, pairs: HostArray, clusters: int) -> None:
-    wide = (clusters, spec.n_experts)
-    shapes = {"n_tokens": wide[:1], "counts": wide, "top1_counts": wide, "p_sum": wide}
-    for name, shape in shapes.items():
-        array = getattr(sums, name)
-        _expect(array.shape == shape, f"{spec.name}.{name} has shape {array.shape} instead of {shape}")
-        _expect(name == "p_sum" or array.dtype.kind == "i", f"{spec.name}.{name} is not of integers")
-        unmeasured = name == "p_sum" and bool(np.isnan(array).all())
-        _expect(unmeasured or bool(np.all(array >= 0)), f"{spec.name}.{name} has negative or missing sums")
-    _expect(pairs.shape == (spec.n_experts, spec.n_experts), f"{spec.name}.pairs has shape {pairs.shape}")
-    _expect(not np.isinf(sums.p_sum).any() and not np.isinf(sums.scalars).any(), f"{spec.name} has infinite sums")
-    _expect(bool(np.all(sums.top1_counts.sum(axis=1) <= sums.n_tokens)), f"{spec.name} has too many first choices")
-
-
-def _expect(holds: bool, what: str) -> None:
-    if not holds:
-        raise StatsError(what)
 
 
 def spec_of_json(fields: Json) -> RouterSpec:

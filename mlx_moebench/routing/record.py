@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,17 @@ Reals = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 """True where a position, or an expert, counts."""
 
-Distribution = Literal["softmax", "softmax_then_topk_derived", "sigmoid_normalised"]
+Distribution = Literal["softmax", "softmax_then_topk_derived", "sigmoid_normalised", "sqrt_softplus_normalised"]
 """Which rule turns logits into the routing distribution p.
 
 ``softmax``: softmax over all R columns, as the model itself does before it chooses.
 ``softmax_then_topk_derived``: the model applies softmax to the chosen logits only; p over all R is derived.
 ``sigmoid_normalised``: sigmoid(z) / sum sigmoid(z).
+``sqrt_softplus_normalised``: the same of sqrt(ln(1 + e^z)).
 """
+
+RouterName = Literal["mlp", "attention", "text", "vision"]
+"""What a router chooses experts of; where the tokens of images and of text have experts of their own, whose."""
 
 Kind = Literal["ffn", "neg", "zero", "copy", "constant", "null"]
 Phase = Literal["prefill", "decode", "unsplit"]
@@ -38,7 +42,7 @@ PRECISE_ROUTER_BITS = 8
 class Routing:
     """What one router said about one batch of B sequences of S positions, R routable columns, K chosen.
 
-    logits: [B, S, R] float32, cast from what the gate returned.
+    logits: [B, S, R] float32, cast from what the gate returned, after the router's own soft cap or temperature.
     indices: [B, S, K] integers as the experts received them; never re-derived from the logits.
     weights: [B, S, K] float32, the gate weights g by the family's declared rule.
     mask: [B, S] bool, True where a position counts; padding is False.
@@ -59,12 +63,19 @@ class Routing:
     signs: tuple[int, ...] | None = None
 
 
+class Dropped(NamedTuple):
+    """Forward passes that are not recorded, and their rows x positions."""
+
+    forwards: int
+    positions: int
+
+
 @dataclass(frozen=True)
 class RouterSpec:
     """The fixed facts about one router.
 
     layer: absolute block index; moe_layer: ordinal among the blocks that have a router.
-    router: ``mlp`` or ``attention``. n_experts: R routable columns; top_k: K.
+    router: a `RouterName`. n_experts: R routable columns; top_k: K.
     distribution: the rule that makes p, or None where p was not measured and nobody said.
     router_bits: bits per router weight as it computes (16 or 32 unless quantised), or None when unknown.
     """

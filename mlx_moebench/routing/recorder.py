@@ -1,119 +1,59 @@
-"""`RoutingSums` that fill while a model runs, whatever library runs it."""
+"""`RoutingSums` that fill while a model runs, whatever library runs it, in whatever thread."""
 
 from __future__ import annotations
 
-import warnings
-import weakref
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import RoutingError, StatsError, did_you_mean
-from ..types import Facts, HostArray
-from .record import LIVE, Array, Mask, Phase, RouterSpec, Routing
-from .stats import Cluster, RoutingSums
+from ..types import Facts
+from .announced import Announced
+from .forwards import DRAFT, Cached, Forward, Part, Piece, Span, aligned, joined, last_valid
+from .record import LIVE, Array, Dropped, Mask, Phase, RouterSpec
+from .stats import RoutingSums
 from .sums import Sums
-from .tally import Tally, tally, transition_counts
-from .tokens import TOKEN_SCALARS, TokenBlock, TokenRouting, token_routing
+from .tally import selected_of, selection_matrix, tally, transition_counts
+from .tokens import TokenBlock, token_routing
 
 TokenSink = Callable[[TokenBlock], None]
 """Called for each router and phase of a forward, in running order, once the forward counts."""
-QUEUE = 32  # forwards whose tallies wait together; evaluating each at once would stop a generation's pipelining
+TRACED = "A forward pass inside mx.compile or mx.vmap was not recorded: run the model outside it to measure."
+UNHEARD = (
+    "A forward pass was not recorded, because no router was heard, as where layers were compiled before: attach "
+    "first, or run them uncompiled."
+)
+OUT_OF_TURN = "A forward pass was not recorded, because a router ran out of its turn, as where one layer is used twice."
+QUEUE = 32  # forwards whose tallies wait together to be read
 
 
-@dataclass
-class Span:
-    """The sequences that a series of forward passes goes through, piece by piece."""
-
-    clusters: list[Cluster]
-    mask: Mask | None
-    prompt_lengths: npt.NDArray[np.int64] | None
-    cache: Callable[[], object] = lambda: None  # of a bare generation: a weak reference to its KV cache
-    position: int = 0
-    # By phase and router: `selected` at the last position, so that adjacent tokens count across pieces.
-    last: dict[tuple[Phase, int], Array] = field(default_factory=dict)
-    # The same sequences in other statistics of the same model.
-    elsewhere: list[tuple[Recorder, Span]] = field(default_factory=list)
-
-    def check(self, rows: int, length: int) -> None:
-        """Raises `RoutingError` where it does not fit a forward pass of so many rows and positions."""
-        if len(self.clusters) != rows:
-            raise RoutingError(f"{len(self.clusters)} ids were given for a batch of {rows} rows.")
-        if self.mask is not None and self.mask.shape != (rows, length):
-            raise RoutingError(f"The mask has shape {self.mask.shape}, but the model was given {(rows, length)}.")
-        if self.prompt_lengths is not None and self.prompt_lengths.shape != (rows,):
-            raise RoutingError(f"{self.prompt_lengths.size} prompt lengths were given for a batch of {rows} rows.")
-
-
-def _by_phase(counts: Mask, prompt_lengths: npt.NDArray[np.int64], start: int) -> dict[Phase, Mask]:
-    """``counts`` [B, S] by the phase of each position, the first of which is ``start``; phases without any are absent.
-
-    Phase comes from position: mlx-lm feeds a prompt in chunks, and its last token alone.
-    """
-    end = start + counts.shape[1]
-    prompt = np.arange(start, end)[None] < prompt_lengths[:, None]
-    masks: dict[Phase, Mask] = {}
-    if start < prompt_lengths.max():
-        masks["prefill"] = counts & prompt
-    if end > prompt_lengths.min():
-        masks["decode"] = counts & ~prompt
-    return masks
-
-
-class _Piece(NamedTuple):
-    """One router's tally of one forward pass, not evaluated yet."""
-
-    phase: Phase
-    number: int
-    clusters: list[Cluster]
-    tally: Tally
-    moves: Array | None
-    start: int
-    mask: Mask
-    tokens: TokenRouting | None
-
-    def arrays(self) -> list[Array]:
-        """Everything to evaluate before it is read on the host."""
-        tokens = [] if self.tokens is None else self.tokens.arrays()
-        return [*self.tally.arrays(), *tokens, *([] if self.moves is None else [self.moves])]
-
-    def block(self, sums: Sums, host: Callable[[Array], HostArray]) -> TokenBlock:
-        """Its tokens on the host."""
-        assert self.tokens is not None
-        experts, p, weights = (host(a) for a in (self.tokens.experts, self.tokens.p, self.tokens.weights))
-        scalars = {name: host(getattr(self.tokens, name)) for name in TOKEN_SCALARS}
-        return TokenBlock(self.phase, self.number, self.start, self.mask, experts, p, weights, scalars, sums)
-
-
-@dataclass
-class _Forward:
-    """One forward pass while it runs: what counts in which phase, and what its routers gave so far."""
-
-    span: Span
-    masks: dict[Phase, Mask]
-    start: int = 0
-    pieces: list[_Piece] = field(default_factory=list)
-    routers: int = 0
-
-
-class Recorder(RoutingSums):
+class Recorder(Announced):
     """Statistics of a running model: those of prompts (phase prefill) here, the others in `phase_stats`.
 
     A row of a batch is one sequence of which every position counts as prompt, unless ``batch`` says otherwise.
     A forward with a KV cache that no ``batch`` describes is part of a generation whose prompt is unknown: its phase is
-    ``unsplit``. Reading the statistics evaluates what is still pending.
+    ``unsplit``. Only forwards of the whole model count: a block that runs once more on the way back of gradient
+    checkpointing does not.
 
-    A backend gives `record` what each router said, and says in `routing_of`, `evaluate`, `host`, `near` and `cache` how
-    its arrays are handled. tokens: is given every token that counts; None measures sums only.
+    Any thread may run the model and any may read. What a thread announces holds for the forwards that it runs.
+
+    A backend gives `begin`, `record` and `end` what each forward and router said, and says in `routing_of`,
+    `evaluate`, `host`, `near`, `device` and `cached` how its arrays are handled. tokens: is given every token that
+    counts; None measures sums only.
     """
 
     kind: type[RoutingSums] = RoutingSums
     """What the statistics of the other phases are."""
+
+    together: int = 1
+    """Forwards of one position whose tallies are made in one, where their rows are the same: what generates token by
+    token is slowed by how many things are computed, not by how large they are. Sums round otherwise then."""
 
     def __init__(
         self,
@@ -128,49 +68,21 @@ class Recorder(RoutingSums):
         others: tuple[Phase, ...] = ("decode", "unsplit")
         self._others = {p: self.kind(self.specs, phase=p, sources=sources, **settings) for p in others}
         self._tokens = tokens
-        self._announced: Span | None = None
-        self._bare: Span | None = None
-        self._forward: _Forward | None = None
-        self._queue: list[_Piece] = []
-        self._next_row = 0  # above every row used, so that rows without an id are sequences of their own
+        self._lock = threading.RLock()  # of the sums; whoever runs the model never waits for it
+        self._held = 0
+        self._steps: deque[Forward] = deque()  # heard, not tallied; those that follow wait for their turn
+        self._queue: deque[Forward] = deque()
+        self._waiting: dict[int, Forward] = {}  # by thread: of which some positions may be taken back
+        self._settling = threading.Lock()  # its thread may run the next one, which goes on with the same arrays
+        self._busy: set[int] = set()  # threads in the middle of a forward
+        self._threads: set[int] = set()  # that ran the model
+        for one in self._others.values():
+            one.dropped = self.dropped  # of no phase, since nobody knows of which
 
     def __repr__(self) -> str:
-        if self._forward is None or self._forward.routers == len(self.specs):  # a look in the middle ends no forward
+        if not self._here.running:  # a look in the middle ends no forward
             self._sync()
         return super().__repr__()
-
-    # -- what a backend says of its arrays -----------------------------------------------------------------------
-
-    def routing_of(self, number: int, logits: Array, indices: Array, mask: Mask) -> Routing:
-        """The record of router ``number``, on the device that holds the logits; mask [B, S]."""
-        raise NotImplementedError
-
-    def evaluate(self, arrays: Sequence[Array]) -> bool:
-        """Compute what is pending; False where the arrays are placeholders of a traced function."""
-        return True
-
-    def host(self, array: Array) -> HostArray:
-        """An array in the host's memory."""
-        return np.asarray(array)
-
-    def near(self, array: Array, other: Array) -> Array:
-        """``array`` on the device of ``other``."""
-        return array
-
-    def cache(self) -> object:
-        """The KV cache that the running forward was called with; None without one."""
-        return None
-
-    def unrecorded(self) -> str | None:
-        """Why the running forward, which nobody described, cannot be counted; None where it can."""
-        return None
-
-    def sinks(self) -> Sequence[object]:
-        """What else is told by the model, methods of other recorders among them."""
-        return ()
-
-    def release(self) -> None:
-        """Let go of the model."""
 
     # -- sequences -----------------------------------------------------------------------------------------------
 
@@ -179,74 +91,66 @@ class Recorder(RoutingSums):
 
         Raises `StatsError` for a phase that there is not.
         """
+        return self._still(self.filling(phase))
+
+    def filling(self, phase: Phase) -> RoutingSums:
+        """The statistics of a phase that go on filling, for whoever runs the model in this thread alone."""
         stats = self if phase == "prefill" else self._others.get(phase)
         if stats is None:
             raise StatsError(f"There is no phase {phase!r}.{did_you_mean(phase, ['prefill', *self._others])}")
-        self._sync()
         return stats
 
-    @contextmanager
-    def batch(
-        self,
-        mask: npt.ArrayLike | None = None,
-        ids: Sequence[int | Cluster] | None = None,
-        prompt_lengths: Sequence[int] | None = None,
-    ) -> Iterator[None]:
-        """Describe the forward passes inside, which together go through the same B sequences from their start.
+    def still(self) -> RoutingSums:
+        """These statistics, or where another thread runs the model a copy of them that does not change."""
+        return self._still(self)
 
-        mask: [B, S] True where a position counts. ids: of the B sequences, each the row in the data set, or (sha256 of
-        the data set, row); rows that share an id are one sequence. prompt_lengths: [B] tokens of each prompt; later
-        positions are phase decode, however the forwards are cut. None means that all are prompt. Other statistics that
-        are attached to the same model take mask and prompt_lengths over, unless they are inside a ``batch`` themselves.
-        """
-        self._sync()
-        with self.within(self.describe(mask, ids, prompt_lengths)):
-            whole = False
+    def _still(self, stats: RoutingSums) -> RoutingSums:
+        with self.holding():
+            if self._threads <= {threading.get_ident()}:  # none yet, or this one alone
+                return stats
+            copied = self.kind(stats.specs, **stats.facts())
+            copied.include(stats)
+            return copied
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Nothing is added while it lasts; what is known to be whole is added first."""
+        with self._lock:
+            self._sync()
+            self._held += 1
             try:
                 yield
-                whole = True
             finally:
-                if not whole:  # what an error or Ctrl-C cut short does not count
-                    self._forward, self._queue = None, []
-        self._sync()
-
-    def describe(
-        self,
-        mask: npt.ArrayLike | None = None,
-        ids: Sequence[int | Cluster] | None = None,
-        prompt_lengths: Sequence[int] | None = None,
-    ) -> Span:
-        """Sequences that several ``within`` blocks go through piece by piece; arguments as for ``batch``."""
-        lengths = None if prompt_lengths is None else np.asarray(prompt_lengths, dtype=np.int64)
-        allowed = None if mask is None else np.asarray(mask, dtype=bool)
-        span = Span(self._clusters_of(ids), allowed, lengths)
-        for one in (getattr(sink, "__self__", None) for sink in self.sinks()):
-            if isinstance(one, Recorder) and one is not self:
-                span.elsewhere.append((one, Span([], allowed, lengths)))
-        return span
+                self._held -= 1
 
     @contextmanager
-    def within(self, span: Span) -> Iterator[None]:
-        """The forward passes inside go on with ``span``; what was announced before holds again afterwards."""
-        before, self._announced = self._announced, span
-        try:
-            with ExitStack() as stack:
-                for other, same in span.elsewhere:
-                    if not other.described:
-                        stack.enter_context(other.within(same))
-                yield
-        finally:
-            self._end()
-            self._announced = before
+    def looking(self) -> Iterator[dict[Phase, RoutingSums]]:
+        """The statistics of every phase, uncopied: they hold still while it lasts."""
+        with self.holding():
+            yield {"prefill": self, **self._others}
 
-    @property
-    def described(self) -> bool:
-        """Whether the forward passes to come were announced, by `batch` or `within`."""
-        return self._announced is not None
+    def take_over(self, earlier: Recorder) -> None:
+        """Begin with all that was measured of the same routers before; sequences to come are others."""
+        with earlier.looking() as before, self.holding():
+            for phase, stats in {"prefill": self, **self._others}.items():
+                stats.include(before[phase])
+        self._next_row = max(self._next_row, earlier._next_row)
+
+    def sums(self, router: int) -> Sums:
+        with self._lock:
+            return super().sums(router)
+
+    def pairs(self, router: int) -> npt.NDArray[np.int64]:
+        with self._lock:
+            return super().pairs(router).copy()
+
+    def transition_counts(self, router: int) -> npt.NDArray[np.int64]:
+        with self._lock:
+            return super().transition_counts(router).copy()
 
     def close(self) -> None:
         """Take the taps off; what was measured stays."""
-        self._sync()
+        self._sync(last=True)
         self.release()
 
     def __enter__(self) -> Self:
@@ -257,93 +161,254 @@ class Recorder(RoutingSums):
     ) -> None:
         self.close()
 
-    def _clusters_of(self, ids: Sequence[int | Cluster] | None) -> list[Cluster]:
-        if ids is None:
-            return []
-        if len(self.sources) != 1 and not all(isinstance(i, tuple) for i in ids):
-            raise RoutingError("With several data sources an id is a pair (sha256 of the data set, row).")
-        only = next(iter(self.sources))
-        clusters = [i if isinstance(i, tuple) else (only, int(i)) for i in ids]
-        self._next_row = max(self._next_row, *(row + 1 for _, row in clusters))
-        return clusters
+    def _forget(self, span: Span) -> None:
+        self._here.forward = None
+        self._waiting.pop(threading.get_ident(), None)
+        for waiting in (self._steps, self._queue):
+            for forward in [one for one in waiting if one.span is span]:
+                waiting.remove(forward)
+
+    # -- one forward ---------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A forward of the whole model starts in this thread."""
+        here = self._here
+        here.running, here.forward = True, None
+        here.cached = cached = self.cached()  # now: its layers add to it before the first router is heard
+        self._settle(threading.get_ident(), None if cached is None else cached.start)
+        self._busy.add(threading.get_ident())
+        self._threads.add(threading.get_ident())
 
     def record(self, number: int, logits: Array, indices: Array, shape: tuple[int, ...]) -> None:
         """What router ``number`` said: logits [..., R], indices [..., K]; ``shape`` (B, S) of the hidden states."""
-        if number == 0 or self._forward is None:
-            self._forward = self._begin(shape)
-        forward, span = self._forward, self._forward.span
-        for phase, mask in forward.masks.items():
-            routing = self.routing_of(number, logits, indices, mask)
-            result = tally(routing, span.last.get((phase, number)))
-            previous = next((p for p in forward.pieces if (p.phase, p.number) == (phase, number - 1)), None)
-            moves = None
-            if previous is not None:
-                moves = transition_counts(self.near(previous.tally.selected, result.selected), result.selected)
-            tokens = None if self._tokens is None else token_routing(routing)
-            forward.pieces.append(_Piece(phase, number, span.clusters, result, moves, forward.start, mask, tokens))
-            span.last[phase, number] = result.selected[:, -1]
-        forward.routers += 1
+        here = self._here
+        if not here.running:
+            return
+        if here.forward is None:
+            here.forward = self._begin(shape)
+        forward = here.forward
+        if forward.heard and number <= max(forward.heard):
+            forward.dropped = forward.dropped or OUT_OF_TURN
+        forward.heard[number] = (logits, indices)
 
-    def _begin(self, shape: tuple[int, ...]) -> _Forward:
-        """A new forward of ``shape`` (B, S) starts at its first router."""
-        self._end()
+    def end(self, failed: bool = False) -> None:
+        """The forward of this thread is over; one that failed does not count, which its error says."""
+        here = self._here
+        forward, here.forward, here.running = here.forward, None, False
+        self._busy.discard(threading.get_ident())
+        if failed or (forward is None and self._has_none(here.announced)):
+            return
+        if forward is None:
+            self._drop(UNHEARD, 0)
+            return
+        if forward.dropped is None and len(forward.heard) != len(self._expected(forward)):
+            forward.dropped = self._incomplete(forward)
+        if forward.dropped is not None:
+            self._drop(forward.dropped, forward.positions)
+            return
+        cached = forward.cached
+        if cached is not None and cached.watch is not None and 1 < forward.shape[1] <= DRAFT:
+            self._wait(forward, cached.watch)
+        else:
+            self._finish(forward)
+
+    def _begin(self, shape: tuple[int, ...]) -> Forward:
+        """A forward of ``shape`` (B, S) has reached its first router."""
         if len(shape) != 2:
             raise RoutingError(f"A forward pass should see hidden states [B, S, D], but the first block saw {shape}.")
-        if self._announced is None and (why := self.unrecorded()) is not None:
-            warnings.warn(why, RuntimeWarning, stacklevel=2)
-            return _Forward(Span([], None, None), {})
+        span, cached = self._here.announced, self._here.cached
+        if span is not None:
+            if span.prompt_lengths is None:
+                span.restart()  # without prompt lengths every forward is whole
+            return self._of_span(span, shape, cached)
+        if (rows := self.rows(shape)) is not None:
+            clusters = self._request_clusters(rows.keys)
+            return Forward(self._here.batched, rows.masks(), shape, 0, clusters, rows.keys)
+        if (why := self.unrecorded()) is not None:
+            return Forward(Span([]), {}, shape, dropped=why)
+        if cached is None:
+            return self._of_span(Span([]), shape, None)
+        bare = self._here.bare
+        if bare is None or len(bare.clusters) != shape[0] or not bare.goes_on_with(cached):
+            self._here.bare = bare = Span([])
+        bare.cached = cached
+        forward = self._of_span(bare, shape, cached)
+        forward.masks = {"unsplit": forward.masks["prefill"]}
+        return forward
+
+    def _of_span(self, span: Span, shape: tuple[int, ...], cached: Cached | None) -> Forward:
         rows, length = shape
-        span, unknown = self._span(rows)
         if not span.clusters:
-            span.clusters = [(next(iter(self.sources)), self._next_row + row) for row in range(rows)]
-            self._next_row += rows
+            span.clusters = self._new_clusters(rows)
         span.check(rows, length)
-        counts = np.ones(shape, dtype=bool) if span.mask is None else span.mask
-        start, span.position = span.position, span.position + length
-        if unknown:
-            return _Forward(span, {"unsplit": counts}, start)
-        if span.prompt_lengths is None:
-            return _Forward(span, {"prefill": counts}, start)
-        return _Forward(span, _by_phase(counts, span.prompt_lengths, start), start)
+        counts = np.ones(shape, dtype=bool) if span.mask is None else span.mask.copy()
+        start = span.starting(length, cached)
+        return Forward(span, span.masks(counts, start), shape, start, span.clusters, cached=cached)
 
-    def _span(self, rows: int) -> tuple[Span, bool]:
-        """The sequences that a starting forward belongs to, and whether their prompt is unknown."""
-        if self._announced is not None:
-            if self._announced.prompt_lengths is None:
-                self._announced.position, self._announced.last = 0, {}  # a forward without prompt lengths is whole
-            return self._announced, False
-        cache = self.cache()
-        if cache is None:
-            return Span([], None, None), False
-        if self._bare is None or self._bare.cache() is not cache or len(self._bare.clusters) != rows:
-            self._bare = Span([], None, None, weakref.ref(cache))
-        return self._bare, True
+    def _expected(self, forward: Forward) -> range:
+        """The routers that should be heard."""
+        return range(len(self.specs)) if forward.span.part is None else forward.span.part.routers
 
-    def _end(self) -> None:
-        """The running forward is over: queue it if it reached every router, else drop it, in every phase."""
-        forward, self._forward = self._forward, None
-        if forward is not None and forward.routers == len(self.specs):
-            self._queue += forward.pieces
-            if len(self._queue) >= QUEUE * len(self.specs):
-                self._flush()
+    @staticmethod
+    def _has_none(span: Span | None) -> bool:
+        """Whether the forward is a part of one in which no router runs, as that of a dense layer."""
+        return span is not None and span.part is not None and not span.part.routers
 
-    def _sync(self) -> None:
-        self._end()
-        self._flush()
+    def _incomplete(self, forward: Forward) -> str:
+        silent = [self.specs[number] for number in self._expected(forward) if number not in forward.heard]
+        names = " and ".join(spec.name for spec in silent[:2])
+        more = f" and {len(silent) - 2} others" if len(silent) > 2 else ""
+        of_images = any(spec.router == "vision" for spec in silent)
+        advice = ": without an image, give a model that has routers for images token_type_ids of 0" if of_images else ""
+        return f"{names}{more} did not run, so this forward pass is not recorded{advice}."
+
+    # -- what is taken back --------------------------------------------------------------------------------------
+
+    def _wait(self, forward: Forward, watch: Callable[[Callable[[int], None]], Callable[[], None]]) -> None:
+        """Keep what was heard until it is known how much of it stays: speculative decoding takes back what it drafted
+        in vain."""
+        if not self.evaluate(forward.arrays()):
+            self._drop(TRACED, forward.positions)
+            return
+        held = (forward.cached.start or 0) if forward.cached else 0
+        forward.drafted = self.drafting()
+        forward.unwatch = watch(lambda left: forward.keep(left - held))
+        self._waiting[threading.get_ident()] = forward
+
+    def _settle(self, thread: int, held: int | None = None) -> None:
+        """Count what waits in a thread; ``held`` positions are in the cache now, where that is known."""
+        with self._settling:
+            forward = self._waiting.pop(thread, None)
+            if forward is None:
+                return
+            forward.unwatch()
+            before = forward.cached.start if forward.cached else None
+            if held is not None and before is not None and held >= before:
+                forward.keep(held - before)
+            self._finish(forward)
+            if thread != threading.get_ident():
+                # MLX crashes where two threads evaluate the same arrays: they are done before that thread sees them.
+                for array in forward.span.last.values():
+                    self.host(array)
+
+    # -- adding --------------------------------------------------------------------------------------------------
+
+    def _finish(self, forward: Forward) -> None:
+        """Tally a forward whose positions are known, now or with others."""
+        if self.together == 1 or self._tokens is not None:
+            self._tally(forward)
+            if len(self._queue) >= QUEUE:
+                self._unless_read(self._flush)
+            return
+        forward.heard = {number: (self.own(z), self.own(i)) for number, (z, i) in forward.heard.items()}
+        if not self.evaluate(forward.arrays()):
+            self._drop(TRACED, forward.positions)
+            return
+        self._steps.append(forward)
+        if len(self._steps) >= self.together or not forward.is_step:
+            self._unless_read(self._tally_steps)
+
+    def _unless_read(self, work: Callable[[], None]) -> None:
+        """Do it, unless someone reads, who then does it."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._held:
+                    work()
+            finally:
+                self._lock.release()
+
+    def _tally_steps(self) -> None:
+        """Tally what was heard, in order. Only under the lock, because what comes next goes on with it."""
+        while self._steps:
+            every = [self._steps.popleft()]
+            while len(every) < self.together and self._steps and self._steps[0].follows(every[-1]):
+                every.append(self._steps.popleft())
+            self._tally(every[0] if len(every) == 1 else joined(every))
+        if len(self._queue) >= QUEUE:
+            self._flush()
+
+    def _tally(self, forward: Forward) -> None:
+        """Tally a forward, and queue it to be added."""
+        part = forward.span.part
+        for phase, mask in forward.masks.items():
+            previous = None if part is None else self._chosen_before(forward, part, mask)
+            for number, (logits, indices) in forward.heard.items():
+                routing = self.routing_of(number, logits, indices, mask)
+                result = tally(routing, self._before(forward, phase, number))
+                moves = None
+                if previous is not None:
+                    moves = transition_counts(self.near(previous, result.selected), result.selected)
+                previous = result.selected
+                tokens = None if self._tokens is None else token_routing(routing)
+                forward.pieces.append(Piece(phase, number, result, moves, tokens))
+                self._remember(forward, phase, number, result.selected, mask)
+        if part is not None:
+            part.after = next(reversed(forward.heard.values()))[1]
+        forward.heard = {}
+        if not self.evaluate([*forward.arrays(), *forward.span.last.values()]):
+            self._drop(TRACED, forward.positions)
+            return
+        forward.pieces = [piece.light() for piece in forward.pieces]
+        self._queue.append(forward)
+
+    def _chosen_before(self, forward: Forward, part: Part, mask: Mask) -> Array | None:
+        """``Tally.selected`` of the router before those of a part."""
+        if part.before is None:
+            return None
+        indices = part.before.reshape(*mask.shape, -1)  # some blocks flatten a batch
+        chosen = selection_matrix(indices, self.specs[part.routers.start - 1].n_experts)
+        return selected_of(chosen, self.device(mask, chosen))
+
+    def _before(self, forward: Forward, phase: Phase, number: int) -> Array | None:
+        """[B, R] ``selected`` of the position before the first of this forward, where it goes on with something."""
+        last = forward.span.last.get((phase, number))
+        if last is None or forward.keys is None:
+            return last
+        return aligned(last, forward.span.keys[phase, number], forward.keys, self.device)
+
+    def _remember(self, forward: Forward, phase: Phase, number: int, selected: Array, mask: Mask) -> None:
+        span = forward.span
+        if forward.keys is None and span.prompt_lengths is None and span.cached is None:
+            return  # a forward of its own
+        before = self._before(forward, phase, number)
+        span.last[phase, number] = last_valid(selected, mask, before, self.device)
+        span.keys[phase, number] = forward.keys or ()
+
+    def _drop(self, why: str, positions: int) -> None:
+        """Count a forward that is not recorded, and say so the first time."""
+        if why not in self.dropped:
+            self.say(why)
+        self._lose(why, Dropped(1, positions))
+
+    def _sync(self, last: bool = False) -> None:
+        """Add all that is known to be whole. What another thread is in the middle of comes later, and so does a draft
+        of which nothing was taken back yet, unless this is the ``last`` time."""
+        with self._lock:
+            if self._held:
+                return
+            for thread, forward in list(self._waiting.items()):
+                if thread not in self._busy and (last or not forward.drafted):
+                    self._settle(thread)
+            self._tally_steps()
+            self._flush()
 
     def _flush(self) -> None:
-        queue, self._queue = self._queue, []
-        arrays = [array for p in queue for array in p.arrays()]
-        if not arrays:
-            return
-        if not self.evaluate(arrays):
-            return
-        # All are checked before any is added: a forward counts whole or not at all.
-        checked = [self.checked(p.number, p.clusters, p.tally.on_host(self.host)) for p in queue]
-        for piece, sums in zip(queue, checked, strict=True):
-            into = self if piece.phase == "prefill" else self._others[piece.phase]
-            into.add_sums(piece.number, piece.clusters, sums, self.host(piece.tally.pairs))
-            if piece.moves is not None:
-                into.add_transition(piece.number - 1, self.host(piece.moves))
-            if self._tokens is not None:
-                self._tokens(piece.block(sums, self.host))
+        """Add every forward in the queue; one whose numbers are none is left out, and raises after the others."""
+        wrong: list[RoutingError] = []
+        while self._queue:
+            forward = self._queue.popleft()
+            try:
+                # All are checked before any is added: a forward counts whole or not at all.
+                checked = [self.checked(p.number, forward.clusters, p.tally.on_host(self.host)) for p in forward.pieces]
+            except RoutingError as error:
+                wrong.append(error)
+                continue
+            for piece, sums in zip(forward.pieces, checked, strict=True):
+                into = self if piece.phase == "prefill" else self._others[piece.phase]
+                into.add_sums(piece.number, forward.clusters, sums, self.host(piece.tally.pairs))
+                if piece.moves is not None:
+                    into.add_transition(piece.number - 1, self.host(piece.moves))
+                if self._tokens is not None:
+                    self._tokens(piece.block(forward, sums, self.host))
+        if wrong:
+            raise wrong[0]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,8 @@ from ..errors import RoutingError, StatsError
 from ..options import Flag, Thresholds
 from ..types import Facts, HostArray, Json
 from .metrics import coactivation, coactivation_lift, compute, get_metric, transition
-from .parts import join
-from .record import Phase, RouterSpec
-from .sums import FIELDS, Sums
+from .record import Dropped, Phase, RouterSpec
+from .sums import FIELDS, Numbers, Sums
 from .tally import SCALARS, Tally
 
 if TYPE_CHECKING:
@@ -65,6 +63,8 @@ class RoutingSums:
         self.sources = {sha: dict(facts) for sha, facts in (sources or {}).items()}
         self.environment = dict(environment or {})
         self.texts: dict[Cluster, int] = {}
+        self.dropped: dict[str, Dropped] = {}
+        """What is not recorded of what ran, by the reason, of which a warning spoke once."""
         self._rows: dict[Cluster, int] = {}
         self._sums = [_Accumulator(spec.n_experts) for spec in self.specs]
         # From router i to the next one; there is none after the last.
@@ -133,6 +133,8 @@ class RoutingSums:
     def include(self, part: RoutingSums) -> None:
         """Add all the sums of statistics of the same routers, but none of their facts and without a check."""
         self.texts |= part.texts
+        for why, lost in part.dropped.items():
+            self._lose(why, lost)
         for number in range(len(self.specs)):
             self.add_sums(number, part.clusters, part.sums(number), part.pairs(number))
         for number, counts in enumerate(part._transitions):
@@ -191,15 +193,34 @@ class RoutingSums:
         """`metrics.coactivation_lift` [R, R] of one router; NaN where not all pairs were recorded."""
         return coactivation_lift(self._all_pairs(router), int(self.totals(router).n_tokens))
 
+    def pairs_known(self, router: int) -> bool:
+        """Whether `pairs` are those of every token: every selection stands in K of them, one of which is with itself.
+
+        They are not where counts were imported, which pair an expert with itself only, and where statistics of one
+        domain are among those that were merged, see `by_domain`.
+        """
+        return int(self.pairs(router).sum()) == self.specs[router].top_k * int(self.totals(router).counts.sum())
+
+    def transitions_known(self, router: int) -> bool:
+        """The same of `transition_counts`: K here x K at the next router of every token."""
+        selections = int(self.totals(router).counts.sum())
+        return int(self.transition_counts(router).sum()) == selections * self.specs[router + 1].top_k
+
     def _all_pairs(self, router: int) -> npt.NDArray[np.float64]:
-        """`pairs`, or NaN if some are missing: every selection stands in K of them, one of which is with itself."""
+        """`pairs`, or NaN if some are missing."""
         pairs = self.pairs(router)
-        known = pairs.sum() == self.specs[router].top_k * np.trace(pairs)
+        known = self.pairs_known(router)
         return np.asarray(pairs if known else np.full(pairs.shape, np.nan), dtype=np.float64)
 
     def transition(self, router: int) -> npt.NDArray[np.float64]:
-        """`metrics.transition` [R1, R2] from one router to the next; the last router has none."""
-        return transition(self.transition_counts(router), self.specs[router + 1].top_k)
+        """`metrics.transition` [R1, R2] from one router to the next; NaN where not all were recorded.
+
+        The last router has none.
+        """
+        counts: npt.NDArray[np.float64] = self.transition_counts(router).astype(np.float64)
+        if not self.transitions_known(router):
+            counts[:] = np.nan
+        return transition(counts, self.specs[router + 1].top_k)
 
     def collapsed(self, router: int, share: float, tied: float = 0.0) -> tuple[bool | None, str | None]:
         """(flag, reason): whether the busiest share exceeds tau; null where even routing already would.
@@ -257,50 +278,23 @@ class RoutingSums:
 
         Raises `RoutingError` otherwise.
         """
-        every = [self.sums(number) for number in range(len(self.specs))]
-        for spec, sums in zip(self.specs, every, strict=True):
+        first: Numbers | None = None  # of one router at a time: a merge of many pairs has no room for all
+        for number, spec in enumerate(self.specs):
+            sums = self.sums(number)
             _check_counts(spec, sums.counts, sums.n_tokens)
-            if not np.array_equal(sums.n_tokens, every[0].n_tokens):
+            first = sums.n_tokens if first is None else first
+            if not np.array_equal(sums.n_tokens, first):
                 raise RoutingError(
                     f"Layer {spec.layer} ({spec.router}) counted {int(sums.n_tokens.sum())} tokens where the first "
                     f"router counted {self.n_tokens}: a forward pass was recorded in part."
                 )
 
+    def _lose(self, why: str, lost: Dropped) -> None:
+        before = self.dropped.get(why, Dropped(0, 0))
+        self.dropped[why] = Dropped(before.forwards + lost.forwards, before.positions + lost.positions)
+
     def _sync(self) -> None:
         """Bring in what a live measurement has not added yet; nothing here."""
-
-
-def merged(kind: type[Kind], parts: Sequence[RoutingSums]) -> Kind:
-    """Several in one of ``kind``, in any order. Nothing is added if a sequence occurs in two of them.
-
-    Raises `StatsError` when the parts differ in model, routers, phase, or in how the same data was read.
-    """
-    if not parts:
-        raise StatsError("There is nothing to merge.")
-    first = parts[0]
-    whole = kind(first.specs, **first.facts() | {"sources": {}})
-    for part in parts:
-        _check_mergeable(whole, part)
-        for sha, facts in part.sources.items():
-            whole.sources[sha] = join(whole.sources[sha], facts) if sha in whole.sources else dict(facts)
-        whole.include(part)
-    return whole
-
-
-def split_by_domain(kind: type[Kind], stats: RoutingSums) -> dict[str, Kind]:
-    """The statistics of each domain, by name, sorted. Pairs and transitions are not kept apart: they stay behind."""
-    strata, clusters = stats.strata, stats.clusters
-    every = [stats.sums(number) for number in range(len(stats.specs))]
-    domains = {}
-    for name in sorted(set(strata)):
-        rows = [row for row, stratum in enumerate(strata) if stratum == name]
-        of_domain = [clusters[row] for row in rows]
-        sources = {sha: stats.sources[sha] for sha in sorted({sha for sha, _ in of_domain}) if sha in stats.sources}
-        domains[name] = part = kind(stats.specs, **stats.facts() | {"sources": sources})
-        part.texts = {cluster: stats.texts[cluster] for cluster in of_domain if cluster in stats.texts}
-        for number, sums in enumerate(every):
-            part.add_sums(number, of_domain, sums.take(rows), np.zeros_like(stats.pairs(number)))
-    return domains
 
 
 class _Accumulator:
@@ -348,57 +342,3 @@ def _check_counts(spec: RouterSpec, counts: HostArray, n_tokens: HostArray) -> N
             f"{int(n_tokens.sum())} tokens x {spec.top_k} experts: the captured indices are not distinct experts "
             f"below {spec.n_experts}."
         )
-
-
-_IDENTITY = ("id", "revision", "model_type", "backend", "dtype", "weight_bits", "router_bits", "adapter", "fingerprint")
-_READING = ("max_length", "unit", "long", "max_samples", "bos", "field", "template", "generation")
-
-
-def read_as(source: Facts, key: str) -> Any:
-    """A fact of how a source was read; older files do not say what a document was, which their format decided."""
-    before = {"unit": ("row", "blank"), "long": ("truncate", "windows")}
-    if key in before and key not in source:
-        return before[key][source.get("format") == "txt"]
-    return source.get(key)
-
-
-def _check_mergeable(a: RoutingSums, b: RoutingSums) -> None:
-    _check_same_measurement(a, b)
-    _check_same_reading(a, b)
-    twice = a._rows.keys() & b._rows.keys()
-    if twice:
-        sha, row = min(twice)
-        name = b.sources.get(sha, {}).get("name", sha[:12])
-        raise StatsError(
-            f"Row {row} of {name} ({len(twice)} rows in all) is in two of the statistics to merge "
-            "and would count twice."
-        )
-
-
-def _check_same_measurement(a: RoutingSums, b: RoutingSums) -> None:
-    other = [key for key in _IDENTITY if a.model.get(key) != b.model.get(key)]
-    of_a, of_b = (", ".join(f"{key} {side.model.get(key)}" for key in other) for side in (a, b))
-    compared: tuple[tuple[str, object, object], ...] = (
-        ("models", of_a, of_b),
-        ("routers", [asdict(s) for s in a.specs], [asdict(s) for s in b.specs]),
-        ("phases", a.phase, b.phase),
-        ("values of tau", (a.tau, a.collapse_on), (b.tau, b.collapse_on)),
-    )
-    for what, x, y in compared:
-        if x != y:
-            raise StatsError(f"These statistics cannot be merged, their {what} differ: {_brief(x)} and {_brief(y)}.")
-
-
-def _check_same_reading(a: RoutingSums, b: RoutingSums) -> None:
-    for sha in a.sources.keys() & b.sources.keys():
-        for key in _READING:
-            x, y = read_as(a.sources[sha], key), read_as(b.sources[sha], key)
-            if x != y:
-                raise StatsError(
-                    f"These statistics cannot be merged: the same data was read with {key} {x!r} and {y!r}."
-                )
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 120 else text[:117] + "..."

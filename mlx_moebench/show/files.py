@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 from ..data.training_log import read_log
 from ..errors import StatsError, TrainingError
+from ..pair.seal import check_json_seal, read_json
 from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
 from ..types import Json
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
-    "a report of loss (loss --output), or the folder of a training"
+    "a report of loss (loss --output) or of quantised arms (compare --quant --output), or the folder of a training"
 )
 """What an argument may be."""
 
@@ -62,14 +62,12 @@ def sums_of(pair: Pair) -> RoutingStats:
     return pair.stats
 
 
-def read_json(path: Path) -> Any:
-    """What a file of JSON holds."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StatsError(f"Cannot read {path}: {error.strerror or error}; give {TAKEN}.") from error
-    except ValueError as error:
-        raise StatsError(f"{path} is not JSON: give {TAKEN}.") from error
+def read_sealed(path: Path) -> Any:
+    """What a file of JSON holds; raises `StatsError` where it was changed since it was written."""
+    content = read_json(path, instead=f"; give {TAKEN}")
+    if isinstance(content, dict):
+        check_json_seal(content, str(path))
+    return content
 
 
 def training_log(path: Path) -> list[Json]:

@@ -18,7 +18,8 @@ from ..pair.profile import domain_report, of_this_version, profile_settings, ren
 from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths
 from ..types import Facts, Json
-from .files import TAKEN, Pair, read_json, read_pair, require, sums_of, training_log
+from .domains import MOST_SHOWN, DomainReports
+from .files import TAKEN, Pair, read_pair, read_sealed, require, sums_of, training_log
 from .names import model_name
 from .plans import chosen_of, plan_of
 
@@ -76,7 +77,8 @@ class Inputs:
     """Everything that was given, in the order in which it was given.
 
     profiles: what lies between the domains, {name of a run or model: `domain_report` with its settings}.
-    comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``loss``.
+    comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``loss``; quants: of
+    ``compare --quant``.
     notes: what a reader must know of how these came together, such as why two runs were not compared.
     """
 
@@ -84,6 +86,7 @@ class Inputs:
     profiles: Mapping[str, Json] = field(default_factory=dict)
     comparisons: tuple[Json, ...] = ()
     uncertainties: tuple[Json, ...] = ()
+    quants: tuple[Json, ...] = ()
     trainings: tuple[Training, ...] = ()
     notes: tuple[str, ...] = ()
     plan: Plan = field(default_factory=Plan)
@@ -155,12 +158,13 @@ class _Reader:
         self.profiles: dict[str, Json] = {}
         self.comparisons: list[Json] = []
         self.uncertainties: list[Json] = []
+        self.quants: list[Json] = []
         self.trainings: list[Training] = []
         self._seen: set[Path] = set()
 
     @property
     def anything(self) -> bool:
-        return any((self.groups, self.profiles, self.comparisons, self.uncertainties, self.trainings))
+        return any((self.groups, self.profiles, self.comparisons, self.uncertainties, self.quants, self.trainings))
 
     def read(self, path: Path, label: str | None) -> None:
         """Add what is at ``path``; the same file a second time is nothing new."""
@@ -185,7 +189,7 @@ class _Reader:
             return
         if not path.is_file() and report_path.is_file():
             path = report_path
-        self._add_json(path, read_json(path), label)
+        self._add_json(path, read_sealed(path), label)
 
     def _add_json(self, path: Path, content: Any, label: str | None) -> None:
         keys = set(content) if isinstance(content, dict) else set()
@@ -197,6 +201,9 @@ class _Reader:
         elif keys >= {"mean_loss", "n_pairs"}:
             require(content, ("model", "data", "settings", "routers", "summary"), path)
             self.uncertainties.append(content)
+        elif keys >= {"arms", "separations"}:
+            require(content, ("model", "data", "settings", "measures"), path)
+            self.quants.append(content)
         elif keys >= {"routers", "summary", "data", "model"}:
             self._add_pair(read_pair(path, label))
         else:
@@ -240,7 +247,7 @@ class _Reader:
         self._seen.add(folder.resolve())
         name = label or folder.resolve().name
         report_path, log_path = folder / TRAINING_REPORT, folder / TRAINING_LOG
-        report = read_json(report_path) if report_path.is_file() else {}
+        report = read_sealed(report_path) if report_path.is_file() else {}
         if report:
             require(report, ("model", "settings", "ce", "routing_loss"), report_path)
         self.trainings.append(Training(name, report, training_log(log_path) if log_path.is_file() else ()))
@@ -260,8 +267,16 @@ class _Reader:
                 whole = group.profile if group.made_by(of_run) else None
                 profiles[run.name] = whole or between(group.merged, run.domains, of_run)
         comparisons, notes = self._compared(runs, plan, allow)
-        rest = (*self.comparisons, *comparisons), tuple(self.uncertainties), tuple(self.trainings), tuple(notes), plan
-        return Inputs(tuple(runs), profiles, *rest)
+        return Inputs(
+            tuple(runs),
+            profiles,
+            (*self.comparisons, *comparisons),
+            tuple(self.uncertainties),
+            tuple(self.quants),
+            tuple(self.trainings),
+            tuple(notes),
+            plan,
+        )
 
     def _named_runs(self, plans: Sequence[Plan]) -> list[Run]:
         """A run of each group, no two of one name."""
@@ -326,20 +341,24 @@ def _renamed(pairs: Sequence[Pair], merged: RoutingStats) -> RoutingStats:
     return RoutingStats.merge([sums_of(pair) for pair in pairs]) if named else merged
 
 
-def _domain_reports(pairs: Sequence[Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> dict[str, Json]:
+def _domain_reports(pairs: Sequence[Pair], parts: Mapping[str, RoutingStats], plan: Plan) -> DomainReports:
     """The report of each of several domains: as it lies there where a domain is one pair, else of its sums."""
     alone = {strata.pop(): pair for pair in pairs if len(strata := set(sums_of(pair).strata)) == 1}
     whole = {name for name, pair in alone.items() if len(sums_of(pair).clusters) == len(parts[name].clusters)}
-    return {name: alone[name].report if name in whole else part.report(plan) for name, part in parts.items()}
+    return DomainReports(parts, {name: alone[name].report for name in parts if name in whole}, plan)
 
 
 def between(merged: RoutingStats, domains: Mapping[str, Json], plan: Plan) -> Json:
     """What lies between the domains of a run, as an entry of `Inputs.profiles`."""
-    return domain_report(merged, domains, plan) | {"settings": profile_settings(plan)}
+    made = domains if len(domains) <= MOST_SHOWN else {}
+    return domain_report(merged, made, plan) | {"settings": profile_settings(plan)}
 
 
 def _whole(place: Path) -> bool:
-    return all(half.is_file() for half in pair_paths(place))
+    try:
+        return all(half.is_file() for half in pair_paths(place))
+    except OSError:  # a name that is too long for a file
+        return False
 
 
 def _measured(pairs: Iterable[Pair]) -> list[tuple[Any, ...]]:

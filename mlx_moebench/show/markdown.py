@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from ..printable import one_line
 from ..types import Facts
 from .numbers import decimals, with_interval
 
@@ -15,9 +16,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 def text(value: object) -> str:
     """``value`` as the text of a line or cell; line ends become spaces, other control characters their escapes."""
-    line = _one_line(value)
-    kept = "\u2068\u2069" if line.count("\u2068") == line.count("\u2069") else ""  # isolates of a right-to-left name
-    shown = "".join(c if c.isprintable() or c in kept else _escaped(c) for c in line)
+    shown = one_line(_joined(value))
     escaped = _MARKUP.sub(r"\\\1", shown)
     escaped = "".join(_ENTITIES.get(c, c) for c in escaped)
     # A bare address or a mention would become a link.
@@ -26,18 +25,14 @@ def text(value: object) -> str:
 
 def code(value: object) -> str:
     """``value`` between as many backticks as it needs, on one line."""
-    line = "".join(c if c.isprintable() else _escaped(c) for c in _one_line(value))
+    line = one_line(_joined(value))
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"
 
 
-def _one_line(value: object) -> str:
+def _joined(value: object) -> str:
     return " ".join(str(value).splitlines())
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..pair.report import flag_open
@@ -47,11 +47,13 @@ SUMMARY = tuple((name, *label_and_unit(name)) for name in _SHOWN)
 
 
 def model_name(model: Facts) -> str:
-    """Its id, and what makes it another model than that: experts of less than 16 bit (mean), an adapter."""
+    """Its id, and what makes it another model than that: experts of less than 16 bit (mean), routers, an adapter."""
     name = str(model.get("id", "model"))
     bits, adapter = model.get("weight_bits"), model.get("adapter")
     if bits is not None and bits < 16:
         name += f" at {bits:.3g} bits per expert weight"
+    if source := model.get("routers_from"):
+        name += f" with the routers of {source}"
     return f"{name} with {adapter['name']}" if adapter else name
 
 
@@ -87,12 +89,17 @@ def read_by(data: Facts) -> Iterator[str]:
     if any(source["unit"] == "file" and source.get("documents") == 1 for source in sources):
         yield "A single document has no intervals; --split-on blank makes one of each paragraph."
     for source in sources:
-        if "files" in source:
-            skipped = ", ".join(f"{number:,} {why}" for why, number in source.get("skipped", {}).items())
-            left = f"; left out: {skipped}" if skipped else ""
-            yield f"Files of {isolated(source['name'])}: {source['files']:,}{left}."
-        if "delimiter" in (source.get("format") or ""):
-            yield f"Read {isolated(source['name'])} as {source['format']}; the text is {isolated(source['field'])}."
+        yield from _files(source)
+
+
+def _files(source: Facts) -> Iterator[str]:
+    """Which files a data set was read from, and how, where that was found out."""
+    if "files" in source:
+        skipped = ", ".join(f"{number:,} {why}" for why, number in source.get("skipped", {}).items())
+        left = f"; left out: {skipped}" if skipped else ""
+        yield f"Files of {isolated(source['name'])}: {source['files']:,}{left}."
+    if "delimiter" in (source.get("format") or ""):
+        yield f"Read {isolated(source['name'])} as {source['format']}; the text is {isolated(source['field'])}."
 
 
 def _rule(source: Facts) -> str:
@@ -102,12 +109,38 @@ def _rule(source: Facts) -> str:
 
 
 def data_warnings(data: Facts) -> Iterator[str]:
-    """What limits the numbers of a data section, a sentence each: repeated texts, domains that differ much."""
+    """What limits the numbers of a data section, a sentence each: forwards that are not in them, repeated texts,
+    domains that differ much."""
+    for lost in data.get("unrecorded", ()):
+        forwards = "1 forward pass is" if lost["forwards"] == 1 else f"{lost['forwards']:,} forward passes are"
+        yield f"{forwards} not in these numbers ({lost['positions']:,} positions): {lost['why'].rstrip('.')}."
     if repeated := data.get("repeated_sequences"):
         which = "1 sequence repeats" if repeated == 1 else f"{repeated:,} sequences repeat"
         yield f"{which} an earlier one token for token; intervals take all copies of a text together as one."
     for sentence in data.get("unequal_domains", ()):
         yield f"{sentence[:-1]}: intervals and tests hold for that; findings weigh each domain 1/D, whatever its size."
+
+
+MANY_TIES = 0.01
+"""The share of tokens with a tie that is worth a word: it may be all of an expert's share to two digits."""
+
+
+def tie_warnings(routers: Sequence[Facts]) -> Iterator[str]:
+    """Where the order of the experts decides for many tokens and not the router, a sentence."""
+    tied = {r["layer"]: r["tied_selections"] for r in routers if (r.get("tied_selections") or 0.0) >= MANY_TIES}
+    if not tied:
+        return
+    low, high = min(tied.values()), max(tied.values())
+    share = f"{low:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%} to {high:.0%}"
+    layers = f"layer {next(iter(tied))}" if len(tied) == 1 else f"{len(tied)} layers ({_listed(list(tied))})"
+    yield (
+        f"the last expert of {share} of the tokens in {layers} has the score of another that was not chosen: the order "
+        "of the experts decided there and not the router, so that loads of single experts say nothing of it."
+    )
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers[:6])) + (", ..." if len(layers) > 6 else "")
 
 
 def side_name(side: Facts) -> str:

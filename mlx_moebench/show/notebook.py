@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..options import Plan
 from ..pair.stats import RoutingStats
+from ..printable import one_line
 from ..types import Facts
+from .domains import DomainReports
 from .inputs import Inputs, Run, View, between
 from .names import HEADS, flag_of, model_name, sizes
 from .numbers import number, with_interval
@@ -64,7 +66,7 @@ def inputs_of(stats: RoutingStats, plan: Plan) -> Inputs:
     """One run, with the reports of its domains where it has several."""
     report = stats.report(plan)
     parts = stats.by_domain() if stats.several_domains else {}
-    domains = {name: part.report(plan) for name, part in parts.items()}
+    domains = DomainReports(parts, {}, plan)
     run = Run(model_name(report["model"]), report, stats, domains, parts)
     profiles = {run.name: between(stats, domains, plan)} if domains else {}
     return Inputs((run,), profiles, plan=plan)
@@ -73,14 +75,14 @@ def inputs_of(stats: RoutingStats, plan: Plan) -> Inputs:
 def html(stats: RoutingStats) -> str:
     """A table of the routers with their intervals, and the load of every expert below it."""
     if not stats.clusters:
-        return f"<p>{escape(repr(stats))}</p>"
+        return f"<p>{escape(one_line(repr(stats)))}</p>"
     report = stats.report()
     name, data = model_name(report["model"]), report["data"]["name"]
     image = base64.b64encode(picture(".png", lambda: draw_load([View(name, report)]))).decode()
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in _rows(report))
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(one_line(cell))}</td>' for cell in row)}</tr>" for row in _rows(report))
     heads = "".join(f"<th>{escape(head)}</th>" for head in _heads(report))
     return (
-        f"<div><p><b>{escape(name)}</b> on {escape(str(data))}: {escape(sizes(report))}</p>"
+        f"<div><p><b>{escape(one_line(name))}</b> on {escape(one_line(data))}: {escape(sizes(report))}</p>"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
         f'<img alt="Layer by expert load" style="max-width: 100%" src="data:image/png;base64,{image}"></div>'
     )

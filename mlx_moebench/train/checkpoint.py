@@ -7,7 +7,6 @@ batches are done, from which the order of the data follows.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from ..checkpoints import check_complete, shortened
 from ..checkpoints.adapters import CONFIG, WEIGHTS
 from ..errors import ModelLoadError, TrainingError
-from ..files import write_aside
+from ..files import HEADER_BROKEN, check_regular, write_aside, written_aside
 from ..types import Json
 from .objective import STATE
 
@@ -33,21 +32,19 @@ _FACTS = {"settings", "fingerprint", "data_sha256", "iteration"}
 
 def save_arrays(path: Path, arrays: dict[str, mx.array], facts: Json | None = None) -> None:
     """Write a safetensors file aside, prove it complete and rename it. Raises TrainingError where the disk refuses."""
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp.safetensors")
     try:
-        mx.save_safetensors(str(aside), arrays, {_FORMAT: json.dumps(facts)} if facts else None)
-        check_complete(aside)
-        aside.replace(path)
+        with written_aside(path, ".safetensors") as aside:
+            mx.save_safetensors(str(aside), arrays, {_FORMAT: json.dumps(facts)} if facts else None)
+            check_complete(aside)
     except (OSError, RuntimeError, ModelLoadError) as error:
         reason = "the disk is full" if isinstance(error, ModelLoadError) else shortened(error)
         raise TrainingError(f"Cannot write {path}: {reason}; the files saved before it are still there.") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def load_arrays(path: Path) -> dict[str, mx.array]:
     """The arrays of a safetensors file. Raises TrainingError where it is missing or broken."""
     try:
+        check_regular(path)
         check_complete(path)
         arrays: Any = mx.load(str(path))
     except (OSError, ModelLoadError, RuntimeError) as error:
@@ -89,12 +86,13 @@ def read_facts(folder: Path) -> Json | None:
     if not path.exists():
         return None
     try:
+        check_regular(path)
         check_complete(path)
         with safe_open(path, "np") as file:
             facts: Json = json.loads((file.metadata() or {})[_FORMAT])
         if not facts.keys() >= _FACTS or not isinstance(facts["data_sha256"], dict):
             raise KeyError(_FORMAT)
-    except (OSError, ModelLoadError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ModelLoadError, SafetensorError, RecursionError, *HEADER_BROKEN) as error:
         raise TrainingError(
             f"{path} is damaged or no checkpoint of a training; the adapters beside it are as they were: start from "
             "one of them with --resume-adapter-file and another --adapter-path."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from mlx_lm.tuner.callbacks import SUPPORT_CALLBACK
 from mlx_lm.tuner.utils import build_schedule
 
 from ..errors import TrainingError, did_you_mean
+from ..files import read_text
 from ..types import Facts, Json
 from .settings import RoutingLoss, parse_routing_loss
 
@@ -30,9 +31,11 @@ _ADDED = {
     "bits": None,
     "router_bits": None,
     "dtype": None,
+    "sort_by_length": False,
 }
 """Keys that mlx-lm does not know. routing_data: what routing is measured on before and after, at most routing_samples
-documents of at most max_length tokens. bits, router_bits, dtype: of the frozen model, see `models.load_checkpoint`."""
+documents of at most max_length tokens. bits, router_bits, dtype: of the frozen model, see `models.load_checkpoint`.
+sort_by_length: batches of like length, in place of mlx-lm's."""
 
 _LORA = ("rank", "scale", "dropout", "keys")
 _SCHEDULE = ("name", "arguments", "warmup", "warmup_init")
@@ -43,10 +46,13 @@ _OPTIMIZERS = {
     "sgd": optimizers.SGD,
     "adafactor": optimizers.Adafactor,
 }
+_REFUSED = (TypeError, ValueError, ArithmeticError, RuntimeError)
+"""What MLX raises for arguments that it cannot take; the last from C++."""
+
 _POSITIVE = ("iters", "batch_size", "steps_per_report", "steps_per_eval", "save_every", "grad_accumulation_steps")
 _UNBOUNDED = ("val_batches", "test_batches", "num_layers")  # -1 means all
 _LEAST = {"max_seq_length": 2, "max_length": 2, "seed": 0, "clear_cache_threshold": 0}
-_FLAGS = ("test", "grad_checkpoint", "mask_prompt", "trust_remote_code")
+_FLAGS = ("test", "grad_checkpoint", "mask_prompt", "trust_remote_code", "sort_by_length")
 _TEXTS = (
     "model", "data", "adapter_path", "resume_adapter_file", "routing_data", "dtype", "report_to", "project_name",
     "prompt_feature", "completion_feature", "text_feature", "chat_feature",
@@ -73,13 +79,13 @@ class TrainingConfig:
         name = self["optimizer"]
         schedule = self["lr_schedule"]
         try:
-            rate = build_schedule(schedule) if schedule else self["learning_rate"]
-        except (TypeError, ValueError) as error:
+            rate = build_schedule(schedule) if schedule else float(self["learning_rate"])
+        except _REFUSED as error:
             raise TrainingError(f"MLX cannot make lr_schedule {schedule!r}: {error}.") from error
         arguments = self["optimizer_config"].get(name) or {}
         try:
             return _OPTIMIZERS[name](learning_rate=rate, **arguments)
-        except (TypeError, ValueError) as error:
+        except _REFUSED as error:
             raise TrainingError(
                 f"MLX cannot make optimizer {name!r} with optimizer_config.{name} = {arguments!r}: {error}."
             ) from error
@@ -88,7 +94,7 @@ class TrainingConfig:
 def read_config(path: Path) -> Json:
     """The mapping in a YAML file. Raises TrainingError where it is missing or holds something else."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml_loader)
+        content = yaml.load(read_text(path), yaml_loader)
     except OSError as error:
         raise TrainingError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, or a date that does not exist
@@ -212,7 +218,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _check_lora(values: Json, settings: Facts) -> None:

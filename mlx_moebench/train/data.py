@@ -1,4 +1,4 @@
-"""Training texts as mlx-lm reads them, tokenised, and the order in which batches of them come."""
+"""Training texts as mlx-lm reads them, tokenised."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from mlx_lm.tuner.datasets import create_dataset, load_dataset
-from mlx_lm.tuner.trainer import iterate_batches
 
 from ..checkpoints import shortened
 from ..data import bundled_names, read_corpus
@@ -21,7 +20,8 @@ from ..data.fields import renders_chat
 from ..data.files import read_rows
 from ..data.rows import Row
 from ..errors import DataError, MissingExtraError, RenamedError, TrainingError, missing_package
-from ..files import write_aside
+from ..families.settings import VOCABULARY, value_of
+from ..files import check_ours, read_bytes, write_aside
 from ..options import Step
 from ..types import Facts, Json, Tokenizer
 from .config import TrainingConfig
@@ -40,10 +40,12 @@ HELD_OUT = 8
 class Tokens:
     """Tokenised sequences, indexed as mlx-lm's ``iterate_batches`` does: (ids, where the loss begins).
 
-    truncated: sequences that were cut to ``max_seq_length`` tokens.
+    fields: of each sequence, how many fields its row has; mlx-lm sorts by it. truncated: sequences that were cut to
+    ``max_seq_length`` tokens.
     """
 
-    def __init__(self, sequences: list[tuple[list[int], int]], max_seq_length: int) -> None:
+    def __init__(self, sequences: list[tuple[list[int], int]], fields: list[int], max_seq_length: int) -> None:
+        self.fields = fields
         self.truncated = sum(len(ids) > max_seq_length for ids, _ in sequences)
         self._sequences = [(ids[:max_seq_length], offset) for ids, offset in sequences]
 
@@ -54,9 +56,14 @@ class Tokens:
         return len(self._sequences)
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence that are kept."""
+        return [len(ids) for ids, _ in self._sequences]
+
+    @property
     def n_tokens(self) -> int:
         """Tokens that are kept."""
-        return sum(len(ids) for ids, _ in self._sequences)
+        return sum(self.lengths)
 
     @property
     def largest_id(self) -> int:
@@ -65,50 +72,16 @@ class Tokens:
 
     @property
     def sha256(self) -> str:
-        """Of the ids and offsets in their order."""
+        """Of the ids, offsets and numbers of fields in their order."""
         digest = hashlib.sha256()
-        for ids, offset in self._sequences:
-            digest.update(np.array([offset, len(ids), *ids], dtype=np.int64).tobytes())
+        for (ids, offset), fields in zip(self._sequences, self.fields, strict=True):
+            digest.update(np.array([offset, fields, len(ids), *ids], dtype=np.int64).tobytes())
         return digest.hexdigest()
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence, 0 without any."""
-        return max((len(ids) for ids, _ in self._sequences), default=0)
-
-
-class TrainingOrder:
-    """``iterate_batches`` for mlx-lm's ``train``, in an order that depends on the seed and the step alone.
-
-    mlx-lm draws its order from NumPy's global state, which validation draws from too. Here every epoch is shuffled by
-    (seed, epoch), so that a run that goes on at ``start`` sees what an uninterrupted one would have seen.
-    """
-
-    def __init__(self, seed: int, start: int = 0) -> None:
-        self._seed, self._start = seed, start
-
-    def __call__(
-        self, dataset: Tokens, batch_size: int, max_seq_length: int, loop: bool = False, **options: Any
-    ) -> Any:
-        if not loop:  # validation: the same batches each time
-            return in_order(dataset, batch_size, max_seq_length, **options)
-        return self._forever(dataset, batch_size, max_seq_length, **options)
-
-    def _forever(self, dataset: Tokens, batch_size: int, max_seq_length: int, **options: Any) -> Iterator[Any]:
-        epoch, skip = divmod(self._start, len(dataset) // batch_size)
-        while True:
-            seed = (self._seed * 1_000_003 + epoch) % 2**32  # what numpy.random.seed takes
-            batches = iterate_batches(dataset, batch_size, max_seq_length, seed=seed, **options)
-            for number, batch in enumerate(batches):
-                if number >= skip:
-                    yield batch
-            epoch, skip = epoch + 1, 0
-
-
-def in_order(dataset: Tokens, batch_size: int, max_seq_length: int, **options: Any) -> Iterator[Any]:
-    """mlx-lm's batches in an order that does not change."""
-    options["seed"] = 0
-    return iter(iterate_batches(dataset, batch_size, max_seq_length, **options))
+        return max(self.lengths, default=0)
 
 
 def load_tokens(config: TrainingConfig, tokenizer: Tokenizer, step: Step) -> dict[str, Tokens]:
@@ -118,7 +91,7 @@ def load_tokens(config: TrainingConfig, tokenizer: Tokenizer, step: Step) -> dic
     """
     tokens = {}
     for name, (split, places) in zip(SPLITS, _splits(config, tokenizer), strict=True):
-        sequences = []
+        sequences, fields = [], []
         for row in range(len(split)):
             if row % 64 == 0:
                 step(f"tokenising {name}", row, len(split))
@@ -128,7 +101,8 @@ def load_tokens(config: TrainingConfig, tokenizer: Tokenizer, step: Step) -> dic
                 raise RenamedError("mlx_lm", "mask_prompt among the settings of create_dataset", "--mask-prompt needs")
             _check_learnable(ids, offset, config["max_seq_length"], where)
             sequences.append((ids, offset))
-        tokens[name] = Tokens(sequences, config["max_seq_length"])
+            fields.append(len(split[row]))
+        tokens[name] = Tokens(sequences, fields, config["max_seq_length"])
     if config["test"] and not len(tokens["test"]):
         raise DataError(f"{config['data']} has no test set, which --test needs; add test.jsonl, or leave out --test.")
     return tokens
@@ -233,7 +207,7 @@ def check_sizes(config: TrainingConfig, data: dict[str, Tokens], model_settings:
             f"{config['data']} has {len(data['train'])} training sequences, fewer than batch_size = {batch}; give more "
             "text or a smaller --batch-size."
         )
-    vocabulary, positions = (model_settings.get(key) for key in ("vocab_size", "max_position_embeddings"))
+    vocabulary, positions = value_of(model_settings, VOCABULARY), model_settings.get("max_position_embeddings")
     for name, split in data.items():
         if vocabulary is not None and split.largest_id >= vocabulary:
             raise DataError(f"{name} has the token id {split.largest_id}, but the model knows {vocabulary} ids.")
@@ -251,8 +225,13 @@ def bundled_folder(folder: Path) -> Path:
     train = [text for n, text in enumerate(documents) if n % HELD_OUT]
     for name, texts in (("train", train), ("valid", held_out)):
         lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-        write_aside({folder / f"{name}.jsonl": lines.encode()})
+        _write(folder / f"{name}.jsonl", lines.encode())
     return folder
+
+
+def _write(path: Path, lines: bytes) -> None:
+    check_ours(path, "file of bundled prompts", lambda: read_bytes(path) == lines)
+    write_aside({path: lines})
 
 
 @contextlib.contextmanager

@@ -26,11 +26,15 @@ LAST = 10
 class TrainingLog:
     """Appends lines to a training's log; a line is on disk before the next step begins."""
 
-    def __init__(self, path: Path | None, keep: int) -> None:
-        """Lines up to step ``keep`` are kept, later ones belong to steps that will run again. None keeps no file."""
+    def __init__(self, path: Path | None, keep: int | None) -> None:
+        """Lines up to step ``keep``, that of the checkpoint, are kept; later ones belong to steps that will run again.
+
+        keep: None without a checkpoint, when the validation before the first step runs again, too. path: None for no
+        file.
+        """
         self._path = path
-        entries = read_log(path) if path is not None and path.exists() else []
-        self.entries = [entry for entry in entries if entry["step"] <= keep]
+        entries = read_log(path) if path is not None and keep is not None and path.exists() else []
+        self.entries = [entry for entry in entries if keep is not None and entry["step"] <= keep]
         self._file = None
         if path is None:
             return

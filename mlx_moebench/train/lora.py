@@ -7,7 +7,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from ..errors import TrainingError
-from ..families import family_for
+from ..families import Family, family_for
 from ..families.base import module_at
 from ..instrument import config_of
 from ..routing.record import RouterSpec
@@ -23,9 +23,9 @@ def lora_keys(model: nn.Module, num_layers: int, keys: list[str] | None, routers
     as in mlx-lm, is every linear layer. mlx-lm looks up a key inside those blocks and also in the whole model, which
     is how a gate in an earlier block is named. Raises TrainingError where a key names nothing.
     """
-    blocks = model.layers[-max(num_layers, 0) :]
+    family, blocks = family_for(config_of(model)), model.layers[-max(num_layers, 0) :]
     if keys is None:
-        keys = _adaptable(blocks)
+        keys = [key for key in _adaptable(blocks) if key not in family.uncalled]
     else:
         known = {path for module in (*blocks, model) for path, _ in module.named_modules()}
         if missing := [key for key in keys if key not in known]:
@@ -33,7 +33,6 @@ def lora_keys(model: nn.Module, num_layers: int, keys: list[str] | None, routers
                 f"lora_parameters.keys names {missing[0]!r}, which no block has; linear layers of a block are "
                 f"{', '.join(_adaptable(model.layers[-1:]))}."
             )
-    family = family_for(config_of(model))
     first = len(model.layers) - len(blocks)
     paths = {id(module): path for path, module in model.named_modules()}
     gates = []
@@ -45,9 +44,30 @@ def lora_keys(model: nn.Module, num_layers: int, keys: list[str] | None, routers
     return [*keys, *gates]
 
 
+def check_gates(family: Family, adapters: bool) -> None:
+    """Raises TrainingError where a training cannot see or change the routers.
+
+    adapters: a routing loss is to change them, through LoRA or DoRA.
+    """
+    if family.untrainable:
+        raise TrainingError(f"A {family.name!r} model has no gradient: {family.untrainable}.")
+    if any(form.one_by_one for form in family.routers):
+        raise TrainingError(
+            f"A {family.name!r} model does not say in training which expert a token goes to, so its routing cannot be "
+            "followed; train it with mlx_lm.lora, and measure the result."
+        )
+    if adapters and any(form.seam != "linear" for form in family.routers):
+        raise TrainingError(
+            f"The routers of a {family.name!r} model hold their weights outside of a linear layer, where LoRA cannot "
+            "adapt them, so a routing loss would change nothing: use --fine-tune-type full, or leave the loss out."
+        )
+
+
 def _adaptable(blocks: list[nn.Module]) -> list[str]:
-    """The linear layers of these blocks, by their names inside a block."""
-    return sorted({path for block in blocks for path, module in block.named_modules() if _can_adapt(module)})
+    """The linear layers of these blocks by their names inside a block, but for names that are another kind's in one."""
+    modules = [named for block in blocks for named in block.named_modules()]
+    others = {path for path, module in modules if "weight" in module and not _can_adapt(module)}
+    return sorted({path for path, module in modules if _can_adapt(module)} - others)
 
 
 def add_lora(model: nn.Module, num_layers: int, parameters: Json, dora: bool) -> None:

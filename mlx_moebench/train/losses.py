@@ -7,6 +7,7 @@ Counts of selections carry no gradient, the routing distribution p and the logit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -117,6 +118,41 @@ def balance_loss(sums: TokenSums, load: Array | None = None) -> Array:
         load = sums.counts / mx.maximum(sums.counts.sum(-1, keepdims=True), 1)
     mean_p = sums.p / mx.maximum(sums.n, 1)[:, None]
     return _mean_over_groups(sums.p.shape[-1] * (mx.stop_gradient(load) * mean_p).sum(-1), sums)
+
+
+def hetero_balance_loss(sums: TokenSums, eta: Array) -> Array:
+    """mean over groups of R^2 / sum(eta) sum_i eta_i f_i P_i: scalar, 1 at balance.
+
+    eta: [R], what a column weighs; columns of small weight are free to be used more or less. With all alike it is
+    `balance_loss`. Source: MoE++ (Jin et al. 2024), where experts that cost nothing weigh less.
+    """
+    load = sums.counts / mx.maximum(sums.counts.sum(-1, keepdims=True), 1)
+    return balance_loss(sums, load * (eta * (eta.size / eta.sum())))
+
+
+def ternary_balance_loss(sums: TokenSums, n_experts: int) -> Array:
+    """`balance_loss` over N experts of which column i adds and column N + i takes off: scalar, 1 at balance.
+
+    f and P of both columns are summed, and what is null is in neither: each is of the picks, and of the scores, that
+    name an expert. Source: TC-MoE (Yan et al. 2025).
+    """
+    counts, p = (x[:, :n_experts] + x[:, n_experts : 2 * n_experts] for x in (mx.stop_gradient(sums.counts), sums.p))
+    share = p / mx.maximum(p.sum(-1, keepdims=True), 1e-20)
+    load = counts / mx.maximum(counts.sum(-1, keepdims=True), 1)
+    return _mean_over_groups(n_experts * (load * share).sum(-1), sums)
+
+
+def entropy_deficit(sums: TokenSums) -> Array:
+    """mean over groups of ln R - H(p-bar): scalar, nats, 0 at balance. Source: sigma-MoE (Csordas et al. 2023)."""
+    return _mean_over_groups(math.log(sums.p.shape[-1]) - marginal_entropy(sums), sums)
+
+
+def balanced_bias(bias: Array, counts: Array, rate: float) -> Array:
+    """The selection bias [R] after a step in which experts were chosen ``counts`` [R] times: no loss, and no gradient.
+
+    b_i += rate sign(mean counts - counts_i). Source: loss-free balancing (Wang et al. 2024), DeepSeek-V3.
+    """
+    return bias + rate * mx.sign(counts.mean() - counts)
 
 
 def router_z_loss(sums: TokenSums) -> Array:

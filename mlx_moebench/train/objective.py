@@ -16,6 +16,7 @@ from mlx_lm.tuner.trainer import default_loss
 from ..errors import RoutingError
 from ..instrument import capture
 from ..routing.record import Array, Routing
+from ..routing.tally import log_distribution, top_two_gap
 from ..types import Json
 from .losses import (
     TokenSums,
@@ -191,18 +192,9 @@ def _key(number: int) -> str:
 
 
 def _margin_sum(record: Routing) -> Array:
-    """Sum over valid tokens of p_(1) - p_(2), from two passes over the logits rather than a sort."""
-    z = mx.stop_gradient(record.logits)
-    best = mx.argmax(z, axis=-1, keepdims=True)
-    second = mx.where(mx.arange(z.shape[-1]) == best, -mx.inf, z).max(-1)
-    top = mx.take_along_axis(z, best, axis=-1)[..., 0]
-    if record.distribution == "sigmoid_normalised":
-        p = mx.sigmoid(z)
-        gap = (mx.sigmoid(top) - mx.sigmoid(second)) / p.sum(-1)
-    else:
-        log_sum = mx.logsumexp(z, axis=-1)
-        gap = mx.exp(top - log_sum) - mx.exp(second - log_sum)
-    return mx.where(record.mask, gap, 0).sum()
+    """Sum over valid tokens of p_(1) - p_(2)."""
+    _, p, _ = log_distribution(mx.stop_gradient(record.logits), record.distribution)
+    return mx.where(record.mask, top_two_gap(p), 0).sum()
 
 
 def _figures(sums: TokenSums, margin: Array) -> Array:

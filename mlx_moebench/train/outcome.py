@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,8 +10,11 @@ from ..data.files import read_rows
 from ..environment import environment
 from ..errors import DataError, StatsError
 from ..files import write_aside
-from ..measure import analyze
+from ..measure.on_mlx import MLX
+from ..measure.run import measure
 from ..models import Checkpoint
+from ..options import Loading, Options, Reading, Saving
+from ..pair.seal import sealed_text
 from ..pair.storage import pair_paths, read_report
 from ..types import Json
 from .config import TrainingConfig
@@ -33,15 +35,15 @@ def measure_routing(run: Training, name: str, checkpoint: Checkpoint, resume: bo
         return
     config = run.config
     dataset, field = _held_out(config) if config["routing_data"] is None else (config["routing_data"], None)
-    analyze(
+    measure(
         checkpoint,
         dataset,
-        text_field=field,
-        max_samples=config["routing_samples"],
-        max_length=config["max_length"],
-        device="gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu",
-        output=run.folder / name,
-        resume=resume,
+        Options(
+            Loading(device="gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"),
+            Reading(field, max_samples=config["routing_samples"], max_length=config["max_length"]),
+            saving=Saving(run.folder / name, resume),
+        ),
+        runner=MLX(alone=True),
         step=lambda what, done, total: run.step(
             f"routing {Path(name).stem.rpartition('_')[2]} training: {what}", done, total
         ),
@@ -81,6 +83,7 @@ def training_report(run: Training, log: TrainingLog, command: str | None) -> Jso
             name: {"sequences": len(split), "tokens": split.n_tokens, "truncated": split.truncated}
             for name, split in run.data.items()
         },
+        "left_out": len(run.data["train"]) % config["batch_size"],
         "tokens_trained": sum(entry["tokens"] for entry in log.entries if "ce" in entry),
         "ce": _ce(run, [entry for entry in log.entries if "val_ce" in entry]),
         "routing_loss": summarise(log.entries, loss, run.specs, config["iters"]),
@@ -92,8 +95,7 @@ def training_report(run: Training, log: TrainingLog, command: str | None) -> Jso
         summary = read_report(run.folder / name)["summary"]
         keys = ("load_entropy", "n_eff", "dead_experts", "mean_entropy", "marginal_entropy", "peak_top_share_token")
         report[f"routing_{when}"] = {key: summary[key] for key in keys}
-    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    write_aside({run.folder / REPORT: text.encode()})
+    write_aside({run.folder / REPORT: sealed_text(report).encode()})
     return report
 
 

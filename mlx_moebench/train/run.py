@@ -16,22 +16,29 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.callbacks import TrainingCallback
 from mlx_lm.tuner.trainer import TrainingArgs, train
 
-from ..checkpoints import shortened
-from ..checkpoints.adapters import WEIGHTS
+from ..checkpoints import find, shortened
+from ..checkpoints.adapters import CONFIG, WEIGHTS
 from ..data.training_log import FILE as LOG
+from ..data.training_log import read_log
 from ..errors import RenamedError, TrainingError, needed
+from ..files import check_ours, check_output
 from ..instrument import config_of, routers_of
+from ..instrument.cpu_path import leave_cpu_path, use_cpu_path
+from ..locks import holding
 from ..models import load_checkpoint, read_adapter, select_device
+from ..models.writers import unlike_stock
 from ..options import Step, quiet_step
+from ..pair.storage import check_writable
 from ..routing.record import RouterSpec
 from ..types import Json
 from . import checkpoint as kept
 from .config import TrainingConfig
-from .data import TrainingOrder, bundled_folder, check_sizes, load_tokens, silent
+from .data import bundled_folder, check_sizes, load_tokens, silent
 from .log import TrainingLog
-from .lora import add_lora, lora_keys, unfreeze
+from .lora import add_lora, check_gates, lora_keys, unfreeze
 from .objective import Objective
-from .outcome import AFTER, BEFORE, has_report, measure_routing, training_report
+from .order import TrainingOrder, validations
+from .outcome import AFTER, BEFORE, REPORT, has_report, measure_routing, training_report
 from .settings import RoutingLoss
 from .watch import Finished, Training, Watcher
 
@@ -62,10 +69,24 @@ def train_adapter(
     select_device(device)
     group = mx.distributed.init()
     folder = Path(config["adapter_path"])
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder} is no folder; name one with --adapter-path.")
+    with holding(*([folder / LOG] if group.rank() == 0 else [])):
+        return _train_in(folder, config, group, resume, command, step)
+
+
+def _train_in(
+    folder: Path, config: TrainingConfig, group: mx.distributed.Group, resume: bool, command: str | None, step: Step
+) -> Json:
     before = _check_folder(folder, resume)
+    if before is None and group.rank() == 0:
+        _check_ours(folder)
     start = 0 if before is None else before["iteration"]
     if mx.distributed.all_sum(mx.array(start), stream=mx.cpu).item() != start * group.size():
         raise TrainingError(f"The ranks do not find the same checkpoint in {folder}: copy it to every machine.")
+    located = find(config["model"], None, config["trust_remote_code"], unquantised=config["bits"] is not None)
+    lora = config["fine_tune_type"] != "full"
+    check_gates(located.family, adapters=lora and config["routing_loss"] is not None)
     step("loading the model", 0, 0)
     checkpoint = load_checkpoint(
         config["model"],
@@ -89,8 +110,11 @@ def train_adapter(
     if before is None or not has_report(folder / BEFORE):
         measure_routing(run, BEFORE, checkpoint, resume and before is None)
     # Without a loss nobody asked to train the gates.
-    _prepare(run, regularised if config["routing_loss"] is not None else [])
+    unlike = unlike_stock(located.family, located.config)
+    _prepare(run, regularised if config["routing_loss"] is not None else [], unlike)
+    leave_cpu_path(checkpoint.model)  # mlx-lm's compiled step, and its gradient, are its own
     log = _train(run, start)
+    use_cpu_path(checkpoint.model)
     measure_routing(run, AFTER, replace(checkpoint, adapter=read_adapter(folder).facts if run.first else None))
     return training_report(run, log, command)
 
@@ -105,8 +129,6 @@ def _regularised(loss: RoutingLoss, specs: tuple[RouterSpec, ...]) -> list[Route
 
 def _check_folder(folder: Path, resume: bool) -> Json | None:
     """The facts of the checkpoint to go on from, or None to start."""
-    if folder.is_file():
-        raise TrainingError(f"{folder} is a file; name a folder with --adapter-path.")
     if not resume:
         if (folder / WEIGHTS).exists() or (folder / kept.FILE).exists():
             raise TrainingError(
@@ -120,6 +142,24 @@ def _check_folder(folder: Path, resume: bool) -> Json | None:
             f"--resume-adapter-file {folder / WEIGHTS} to start from its weights."
         )
     return facts
+
+
+def _check_ours(folder: Path) -> None:
+    """Raise where a training would replace what none has written; see `files.check_ours`."""
+    keys = {CONFIG: ("routing_loss", "routing_data"), REPORT: ("ranks", "routing_loss")}
+    for name, names in keys.items():
+        check_output(folder / name, ".json", "file of a training", names)
+    check_output(folder / "training.png", ".png", "plot")
+    check_ours(folder / LOG, "log of a training", lambda: _is_log(folder / LOG))
+    for name in (BEFORE, AFTER):
+        check_writable(folder / name)
+
+
+def _is_log(path: Path) -> bool:
+    try:
+        return bool(read_log(path))
+    except TrainingError:
+        return False
 
 
 def _resolved(config: TrainingConfig, model: nn.Module, folder: Path) -> TrainingConfig:
@@ -138,6 +178,7 @@ def _resolved(config: TrainingConfig, model: nn.Module, folder: Path) -> Trainin
 def _check_same(before: Json, run: Training) -> None:
     """Raise TrainingError where the run to go on with is another one."""
     old, new = before["settings"], json.loads(json.dumps(run.config.values))
+    _check_same_order(old, run)
     for key in sorted(old.keys() | new.keys() - set(_FREE_TO_CHANGE)):
         if key not in _FREE_TO_CHANGE and old.get(key) != new.get(key):
             raise TrainingError(
@@ -158,12 +199,29 @@ def _check_same(before: Json, run: Training) -> None:
         )
 
 
-def _prepare(run: Training, routers: list[RouterSpec]) -> None:
-    """Freeze the model, put adapters on what is trained, and write the config from which stock mlx-lm loads them."""
+def _check_same_order(old: Json, run: Training) -> None:
+    """Raise TrainingError where the validations that mlx-lm's order of the data depends on are others."""
+    if run.config["sort_by_length"]:
+        return
+    for key in ("val_batches", "steps_per_eval"):
+        changed = {**old, key: run.config[key]}
+        held_out = len(run.data["valid"])
+        if validations(old, held_out) != validations(changed, held_out):
+            raise TrainingError(
+                f"{run.folder} was trained with {key} = {old[key]!r}, not {run.config[key]!r}, on which the order of "
+                "mlx-lm's batches depends: resume with the same, or start with --sort-by-length, whose order does not."
+            )
+
+
+def _prepare(run: Training, routers: list[RouterSpec], unlike: Json) -> None:
+    """Freeze the model, put adapters on what is trained, and write the config from which stock mlx-lm loads them.
+
+    unlike: the ``model_config`` that stock mlx-lm must be given to compute the same.
+    """
     config, model = run.config, run.checkpoint.model
     mx.random.seed(config["seed"])
     model.freeze()
-    values = dict(config.values)
+    values = config.values | ({"model_config": unlike} if unlike else {})
     if config["fine_tune_type"] == "full":
         unfreeze(model, config["num_layers"], routers)
         values["lora_parameters"] = None
@@ -202,7 +260,7 @@ def _train(run: Training, start: int) -> TrainingLog:
             kept.restore_checkpoint(run.folder, model, optimizer)
             if run.first:
                 kept.save_adapter(run.folder, model, start)  # a kill may have come between the two files
-        log = TrainingLog(run.folder / LOG if run.first else None, start)
+        log = TrainingLog(run.folder / LOG if run.first else None, start or None)
         watcher = Watcher(run, objective, optimizer, log, start)
         if not start:
             watcher.validate(0)
@@ -222,7 +280,7 @@ def _train(run: Training, start: int) -> TrainingLog:
                         run.data["train"],
                         args=arguments,
                         loss=objective,
-                        iterate_batches=TrainingOrder(config["seed"], start),
+                        iterate_batches=TrainingOrder(config, len(run.data["valid"]), start),
                         training_callback=watcher,
                     )
                     raise RenamedError(

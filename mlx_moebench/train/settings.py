@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -110,7 +111,7 @@ def _choice(block: Facts, key: str, default: str, known: tuple[str, ...]) -> Any
 
 def _number(block: Facts, key: str, default: float, where: str = "routing_loss") -> float:
     value = block.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise TrainingError(f"{where}.{key} is {value!r}; give a number.")
     return float(value)
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -21,12 +18,14 @@ from ..errors import TrainingError
 from ..models import Checkpoint
 from ..options import Step
 from ..routing.record import RouterSpec
+from ..signals import Asked, Stopped, deferring
 from ..types import Json
 from . import checkpoint as kept
 from .config import TrainingConfig
-from .data import Tokens, in_order, silent
+from .data import Tokens, silent
 from .log import PATIENCE, TrainingLog, log_entry, never_fired
 from .objective import Objective
+from .order import held_out_batches
 
 
 @dataclass
@@ -53,13 +52,14 @@ class Finished(Exception):  # noqa: N818
 
 
 class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
-    """Called by the trainer after every step: logs, validates, saves, stops on NaN and on Ctrl-C."""
+    """Called by the trainer after every step: logs, validates, saves, stops on NaN and on signals."""
 
     def __init__(
         self, run: Training, objective: Objective, optimizer: optim.Optimizer, log: TrainingLog, start: int
     ) -> None:
         self._run, self._objective, self._optimizer, self._log = run, objective, optimizer, log
-        self._start, self._silent_steps, self._warned, self._stop = start, 0, False, False
+        self._start, self._silent_steps, self._warned = start, 0, False
+        self._asked = Asked()
         config = run.config
         report_to = config["report_to"] if run.first else None
         self._others = get_reporting_callbacks(
@@ -77,13 +77,14 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
         last = step == config["iters"]
         if step % config["steps_per_eval"] == 0 or last:
             self.validate(step)
-        stop = self._stop and step % config["grad_accumulation_steps"] == 0
+        stop = self._asked.number is not None and step % config["grad_accumulation_steps"] == 0
         if step % config["save_every"] == 0 or last or stop:
             self.save(step)
         if last:
             raise Finished
         if stop:
-            raise KeyboardInterrupt(f"Stopped after step {step}, which is saved; --resume continues from it.")
+            number = self._asked.number or 0
+            raise Stopped(f"Stopped after step {step}, which is saved; --resume continues from it.", number)
 
     def _check_finite(self, step: int, entry: Json) -> None:
         for key, what in (("ce", "cross-entropy"), ("routing_loss", "routing loss")):
@@ -103,24 +104,15 @@ class Watcher(TrainingCallback):  # type: ignore[misc]  # mlx-lm has no types
 
     @contextlib.contextmanager
     def stopping_gently(self) -> Iterator[None]:
-        """The first Ctrl-C lets the step finish and saves it, a second one stops at once.
+        """The first Ctrl-C, SIGTERM or SIGHUP lets the step finish and saves it, a second one stops at once.
 
         With several ranks it stops at once, since the others would wait for the one that was stopped.
         """
-        if self._run.group.size() > 1 or threading.current_thread() is not threading.main_thread():
+        if self._run.group.size() > 1:
             yield
             return
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        before = signal.signal(signal.SIGINT, note)
-        try:
+        with deferring() as self._asked:
             yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def _tell(self, step: int, entry: Json) -> None:
         config = self._run.config
@@ -176,6 +168,6 @@ def held_out_ce(run: Training, split: str, n_batches: int) -> float:
                 n_batches,
                 max_seq_length=run.config["max_seq_length"],
                 loss=default_loss,
-                iterate_batches=in_order,
+                iterate_batches=held_out_batches(run.config["sort_by_length"]),
             )
         )

@@ -68,8 +68,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
             code = process.wait(20)
         finally:
             process.kill()
-    assert code == 0
-    assert (folder / "out.txt").read_text().strip() == f"Serving at http://127.0.0.1:{port}/ (Ctrl-C ends it)"
+    assert code == 128 + signal.SIGINT
+    said = (folder / "out.txt").read_text().splitlines()
+    assert said == [f"Serving at http://127.0.0.1:{port}/ (Ctrl-C ends it)", "Error: Stopped by Ctrl-C."]
 
 
 def wait_for(page: Any, text: str) -> None:

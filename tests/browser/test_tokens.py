@@ -310,7 +310,8 @@ def test_it_answers_a_click_at_once(open_page: Any, tmp_path: Path, shape: str) 
             found.append(seconds() - before)
         return sorted(found)
 
+    # Wide of what it takes, so that a slow machine passes: what fails is work that grows with the tokens of all texts.
     set_to = "const e = document.querySelector('select[id$={}]'); e.value = value; e.dispatchEvent(new Event('change'))"
-    assert times("document.querySelector(`[data-expert='${value}']`).click()", list(range(7)))[3] < 0.1
-    assert times(set_to.format("colour"), ["entropy", "margin", "expert"])[1] < 0.2
-    assert times(set_to.format("router"), ["1", "2", "3"])[1] < 0.3
+    assert times("document.querySelector(`[data-expert='${value}']`).click()", list(range(7)))[3] < 0.6
+    assert times(set_to.format("colour"), ["entropy", "margin", "expert"])[1] < 1.0
+    assert times(set_to.format("router"), ["1", "2", "3"])[1] < 1.5

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ...errors import DataError, did_you_mean
 from ...pair.stats import RoutingStats
+from ._arrays import check_readable
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,18 @@ def split_name(argument: str) -> tuple[str | None, str]:
     return (match[1], match[2]) if match else (None, argument)
 
 
-def named_files(arguments: Sequence[str]) -> list[NamedFile]:
+def named_files(arguments: Sequence[str], one_domain: bool = False) -> list[NamedFile]:
     """Files (or folders) given as PATH, of which the stem is the domain, or as NAME=PATH.
 
-    Raises `DataError` for a domain that occurs twice and for a file that is not there.
+    Raises `DataError` for a domain that occurs twice, unless they are all parts of one, and for what is not there, or
+    neither a file nor a folder.
     """
     files: list[NamedFile] = []
     for argument in arguments:
         name, rest = split_name(argument)
         file = NamedFile(name or Path(rest).stem, Path(rest))
-        if not file.path.exists():
-            raise DataError(f"There is no file {rest}: give paths of files, or NAME=PATH.")
-        if any(file.name == other.name for other in files):
+        check_readable(file.path)
+        if not one_domain and any(file.name == other.name for other in files):
             raise DataError(f"Two files are about the domain {file.name!r}: tell them apart as NAME=FILE.")
         files.append(file)
     return files

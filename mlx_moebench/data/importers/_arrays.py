@@ -7,9 +7,11 @@ import binascii
 import io
 import json
 import re
+import stat
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ ARRAYS = (".npy", ".npz")
 RESPONSES = (".json", ".jsonl")
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle")
 
+LARGEST = 2**63
+"""int64 ends below it."""
+
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, SyntaxError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -31,14 +36,40 @@ _UNREADABLE = (
 """What NumPy and zipfile raise for files that are cut off, encrypted, of another format, or lie about their size."""
 
 
+def check_readable(path: Path) -> None:
+    """Raise `DataError` for what is not there, and for what is neither a file nor a folder, such as a pipe."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {path}: give paths of files, or NAME=PATH.") from error
+    except OSError as error:  # a loop of links, a folder that may not be entered, a name that is too long
+        raise DataError(f"{path} cannot be read ({error.strerror}): give paths of files, or NAME=PATH.") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path} is no file but a pipe, socket or device: save what it gives in a file.")
+
+
+def file_bytes(path: Path) -> bytes:
+    """What a file holds; raises `DataError` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+
+
 def files_in(path: Path) -> list[Path]:
     """The file itself, or what a folder holds of `ARRAYS` and `RESPONSES`, numbers in names in their order.
 
-    Raises `DataError` for a folder without any.
+    Raises `DataError` for a folder without any, and for a pipe or a dangling link of such a name.
     """
     if not path.is_dir():
         return [path]
-    files = [file for file in path.iterdir() if file.suffix.lower() in ARRAYS + RESPONSES and file.is_file()]
+    try:
+        names = [file for file in path.iterdir() if file.suffix.lower() in ARRAYS + RESPONSES]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    for file in names:
+        check_readable(file)
+    files = [file for file in names if file.is_file()]
     if not files:
         raise DataError(f"There is no {', '.join(ARRAYS + RESPONSES)} file in the folder {path}.")
     return sorted(files, key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
@@ -103,8 +134,27 @@ def integers(nested: object, where: str) -> Array:
     except ValueError as error:
         raise DataError(f"{where} holds lists that do not form an array: their lengths differ.") from error
     if array.size and array.dtype.kind not in "iu":
+        if any(type(number) is int and abs(number) >= LARGEST for number in _flat(nested)):
+            raise DataError(f"{where} holds a number above 2^63, which no count and no id is: check the file.")
         raise DataError(f"{where} holds lists of something else than whole numbers.")
     return array
+
+
+def summed(counts: Array, where: str) -> Array:
+    """Counts [N, ...] of whole numbers over N; raises `DataError` where a sum would be too large for int64."""
+    if counts.dtype.kind in "iu" and counts.size:
+        if max(abs(int(counts.max())), abs(int(counts.min()))) * len(counts) >= LARGEST:
+            raise DataError(f"{where} holds counts whose sum is above 2^63: check the file.")
+        return np.asarray(counts.astype(np.int64).sum(axis=0))
+    return np.asarray(counts.sum(axis=0))
+
+
+def _flat(nested: object) -> Iterator[object]:
+    if isinstance(nested, list | tuple):
+        for part in nested:
+            yield from _flat(part)
+    else:
+        yield nested
 
 
 def json_of(path: Path) -> Any:
@@ -114,7 +164,7 @@ def json_of(path: Path) -> Any:
         if path.suffix.lower() == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         return json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # nested too deeply
         raise DataError(f"{path} is no JSON file that can be read ({_first(error)}).") from error
 
 
@@ -134,6 +184,16 @@ def usage_of(facts: object, where: str) -> tuple[int | None, int | None]:
     if not all(number is None or (type(number) is int and number >= 0) for number in counts):
         raise DataError(f"{where} has prompt_tokens or completion_tokens that are not numbers of tokens.")
     return counts
+
+
+def cached_of(facts: object, where: str) -> int | None:
+    """Prompt tokens that came from the prefix cache, by ``usage`` or ``meta_info``; None where they do not say it."""
+    known = facts if isinstance(facts, dict) else {}
+    details = known.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else known.get("cached_tokens")
+    if cached is not None and (type(cached) is not int or cached < 0):
+        raise DataError(f"{where} has cached_tokens that are not a number of tokens.")
+    return cached
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

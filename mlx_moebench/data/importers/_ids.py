@@ -7,8 +7,9 @@ between layers are exact. They tell neither p nor g nor, as engines do not order
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ import numpy.typing as npt
 from ...environment import host_environment
 from ...errors import DataError
 from ...pair.stats import RoutingStats
-from ...routing.record import Mask, Phase
+from ...routing.record import Phase
 from ...routing.sums import Sums
 from ...types import Facts, HostArray, Json
 from ..trace import pair_counts
 from . import NamedFile
-from ._arrays import arrays_of, files_in
+from ._arrays import arrays_of, file_bytes, files_in
 from ._counts import routers_of, source_facts
-
-MISSING = -1
-"""The id that engines write where they recorded none: a prefix from the cache, a padded position, a dense block."""
+from ._repeats import Seen
+from ._shared import routed_experts, without_shared
+from ._survey import Choices, Survey
+from ._valid import MISSING, check_array, check_ids, check_range, columns
 
 BATCH = 8192  # tokens counted at a time
 
@@ -39,7 +41,8 @@ class Recorded:
     where: its name in messages. ids: [T, L, K] integers, the experts of each token and layer, tokens in their order.
     prompt: how many of the first tokens are the prompt's, or None where that is not known. sequence: its number in the
     file; what bears the same is one cluster. ordered: False where the tokens are of several sequences, mixed, so that
-    a token's neighbour is not known.
+    a token's neighbour is not known. omitted: how many tokens of the prompt,
+    its first, have no row; ``prompt`` is without them.
     """
 
     where: str
@@ -47,6 +50,7 @@ class Recorded:
     prompt: int | None = None
     sequence: int = 0
     ordered: bool = True
+    omitted: int = 0
 
 
 Reader = Callable[[Path], Sequence[Recorded]]
@@ -66,7 +70,8 @@ class Reading:
     """How ids are read.
 
     experts: E. layers: their blocks, or None for all. phase: which to count. prompts: their lengths, one for all or one
-    for each sequence, or None. top_k: K, or None where the arrays say it.
+    for each sequence, or None. top_k: K, or None where the arrays say it. choices: of rows that
+    are no text.
     """
 
     experts: int
@@ -74,6 +79,17 @@ class Reading:
     phase: Phase
     prompts: tuple[int, ...] | None = None
     top_k: int | None = None
+    choices: Choices = field(default_factory=Choices)
+
+    @property
+    def width(self) -> int:
+        """K in the files, where ``top_k`` is given: with the shared experts."""
+        return (self.top_k or 0) + len(self.choices.shared)
+
+    @property
+    def routed(self) -> int:
+        """E of the routers."""
+        return routed_experts(self.experts, self.choices.shared)
 
 
 def statistics_of_ids(
@@ -98,25 +114,56 @@ def statistics_of_ids(
     if reading.layers and list(reading.layers) != sorted(reading.layers):
         raise DataError("The layers of ids run one after the other: give --layers in ascending order.")
     domains = [(data, files)] if data else [(file.name, [file]) for file in files]
-    tally = _Tally(reading, dict(model), settings)
+    members = {name: [path for file in of_domain for path in files_in(file.path)] for name, of_domain in domains}
+    survey = Survey(reading.routed, reading.choices)
+    for name, paths in members.items():
+        _look(survey, name, paths, read, reading)
+    survey.check_captured()
+    if omitted := sum(survey.omitted.values()):
+        warnings.warn(
+            f"{omitted:,} prompt tokens, the first of their sequences, have no rows: what was recorded of one "
+            "conversation "
+            "in several answers counts as several sequences.",
+            stacklevel=2,
+        )
     seen: dict[str, Path] = {}
-    for name, members in domains:
-        paths = [path for file in members for path in files_in(file.path)]
-        sha = _sha256(paths, seen)
-        missing, tokens = tally.add_domain(sha, paths, read)
+    hashes = {name: _sha256(paths, seen) for name, paths in members.items()}
+    survey.decide()
+    tally = _Tally(reading, dict(model), settings, survey.seen)
+    for name, paths in members.items():
+        missing, tokens = tally.add_domain(hashes[name], paths, read)
         padding = f"{missing} of {tokens} positions without ids left out" if missing else "none"
-        tally.sources[sha] = source_facts(name, form, padding)
+        notes = [f"shared expert {expert} left out" for expert in reading.choices.shared] + survey.notes.get(name, [])
+        tally.sources[hashes[name]] = source_facts(name, form, padding, notes)
     return tally.finished()
+
+
+def _look(survey: Survey, name: str, paths: Sequence[Path], read: Reader, reading: Reading) -> None:
+    """Let the survey see every sequence of a domain."""
+    for number, path in enumerate(paths):
+        for recorded in read(path):
+            ids = _chosen(recorded, reading)
+            survey.add(ids, recorded.where, (name, number, recorded.sequence), recorded.ordered)
+            survey.omitted[name] += recorded.omitted
+
+
+def _chosen(recorded: Recorded, reading: Reading) -> HostArray:
+    """The ids of the layers that are counted, without those of shared experts."""
+    ids, where, shared = recorded.ids, recorded.where, reading.choices.shared
+    check_array(ids, where)
+    check_range(ids, max(reading.experts - 1, *shared, 0), where)
+    ids = ids[:, columns(ids, reading.layers, where)]
+    ids = without_shared(ids, shared, reading.experts, where) if shared else ids
+    if ids.shape[2] > reading.routed:
+        raise DataError(f"{where} has {ids.shape[2]} experts a token, but there are {reading.routed}: check --experts.")
+    return ids
 
 
 def _sha256(paths: Sequence[Path], seen: dict[str, Path]) -> str:
     """Of the file, or of the hashes of several; raises `DataError` for a file that was ``seen``."""
     digests = []
     for path in paths:
-        try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+        digest = hashlib.sha256(file_bytes(path)).hexdigest()
         if digest in seen:
             raise DataError(f"{seen[digest]} and {path} are the same file: its sequences would count twice.")
         seen[digest] = path
@@ -127,8 +174,9 @@ def _sha256(paths: Sequence[Path], seen: dict[str, Path]) -> str:
 class _Tally:
     """Statistics in the making, `BATCH` tokens at a time."""
 
-    def __init__(self, reading: Reading, model: Json, settings: Facts) -> None:
+    def __init__(self, reading: Reading, model: Json, settings: Facts, seen: Sequence[Seen]) -> None:
         self.reading = reading
+        self._seen = seen
         self.sources: dict[str, Json] = {}
         self._model = model
         self._settings = settings
@@ -179,43 +227,50 @@ class _Tally:
         return stats
 
     def _part(self, recorded: Recorded, cluster: tuple[str, int]) -> _Part:
-        ids, where = recorded.ids, recorded.where
-        _check_array(ids, where)
+        ids, where, seen = _chosen(recorded, self.reading), recorded.where, self._seen[self._sequences]
         if self._stats is None:
-            self._width, top_k = ids.shape[1:]
-            _check_top_k(top_k, self.reading, where)
-            self._stats = self._empty(columns(ids, self.reading.layers, where), top_k, recorded.ordered)
-        if ids.shape[1:] != (self._width, self._stats.specs[0].top_k):
+            self._width = recorded.ids.shape[1]
+            _check_top_k(ids.shape[2], self.reading, where)
+            chosen = columns(recorded.ids, self.reading.layers, where)
+            self._stats = self._empty(chosen, ids.shape[2], recorded.ordered)
+        top_k = self._stats.specs[0].top_k
+        if (recorded.ids.shape[1], ids.shape[2]) != (self._width, top_k):
             raise DataError(
-                f"{where} has {ids.shape[1]} layers with {ids.shape[2]} experts a token, the sequences before it have "
-                f"{self._width} with {self._stats.specs[0].top_k}: import files of one model."
+                f"{where} has {recorded.ids.shape[1]} layers with {ids.shape[2]} experts a token, the sequences "
+                f"before it have {self._width} with {top_k}: import files of one model."
             )
-        prompt = self._prompt(recorded)
+        prompt = self._prompt(recorded, seen)
         self._sequences += 1
+        if seen.dropped:
+            return _Part(cluster, np.zeros((0, *ids.shape[1:]), np.int64), np.zeros(0, np.int64), 0, recorded.ordered)
         position = np.arange(len(ids))
+        counted = np.ones(len(ids), dtype=bool) if seen.out is None else ~seen.out
+        part, omitted = slice(None), recorded.omitted
         if prompt is not None and self.reading.phase != "unsplit":
-            part = slice(prompt) if self.reading.phase == "prefill" else slice(prompt, None)
-            ids, position = ids[part], position[part]
+            prefill = self.reading.phase == "prefill"
+            part, omitted = (slice(prompt), omitted) if prefill else (slice(prompt, None), 0)
+        ids, position, counted = ids[part][counted[part]].astype(np.int64), position[part][counted[part]], counted[part]
+        there = (ids != MISSING).any(axis=(1, 2))
         layers = [spec.layer for spec in self._stats.specs]
-        chosen = ids[:, columns(recorded.ids, self.reading.layers, where)].astype(np.int64)
-        there = (chosen != MISSING).any(axis=(1, 2))
-        _check_ids(chosen[there], position[there], layers, self.reading.experts, where)
-        return _Part(cluster, chosen[there], position[there], int((~there).sum()), recorded.ordered)
+        check_ids(ids[there], position[there], layers, self.reading.routed, where)
+        return _Part(cluster, ids[there], position[there], omitted + int((~there).sum()), recorded.ordered)
 
-    def _prompt(self, recorded: Recorded) -> int | None:
+    def _prompt(self, recorded: Recorded, seen: Seen) -> int | None:
+        """How many of the first rows are the prompt's; those of padding before it are not among its tokens."""
         lengths = self.reading.prompts
         if lengths is None:
             prompt = recorded.prompt
         elif recorded.prompt is not None:
             raise DataError(f"{recorded.where} tells the length of its prompt: leave --prompt-tokens out.")
         else:
-            prompt = lengths[min(self._sequences, len(lengths) - 1)]
+            padding = 0 if seen.out is None or seen.out.all() else int((~seen.out).argmax())
+            prompt = lengths[min(self._sequences, len(lengths) - 1)] + padding
         if prompt is not None and prompt > len(recorded.ids):
             raise DataError(f"{recorded.where} has {len(recorded.ids)} tokens, fewer than its prompt of {prompt}.")
         return prompt
 
     def _empty(self, chosen: Sequence[int], top_k: int, ordered: bool) -> RoutingStats:
-        specs = routers_of(self.reading.layers or tuple(chosen), self.reading.experts, top_k)
+        specs = routers_of(self.reading.layers or tuple(chosen), self.reading.routed, top_k)
         facts = dict.fromkeys(("revision", "dtype", "weight_bits", "router_bits"))
         if not ordered:
             self._model["backend"] = "counts"  # what is no sequence must not be called one
@@ -264,78 +319,6 @@ class _Part:
     ordered: bool
 
 
-def columns(ids: HostArray, layers: tuple[int, ...] | None, where: str) -> list[int]:
-    """Which columns of ids [T, L, K] are the layers: all, or of an array with every block those that are named."""
-    width = ids.shape[1]
-    if layers is None or len(layers) == width:
-        return list(range(width))
-    if len(layers) < width and max(layers) < width:
-        return list(layers)
-    raise DataError(
-        f"{where} has {width} layers, which --layers does not fit: it names {len(layers)}, the last of them "
-        f"{max(layers)}; name each of the {width}, or those of blocks 0 to {width - 1} that have a router."
-    )
-
-
-def _check_array(ids: HostArray, where: str) -> None:
-    if ids.ndim != 3:
-        raise DataError(f"{where} has the shape {list(ids.shape)}: routed experts are [tokens, layers, K].")
-    if ids.dtype.kind not in "iu":
-        raise DataError(f"{where} holds {ids.dtype}, and expert ids are whole numbers: save them as int16.")
-    if not ids.size:
-        raise DataError(f"{where} is empty: its shape is {list(ids.shape)}.")
-
-
 def _check_top_k(top_k: int, reading: Reading, where: str) -> None:
     if reading.top_k not in (None, top_k):
-        raise DataError(f"{where} has {top_k} experts a token, but --top-k says {reading.top_k}.")
-    if top_k > reading.experts:
-        raise DataError(f"{where} has {top_k} experts a token, but there are {reading.experts}: check --experts.")
-
-
-def _check_ids(
-    ids: npt.NDArray[np.int64],
-    position: npt.NDArray[np.int64],
-    layers: Sequence[int],
-    experts: int,
-    where: str,
-) -> None:
-    """Raise `DataError` unless every token [K] of ids [T, L, K] has K different experts below E."""
-    low, high = ids < 0, ids >= experts
-    ordered = np.sort(ids, axis=-1)
-    twice = (ordered[..., 1:] == ordered[..., :-1]).any(axis=-1)
-    bad = low.any(axis=-1) | high.any(axis=-1) | twice
-    if not bad.any():
-        return
-    token, layer = _first_bad(ids, bad, layers, where)
-    what = f"{where} has, at token {position[token]} and layer {layers[layer]},"
-    if high[token, layer].any():
-        raise DataError(f"{what} expert {ids[token, layer].max()}, but there are {experts} from 0 on: check --experts.")
-    if low[token, layer].any():
-        raise DataError(
-            f"{what} the id {ids[token, layer].min()}: only {MISSING} stands for no id, and only in all layers."
-        )
-    raise DataError(f"{what} the same expert twice, {ids[token, layer].tolist()}: a token chooses an expert once.")
-
-
-def _first_bad(ids: npt.NDArray[np.int64], bad: Mask, layers: Sequence[int], where: str) -> tuple[int, int]:
-    """(token, place of its layer) of what is ``bad`` [T, L] in a layer that has a router, else of what is anywhere.
-
-    Raises `DataError` where it is only layers that never had one, or all of them.
-    """
-    idle = [n for n in range(len(layers)) if (ids[:, n] == ids[0, n, 0]).all() and ids[0, n, 0] in (0, MISSING)]
-    if idle and len(idle) == len(layers):
-        raise DataError(
-            f"{where} has the id {ids[0, 0, 0]} everywhere: the engine recorded nothing, as with MoE kernels that "
-            "choose experts by themselves; record again with another MoE backend."
-        )
-    if idle and not np.delete(bad, idle, axis=1).any():
-        rest = ",".join(str(layer) for n, layer in enumerate(layers) if n not in idle)
-        raise DataError(
-            f"{where} has the same id in every token of layer{'' if len(idle) == 1 else 's'} "
-            f"{', '.join(str(layers[n]) for n in idle)}, as blocks without a router have: leave them out with "
-            f"--layers {rest}."
-        )
-    # What is wrong in a layer that has a router says more than what is wrong in one that may have none.
-    token, layer = min(np.argwhere(bad).tolist(), key=lambda at: (at[1] in idle, at))
-    return token, layer
+        raise DataError(f"{where} has {top_k} experts a token, but --top-k says {reading.top_k}: check it.")

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from ...errors import DataError
 from ...routing.record import Phase
 from ...types import HostArray
-from ._arrays import RESPONSES, Array, arrays_of, integers, json_of
-from ._counts import Layers
-from ._ids import MISSING, Recorded
+from ._arrays import RESPONSES, Array, arrays_of, integers, json_of, summed
+from ._ids import Recorded
+from ._ranks import Layers
+from ._valid import MISSING
 
 STAT = "logical_count"
 PER_PASS = "global_physical_count"
@@ -61,14 +62,14 @@ def _table(path: Path, experts: int) -> Array:
     """Selections [layers, logical experts]."""
     if path.suffix.lower() in RESPONSES:
         counts = integers(json_of(path)[STAT], str(path))
-        return counts.sum(axis=0) if counts.ndim == 3 else counts
+        return summed(counts, str(path)) if counts.ndim == 3 else summed(counts[None], str(path))
     arrays = arrays_of(path)
     if STAT in arrays:
-        return arrays[STAT].sum(axis=0) if arrays[STAT].ndim == 3 else arrays[STAT]
+        return summed(arrays[STAT] if arrays[STAT].ndim == 3 else arrays[STAT][None], str(path))
     physical = [_field(record, PER_PASS, f"pass {n} of {path}") for n, record in _records(arrays)]
     if len({counts.shape for counts in physical}) != 1 or physical[0].ndim != 2:
         raise DataError(f"{path} has passes whose counts are not all [layers, physical experts] of one shape.")
-    total = np.sum(physical, axis=0)
+    total = summed(np.stack(physical), str(path))
     if MAP not in arrays:
         return np.asarray(total)
     place = _map(arrays, len(total), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from ...pair.stats import RoutingStats
 from ...routing.record import RouterSpec
 from ...types import Json
 from . import Importer, NamedFile
-from ._counts import Layers, statistics_of_counts
+from ._arrays import json_of
+from ._counts import statistics_of_counts
+from ._ranks import Layers
 
 PUBLISHED = (0, 7, 15)
 """The layers of the files that AllenAI published; a file does not say which it holds."""
@@ -48,10 +49,7 @@ def read(
 
 
 def _layers(path: Path, numbers: tuple[int, ...]) -> Layers:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is no JSON file that can be read ({error}).") from error
+    content = json_of(path)
     if not isinstance(content, list) or not all(isinstance(layer, dict) for layer in content):
         raise DataError(f"{path} is not a JSON list with one object of counts per layer.")
     if any("," in key for layer in content for key in layer):
@@ -63,7 +61,7 @@ def _layers(path: Path, numbers: tuple[int, ...]) -> Layers:
 
 
 def _counts(path: Path, layer: Json) -> dict[int, int]:
-    whole = all(key.isdecimal() and type(count) is int for key, count in layer.items())
+    whole = all(key.isdecimal() and len(key) < 10 and type(count) is int for key, count in layer.items())
     if not whole:
         raise DataError(f'{path} has an entry that is not "expert": count, both whole numbers.')
     return {int(key): count for key, count in layer.items()}

@@ -26,17 +26,29 @@ from ...pair.stats import RoutingStats
 from ...routing.record import Phase
 from ...types import Json
 from . import Importer, NamedFile
-from ._arrays import PICKLES, RESPONSES, decoded_int32, files_in, json_of, names_of, responses_of, usage_of
+from ._arrays import (
+    PICKLES,
+    RESPONSES,
+    Array,
+    cached_of,
+    decoded_int32,
+    files_in,
+    json_of,
+    names_of,
+    responses_of,
+    usage_of,
+)
 from ._counts import routers_of, statistics_of_counts
 from ._ids import Reading, Recorded, sequences_in, statistics_of_ids
 from ._recorder import PER_PASS, PER_TOKEN, STAT, counts_of, sequences_of
+from ._survey import Choices
 
 CONVERT = (
-    "import numpy, torch; dump = torch.load({path!r}, map_location='cpu', weights_only=True)",
+    "import numpy, torch; dump = torch.load({path!r}, map_location='cpu', weights_only=True); "
     "numpy.savez({target!r}, **{{k: v for k, v in dump.items() if torch.is_tensor(v)}}, **{{f'{{i}}.{{k}}': v "
-    "for i, r in enumerate(dump.get('records', [])) for k, v in r.items() if v is not None and k != 'misc_objects'}})",
+    "for i, r in enumerate(dump.get('records', [])) for k, v in r.items() if v is not None and k != 'misc_objects'}})"
 )
-"""The lines that make a .npz of the recorder's pickle, of any mode."""
+"""The line that makes a .npz of the recorder's pickle, of any mode."""
 
 
 def read(
@@ -48,6 +60,12 @@ def read(
     phase: Phase = "unsplit",
     prompt_tokens: tuple[int, ...] | None = None,
     data: str | None = None,
+    skip_padding: bool = False,
+    cumulative: str | None = None,
+    shared_expert: tuple[int, ...] = (),
+    omitted_prefix: bool = False,
+    allow: tuple[str, ...] = (),
+    ranks: str | None = None,
     model_id: str = "imported from SGLang",
     **settings: Any,
 ) -> RoutingStats:
@@ -59,17 +77,27 @@ def read(
         raise DataError(f"{counted[0]} holds counts and {other} the ids of tokens: import them apart.")
     model = {"id": model_id, "model_type": "unknown"}
     if not counted:
+        choices = Choices(skip_padding, cumulative, shared_expert, allow, omitted_prefix)
+        reading = Reading(experts, layers, phase, prompt_tokens, top_k, choices)
+        if ranks:
+            raise DataError(f"--ranks adds counts, but {files[0].path} holds the ids of tokens: leave it out.")
         return statistics_of_ids(
             files,
-            lambda path: _recorded(path, top_k, phase),
-            Reading(experts, layers, phase, prompt_tokens, top_k),
+            lambda path: _recorded(path, reading),
+            reading,
             data=data,
             model={**model, "backend": "sglang"},
             form="sglang ids",
             **settings,
         )
-    for option, value in (("--data", data), ("--prompt-tokens", prompt_tokens)):
-        if value is not None:
+    about: dict[str, object] = {
+        "--prompt-tokens": prompt_tokens,
+        "--skip-padding": skip_padding,
+        "--cumulative": cumulative,
+    }
+    about |= {"--data": data, "--shared-expert": shared_expert, "--omitted-prefix": omitted_prefix, "--allow": allow}
+    for option, value in about.items():
+        if value:
             raise DataError(f"{option} is about sequences, but {counted[0]} holds counts, without any: leave it out.")
 
     return statistics_of_counts(
@@ -77,6 +105,7 @@ def read(
         lambda path: counts_of(path, experts, layers),
         lambda numbers: routers_of(numbers, experts, top_k),
         top1=None,
+        ranks=bool(ranks),
         model=model,
         form="sglang counts",
         phase=phase,
@@ -87,10 +116,9 @@ def read(
 def _is_counts(path: Path) -> bool:
     """Whether a file holds counts, rather than ids of tokens; raises `DataError` for a pickle, unopened."""
     if path.suffix.lower() in PICKLES:
-        lines = [line.format(path=str(path), target=str(path.with_suffix(".npz"))) for line in CONVERT]
         raise DataError(
-            f"{path} is a pickle, which can run code when opened, and is not read: make a .npz of it with these two "
-            "lines of Python.\n" + "\n".join(lines)
+            f"{path} is a pickle, which can run code when opened, and is not read: this line of Python makes a .npz of "
+            "it: " + CONVERT.format(path=str(path), target=str(path.with_suffix(".npz")))
         )
     if path.suffix.lower() == ".json":
         content = json_of(path)
@@ -99,28 +127,56 @@ def _is_counts(path: Path) -> bool:
     return STAT in names or (PER_PASS in names and PER_TOKEN not in names)
 
 
-def _recorded(path: Path, top_k: int, phase: Phase) -> list[Recorded]:
+def _recorded(path: Path, reading: Reading) -> list[Recorded]:
     """The sequences of a dump of mode per_token, of saved answers, or of arrays [tokens, layers, K]."""
     if path.suffix.lower() in RESPONSES:
-        return [_response(number, top_k, *answer) for number, answer in enumerate(responses_of(path))]
+        return [_response(number, reading, *answer) for number, answer in enumerate(responses_of(path))]
     if any(name.endswith(f".{PER_TOKEN}") for name in names_of(path)):
-        return sequences_of(path, top_k, phase)
+        return sequences_of(path, reading.width, reading.phase)
     return sequences_in(path)
 
 
-def _response(number: int, top_k: int, where: str, response: Json) -> Recorded:
+def _response(number: int, reading: Reading, where: str, response: Json) -> Recorded:
     """An answer of /generate, with ``meta_info``, or of the OpenAI endpoints, with ``usage`` and ``sgl_ext``."""
-    text, meta = _routed_experts(where, response), response.get("meta_info")
-    prompt, generated = usage_of(meta or response.get("usage"), where)
+    text, facts = _routed_experts(where, response), response.get("meta_info") or response.get("usage")
+    prompt, generated = usage_of(facts, where)
     if prompt is None or generated is None:
         raise DataError(f"{where} does not tell prompt_tokens and completion_tokens, from which its ids get a shape.")
-    flat, tokens = decoded_int32(text, where), prompt + generated - 1
-    if tokens < 1 or not flat.size or flat.size % (tokens * top_k):
+    flat, tokens, top_k = decoded_int32(text, where), prompt + generated - 1, reading.width
+    cached = cached_of(facts, where) or 0
+    omitted = min(cached, prompt) if reading.choices.omitted_prefix and not _fits(flat, tokens, top_k) else 0
+    if fused := _fused(flat, tokens - omitted, reading):
+        raise DataError(
+            f"{where} has {top_k + 1} experts a token, the last of which is always {fused}: a shared expert that the "
+            f"server fused into the routed ones, which --shared-expert {fused} leaves out."
+        )
+    if not _fits(flat, tokens - omitted, top_k):
+        start = f"ask for routed_experts_start_len = 0{', or ' if cached else ', and check --top-k'}"
         raise DataError(
             f"{where} has {flat.size} ids, which are not those of {tokens} tokens (all but the last) with {top_k} "
-            "experts in every layer: check --top-k, and ask for routed_experts_start_len = 0."
+            f"experts in every layer: {start}"
+            + (
+                f"read what there is with --omitted-prefix, where the rows of the {cached} cached tokens are missing."
+                if cached
+                else "."
+            )
         )
-    return Recorded(where, flat.reshape(tokens, -1, top_k), prompt, number)
+    ids = flat.reshape(tokens - omitted, -1, top_k)
+    return Recorded(where, ids, prompt - omitted, number, omitted=omitted)
+
+
+def _fits(flat: Array, tokens: int, top_k: int) -> bool:
+    """Whether ids are those of whole layers."""
+    return tokens > 0 and flat.size > 0 and flat.size % (tokens * top_k) == 0
+
+
+def _fused(flat: Array, tokens: int, reading: Reading) -> int | None:
+    """The shared expert that ids have as one more than K, if they have one and none is left out."""
+    top_k = reading.width + 1
+    if reading.choices.shared or not _fits(flat, tokens, top_k):
+        return None
+    last = flat.reshape(tokens, -1, top_k)[..., -1]
+    return int(last.flat[0]) if (last == last.flat[0]).all() and last.flat[0] >= reading.experts else None
 
 
 def _routed_experts(where: str, response: Json) -> str:

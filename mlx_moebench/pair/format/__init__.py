@@ -13,15 +13,21 @@ from typing import Any
 import msgspec
 
 from .comparison import ComparisonFile
+from .facts import SumsFacts, TraceManifest
 from .profile import ProfileFile
+from .quant import QuantFile
 from .report import Report
 
 FILES: dict[str, tuple[str, Any]] = {
     "routing_stats": ("Routing statistics report", Report),
     "profile": ("Profile", ProfileFile),
     "comparison": ("Comparison", ComparisonFile),
+    "quant_drift": ("Drift of routing under quantisation", QuantFile),
 }
 """{name of the schema: (title, class)}."""
+
+FACTS: dict[str, Any] = {"sums": SumsFacts, "trace": TraceManifest}
+"""{what `checked` knows it as: class} of the JSON that stands beside arrays, for which there is no schema."""
 
 FOLDER = Path(__file__).parents[2] / "routing" / "schema"
 
@@ -29,7 +35,7 @@ FOLDER = Path(__file__).parents[2] / "routing" / "schema"
 def checked(name: str, content: Any) -> None:
     """Raise ValueError, which names the place, where ``content`` is no such file of this version or one before."""
     try:
-        msgspec.convert(content, FILES[name][1])
+        msgspec.convert(content, FACTS[name] if name in FACTS else FILES[name][1])
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
 

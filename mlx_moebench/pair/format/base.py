@@ -34,6 +34,18 @@ def when_null(field: str, reason: str) -> Json:
     return {"if": {"properties": {field: _NULL}, "required": [field]}, "then": {"required": [reason]}}
 
 
+class Sealed(msgspec.Struct, kw_only=True):
+    """A file with a seal, see `pair/seal.py`."""
+
+    seal: Annotated[
+        Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | UnsetType,
+        says(
+            "SHA-256 of everything else here, as JSON in UTF-8 with sorted keys and no spaces: a changed file is told "
+            "by it. Absent in files of earlier versions."
+        ),
+    ] = UNSET
+
+
 class Interval(msgspec.Struct, kw_only=True):
     """Interval of one number, in its unit, or the reason there is none."""
 

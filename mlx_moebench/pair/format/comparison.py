@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from ...routing.record import RouterName
 from ...types import Json
-from .base import Count, Number, Positive, Probability, Share, says
+from .base import Count, Number, Positive, Probability, Sealed, Share, says
 
 
 class Side(msgspec.Struct, kw_only=True):
@@ -145,13 +146,13 @@ class Flags(msgspec.Struct, kw_only=True):
 class ComparisonRouter(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     layer: Count
     moe_layer: Count
-    router: Literal["mlp", "attention"]
+    router: RouterName
     effects: dict[str, Effect]
     load: LoadChange
     collapsed: Flags
 
 
-class ComparisonFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ComparisonFile(Sealed, kw_only=True, forbid_unknown_fields=True):
     """What `mlx-moebench compare` writes. Every effect is B minus A. Entropies are in nats. A number that is undefined
     is null, never 0. E: routable columns of a router.
     """

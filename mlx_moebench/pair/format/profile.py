@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from .base import Count, Estimate, Number, Positive, says
+from ...routing.record import RouterName
+from .base import Count, Estimate, Number, Positive, Sealed, says
 from .findings import RouterFindings, Thresholds, WordCounts
 from .report import Ci, Data, Model
 
@@ -76,7 +77,7 @@ class ProfileRouter(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     layer: Count
     moe_layer: Count
-    router: Literal["mlp", "attention"]
+    router: RouterName
     n_experts: Positive
     top_k: Positive
     findings: RouterFindings
@@ -84,7 +85,9 @@ class ProfileRouter(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     mixture_spread: Annotated[Estimate, says("r = n_eff / E of the domains mixed in equal parts. Ratio, K/E .. 1.")]
     domain_specialisation: Annotated[DomainSpecialisation, says("Share of each domain's tokens that use each expert.")]
     adjacent_overlap: AdjacentOverlap
-    jensen_shannon: Annotated[list[Divergence], says("Divergence of the loads of each two domains. Nats, 0 .. ln 2.")]
+    jensen_shannon: Annotated[
+        list[Divergence], says("Divergence of the loads of each two domains, of 40 or fewer. Nats, 0 .. ln 2.")
+    ]
 
 
 class ProfileModel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -101,7 +104,7 @@ class ProfileModel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     words_by_router: dict[str, WordCounts]
 
 
-class ProfileFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ProfileFile(Sealed, kw_only=True, forbid_unknown_fields=True):
     """profile.json: what lies between domains, for each router of each model, every domain weighted 1/D whatever its
     number of tokens. The numbers of each domain alone are in the stats pairs. Entropies are in nats. An undefined
     number is null, never 0. D: domains; E: experts; K: experts a token uses.

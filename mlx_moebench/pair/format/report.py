@@ -9,8 +9,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from ...routing.metrics import METRICS
 from ...routing.metrics.registry import Metric
+from ...routing.record import Distribution, RouterName
 from ...types import Json
-from .base import Count, Interval, Number, Positive, Share, SummaryEntry, says, when_null
+from .base import Count, Interval, Number, Positive, Sealed, Share, SummaryEntry, says, when_null
 from .findings import RouterFindings, Thresholds, WordCounts
 
 
@@ -51,6 +52,10 @@ class Reading(msgspec.Struct, kw_only=True):
         says("What was done with documents longer than max_length: truncate, or cut into windows; or both."),
     ] = UNSET
     padding: Annotated[str | UnsetType, says("Where padding stood and that it was masked.")] = UNSET
+    imported: Annotated[
+        Annotated[list[str], Meta(min_length=1)] | UnsetType,
+        says("Of routing that another program recorded: what was left out or added up, and what is missing."),
+    ] = UNSET
     bos: Annotated[
         str | bool | UnsetType | None, says("Whether sequences began with the beginning-of-sequence token.")
     ] = UNSET
@@ -83,6 +88,14 @@ class Reading(msgspec.Struct, kw_only=True):
         bool | UnsetType,
         says("Everything there was to measure is measured: every shard is here, and every part is done."),
     ] = UNSET
+
+
+class Unrecorded(msgspec.Struct, kw_only=True):
+    """Forward passes that ran and are not in the numbers."""
+
+    why: Annotated[str, says("The reason, as the warning gave it.")]
+    forwards: Annotated[Positive, says("How many.")]
+    positions: Annotated[Count, says("Their rows x positions, padding included; 0 where no router was heard.")]
 
 
 class Source(Reading, kw_only=True):
@@ -128,6 +141,10 @@ class Data(Reading, kw_only=True):
     ] = UNSET
     unequal_domains: Annotated[
         list[str] | UnsetType, says("Domains that differ by more than a factor of 4 in number or length of sequences.")
+    ] = UNSET
+    unrecorded: Annotated[
+        Annotated[list[Unrecorded], Meta(min_length=1)] | UnsetType,
+        says("What ran while a model was watched and could not be recorded; absent where all was."),
     ] = UNSET
     sources: Annotated[
         Annotated[list[Source], Meta(min_length=2)] | UnsetType, says("Facts about each of several data sets.")
@@ -196,6 +213,9 @@ class Model(msgspec.Struct, kw_only=True):
         Adapter | UnsetType | None,
         says("The adapter that was applied; null without one. Absent when only the model object was known."),
     ] = UNSET
+    routers_from: Annotated[
+        str | UnsetType, says("Model whose unquantised routers took the place of quantised ones; absent without.")
+    ] = UNSET
     warnings: Annotated[
         list[str] | UnsetType, says("What a reader must know before comparing: routers of less than 8 bit.")
     ] = UNSET
@@ -222,6 +242,9 @@ class Environment(msgspec.Struct, kw_only=True):
     numpy: Annotated[str | UnsetType | None, says("Version.")] = UNSET
     mlx_lm: Annotated[str | UnsetType | None, says("Version, or null.")] = UNSET
     device: Annotated[str | UnsetType, says("gpu or cpu.")] = UNSET
+    experts: Annotated[
+        str | UnsetType, says("grouped: a matrix product for each expert, as on a Linux CPU; stock: as mlx-lm has it.")
+    ] = UNSET
     tf32: Annotated[
         str | UnsetType | None,
         says("MLX_ENABLE_TF32; null: not set. Unless it is 0, MLX rounds float32 products to TF32 on some GPUs."),
@@ -273,15 +296,17 @@ class GateFields(msgspec.Struct, kw_only=True):
 
     layer: Annotated[Count, says("Absolute index of the block.")]
     moe_layer: Annotated[Count, says("Ordinal among the blocks that have a router.")]
-    router: Annotated[Literal["mlp", "attention"], says("What the router chooses experts of.")]
+    router: Annotated[
+        RouterName, says("What the router chooses experts of; text and vision: of the MLPs for tokens of either.")
+    ]
     n_experts: Annotated[Positive, says("E.")]
     top_k: Annotated[Positive, says("K.")]
     distribution: Annotated[
-        Literal["softmax", "softmax_then_topk_derived", "sigmoid_normalised", None],
+        Distribution | None,
         says(
             "How p was made from the logits: softmax over all experts as the model does; the same where "
-            "the model itself applies softmax to the chosen only; sigmoid over its sum. Null: p was not "
-            "measured and the rule is not known."
+            "the model itself applies softmax to the chosen only; sigmoid, or sqrt(ln(1 + e^z)), over its sum. "
+            "Null: p was not measured and the rule is not known."
         ),
     ]
     router_bits: Annotated[
@@ -347,13 +372,13 @@ Summary = Annotated[
 ]
 
 
-class Report(msgspec.Struct, kw_only=True):
+class Report(Sealed, kw_only=True):
     """STEM.json of a stats pair: one model x one or more data sets x one phase. STEM.safetensors beside it holds the
     sums per sequence, from which every number here can be computed again. Entropies are in nats. A number that is
     undefined is null, never 0. E: routable columns of a router; K: experts a token uses; T: valid tokens.
     """
 
-    schema_version: Annotated[Literal["1", "2", "3"], says("Version of this format.")]
+    schema_version: Annotated[Literal["1", "2", "3", "4"], says("Version of this format.")]
     model: Annotated[Model, says("The model that was measured.")]
     data: Annotated[
         Data,

@@ -10,10 +10,11 @@ import numpy as np
 from ...errors import StatsError, did_you_mean
 from ...types import Facts
 from ..intervals.effective import unequal
+from ..merging import read_as
 from ..parts import completeness
 from ..record import LIVE, RouterSpec
 from ..repeats import Units, text_units
-from ..stats import RoutingSums, read_as
+from ..stats import Cluster, RoutingSums
 from ..sums import Sums
 from .effects import Point
 from .resampling import Samples
@@ -164,10 +165,9 @@ def match(a: Side, b: Side) -> Matching:
         return Matching(missing="; ".join(side.missing for side in (a, b) if side.missing))
     if (missing := _without_sequences(a.stats, b.stats)) is not None:
         return Matching(missing=missing)
-    index = [{c: i for i, c in enumerate(s.clusters)} for s in (a.stats, b.stats)]
-    shared = sorted(c for c in index[0].keys() & index[1].keys() if c[0] != LIVE)
+    index, shared = _shared(a.stats, b.stats)
     if 2 * len(shared) >= min(map(len, index)):
-        rows_a, rows_b = ([of[c] for c in shared] for of in index)
+        rows_a, rows_b = (list(map(of.__getitem__, shared)) for of in index)
         units = text_units(a.stats, b.stats, rows=[rows_a, rows_b])
         strata = units.strata([a.stats.strata[row] for row in rows_a])
         return Matching(
@@ -177,6 +177,12 @@ def match(a: Side, b: Side) -> Matching:
     strata_a, strata_b = units_a.strata(a.stats.strata), units_b.strata(b.stats.strata)
     samples = Samples(strata_a, strata_b, False, (units_a.copies, units_b.copies))
     return Matching(range(len(index[0])), range(len(index[1])), units_a, units_b, samples, len(shared))
+
+
+def _shared(a: RoutingSums, b: RoutingSums) -> tuple[list[dict[Cluster, int]], list[Cluster]]:
+    """({sequence: its row} of each side, the sequences that both have); who was watched live is unknown."""
+    index = [{cluster: row for row, cluster in enumerate(side.clusters)} for side in (a, b)]
+    return index, sorted(c for c in index[0].keys() & index[1].keys() if c[0] != LIVE)
 
 
 def _without_sequences(a: RoutingSums, b: RoutingSums) -> str | None:

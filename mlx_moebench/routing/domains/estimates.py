@@ -34,7 +34,7 @@ class DomainEstimates:
 
     domains: how many sequences each has and what they count for. shares [D, R]: share of each domain's tokens that use
     each expert. used: r = exp(H(f)) / E of the domains mixed 1/D each. information: MI(domain; expert), nats.
-    divergence: Jensen-Shannon divergence of each two domains, nats. test: that all domains route alike; ratios: the
+    pairs: what makes `divergence`. test: that all domains route alike; ratios: the
     shares of each domain with their noise; both None without intervals, for the ``reason``.
     """
 
@@ -44,7 +44,7 @@ class DomainEstimates:
     shares: Floats
     used: Corrected
     information: Corrected
-    divergence: dict[tuple[str, str], Corrected]
+    pairs: Callable[[], dict[tuple[str, str], Corrected]]
     test: Independence | None
     ratios: tuple[Ratios, ...] | None
     level: float
@@ -64,6 +64,11 @@ class DomainEstimates:
     def specialisation(self) -> Corrected:
         """s = MI / ln D, in [0, 1]."""
         return transformed(self.information, lambda nats: nats / math.log(len(self.domains)))
+
+    @cached_property
+    def divergence(self) -> dict[tuple[str, str], Corrected]:
+        """Jensen-Shannon divergence of each two domains, nats; computed where it is asked for."""
+        return self.pairs()
 
     @cached_property
     def mixture(self) -> Floats:
@@ -117,13 +122,62 @@ def _point(
     def plain(value: float) -> Corrected:
         return Corrected(value, Interval(reason=reason), value)
 
-    pairs = {
-        (domains[d].name, domains[e].name): plain(float(information_of(load[[d, e]])))
-        for d, e in combinations(range(len(domains)), 2)
-    }
+    def pairs() -> dict[tuple[str, str], Corrected]:
+        each = combinations(range(len(domains)), 2)
+        return {(domains[d].name, domains[e].name): plain(float(information_of(load[[d, e]]))) for d, e in each}
+
     used = plain(math.exp(float(entropy(load.mean(axis=0)))) / sums.n_experts)
     shares, mi = load * sums.top_k, plain(float(information_of(load)))
     return DomainEstimates(sums.n_experts, sums.top_k, domains, shares, used, mi, pairs, None, None, level, reason)
+
+
+@dataclass(frozen=True)
+class _Loads:
+    """The loads of one domain: whole [R], of halves [2 P, R], of quarters [4 Q, R], without each sequence [n, R].
+
+    ratios: its shares with their noise. tokens [n].
+    """
+
+    whole: Floats
+    half: Floats
+    quarter: Floats
+    left_out: Floats
+    ratios: Ratios
+    tokens: Floats
+
+
+class _Mixture:
+    """Domains mixed 1/D each: the mean of their loads, and the mean of the entropies of these.
+
+    Grows by a domain at a time, so that the draws of only one are held at once.
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[tuple[Floats, Floats]] = []
+        self._left_out: list[tuple[Floats, Floats]] = []
+        self._tokens: list[Floats] = []
+
+    def add(self, loads: _Loads) -> None:
+        """One more domain."""
+        draws = [(x, entropy(x)) for x in (loads.whole, loads.half, loads.quarter)]
+        before = self._sums or [(np.zeros(()), np.zeros(()))] * 3
+        self._sums = [(x + mix, h + inner) for (x, h), (mix, inner) in zip(draws, before, strict=True)]
+        # What a sequence changes in the sums, by being left out.
+        self._left_out.append((loads.left_out - loads.whole, entropy(loads.left_out) - draws[0][1]))
+        self._tokens.append(loads.tokens)
+
+    def corrected(
+        self, function: Callable[[Floats, Floats], Floats], level: float, limits: tuple[float, float]
+    ) -> Corrected:
+        """``function`` of the mean load [..., R] and the mean entropy [...], with its interval."""
+        d = len(self._tokens)
+        whole, half, quarter = (function(mix / d, inner / d) for mix, inner in self._sums)
+        (mix, inner), parts = self._sums[0], []
+        for changed, by in self._left_out:
+            values = function((mix + changed) / d, (inner + by) / d)
+            parts.append(error_parts(values, [np.arange(len(values))]))
+        drawn = Drawn(float(whole), half, quarter)
+        return corrected(drawn, _free(self._tokens), level, limits, parts=np.concatenate(parts))
 
 
 def _estimates(
@@ -134,52 +188,49 @@ def _estimates(
     level: float,
 ) -> DomainEstimates:
     e, d = sums.n_experts, len(members)
-    drawn = [_drawn(sums, rows, h) for rows, h in zip(members, halves, strict=True)]
-    whole, half, quarter = (domain_load(np.stack(part, axis=-2)) for part in zip(*[x[:3] for x in drawn], strict=True))
-    ratios = tuple(x[3] for x in drawn)
-    tokens = [sums.n_tokens[rows].astype(np.float64) for rows in members]
-    counts = [sums.counts[rows].astype(np.float64) for rows in members]
-    left_out = [domain_load(c.sum(axis=0) - c) for c in counts]
-    every = list(range(d))
+    mixture, shares, ratios = _Mixture(), [], []
+    for rows, half in zip(members, halves, strict=True):
+        loads = _drawn(sums, rows, half)
+        mixture.add(loads)
+        shares.append(loads.whole * sums.top_k)
+        ratios.append(loads.ratios)
 
-    def mixed(function: Callable[[Floats], Floats], which: list[int], limits: tuple[float, float]) -> Corrected:
-        """A function of the loads of some domains."""
-        values = Drawn(float(function(whole[which])), function(half[:, which]), function(quarter[:, which]))
-        parts = []
-        for place, domain in enumerate(which):
-            loads = np.repeat(whole[which][None], len(left_out[domain]), axis=0)
-            loads[:, place] = left_out[domain]
-            parts.append(error_parts(function(loads), [np.arange(len(loads))]))
-        return corrected(values, _free(tokens, which), level, limits, parts=np.concatenate(parts))
+    def pairs() -> dict[tuple[str, str], Corrected]:
+        every = [_drawn(sums, rows, half) for rows, half in zip(members, halves, strict=True)]
+        found = {}
+        for a, b in combinations(range(d), 2):
+            two = _Mixture()
+            two.add(every[a])
+            two.add(every[b])
+            found[domains[a].name, domains[b].name] = two.corrected(_information, level, (0.0, math.log(2)))
+        return found
 
-    spread = mixed(_entropy_of_mixture, every, (math.log(sums.top_k), math.log(e)))
+    spread = mixture.corrected(lambda mix, _: entropy(mix), level, (math.log(sums.top_k), math.log(e)))
     used = transformed(spread, lambda h: math.exp(h - math.log(e)))
     test = independence(ratios, level)
-    pairs = {
-        (domains[a].name, domains[b].name): mixed(information_of, [a, b], (0.0, math.log(2)))
-        for a, b in combinations(every, 2)
-    }
-    mi = as_tested(mixed(information_of, every, (0.0, math.log(d))), test)
-    return DomainEstimates(e, sums.top_k, domains, whole * sums.top_k, used, mi, pairs, test, ratios, level, None)
+    mi = as_tested(mixture.corrected(_information, level, (0.0, math.log(d))), test)
+    return DomainEstimates(e, sums.top_k, domains, np.stack(shares), used, mi, pairs, test, tuple(ratios), level, None)
 
 
-def _entropy_of_mixture(load: Floats) -> Floats:
-    return entropy(load.mean(axis=-2))
+def _information(mixture: Floats, inner: Floats) -> Floats:
+    """MI(domain; expert) of a mean load and of the mean entropy of the loads; not below 0 by rounding."""
+    return np.asarray(np.maximum(entropy(mixture) - inner, 0.0))
 
 
-def _drawn(sums: Sums, rows: npt.NDArray[np.intp], halves: Halves) -> tuple[Floats, Floats, Floats, Ratios]:
-    """Of one domain: counts [R] of the whole, [2 P, R] of halves, [4 Q, R] of quarters, and the shares with noise."""
+def _drawn(sums: Sums, rows: npt.NDArray[np.intp], halves: Halves) -> _Loads:
     counts, tokens = sums.counts[rows].astype(np.float64), sums.n_tokens[rows].astype(np.float64)
     whole = counts.sum(axis=0)
     first = weighted_sums(halves.weights, np.column_stack([counts, tokens]))
     partitions, _, n = halves.quarters.shape
     three = weighted_sums(halves.quarters.reshape(-1, n), counts)
     rest = 4.0 * whole - three.reshape(partitions, 3, -1).sum(axis=1)
-    both = np.concatenate([first[:, :-1], 2.0 * whole - first[:, :-1]])
-    return whole, both, np.concatenate([three, rest]), ratios_of(counts, tokens, first[:, :-1], first[:, -1], halves)
+    both, four = np.concatenate([first[:, :-1], 2.0 * whole - first[:, :-1]]), np.concatenate([three, rest])
+    shares = ratios_of(counts, tokens, first[:, :-1], first[:, -1], halves)
+    load, half, quarter, left_out = (domain_load(c) for c in (whole, both, four, whole - counts))
+    return _Loads(load, half, quarter, left_out, shares, tokens)
 
 
-def _free(tokens: list[Floats], which: list[int]) -> float:
+def _free(tokens: Sequence[Floats]) -> float:
     """Degrees of freedom of a mixture of domains, in which a sequence weighs its tokens over its domain's."""
-    weights = np.concatenate([tokens[d] / max(float(tokens[d].sum()), 1.0) for d in which])
-    return max(effective_clusters(weights) - len(which), 1.0)
+    weights = np.concatenate([of_domain / max(float(of_domain.sum()), 1.0) for of_domain in tokens])
+    return max(effective_clusters(weights) - len(tokens), 1.0)

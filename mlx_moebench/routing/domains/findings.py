@@ -307,7 +307,7 @@ def _sequences(parts: Sequence[Part], now: int, level: float) -> tuple[int, int]
     An estimate decides where it is z standard errors from its threshold. The distance is known with one standard error
     itself: the ends are for a distance larger and smaller by that. Beyond `FAR` times the present number none is given.
     """
-    leaning = all(part.leaning for part in parts if part.side == "below") and any(part.leaning for part in parts[:2])
+    leaning = _leaning(parts)
     between = [_decided(part, now, level) for part in parts[:2] if part.leaning == leaning]
     ranges = [ends for ends in between if ends is not None]
     if not ranges:
@@ -316,6 +316,11 @@ def _sequences(parts: Sequence[Part], now: int, level: float) -> tuple[int, int]
     every = leaning == (parts[0].side == "below")
     low_end, high_end = (max(x) if every else min(x) for x in zip(*ranges, strict=True))
     return None if high_end > FAR * now else (math.ceil(low_end), math.ceil(high_end))
+
+
+def _leaning(parts: Sequence[Part]) -> bool:
+    """Whether the values themselves say yes."""
+    return all(part.leaning for part in parts if part.side == "below") and any(part.leaning for part in parts[:2])
 
 
 def _decided(part: Part, now: int, level: float) -> tuple[float, float] | None:

@@ -18,6 +18,9 @@ import numpy.typing as npt
 from ..sums import Floats, numbered
 from .bootstrap import MIN_CLUSTERS
 
+FEW_DOMAINS = 8
+"""Up to so many, each two are compared."""
+
 UNEQUAL = 4.0
 """Domains that differ by more than this factor in number or length of their sequences are pointed out."""
 
@@ -142,14 +145,19 @@ def _rounded_down(effective: float) -> str:
 def unequal(n_tokens: npt.ArrayLike, strata: npt.ArrayLike) -> list[str]:
     """A sentence for each two domains whose numbers of sequences, or lengths of them, differ by more than `UNEQUAL`.
 
-    n_tokens [N], strata [N] of the sequences as they are, each copy of a text by itself.
+    n_tokens [N], strata [N] of the sequences as they are, each copy of a text by itself. Of more than `FEW_DOMAINS` the
+    two furthest apart stand for all.
     """
     sentences = []
-    for a, b in combinations(clusters(n_tokens, strata), 2):
-        for what, suffix, x, y in (
-            ("sequence", "", a.sequences, b.sequences),
-            ("token", " a sequence", a.tokens / max(a.sequences, 1), b.tokens / max(b.sequences, 1)),
-        ):
-            if min(x, y) > 0 and max(x, y) > UNEQUAL * min(x, y):
-                sentences.append(f"{a.name} has {count(round(x), what)}{suffix}, {b.name} {round(y):,}.")
+    every = clusters(n_tokens, strata)
+    sizes = {
+        ("sequence", ""): [(c.name, float(c.sequences)) for c in every if c.tokens],
+        ("token", " a sequence"): [(c.name, c.tokens / c.sequences) for c in every if c.tokens],
+    }
+    for (what, suffix), of in sizes.items():
+        by_size = sorted(of, key=lambda one: one[1])
+        pairs = combinations(of, 2) if len(of) <= FEW_DOMAINS else [(by_size[0], by_size[-1])]
+        for (a, x), (b, y) in pairs:
+            if max(x, y) > UNEQUAL * min(x, y):
+                sentences.append(f"{a} has {count(round(x), what)}{suffix}, {b} {round(y):,}.")
     return sentences

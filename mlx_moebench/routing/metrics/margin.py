@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..sums import Floats, Sums
+from ..tally import LOG_SCORES
 from .registry import Even, metric
 
 
@@ -82,10 +83,10 @@ def router_z(s: Sums) -> Floats:
     Formula: mean_t logsumexp(z_t)^2.
     Unit: nats squared.
     Range: >= 0.
-    Null: sigmoid routers, whose logits it does not normalise.
+    Null: sigmoid and softplus routers, whose logits it does not normalise.
     Source: Zoph et al. 2022 (ST-MoE), eq. 5.
     """
-    return _mean(s, "z_squared") if s.distribution != "sigmoid_normalised" else np.full(np.shape(s.n_tokens), math.nan)
+    return _mean(s, "z_squared") if s.distribution not in LOG_SCORES else np.full(np.shape(s.n_tokens), math.nan)
 
 
 def _mean(s: Sums, name: str) -> Floats:

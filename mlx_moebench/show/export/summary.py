@@ -9,8 +9,9 @@ from ..figures import answer, difference_series, domain_series
 from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
-from ..names import HEADS, OPEN, SCORES, SUMMARY, flag_of, label_and_unit, model_name, router_forms, sizes
+from ..names import HEADS, OPEN, SCORES, SUMMARY, flag_of, label_and_unit, model_name, router_forms, sizes, tie_warnings
 from ..numbers import count, decimals, percent
+from ..tables.quant import COLUMNS
 from ..tables.training import ENDS, ROWS
 from .card import words_of
 
@@ -28,6 +29,7 @@ def to_markdown(inputs: Inputs) -> str:
         *(_domains(name, profile) for name, profile in inputs.profiles.items()),
         *(_comparison(comparison) for comparison in inputs.comparisons),
         *(_uncertainty(report) for report in inputs.uncertainties),
+        *(_quantised(report) for report in inputs.quants),
         *(_training(training) for training in inputs.trainings),
     ):
         lines += [*part, ""]
@@ -85,6 +87,7 @@ def _notes(report: Facts, cells: Cells) -> Iterator[str]:
     yield from listed(cells)
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     yield from (f"- above tau is null: {text(reason)}." for reason in reasons)
+    yield from (f"- Warning: {text(sentence)}" for sentence in tie_warnings(report["routers"]))
 
 
 def _domains(name: str, profile: Facts) -> Iterator[str]:
@@ -165,6 +168,20 @@ def _uncertainty(report: Facts) -> Iterator[str]:
     yield from listed(cells)
 
 
+def _quantised(report: Facts) -> Iterator[str]:
+    cells = Cells()
+    yield f"## Quantised: {text(model_name(report['model']))} on {text(report['data']['name'])}"
+    yield ""
+    rows = [
+        [text(arm["arm"]), text(kind), *(cells.cell(row["own"][name], digits) for name, _, digits in COLUMNS)]
+        for arm in report["arms"]
+        for kind, row in arm["overall"].items()
+    ]
+    yield from table(["weights/routers, bits", "routers", *(head for _, head, _ in COLUMNS)], rows)
+    yield ""
+    yield from listed(cells)
+
+
 def _training(training: Training) -> Iterator[str]:
     report, cells = training.report, Cells()
     yield f"## Training {text(training.name)}"
@@ -192,6 +209,7 @@ def _provenance(inputs: Inputs) -> Iterator[str]:
         *(report for run in inputs.runs for report in (run.domains.values() if run.domains else (run.report,))),
         *(comparison[side] for comparison in inputs.comparisons for side in "ab"),
         *inputs.uncertainties,
+        *inputs.quants,
     ]
     rows, seen = [], set()
     for report in reports:

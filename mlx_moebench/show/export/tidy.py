@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from ...printable import csv_cell
 from ...routing.metrics import METRICS
 from ...types import Facts, Json
 from ..inputs import Inputs
@@ -26,22 +27,16 @@ def to_csv(inputs: Inputs) -> str:
     Of runs: every metric of every router, of all data together and of each domain. A row without a layer is over the
     routers of its kind: their mean, or the largest where ``metric`` begins with peak\\_. Of domains: what lies between
     them, ``finding.NAME`` (1 for yes, 0 for no) and ``word.WORD`` (1). Of comparisons: ``difference.METRIC``, B minus
-    A. Of reports of loss: rank correlations with the loss, and mean losses of tenths. A training's log has a row per
+    A. Of reports of loss: rank correlations with the loss, and mean losses of tenths. Of quantised arms:
+    ``quant.ARM.MEASURE``, and ``same_input`` of each. A training's log has a row per
     step already; its runs before and after are runs here.
     """
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
     writer.writeheader()
     for row in _rows(inputs):
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+        writer.writerow({key: int(value) if isinstance(value, bool) else csv_cell(value) for key, value in row.items()})
     return out.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """Line ends and NUL bytes in a name would end a row in many readers."""
-    if isinstance(value, str):
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
-    return int(value) if isinstance(value, bool) else value
 
 
 def _rows(inputs: Inputs) -> Iterator[Json]:
@@ -55,6 +50,8 @@ def _rows(inputs: Inputs) -> Iterator[Json]:
         yield from _differences(comparison)
     for report in inputs.uncertainties:
         yield from _losses(report)
+    for report in inputs.quants:
+        yield from _quantised(report)
 
 
 def _report(report: Facts) -> Iterator[Json]:
@@ -128,6 +125,18 @@ def _losses(report: Facts) -> Iterator[Json]:
                 | {"router": kind}
                 | _number(f"loss_by_{score}.rho", "rank correlation", entry["rho"], entry, level)
             )
+
+
+def _quantised(report: Facts) -> Iterator[Json]:
+    level, about = report["settings"]["ci"]["level"], _about(report["model"], report["data"])
+    for arm in report["arms"]:
+        places = [(_identity(router), router) for router in arm["routers"]]
+        places += [({"router": kind}, row) for kind, row in arm["overall"].items()]
+        for where, row in places:
+            for name, measure in report["measures"].items():
+                for key, suffix in (("own", ""), ("same_input", ".same_input")):
+                    entry, metric = row[key][name], f"quant.{arm['arm']}.{name}{suffix}"
+                    yield about | where | _number(metric, measure["unit"], entry["value"], entry, level)
 
 
 def _about(model: Facts, data: Facts) -> Json:

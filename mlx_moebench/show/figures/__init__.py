@@ -30,6 +30,7 @@ from .domains import (
 from .drawing import CLEAR, Chart, Heat, Line, Measure, Points, Reference, Scale, kinds_of
 from .layers import LAYER_METRICS, LayerSeries, layer_chart, layer_series
 from .load import Band, DeadSeries, LoadSeries, RouterLoad, dead_chart, dead_series, load_heat, load_series, none_dead
+from .quant import QuantSeries, arm_words, kept_chart, margin_chart, quant_series
 from .training import TrainingSeries, training_charts, training_series
 from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncertainty_series
 
@@ -53,6 +54,7 @@ __all__ = [
     "LoadSeries",
     "Measure",
     "Points",
+    "QuantSeries",
     "Reference",
     "RouterDomains",
     "RouterId",
@@ -62,6 +64,7 @@ __all__ = [
     "UncertaintySeries",
     "Value",
     "answer",
+    "arm_words",
     "change_heat",
     "coactivation_heat",
     "coactivation_series",
@@ -74,13 +77,16 @@ __all__ = [
     "domain_series",
     "effect_chart",
     "information_chart",
+    "kept_chart",
     "kinds_of",
     "layer_chart",
     "layer_series",
     "load_heat",
     "load_series",
     "loss_chart",
+    "margin_chart",
     "none_dead",
+    "quant_series",
     "rho_chart",
     "router_heat",
     "share_chart",

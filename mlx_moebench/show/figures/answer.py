@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from ...types import Facts
 from ..findings import counted
 from ..inputs import Inputs, Run, Training
-from ..names import OPEN, SUMMARY, data_warnings, flag_of, isolated, missing, sizes, unit_of_text
+from ..names import OPEN, SUMMARY, data_warnings, flag_of, isolated, missing, sizes, tie_warnings, unit_of_text
 from ..numbers import count, difference, number, with_interval
 from .base import Value, labels, value_of
 from .differences import DifferenceSeries, difference_series
 from .domains import DomainSeries, domain_series
 from .drawing import CLEAR
+from .quant import QuantSeries, quant_series
 from .training import training_series
 from .uncertainty import uncertainty_series
 
@@ -45,6 +46,7 @@ def answer(inputs: Inputs) -> Answer:
     sentences += [_findings(domain_series(name, profile)) for name, profile in inputs.profiles.items()]
     sentences += [_flags(run) for run in inputs.runs if run.name not in inputs.profiles]
     sentences += [_uncertainty(report) for report in inputs.uncertainties]
+    sentences += [_quantised(quant_series(report)) for report in inputs.quants]
     facts = tuple(fact for run in inputs.runs for fact in _facts(run))
     return Answer(tuple(sentences), facts, tuple(dict.fromkeys([*inputs.notes, *_cautions(inputs)])))
 
@@ -167,6 +169,19 @@ def _uncertainty(report: Facts) -> str:
     )
 
 
+def _quantised(series: QuantSeries) -> str:
+    several = len(series.arms[0].overall) > 1
+    kept = [
+        f"{_words(row['exact_set_rate'])} in {arm.name}{f' ({kind} routers)' if several else ''}"
+        for arm in series.arms
+        for kind, row in arm.overall.items()
+    ]
+    return (
+        f"{isolated(series.name)}: with weights/routers quantised to so many bits, this share of "
+        f"{count(series.n_tokens, 'token')} keeps its set of experts, over all layers: {'; '.join(kept)}."
+    )
+
+
 def _facts(run: Run) -> Iterator[Fact]:
     summaries = run.report.get("summary_by_router") or {"": run.report["summary"]}
     for kind, summary in summaries.items():
@@ -177,12 +192,13 @@ def _facts(run: Run) -> Iterator[Fact]:
 
 
 def _cautions(inputs: Inputs) -> Iterator[str]:
-    reports: Sequence[Facts] = [*(run.report for run in inputs.runs), *inputs.uncertainties]
+    reports: Sequence[Facts] = [*(run.report for run in inputs.runs), *inputs.uncertainties, *inputs.quants]
     for report in reports:
         yield from map(str, report["model"].get("warnings") or ())
         yield from (f"{part}." for part in missing(report["data"]))
         yield from data_warnings(report["data"])
     for run in inputs.runs:
+        yield from (f"{isolated(run.name)}: {sentence}" for sentence in tie_warnings(run.report["routers"]))
         reason = run.report["summary"].get("mean_entropy", {}).get("reason")
         if run.stats is None:
             yield f"{isolated(run.name)}: no intervals, for the sums beside the report are missing."

@@ -73,6 +73,7 @@ def _sha256(text: str) -> str:
 def _title(inputs: Inputs) -> str:
     names = [*(run.name for run in inputs.runs), *inputs.profiles, *(t.name for t in inputs.trainings)]
     names += [str(report["data"]["name"]) for report in inputs.uncertainties]
+    names += [f"{report['model']['id']}, quantised" for report in inputs.quants]
     names += ["comparison"] if inputs.comparisons and not names else []
     shown = list(dict.fromkeys(names))
     return "Routing of " + ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
+from ..domains import MOST_SHOWN
 from ..figures import (
     LAYER_METRICS,
-    Chart,
     CoactivationSeries,
     DifferenceSeries,
     DomainSeries,
-    Heat,
+    QuantSeries,
     TrainingSeries,
     UncertaintySeries,
     Value,
@@ -27,13 +28,16 @@ from ..figures import (
     domain_series,
     effect_chart,
     information_chart,
+    kept_chart,
     kinds_of,
     layer_chart,
     layer_series,
     load_heat,
     load_series,
     loss_chart,
+    margin_chart,
     none_dead,
+    quant_series,
     rho_chart,
     router_heat,
     share_chart,
@@ -48,6 +52,7 @@ from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, View
 from ..names import SCORES, isolated, label_and_unit, unit_of_text
 from ..numbers import count, difference, number, percent, with_interval
+from .parts import Choice, Drawing, Figure, Nothing, Part, Section, Table
 
 MAX_PAIRS = 3_000_000
 """Bytes that the co-activation of all routers may take, before base64."""
@@ -64,64 +69,6 @@ FIRST = (
     *("margin_prob", "selection_margin"),
 )
 """Effects that a comparison shows without being asked."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A list to choose from. name: what is chosen; ``order``, ``measure`` and ``line`` are about one drawing."""
-
-    name: str
-    words: str
-    options: tuple[tuple[str, str], ...]
-    value: str = ""
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """What stands where there is nothing to draw: the reason."""
-
-    title: str
-    label: str
-    caption: str
-    reason: str
-
-
-Drawing = Chart | Heat | Nothing
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Drawings by the value of the choice that is called ``by``; the only one has the key ``""``."""
-
-    drawings: Mapping[str, Drawing]
-    by: str = ""
-    choices: tuple[Choice, ...] = ()
-
-
-@dataclass(frozen=True)
-class Table:
-    """Words in rows. heading: above it. folded: what opens it, where it is closed at first. long: may be scrolled."""
-
-    label: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    heading: str = ""
-    note: str = ""
-    folded: str = ""
-    long: bool = False
-
-
-Part = Figure | Table | str | tuple[Figure, ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it; parts in a tuple stand side by side. choices: of all its figures."""
-
-    id: str
-    heading: str
-    parts: tuple[Part, ...]
-    choices: tuple[Choice, ...] = ()
 
 
 BY_NUMBER = ("number", "their number")
@@ -142,6 +89,8 @@ def sections(inputs: Inputs) -> Iterator[Section]:
         yield _dead(views)
     for place, report in enumerate(inputs.uncertainties):
         yield _uncertainty(uncertainty_series(report), place)
+    for place, report in enumerate(inputs.quants):
+        yield _quantised(quant_series(report), place)
     for place, training in enumerate(inputs.trainings):
         yield _training(training_series(training), place)
 
@@ -151,9 +100,12 @@ def _id(name: str, place: int) -> str:
 
 
 def _shown_views(run: Run) -> list[View]:
-    """A run on all its data, then on each domain, named by that alone."""
+    """A run on all its data, then on each domain, of very many the first ones, named by that alone."""
     whole = "all domains" if run.domains else str(run.report["data"]["name"])
-    return [run.view(name=isolated(whole)), *(run.view(domain, isolated(domain)) for domain in run.domains)]
+    return [
+        run.view(name=isolated(whole)),
+        *(run.view(domain, isolated(domain)) for domain in islice(run.domains, MOST_SHOWN)),
+    ]
 
 
 def _named(run: Run, view: View, several: bool) -> View:
@@ -182,7 +134,8 @@ def _load(runs: Sequence[Run]) -> Section:
             label = f"Heatmap of the load of {run.name}, layers by experts"
             drawings[str(place)] = replace(heat, title=title, label=label)
         options = tuple((str(place), view.name) for place, (view, _) in enumerate(views))
-        figures.append(Figure(drawings, "view", (Choice("view", "Data", options),)))
+        some = f" (the first {MOST_SHOWN} of {len(run.domains):,} domains)" if len(run.domains) > MOST_SHOWN else ""
+        figures.append(Figure(drawings, "view", (Choice("view", f"Data{some}", options),)))
     order = Choice("order", "Experts in the order of", (BY_NUMBER, ("each", "their load, each layer its own")))
     return Section("load", "Load: which experts work", tuple(figures), (order,))
 
@@ -214,7 +167,7 @@ def _measured(views: Sequence[View], metric: str) -> bool:
 def _domains(series: DomainSeries, place: int, several: bool) -> Section:
     kinds = kinds_of(series.ids)
     between = [Figure({"": information_chart(series)})]
-    if len(series.domains) > 1:
+    if series.routers[0].divergences:
         between += [Figure({"": divergence_chart(series, kind)}) for kind in kinds]
     between += [Figure({"": chart(series, kind)}) for kind in kinds for chart in (share_chart, spread_chart)]
     drawings = {str(n): router_heat(series, n, series.most) for n in range(len(series.routers))}
@@ -387,6 +340,12 @@ def _uncertainty(series: UncertaintySeries, place: int) -> Section:
     rhos = (Figure({"": rho_chart(series, kind)}) for kind in kinds_of(series.routers))
     heading = f"Loss by routing uncertainty: {isolated(series.name)}"
     return Section(_id("uncertainty", place), heading, ((losses, *rhos),))
+
+
+def _quantised(series: QuantSeries, place: int) -> Section:
+    by_margin = (Figure({"": margin_chart(series, kind)}) for kind in kinds_of(series.routers))
+    heading = f"Experts kept when weights are quantised: {isolated(series.name)}"
+    return Section(_id("quant", place), heading, ((Figure({"": kept_chart(series)}), *by_margin),))
 
 
 def _training(series: TrainingSeries, place: int) -> Section:

@@ -13,7 +13,8 @@ import numpy as np
 from ...types import HostArray, Json
 from ..figures import CLEAR, Chart, Heat, Line, Measure, Value
 from ..inputs import Inputs
-from .contents import Drawing, Figure, Nothing, Part, Section, Table, sections
+from .contents import sections
+from .parts import Drawing, Figure, Nothing, Part, Section, Table
 
 DIGITS = 5
 """Significant digits of what is measured; counts are exact."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from ...types import Facts
+from ..domains import MOST_SHOWN
 from ..inputs import Inputs, Run
 from ..names import side_name
 
 MODEL = (
     *("id", "revision", "model_type", "dtype", "weight_bits", "router_bits", "quantised_on_load", "backend"),
-    *("fingerprint", "adapter"),
+    *("fingerprint", "adapter", "routers_from"),
 )
 DATA = (
     *("name", "sha256", "format", "files", "skipped", "n_sequences", "n_tokens", "phase", "unit", "max_length", "long"),
-    *("max_samples", "field", "bos", "padding"),
+    *("max_samples", "field", "bos", "padding", "imported"),
 )
 
 
@@ -26,16 +28,23 @@ def provenance(inputs: Inputs) -> list[tuple[str, list[tuple[str, str]]]]:
     for name, profile in inputs.profiles.items():
         if name not in known:
             parts.append((f"{name}, profile", list(_report({**profile, "environment": {}}))))
-    for comparison in inputs.comparisons:
-        sides = [side_name(comparison[side]) for side in ("a", "b")]
-        rows = [("A", sides[0]), ("B", sides[1]), *_flat("settings", comparison["settings"])]
-        parts.append((f"Comparison of {sides[0]} and {sides[1]}", rows + _command(comparison)))
+    parts += [_comparison(comparison) for comparison in inputs.comparisons]
     for report in inputs.uncertainties:
         parts.append((f"Uncertainty of {report['data']['name']}", list(_report(report))))
+    for report in inputs.quants:
+        arms = ", ".join(arm["arm"] for arm in report["arms"])
+        rows = [("arms", arms), *_report(report)]
+        parts.append((f"Quantised arms on {report['data']['name']}", rows))
     for training in inputs.trainings:
         rows = [*_flat("routing loss", (training.report.get("settings") or {}).get("routing_loss") or {})]
         parts.append((f"Training {training.name}", rows + _command(training.report)))
     return [(heading, rows) for heading, rows in parts if rows]
+
+
+def _comparison(comparison: Facts) -> tuple[str, list[tuple[str, str]]]:
+    a, b = (side_name(comparison[side]) for side in ("a", "b"))
+    rows = [("A", a), ("B", b), *_flat("settings", comparison["settings"])]
+    return f"Comparison of {a} and {b}", rows + _command(comparison)
 
 
 def _report(report: Facts) -> Iterator[tuple[str, str]]:
@@ -55,8 +64,8 @@ def _report(report: Facts) -> Iterator[tuple[str, str]]:
 def _domain_commands(run: Run) -> Iterator[tuple[str, str]]:
     """How each domain was measured, where that is not the command of the whole run."""
     whole = _command(run.report.get("environment", {}))
-    for domain, report in run.domains.items():
-        command = _command(report.get("environment", {}))
+    for domain in islice(run.domains, MOST_SHOWN):
+        command = _command(run.domains[domain].get("environment", {}))
         if command != whole:
             yield from ((f"{name}, {domain}", value) for name, value in command)
 

@@ -11,12 +11,12 @@ from rich.text import Text
 from ...types import Json
 from ..names import model_name
 from ..numbers import count, decimals, percent, signed, with_interval
-from .base import plain_table
+from .base import Terminal, plain_table, sentences
 
 
 def print_evaluation(report: Json, console: Console | None = None) -> None:
     """Print one row per subject, or per metric of a task, then the summary, each number with its interval."""
-    console = console or Console()
+    console = console or Terminal()
     console.print(render(report))
 
 
@@ -34,12 +34,12 @@ def _heading(report: Json) -> Text:
     data, settings = report["data"], report["settings"]
     name = model_name(report["model"])
     if report["task"] != "mmlu":
-        return Text(f"{name} on {report['task']}, by lm-evaluation-harness {data['lm_eval']}", style="bold")
+        return sentences([f"{name} on {report['task']}, by lm-evaluation-harness {data['lm_eval']}"], "bold")
     if "compared" in report:
         name += f", and with {report['compared']['model']['adapter']['name']}"
     n = count(report["results"]["n"], "question")
     subjects = count(len(report["subjects"]), "subject")
-    return Text(f"{name} on MMLU ({data['split']}): {n} of {subjects}, {settings['shots']}-shot", style="bold")
+    return sentences([f"{name} on MMLU ({data['split']}): {n} of {subjects}, {settings['shots']}-shot"], "bold")
 
 
 def _subjects(report: Json) -> Table:
@@ -119,7 +119,7 @@ def _notes(report: Json) -> Text:
         f"[low, high]: {percent(ci['level'])}, for other questions on the same subjects: Wilson's for a subject, for "
         f"averages a bootstrap of {ci['resamples']:,} resamples of the questions inside each subject."
     )
-    return Text("\n".join(lines), style="dim")
+    return sentences(lines, "dim")
 
 
 def _tasks(report: Json) -> Table:
@@ -140,4 +140,4 @@ def _task_notes(report: Json) -> Text:
     lines = [f"Warning: {warning}" for warning in report["model"].get("warnings", [])]
     lines += [f"Note: {reason}." for reason in dict.fromkeys(e["reason"] for e in entries if e.get("reason"))]
     lines.append("[low, high]: 95%, 1.96 of the harness's standard errors to either side.")
-    return Text("\n".join(lines), style="dim")
+    return sentences(lines, "dim")

@@ -3,12 +3,56 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import measure_renderables
+from rich.segment import Segment
 from rich.table import Column, Table
+from rich.text import Text
+
+from ...printable import one_line, printable
+
+
+class Terminal(Console):
+    """A console on which text is text: no markup, no emoji, no escape but those of our own styles.
+
+    Where stdout is guarded it writes below the guard, which would not know our colours from those in a name.
+    """
+
+    def __init__(self, *, stderr: bool = False, highlight: bool = True) -> None:
+        super().__init__(stderr=stderr, highlight=highlight, markup=False, emoji=False)
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream of the process itself."""
+        stream: Any = super().file
+        while (below := getattr(stream, "unguarded", None) or getattr(stream, "rich_proxied_file", None)) is not None:
+            stream = below
+        found: IO[str] = stream
+        return found
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich does, of text made one printable line: a line end in a name begins none."""
+        return super().render_str(one_line(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does; of a `Text` that is not printable the printable one, in its style."""
+        if isinstance(renderable, Text) and (shown := printable(renderable.plain)) != renderable.plain:
+            renderable = Text(
+                shown, renderable.style, justify=renderable.justify, overflow=renderable.overflow, end=renderable.end
+            )
+        return super().render(renderable, options)
+
+
+def sentences(lines: Iterable[str], style: str = "") -> Text:
+    """Text of a line for each of ``lines``: a line end inside, as in a name, begins none."""
+    return Text("\n".join(map(one_line, lines)), style)
 
 
 def plain_table(title: str | None = None, *, gap: int = 2, **options: Any) -> Table:

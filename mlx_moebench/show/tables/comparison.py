@@ -15,7 +15,7 @@ from ...types import Json
 from ..figures import CLEAR, WITHOUT, difference_series
 from ..names import side_name, sizes
 from ..numbers import count, decimals, percent, signed, with_interval
-from .base import plain_table
+from .base import Terminal, plain_table, sentences
 
 DEFAULT = ("mean_entropy", "top_share_token", "load_entropy")
 """Metrics shown layer by layer unless others are asked for."""
@@ -40,7 +40,7 @@ TESTS = ("p", "q", "detects")
 
 def print_comparison(comparison: Json, metrics: Sequence[str] = DEFAULT, console: Console | None = None) -> None:
     """Print both sides, every metric over all routers, the chosen ones layer by layer, and what became of the loads."""
-    (console or Console()).print(render(comparison, metrics))
+    (console or Terminal()).print(render(comparison, metrics))
 
 
 def render(comparison: Json, metrics: Sequence[str] = DEFAULT) -> Group:
@@ -67,7 +67,7 @@ def _heading(comparison: Json) -> Text:
     if design["paired"]:
         how = f"paired on {count(design['compared']['a'], 'sequence')}" + ("" if series.tested else f", {WITHOUT}")
     lines.append(f"{how[0].upper()}{how[1:]}; every effect is B minus A.")
-    return Text("\n".join(lines), style="bold")
+    return sentences(lines, "bold")
 
 
 def _overall(effects: Json, tested: bool, units: dict[str, str], title: str) -> Table:
@@ -182,7 +182,7 @@ def _notes(comparison: Json, tested: bool) -> Text:
         lines.append("L1: without what chance adds.")
     else:
         lines.append("L1: above 0 in finite samples also without a difference.")
-    return Text("\n".join(lines), style="dim")
+    return sentences(lines, "dim")
 
 
 def _flag(value: bool) -> str:

@@ -12,9 +12,10 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ...blas import blas_in_use
-from ...environment import package_version
+from ...environment import package_version, threads
+from ...machine import machine_facts, public
 from ...types import Json
-from .base import plain_table
+from .base import Terminal, plain_table
 
 PRESENCE = {"True": "present", "False": "missing", "None": "not installed"}
 WORDS = {
@@ -24,7 +25,9 @@ WORDS = {
     "gpu_memory_gb": "GPU working set, GB",
     "embedded_model": "embedded model",
     "blas": "BLAS",
-    "huggingface": "Hugging Face settings",
+    "cores_allowed": "cores allowed",
+    "disk_free_gb": "free disk, GB",
+    "freed_memory": "freed memory",
 }
 EXTRAS = {"data": "datasets", "demo": "gradio", "torch": "torch"}
 
@@ -36,10 +39,13 @@ def examine() -> Json:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "memory_gb": memory_gb(),
+        "numpy": package_version("numpy"),
+        "huggingface_hub": package_version("huggingface_hub"),
         "mlx": package_version("mlx"),
         "mlx_lm": package_version("mlx-lm"),
         "transformers": package_version("transformers"),
         "torch": package_version("torch"),
+        "bitsandbytes": package_version("bitsandbytes"),
     }
     missing: list[str] = []
     optional: list[str] = []
@@ -56,10 +62,9 @@ def examine() -> Json:
         (optional if findings["torch"] and findings["transformers"] else missing).append(
             f'mlx and mlx-lm: pip install "mlx-moebench{extra}" (on Linux with a GPU: [cuda12] or [cuda13])'
         )
-    findings["blas"] = blas_in_use()
-    findings["huggingface"] = {
-        k: os.environ[k] for k in ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE") if k in os.environ
-    }
+    findings["blas"] = public(blas_in_use())
+    findings["threads"] = threads()
+    findings |= machine_facts()
     findings["ready"] = not missing
     return findings | {"missing": missing, "optional": [*optional, *_more(findings)]}
 
@@ -75,7 +80,7 @@ def _more(findings: Json) -> Iterator[str]:
 
 def print_findings(findings: Json, console: Console | None = None) -> None:
     """One line a finding, then what is missing and what could be added."""
-    console = console or Console(highlight=False)
+    console = console or Terminal(highlight=False)
     for key, value in findings.items():
         if key not in ("missing", "optional", "ready", "selftest"):
             console.print(f"{WORDS.get(key, key):<22} {_shown(value)}", markup=False)
@@ -105,7 +110,7 @@ def render_selftest(result: Json) -> Group:
             passed = Text("pass", "green") if check["passed"] else Text("FAIL", "bold red")
             table.add_row(device["device"], check["name"], check["found"], f"{check['limit']:g}", passed)
         if device["error"]:
-            table.add_row(device["device"], "runs", Text(device["error"]), "-", Text("FAIL", "bold red"))
+            table.add_row(device["device"], "runs", device["error"], "-", Text("FAIL", "bold red"))
     heading = Text(f"\nSelf-test: {result['texts']} texts, {result['tokens']:,} tokens, float32", "bold")
     return Group(heading, table, *(Text(line) for line in _verdict(result)))
 

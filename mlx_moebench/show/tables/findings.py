@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from ...types import Facts, Json
 from ..findings import DEFINITION, counted, meanings, remarks
 from ..numbers import count, with_interval
-from .base import plain_table
+from .base import plain_table, sentences
 
 
 def finding_parts(routers: list[Json], words: Facts, thresholds: Facts | None, domains: Sequence[str]) -> list[Any]:
@@ -20,7 +19,7 @@ def finding_parts(routers: list[Json], words: Facts, thresholds: Facts | None, d
     if not judged or thresholds is None:
         return []
     lines = [*_counts(words), *_notes(judged), DEFINITION, meanings(thresholds)]
-    return [_table(judged, domains), Text("\n".join(lines), style="dim")]
+    return [_table(judged, domains), sentences(lines, "dim")]
 
 
 def has_ends(routers: Sequence[Facts]) -> bool:

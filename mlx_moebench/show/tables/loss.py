@@ -9,24 +9,27 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ...printable import one_line
 from ...types import Json
 from ..names import SCORES, model_name
 from ..numbers import decimals, percent, with_interval
-from .base import plain_table
+from .base import Terminal, plain_table, sentences
 
 
 def print_uncertainty(report: Json, console: Console | None = None) -> None:
     """Print the correlations of every router, their means, the loss of the outer tenths, and the example tokens."""
-    (console or Console()).print(render(report))
+    (console or Terminal()).print(render(report))
 
 
 def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
     data, ci = report["data"], report["settings"]["ci"]
-    heading = Text(
-        f"{model_name(report['model'])} on {data['name']}: {data['n_sequences']:,} sequences, "
-        f"{report['n_pairs']:,} tokens with a next one, mean loss {_plain(report['mean_loss'], 'value')} nats",
-        style="bold",
+    heading = sentences(
+        [
+            f"{model_name(report['model'])} on {data['name']}: {data['n_sequences']:,} sequences, "
+            f"{report['n_pairs']:,} tokens with a next one, mean loss {_plain(report['mean_loss'], 'value')} nats"
+        ],
+        "bold",
     )
     parts: list[Any] = [heading, _routers(report)]
     if report["tokens"]:
@@ -39,7 +42,7 @@ def render(report: Json) -> Group:
     if report["mean_loss"]["low"] is not None:
         note += f"[low, high]: {percent(ci['level'])} bootstrap over sequences, {ci['resamples']:,} resamples."
     reasons = dict.fromkeys(_reasons(report))
-    note += "".join(f"\nNo interval: {reason}." for reason in reasons)
+    note += "".join(f"\nNo interval: {one_line(reason)}." for reason in reasons)
     return Group(*parts, Text(note.replace("\n\n", "\n"), style="dim"))
 
 
@@ -69,7 +72,7 @@ def _tokens(report: Json) -> Table:
     table.add_column("routing, loss")
     table.add_column("entropy", justify="right")
     table.add_column("loss", justify="right")
-    table.add_column(r"text, \[token] and the next", overflow="fold")
+    table.add_column("text, [token] and the next", overflow="fold")
     previous = ""
     for t in report["tokens"]:
         text = Text(_shown(t["before"][-48:]), style="dim")
@@ -82,7 +85,7 @@ def _tokens(report: Json) -> Table:
 
 
 def _shown(text: str) -> str:
-    return text.replace("\n", "\\n").replace("\t", "\\t")
+    return one_line(text)
 
 
 def _plain(entry: Json, key: str) -> str:

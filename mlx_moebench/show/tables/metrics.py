@@ -13,7 +13,7 @@ from rich.text import Text
 from ...routing.metrics import METRICS
 from ...routing.metrics.registry import IntervalKind
 from ...types import Json
-from .base import plain_table
+from .base import Terminal, plain_table
 
 GROUPS = {
     "entropy": "How spread routing is",
@@ -69,7 +69,7 @@ def described() -> list[Json]:
 
 def print_metrics(metrics: list[Json], console: Console | None = None) -> None:
     """A table of each group, and what the kinds of interval are."""
-    (console or Console(highlight=False)).print(render(metrics))
+    (console or Terminal(highlight=False)).print(render(metrics))
 
 
 def render(metrics: list[Json]) -> Group:

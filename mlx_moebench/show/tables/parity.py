@@ -9,21 +9,21 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ...types import Json
-from .base import plain_table
+from .base import Terminal, plain_table, sentences
 
 COLUMNS = (("mean_entropy", "entropy"), ("margin_prob", "margin"), ("marginal", "marginal p"))
 
 
 def print_parity(report: Json, console: Console | None = None) -> None:
     """Print what differs between the first backend and each other, router by router."""
-    (console or Console()).print(Group(*(part for pair in report["pairs"] for part in _pair(report, pair))))
+    (console or Terminal()).print(Group(*(part for pair in report["pairs"] for part in _pair(report, pair))))
 
 
 def _pair(report: Json, pair: Json) -> Sequence[Any]:
     data = report["data"]
-    heading = Text(
-        f"{report['model']['id']} on {data['name']}, {pair['b']} against {pair['a']}: {data['n_tokens']:,} tokens",
-        style="bold",
+    heading = sentences(
+        [f"{report['model']['id']} on {data['name']}, {pair['b']} against {pair['a']}: {data['n_tokens']:,} tokens"],
+        "bold",
     )
     table = plain_table()
     kinds = {router["router"] for router in pair["routers"]}
@@ -47,7 +47,7 @@ def _choices(pair: Json) -> list[Text]:
         for r in pair["routers"]
         for c in r["choices"]
     ]
-    return [Text("\n".join(lines))] if lines else []
+    return [sentences(lines)] if lines else []
 
 
 def _verdict(report: Json, pair: Json) -> str:

@@ -11,13 +11,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ...printable import csv_cell
 from ...routing.domains.shares import COUNT, MOST
 from ...routing.metrics import METRICS
 from ...types import Facts, Json
 from ..findings import flags
 from ..names import HEADS, data_warnings, model_name, read_by
 from ..numbers import number, percent, with_interval
-from .base import plain_table
+from .base import Terminal, plain_table, sentences
 from .findings import finding_parts
 
 COLUMNS = (
@@ -46,7 +47,7 @@ def print_profile(
     console: Console | None = None,
 ) -> None:
     """Print what each domain is like and what lies between them, for one model."""
-    console = console or Console()
+    console = console or Terminal()
     console.print(render_profile(profile, reports, settings))
 
 
@@ -56,11 +57,11 @@ def render_profile(profile: Json, reports: dict[str, Json], settings: Json) -> G
     forms = sorted({f"top-{r['top_k']} of {r['n_experts']} (K/E {r['top_k'] / r['n_experts']:.3g})" for r in routers})
     name, model = profile["name"], model_name(profile["model"])
     title = name if name == model else f"{name}: {model}"
-    parts: list[Any] = [Text(f"{title}, {profile['phase']}, {', '.join(forms)}", style="bold")]
+    parts: list[Any] = [sentences([f"{title}, {profile['phase']}, {', '.join(forms)}"], "bold")]
     parts.append(_domains(reports))
     parts += finding_parts(routers, profile["words_by_router"], settings["thresholds"], list(reports))
-    parts += [Text(f"Warning: {line}", style="dim") for line in data_warnings(profile["data"])]
-    parts += [Text(line, style="dim") for line in read_by(profile["data"])]
+    parts += [sentences([f"Warning: {line}"], "dim") for line in data_warnings(profile["data"])]
+    parts += [sentences([line], "dim") for line in read_by(profile["data"])]
     if any(r["domain_information"]["low"] is not None for r in routers):
         parts.append(Text(_of_intervals(settings["ci"]), style="dim"))
     return Group(*parts)
@@ -155,5 +156,5 @@ def tidy_csv(rows: Iterator[Json]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue().encode()

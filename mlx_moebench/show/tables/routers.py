@@ -21,15 +21,16 @@ from ..names import (
     read_by,
     router_forms,
     sizes,
+    tie_warnings,
 )
 from ..numbers import number, percent, with_interval
-from .base import plain_table
+from .base import Terminal, plain_table, sentences
 from .findings import finding_parts, has_ends
 
 
 def print_report(report: Json, console: Console | None = None) -> None:
     """Print one row per router, then the summary, each number with its interval."""
-    console = console or Console()
+    console = console or Terminal()
     console.print(render(report))
 
 
@@ -48,7 +49,7 @@ def render(report: Json) -> Group:
 
 def _heading(report: Json) -> Text:
     name, data = model_name(report["model"]), report["data"]["name"]
-    return Text(f"{name} on {data}: {sizes(report)}, {', '.join(sorted(router_forms(report)))}", style="bold")
+    return sentences([f"{name} on {data}: {sizes(report)}, {', '.join(sorted(router_forms(report)))}"], "bold")
 
 
 def _routers(report: Json) -> Table:
@@ -108,13 +109,13 @@ def _notes(report: Json) -> Text:
         )
     if any(flag_of(r, settings) == "open" for r in report["routers"]):
         lines.append(f"open: {OPEN}.")
-    warnings = [*report["model"].get("warnings", []), *data_warnings(data)]
+    warnings = [*report["model"].get("warnings", []), *data_warnings(data), *tie_warnings(report["routers"])]
     lines += [f"Warning: {warning}" for warning in warnings]
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
     lines += [f"n/a: {reason}." for reason in reasons]
     lines.append(_of_intervals(report, settings["ci"]))
     lines += [*read_by(data), *counts_for(data), *_undecided(report["routers"])]
-    return Text("\n".join(lines), style="dim")
+    return sentences(lines, "dim")
 
 
 def _undecided(routers: list[Json]) -> list[str]:

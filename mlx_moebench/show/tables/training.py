@@ -10,7 +10,7 @@ from rich.table import Table
 from ...types import Json
 from ..names import label_and_unit
 from ..numbers import decimals, with_interval
-from .base import plain_table
+from .base import Terminal, plain_table
 
 ROWS = (
     ("load_entropy", 3),
@@ -27,7 +27,7 @@ ENDS = ("before", "after")
 
 def print_training(report: Json, console: Console | None = None) -> None:
     """Print routing before and after with intervals, the cross-entropies, and how often the floor fired."""
-    console = console or Console()
+    console = console or Terminal()
     loss = report["settings"]["routing_loss"]
     name = "no routing loss" if loss is None else f"{loss['name']}, weight {loss['weight']:g}"
     console.print(f"{report['model']}: {report['tokens_trained']:,} tokens, {name}", style="bold", markup=False)
@@ -58,6 +58,9 @@ def _notes(report: Json) -> Iterator[str]:
         floors = ", ".join(f"{nats:.3f}" for nats in routing_loss["floor_nats"])
         fired = routing_loss["steps_with_a_router_below_floor"]
         yield f"A router was below the floor of {floors} nats in {fired} of {routing_loss['steps']} steps."
+    if left_out := report.get("left_out"):
+        always = "" if report["settings"]["sort_by_length"] else ", the same each time, as in mlx-lm"
+        yield f"{left_out} of {report['data']['train']['sequences']} texts filled no batch in each epoch{always}."
     interval = report["routing_after"]["load_entropy"]
     how = "95% bootstrap intervals" if interval.get("low") is not None else f"no intervals ({interval.get('reason')})"
     yield f"Means over routers, but the busiest expert, which is that of any layer; {how}."

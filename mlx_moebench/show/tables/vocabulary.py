@@ -7,23 +7,26 @@ from rich.table import Table
 from rich.text import Text
 
 from ...analysis.vocabulary import WHY_NO_INTERVAL
+from ...printable import one_line
 from ...types import Json
 from ..names import model_name
-from .base import plain_table
+from .base import Terminal, plain_table, sentences
 
 
 def print_vocabulary(report: Json, console: Console | None = None) -> None:
     """Print each router's specialisation, and the tokens of the experts of the most specialised router."""
-    (console or Console()).print(render(report))
+    (console or Terminal()).print(render(report))
 
 
 def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
     settings, data = report["settings"], report["data"]
-    heading = Text(
-        f"{model_name(report['model'])} on {data['name']}: {settings['of']} ids of {report['n_tokens']:,} tokens in "
-        f"{report['n_sequences']:,} sequences, {data['phase']}",
-        style="bold",
+    heading = sentences(
+        [
+            f"{model_name(report['model'])} on {data['name']}: {settings['of']} ids of {report['n_tokens']:,} tokens "
+            f"in {report['n_sequences']:,} sequences, {data['phase']}"
+        ],
+        "bold",
     )
     known = [r for r in report["routers"] if r["value"] is not None]
     if not known:
@@ -82,4 +85,4 @@ def _experts(router: Json, of: str) -> Table:
 
 def _shown(text: str) -> str:
     """Spaces and line ends made visible."""
-    return text.replace("\n", "\\n").replace("\t", "\\t").replace(" ", "␣")
+    return one_line(text).replace(" ", "␣")

@@ -1,0 +1,131 @@
+"""What a lab model is trained on: cross-entropy, and beside it the losses on its routers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import RoutingError
+from ..instrument import capture
+from ..routing.record import Array
+from ..train.losses import (
+    TokenSums,
+    balance_loss,
+    entropy_deficit,
+    hetero_balance_loss,
+    router_z_loss,
+    ternary_balance_loss,
+    token_sums,
+)
+from .decoder import Model, ModelArgs
+
+
+class Measured(NamedTuple):
+    """What a micro-batch says beside its loss, all without gradient.
+
+    ce: scalar, nats a token; balance, z: [L], of each router before its coefficient; sums: of each router, over the
+    tokens of all ranks, one group.
+    """
+
+    ce: Array
+    balance: Array
+    z: Array
+    sums: list[TokenSums]
+
+
+class Objective:
+    """``loss(ids [B, S + 1]) -> (scalar, Measured)`` of a lab model, whose routers are tapped until ``close``.
+
+    The scalar is the mean cross-entropy of the batch plus, summed over the routers, balance_weight times the balance
+    loss of ``args``, z_weight times the z-loss, less reward times the mean score of null experts. group: the ranks that
+    share the micro-batch, over all of which a balance that is not of single sequences is taken; every rank's gradient
+    is then to be weighted by its share of the tokens.
+    """
+
+    def __init__(self, model: Model, z_weight: float = 0.0, group: mx.distributed.Group | None = None) -> None:
+        self._model, self._args, self._z_weight = model, model.args, z_weight
+        self._group = group if group is not None and group.size() > 1 else None
+        self._seen: dict[int, tuple[Array, Array]] = {}
+        self._capture = capture(model, self._note) if model.args.num_experts else None
+        self._window: list[Array] | None = None
+
+    def __call__(self, ids: Array) -> tuple[Array, Measured]:
+        self._seen = {}
+        logits = self._model(ids[:, :-1])
+        ce = nn.losses.cross_entropy(logits, ids[:, 1:], reduction="mean")
+        seen, self._seen = self._seen, {}
+        if self._capture is None:
+            return ce, Measured(mx.stop_gradient(ce), mx.zeros(0), mx.zeros(0), [])
+        if len(seen) != len(self._capture.specs):
+            raise RoutingError(f"Only {len(seen)} of the model's {len(self._capture.specs)} routers ran in a step.")
+        mask = mx.ones((ids.shape[0], ids.shape[1] - 1), dtype=mx.bool_)
+        records = [self._capture.routing(n, *seen[n], mask) for n in range(len(seen))]
+        rows = [token_sums(record, "sequence") for record in records]
+        local = [sums.map(lambda x: x.sum(0, keepdims=True)) for sums in rows]
+        whole = [self._everywhere(sums) for sums in local]
+        balance = mx.stack([self._balance(n, rows[n], local[n], whole[n]) for n in range(len(rows))])
+        z = mx.stack([router_z_loss(sums) for sums in local])
+        loss = ce + self._args.balance_weight * balance.sum() + self._z_weight * z.sum()
+        if self._args.reward:
+            loss = loss - self._args.reward * sum(self._null_share(sums) for sums in local)
+        ce, balance, z = (mx.stop_gradient(x) for x in (ce, balance, z))
+        return loss, Measured(ce, balance, z, [sums.map(mx.stop_gradient) for sums in whole])
+
+    def begin_update(self) -> None:
+        """Forget the micro-batches of the update before, which ``global`` balance counts together."""
+        self._window = None
+
+    def end_micro_batch(self, sums: list[TokenSums]) -> None:
+        """Remember how often experts were chosen in a micro-batch of this update."""
+        counts = [s.counts for s in sums]
+        self._window = counts if self._window is None else [a + b for a, b in zip(self._window, counts, strict=True)]
+
+    def close(self) -> None:
+        """Take the taps off the model."""
+        if self._capture is not None:
+            self._capture.close()
+
+    def _note(self, number: int, logits: Array, indices: Array, shape: tuple[int, ...]) -> None:
+        self._seen[number] = (logits, indices)
+
+    def _everywhere(self, sums: TokenSums) -> TokenSums:
+        """The sums over all ranks."""
+        group = self._group
+        return sums if group is None else sums.map(lambda x: mx.distributed.all_sum(x, group=group))
+
+    def _balance(self, number: int, rows: TokenSums, local: TokenSums, whole: TokenSums) -> Array:
+        """The balance loss of one router: 1, or of ``entropy`` 0, at balance."""
+        kind = self._args.balance
+        if kind == "sequence":
+            return balance_loss(rows)
+        if kind == "global":
+            counts = whole.counts if self._window is None else whole.counts + self._window[number]
+            loss = balance_loss(whole, counts / mx.maximum(counts.sum(-1, keepdims=True), 1))
+        else:
+            loss = BALANCES[kind](whole, self._args)
+        # The ranks' gradients are weighted by their tokens, and each adds its own part of one sum.
+        factor = mx.stop_gradient(whole.n / mx.maximum(local.n, 1))[0]
+        return loss if self._group is None else loss * factor + mx.stop_gradient(loss - loss * factor)
+
+    def _null_share(self, sums: TokenSums) -> Array:
+        """The mean score of null experts, in [0, 1]."""
+        null = mx.array([kind == "null" for kind in self._args.kinds])
+        return (mx.where(null, sums.p, 0).sum() / mx.maximum(sums.n, 1)).squeeze()
+
+
+def _eta(args: ModelArgs) -> Array:
+    """What each column weighs in ``hetero``."""
+    return mx.array([1.0 if kind == "ffn" else args.eta for kind in args.kinds])
+
+
+BALANCES: dict[str, Callable[[TokenSums, ModelArgs], Array]] = {
+    "none": lambda sums, args: mx.array(0.0),
+    "switch": lambda sums, args: balance_loss(sums),
+    "hetero": lambda sums, args: hetero_balance_loss(sums, _eta(args)),
+    "ternary": lambda sums, args: ternary_balance_loss(sums, args.num_experts),
+    "entropy": lambda sums, args: entropy_deficit(sums),
+}
+"""The balance losses over a whole micro-batch, by name; ``sequence`` and ``global`` are taken over other tokens."""

@@ -1,0 +1,1 @@
+"""What demo and serve have in common: whom they answer."""

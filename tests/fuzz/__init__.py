@@ -1,0 +1,1 @@
+"""Broken inputs of every reader, made by Hypothesis: what is not accepted is refused in one sentence."""
