@@ -63,8 +63,8 @@ def command(
 ) -> None:
     """Follow every router over the checkpoints of a training, on the same tokens.
 
-    Saturation (what the last checkpoint chooses, too), change rate (what the one before did not choose), load, entropies
-    and margins with their trend by depth, stability of co-activation, similarity of the experts' weights; with
+    Saturation (what the last checkpoint chooses, too), change rate (what the one before did not choose), load,
+    entropies, margins with their trend by depth, stability of co-activation, similarity of the experts' weights; with
     intervals over sequences, and what chance gives beside them. CHECKPOINTs come in the order of the training; a folder
     of a training stands for the copies in it.
     """

@@ -30,7 +30,7 @@ MEANS = {
     "saturation": "Share of a token's K experts that the last checkpoint chooses, too; 1 for the last one itself.",
     "saturation_top1": "Share of tokens whose first choice is that of the last checkpoint.",
     "saturation_sets": "Share of tokens whose whole set of experts is that of the last checkpoint.",
-    "change_rate": "Share of a token's K experts that the checkpoint before did not choose: of sets, not of their order.",
+    "change_rate": "Share of a token's K experts that the checkpoint before did not choose, in whatever order.",
     "change_rate_top1": "Share of tokens whose first choice is not that of the checkpoint before.",
     "sets_changed": "Share of tokens whose whole set of experts is not that of the checkpoint before.",
     "coactivation_stability": "Correlation of the lifts of all pairs of experts with the checkpoint before.",
@@ -230,7 +230,7 @@ def depth_chart(series: DynamicsSeries, margin: str, kind: str) -> Chart:
         unit,
         label,
         ("{value:4}",),
-        f"{definition(margin)} Slopes: least squares over layers, their intervals over sequences; tau, p: Kendall's, of "
+        f"{definition(margin)} Slopes: least squares over layers, with intervals over sequences; tau, p: Kendall's, of "
         f"no trend with depth, over the layers. Unit: {unit}. "
         f"{intervals_of((v for line in lines for v in line.values), series.level)}. {series.sizes}.",
         tuple(lines),
@@ -262,7 +262,8 @@ def load_course(series: DynamicsSeries, router: int) -> Heat:
         },
         "ratio",
         ("{row}, expert {column}", "{selections:selection}", "{ratio:2} times the even share"),
-        f"Selections of each expert over what an even load would give it. Unit: multiple of the even share. {series.sizes}.",
+        "Selections of each expert over what an even load would give it. Unit: multiple of the even share. "
+        f"{series.sizes}.",
         ("checkpoint",),
         tuple((name,) for name in series.names),
     )

@@ -60,7 +60,7 @@ def draw_dynamics(series: DynamicsSeries) -> Figure:
     figure.suptitle(
         lines(
             f"{plain(series.name)}, {series.sizes}, {len(series.names)} checkpoints",
-            f"bands: {percent(series.level)} intervals over sequences, where there are any; dotted: chance; margins: {ends}",
+            f"bands: {percent(series.level)} intervals over sequences; dotted: chance; margins: {ends}",
         )
     )
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from rich.console import Console, Group
@@ -110,12 +111,12 @@ def _trends(report: Json, kind: str, of: str) -> Table:
 def _notes(report: Json) -> Iterator[str]:
     ci = report["settings"]["ci"]
     yield (
-        "saturation: share of a token's K experts that the last checkpoint chooses, too (so 1 for itself); change rate: "
+        "saturation: share of a token's K experts that the last checkpoint chooses, too (1 for itself); change rate: "
         "share that the checkpoint before did not choose; co-activation: correlation of the lifts of all pairs of "
         "experts with the checkpoint before; weight cosine: of the experts' output weights."
     )
     steps = [one["step"] for one in report["checkpoints"]]
-    apart = {b - a for a, b in zip(steps, steps[1:], strict=False) if None not in (a, b)}
+    apart = {b - a for a, b in pairwise(steps) if None not in (a, b)}
     if len(apart) > 1:
         yield "The checkpoints are not evenly spaced: a change rate over more steps is of more training."
     entries = [at[key] for rows in report["overall"].values() for at in rows for key in ("saturation", "change_rate")]
