@@ -43,7 +43,7 @@ def draw_dynamics(series: DynamicsSeries) -> Figure:
     from matplotlib.figure import Figure
 
     kinds = list(series.overall)
-    figure = Figure(figsize=(WIDTH, 0.7 + 4.2 * len(kinds)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.7 + 4.6 * len(kinds)), layout="constrained")
     axes = figure.subplots(2 * len(kinds), 3, squeeze=False)
     for number, kind in enumerate(kinds):
         panels = axes[2 * number : 2 * number + 2].flat
@@ -55,12 +55,15 @@ def draw_dynamics(series: DynamicsSeries) -> Figure:
             else:
                 chart = course_chart(series, names, kind)
                 _panel(axis, chart, [line.name for line in chart.lines])
-            axis.set_title(f"{kind} routers" if len(kinds) > 1 else "")
-    ends = f"{plain(series.names[0], 30)} (lightest) to {plain(series.names[-1], 30)}"
+            of = f", {kind} routers" if len(kinds) > 1 else ""
+            if names == ("margin_prob",):
+                axis.set_title(f"Margin of the first choice{of}")
+            elif of:
+                axis.set_xlabel(f"{series.axis}{of}")
     figure.suptitle(
         lines(
             f"{plain(series.name)}, {series.sizes}, {len(series.names)} checkpoints",
-            f"bands: {percent(series.level)} intervals over sequences; dotted: chance; margins: {ends}",
+            f"bands: {percent(series.level)} intervals over sequences; dotted: chance; margins: the first lightest",
         )
     )
     return figure
@@ -79,9 +82,9 @@ def _panel(axis: Any, chart: Chart, names: list[str]) -> None:
     for reference in chart.references:
         axis.plot(reference.x, reference.y, ls=":", color=COLOURS[reference.line or 0], lw=1)
     axis.set_xlabel(chart.x)
-    axis.set_ylabel(f"{chart.title}, {chart.y}" if shades else chart.y)
+    axis.set_ylabel(chart.y)
     if not shades:
-        axis.legend(loc="best", handlelength=1.2)
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=1.2, borderaxespad=0.1)
     axis.grid(axis="y")
 
 
