@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,61 @@ def test_the_command(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["dynamics", str(models / "steps" / "step-0"), "moebench-nano", *few])
     assert "different routers" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_every_router_of_the_lab_is_followed(tmp_path: Path) -> None:
+    """Columns that are no experts, carried logits and biases change nothing in what is counted."""
+    pytest.importorskip("mlx.core", reason="needs MLX")
+    from mlx_moebench.analysis.dynamics import dynamics
+    from mlx_moebench.lab.pretrain import pretrain
+    from mlx_moebench.lab.routers import router_names
+    from mlx_moebench.lab.settings import Pretraining
+
+    for name in router_names():
+        sizes: dict[str, Any] = {
+            "steps": 2,
+            "batch_size": 2,
+            "micro_batch_size": 2,
+            "seq_length": 32,
+            "vocab_size": 300,
+        }
+        pretrain(Pretraining(router=name, snapshot_every=1, eval_every=0, **sizes), tmp_path / name, device="cpu")
+        made = dynamics([tmp_path / name], "general", max_length=32, max_samples=12, plan=PLAN)
+        checked("dynamics", plain(made))
+        spec = made["routers"][0]
+        assert len(spec["checkpoints"][0]["selection_counts"]) == spec["n_experts"]
+        similar = [at["weight_similarity"]["value"] for at in spec["checkpoints"]]
+        assert all(-0.2 < value < 0.9 for value in similar), name
+
+
+@pytest.mark.slow
+def test_torch_follows_the_same_choices(tmp_path: Path) -> None:
+    """The embedded model, and the same with other routers."""
+    pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    from safetensors.numpy import load_file, save_file
+
+    from mlx_moebench.analysis.dynamics import dynamics
+    from mlx_moebench.checkpoints import NANO
+
+    for number in range(2):
+        folder = shutil.copytree(NANO, tmp_path / f"step-{number}")
+        for path in folder.glob("*.safetensors") if number else ():
+            arrays, rng = load_file(path), np.random.default_rng(0)
+            for name in sorted(arrays):
+                if "gate.weight" in name:
+                    noise = rng.standard_normal(arrays[name].shape) * arrays[name].astype(np.float64).std()
+                    arrays[name] = (arrays[name] + noise).astype(arrays[name].dtype)
+            save_file(arrays, path, {"format": "pt"})
+    options: dict[str, Any] = {"max_samples": 10, "max_length": 16, "plan": PLAN}
+    places = [tmp_path / f"step-{number}" for number in range(2)]
+    ours, theirs = (plain(dynamics(places, "math", backend=name, **options)) for name in ("mlx", "torch"))
+    for mine, other in zip(ours["routers"], theirs["routers"], strict=True):
+        assert 0.2 < mine["checkpoints"][0]["saturation"]["value"] < 0.9
+        for a, b in zip(mine["checkpoints"], other["checkpoints"], strict=True):
+            assert a["saturation"]["value"] == pytest.approx(b["saturation"]["value"], abs=0.01)
+            assert b["weight_similarity"]["value"] is None
 
 
 @pytest.mark.slow

@@ -316,6 +316,9 @@ def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder
         again = evaluate_runs(every, asked, plan=PLAN, output=output, resume=True)
     assert loaded == ["m2", "m3"]
     assert again["runs"] == whole["runs"]
+    output.write_text(sealed_text(broken | {"complete": False}))
+    with pytest.raises(EvaluationError, match="did not finish: continue with --resume"):
+        evaluate_runs(every, asked, plan=PLAN, output=output)
     with pytest.raises(EvaluationError, match="the tasks in it are not those of this run"):
         evaluate_runs(every, ask(["blimp"], folder), plan=PLAN, output=output, resume=True)
     with pytest.raises(EvaluationError, match="named twice"):
@@ -348,6 +351,18 @@ def test_a_dense_model_is_asked_too(tmp_path: Path, folder: Path, nano: Any) -> 
     from mlx_moebench.options import Loading
 
     assert load_any(tmp_path / "dense", Loading()).model.args.rope_theta == 1e5
+
+
+@pytest.mark.slow
+def test_the_dense_baseline_of_the_lab_is_asked_too(tmp_path: Path, folder: Path, nano: Any) -> None:
+    from mlx_moebench.lab.pretrain import pretrain
+    from mlx_moebench.lab.settings import Pretraining
+
+    sizes: dict[str, Any] = {"steps": 1, "batch_size": 2, "micro_batch_size": 2, "seq_length": 32, "vocab_size": 300}
+    pretrain(Pretraining(router="dense", eval_every=0, **sizes), tmp_path / "dense", device="cpu")
+    report = evaluate_runs([("dense", str(tmp_path / "dense"))], ask(["piqa"], folder, "math"), plan=PLAN)
+    loss = report["runs"][0]["results"]["text"]["loss"]["value"]
+    assert abs(loss - math.log(300)) < 1  # it has learnt nothing
 
 
 def test_the_command(tmp_path: Path, folder: Path, nano: Any, capsys: pytest.CaptureFixture[str]) -> None:

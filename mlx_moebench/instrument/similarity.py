@@ -35,7 +35,9 @@ def weight_similarity(experts: nn.Module) -> float | None:
 
 def _unpacked(layer: nn.Module, expert: int) -> mx.array:
     if "scales" not in layer:
-        return layer.weight[expert]
+        weight: mx.array = layer.weight[expert]
+        return weight
     biases = None if layer.get("biases") is None else layer.biases[expert]
     packing = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
-    return mx.dequantize(layer.weight[expert], layer.scales[expert], biases, **packing)
+    unpacked: mx.array = mx.dequantize(layer.weight[expert], layer.scales[expert], biases, **packing)
+    return unpacked
