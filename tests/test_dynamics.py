@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import few_forms, save_checkpoint
 from dynamics_files import PLAN, SPECS, chosen, plain, report, write
+from family_rows import CONFIGS
 from jsonschema import Draft202012Validator
 
 from mlx_moebench.analysis.checkpoints import Stage, stages
@@ -123,8 +125,8 @@ def test_trend_with_depth() -> None:
 def test_trend_tests_reject_at_their_level() -> None:
     """Of no trend over 6 layers, where an exact test can be below 0.05."""
     rng = np.random.default_rng(3)
-    p = np.array([depth_trend(rng.random(6), range(6))[1] for _ in range(2000)])
-    assert (p < 0.05).mean() < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 2000)
+    p = np.array([depth_trend(rng.random(6), range(6))[1] for _ in range(600)])
+    assert (p < 0.05).mean() < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 600)
     assert (p < 0.05).mean() > 0.01
 
 
@@ -180,7 +182,7 @@ def test_kinds_of_routers_are_apart() -> None:
     specs = tuple(
         RouterSpec(layer, layer, kind, 8, k) for layer in range(3) for kind, k in (("attention", 1), ("mlp", 2))
     )
-    made = plain(report(specs=specs))
+    made = plain(report((0, 0.6, 1), specs))
     checked("dynamics", made)
     assert set(made["overall"]) == set(made["depth"]) == {"attention", "mlp"}
     assert made["depth"]["attention"][0]["margin_weight"]["slope"]["value"] is None  # K = 1
@@ -359,6 +361,29 @@ def test_the_command(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["dynamics", str(models / "steps" / "step-0"), "moebench-nano", *few])
     assert "different routers" in capsys.readouterr().err
+
+
+@few_forms
+def test_every_form_of_routing_is_followed(make_form: Any, tmp_path: Path) -> None:
+    """Two random models of a form agree by chance, and each with itself in all."""
+    pytest.importorskip("mlx.core", reason="needs MLX")
+    from mlx_moebench.analysis.checkpoints import Stage
+    from mlx_moebench.analysis.dynamics import dynamics_report
+    from mlx_moebench.instrument import config_of
+    from mlx_moebench.options import Options, Reading
+
+    names = [
+        str(save_checkpoint(tmp_path / f"m{n}", make_form(n), CONFIGS[config_of(make_form(n))["model_type"]]))
+        for n in (0, 1)
+    ]
+    series = [Stage(Path(name).name, name, None) for name in names]
+    made = dynamics_report(series, "math", Options(reading=Reading(max_samples=6, max_length=12), plan=PLAN))
+    checked("dynamics", plain(made))
+    for router in made["routers"]:
+        first, last = router["checkpoints"]
+        assert last["saturation"]["value"] == 1
+        assert abs(first["saturation"]["value"] - first["expected_saturation"]) < 0.4
+        assert first["saturation"]["value"] == pytest.approx(1 - last["change_rate"]["value"])
 
 
 @pytest.mark.slow
