@@ -158,7 +158,7 @@ def test_the_report_is_what_the_choices_say() -> None:
                 assert (at["change_rate"]["value"], at["expected_kept"]) == (None, None)
         assert made["routers"][router]["chance"] == {"top_k": 0.25, "top_1": 0.125}
         assert course[-1]["saturation"]["value"] == course[-1]["coactivation_saturation"]["value"] == 1
-        assert course[1]["weight_similarity"]["value"] == pytest.approx(0.4 * router / 2)
+        assert course[1]["output_weight_similarity"]["value"] == pytest.approx(0.4 * router / 2)
     overall = made["overall"]["mlp"]
     for name in ("saturation", "change_rate"):
         each = [router["checkpoints"][2][name]["value"] for router in made["routers"]]
@@ -321,7 +321,7 @@ def test_models_are_followed_as_plain_forwards_say(models: Path) -> None:
     unit = weights[2].reshape(len(weights[2]), -1)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     cosines = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
-    assert course[2]["weight_similarity"]["value"] == pytest.approx(cosines.mean(), abs=1e-6)
+    assert course[2]["output_weight_similarity"]["value"] == pytest.approx(cosines.mean(), abs=1e-6)
 
 
 def test_what_is_kept_is_not_measured_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,7 +409,7 @@ def test_every_router_of_the_lab_is_followed(tmp_path: Path) -> None:
         checked("dynamics", plain(made))
         spec = made["routers"][0]
         assert len(spec["checkpoints"][0]["selection_counts"]) == spec["n_experts"]
-        similar = [at["weight_similarity"]["value"] for at in spec["checkpoints"]]
+        similar = [at["output_weight_similarity"]["value"] for at in spec["checkpoints"]]
         assert all(-0.2 < value < 0.9 for value in similar), name
 
 
@@ -439,7 +439,7 @@ def test_torch_follows_the_same_choices(tmp_path: Path) -> None:
         assert 0.2 < mine["checkpoints"][0]["saturation"]["value"] < 0.9
         for a, b in zip(mine["checkpoints"], other["checkpoints"], strict=True):
             assert a["saturation"]["value"] == pytest.approx(b["saturation"]["value"], abs=0.01)
-            assert b["weight_similarity"]["value"] is None
+            assert b["output_weight_similarity"]["value"] is None
 
 
 @pytest.mark.slow

@@ -316,6 +316,16 @@ def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder
         again = evaluate_runs(every, asked, plan=PLAN, output=output, resume=True)
     assert loaded == ["m2", "m3"]
     assert again["runs"] == whole["runs"]
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("b (3 of 4): PIQA"):
+            raise KeyboardInterrupt
+
+    output.unlink()
+    with pytest.raises(KeyboardInterrupt, match="the answers are in .*eval.json, and --resume continues"):
+        evaluate_runs(every, asked, plan=PLAN, output=output, step=stop)
+    assert len(json.loads(output.read_text())["runs"]) == 3
+    assert evaluate_runs(every, asked, plan=PLAN, output=output, resume=True)["runs"] == whole["runs"]
     output.write_text(sealed_text(broken | {"complete": False}))
     with pytest.raises(EvaluationError, match="did not finish: continue with --resume"):
         evaluate_runs(every, asked, plan=PLAN, output=output)

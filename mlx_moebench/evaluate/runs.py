@@ -16,7 +16,7 @@ from ..files import write_aside
 from ..measure.backends import Backend, backend_named, check_alone
 from ..options import Loading, LoadingChoices, Plan, Reading, Step, quiet_step, takes, with_choices
 from ..pair.seal import check_json_seal, read_json, sealed_text
-from ..signals import check
+from ..signals import check, stopped_with
 from ..types import Json
 from .ranks import over_seeds, ranked
 from .zeroshot import answer, perplexity, summarised
@@ -132,13 +132,18 @@ def evaluate_runs(
             write_aside({path: sealed_text(report).encode()})
         check()
 
-    for number, run in enumerate(every):
-        told = _told(step, run, number, len(every))
-        entry = before.get(run) or {"name": run.name, "place": run.place, "model": None, "results": {}}
-        report["runs"].append(entry)
-        for _ in _answered(runner, run, entry, asked, loading, plan, told):
-            save()
-        runner.forget()
+    try:
+        for number, run in enumerate(every):
+            told = _told(step, run, number, len(every))
+            entry = before.get(run) or {"name": run.name, "place": run.place, "model": None, "results": {}}
+            report["runs"].append(entry)
+            for _ in _answered(runner, run, entry, asked, loading, plan, told):
+                save()
+            runner.forget()
+    except KeyboardInterrupt as error:
+        if path is None or not any(one["results"] for one in report["runs"]):
+            raise
+        raise stopped_with(error, f"; the answers are in {path}, and --resume continues from there.") from error
     report["models"] = summary(report["runs"], asked.names, plan.level)
     report["complete"] = True
     save()

@@ -10,7 +10,7 @@ OUTPUT = ("down_proj", "fc2", "output_linear", "w2")
 """What the last matrix of an expert is called, inside the module that runs all experts of a layer."""
 
 
-def weight_similarity(experts: nn.Module) -> float | None:
+def output_weight_similarity(experts: nn.Module) -> float | None:
     """Mean cosine of the output weights of all pairs of experts; None where they do not lie in one array [E, ...].
 
     Formula: mean over i != j of <w_i, w_j> / (|w_i| |w_j|), w_i the expert's last matrix as a vector; from
