@@ -322,7 +322,7 @@ def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder
             raise KeyboardInterrupt
 
     output.unlink()
-    with pytest.raises(KeyboardInterrupt, match="the answers are in .*eval.json, and --resume continues"):
+    with pytest.raises(KeyboardInterrupt, match=r"the answers are in .*eval\.json, and --resume continues"):
         evaluate_runs(every, asked, plan=PLAN, output=output, step=stop)
     assert len(json.loads(output.read_text())["runs"]) == 3
     assert evaluate_runs(every, asked, plan=PLAN, output=output, resume=True)["runs"] == whole["runs"]
