@@ -14,9 +14,10 @@ import pytest
 from mlx_moebench.data import read_corpus
 from mlx_moebench.data.zeroshot import TASKS, Item, known_tasks, read_task
 from mlx_moebench.errors import DataError, EvaluationError
+from mlx_moebench.evaluate.choices import Request
 from mlx_moebench.evaluate.ranks import average_ranks, over_seeds, ranked
 from mlx_moebench.evaluate.runs import Run, ask, evaluate_runs
-from mlx_moebench.evaluate.zeroshot import Answered, summarised
+from mlx_moebench.evaluate.zeroshot import Answered, _fitting, summarised
 from mlx_moebench.options import Plan, Reading
 
 PLAN = Plan(resamples=200)
@@ -282,6 +283,17 @@ def test_answers_and_perplexity_are_those_of_plain_forwards(nano: Any, folder: P
     assert text["loss"]["value"] == pytest.approx(-total / text["n_tokens"], rel=1e-5)
     assert text["perplexity"]["low"] < text["perplexity"]["value"] < text["perplexity"]["high"]
     assert text["perplexity"]["value"] == pytest.approx(math.exp(text["loss"]["value"]))
+
+
+def test_what_does_not_fit_is_cut() -> None:
+    """Of 8 positions: a choice keeps 4 tokens, the context its last ones."""
+    short, long = Request((1, 2, 3), (4, 5)), Request((1, 2, 3), tuple(range(9)))
+    assert _fitting([short, short], 8, None) == ([short, short], False)
+    assert _fitting([short, long], None, None) == ([short, long], False)
+    assert _fitting([short, long], 8, None) == ([short, Request((1, 2, 3), (0, 1, 2, 3))], True)
+    wide = Request(tuple(range(20)), (7, 8))
+    assert _fitting([wide], 8, None) == ([Request(tuple(range(14, 20)), (7, 8))], True)
+    assert _fitting([wide], 8, 0)[0][0].context == (0, *range(15, 20))  # a token that begins texts stays
 
 
 def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder: Path) -> None:

@@ -158,10 +158,10 @@ def course_chart(series: DynamicsSeries, measures: Sequence[str], kind: str) -> 
         chances = {chance_of(name, series.routers[place]) for place in places}
         if len(chances) == 1 and math.isfinite(chance := chances.pop()):
             references.append(Reference("chance", series.x, (chance,) * len(series.x), number))
-    title = " and ".join(label_of(name)[0].lower() for name in measures)
-    return _chart(
-        series, f"{title[:1].upper()}{title[1:]}", measures, lines, references, f"mean over the {kind} routers"
-    )
+    names = [label_of(name)[0] for name in measures]
+    common = {name.partition(",")[0] for name in names}
+    title = common.pop() if len(common) == 1 else " and ".join(names)
+    return _chart(series, title, measures, lines, references, f"mean over the {kind} routers")
 
 
 def layers_chart(series: DynamicsSeries, measure: str, kind: str) -> Chart:
