@@ -68,10 +68,10 @@ def ask(
 ) -> Asked:
     """Read what is asked.
 
-    tasks: NAME of `TASKS`, found in the folder ``data``; NAME=FILE for one of them elsewhere, or of one's own (rows of
-    ``context``, ``choices`` and ``answer``); ``harness:NAME`` for a task of lm-evaluation-harness. Without any, those
-    of `LIBMOE` of which ``data`` has a file. include_path: folder with task files of the harness. text: a data set whose
-    perplexity is measured, as for `read_corpus`.
+    tasks: NAME of `TASKS`, found in the folder ``data``; NAME=FILE for one of them elsewhere, or for one's own (rows
+    of ``context``, ``choices`` and ``answer``); ``harness:NAME`` for a task of lm-evaluation-harness. Without any,
+    those of `LIBMOE` of which ``data`` has a file. include_path: folder with task files of the harness. text: a data
+    set whose perplexity is measured, as for `read_corpus`.
 
     Raises DataError for what cannot be read, and EvaluationError where nothing is asked.
     """
