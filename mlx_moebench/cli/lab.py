@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..types import Json
+from ._lab_eval import command as evaluate
 from ._options import LOADING, READING, command_line, json_option, output_option, quiet_option, resume_option
 from ._streams import say
 
@@ -16,6 +17,7 @@ Examples:
   mlx-moebench lab train -o runs/smoe                      tiny, the bundled prompts, in minutes
   mlx-moebench lab train --router shared_v3 --data ./texts -o runs/v3
   mlx-moebench analyze --model runs/v3 --dataset math
+  mlx-moebench lab eval runs/smoe runs/v3 --data zeroshot/
 """
 
 TRAIN_EPILOG = """\b
@@ -36,6 +38,9 @@ ROUTERS = [*sorted(path.stem for path in _FOLDER.glob("[!_]*.py") if path.stem !
 @click.group(epilog=EPILOG)
 def command() -> None:
     """Train small mixtures of experts with any of seven routers, for everything else here to measure."""
+
+
+command.add_command(evaluate)
 
 
 @command.command("train", epilog=TRAIN_EPILOG)
