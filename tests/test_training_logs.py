@@ -175,7 +175,7 @@ same = [measured(model, ROWS[2 * n : 2 * n + 2]) for n in range(3)]
 for a, b in zip(history, same, strict=True):
     assert a.keys() == b.keys() and all(abs(a[k] - b[k]) < 1e-5 * max(1, abs(b[k])) for k in b), (a, b)
 # One write, which the other rank's cannot come into the middle of.
-os.write(1, f"equal {dist.get_world_size()}\n".encode())
+os.write(1, f"equal {dist.get_world_size()}\\n".encode())
 """
 
 
@@ -298,7 +298,7 @@ with alone.step():
 alone._window.sums /= group.size()  # it sums over the ranks, which all measured both
 same = alone.figures()
 assert together.keys() == same.keys() and all(abs(together[k] - same[k]) < 1e-5 for k in same), (together, same)
-os.write(1, f"equal {group.size()}\n".encode())
+os.write(1, f"equal {group.size()}\\n".encode())
 """
 
 
