@@ -11,6 +11,7 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="needs MLX")
 from mlx_moebench.instrument import cpu_path  # noqa: E402
 from mlx_moebench.instrument.softmax import AT_A_TIME, cross_entropy, softmax  # noqa: E402
+from mlx_moebench.lab import experts  # noqa: E402
 from mlx_moebench.lab.decoder import Model  # noqa: E402
 from mlx_moebench.lab.initial import initialise  # noqa: E402
 from mlx_moebench.lab.objective import Objective  # noqa: E402
@@ -26,6 +27,11 @@ pytestmark = [
 ]
 SMALL = Preset(2, 16, 2, 8, 8, 4, 6, 1, 50, 12, 4, 2, 3, 0, 1.0, 1e-3)
 ROWS = np.random.default_rng(0).integers(0, 50, (5, 13)).astype(np.int32)
+
+
+@pytest.fixture(autouse=True)
+def whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts, "WORTH_IT", 1)
 
 
 def off(monkeypatch: pytest.MonkeyPatch) -> None:

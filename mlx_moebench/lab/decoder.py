@@ -68,7 +68,7 @@ class Attention(nn.Module):
         queries, keys = self.rope(queries, offset=offset), self.rope(keys, offset=offset)
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
-        if self.training and cache is None and has_cpu_path():
+        if cache is None and has_cpu_path():
             out = _attention(queries * self.scale, keys, values)
         else:
             out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)

@@ -7,7 +7,7 @@ import mlx.nn as nn
 from mlx_lm.models.switch_layers import SwitchLinear
 
 from ..instrument.capture import is_traced
-from ..instrument.cpu_path import has_cpu_path
+from ..instrument.cpu_path import WORTH_IT, has_cpu_path, is_for_routing_alone
 from ..instrument.grouped import RELU, run_grouped
 from ..routing.record import Array, Kind
 from .routers import Axes
@@ -57,10 +57,14 @@ class Experts(nn.Module):
         return y if set(self._kinds) <= {"ffn", "neg"} else self._with_special(x, indices, y)
 
     def _can_group(self, rows: Array, chosen: Array) -> bool:
-        """Whether each expert's rows go through it together: in training on a CPU, with plain weights in float32."""
+        """Whether each expert's rows go through it together: on a CPU, where they are many, with plain weights."""
         linear = (self.input_linear, self.output_linear)
-        plain = all(type(one) is SwitchLinear and one.weight.dtype == mx.float32 for one in linear)
-        return self.training and has_cpu_path() and plain and rows.dtype == mx.float32 and not is_traced(rows, chosen)
+        if not has_cpu_path() or is_for_routing_alone() or rows.dtype != mx.float32:
+            return False
+        if not all(type(one) is SwitchLinear and one.weight.dtype == mx.float32 for one in linear):
+            return False
+        work = chosen.size * 2 * self.input_linear.input_dims * self.input_linear.output_dims
+        return work >= WORTH_IT * min(chosen.size, self._n) > 0 and not is_traced(rows, chosen)
 
     def _expert_ids(self, chosen: Array, none: int) -> Array:
         """The expert whose weights each chosen column needs, ``none`` for one that needs no expert's."""
