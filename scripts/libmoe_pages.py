@@ -111,32 +111,41 @@ def _in_theirs(study: Study, better: str, worse: str) -> str:
 
 def against_dense(study: Study) -> str:
     """Each mixture against the two dense models."""
-    rows = [
-        (
-            NAMES[arm],
-            *(estimate(study.paired(arm, dense, final_ce), sign=True) for dense in study.of(("dense", "dense2"))),
-        )
-        for arm in study.of(ROUTERS)
-    ]
-    dense = [f"CE less that of {NAMES[arm]}" for arm in study.of(("dense", "dense2"))]
-    beaten = {
-        d: [survives(e) and e["value"] < 0 for a in study.of(ROUTERS) if (e := study.paired(a, d, final_ce))]
-        for d in study.of(("dense", "dense2"))
-    }
-    behind = {
-        d: [survives(e) and e["value"] > 0 for a in study.of(ROUTERS) if (e := study.paired(a, d, final_ce))]
-        for d in beaten
-    }
-    said = "; ".join(
-        f"{sum(beaten[d])} of {len(beaten[d])} mixtures are better than {NAMES[d]} in all seeds with an interval "
-        f"below 0, {sum(behind[d])} worse with one above it"
-        for d in beaten
-    )
-    theirs = (
+    dense = study.of(("dense", "dense2"))
+    mixtures = study.of(ROUTERS)
+    differences = {d: {arm: study.paired(arm, d, final_ce) for arm in mixtures} for d in dense}
+    said = [_beaten(NAMES[d], list(of.values())) for d, of in differences.items()]
+    said += [_gap(study, d, mixtures) for d in dense]
+    said.append(
         "LibMoE finds all mixtures better than the dense model of the same FLOPs at both sizes, and says that SMoE "
         "matches twice the FLOPs."
     )
-    return f"{said}. {theirs}\n\n{table(('', *dense), rows)}"
+    rows = [(NAMES[arm], *(estimate(differences[d][arm], sign=True) for d in dense)) for arm in mixtures]
+    return "\n\n".join([" ".join(said), table(("", *(f"CE less that of {NAMES[d]}" for d in dense)), rows)])
+
+
+def _beaten(name: str, differences: Sequence[Json]) -> str:
+    """Of how many mixtures the order against a dense model survives, and in which direction."""
+    kept = [d["value"] < 0 for d in differences if survives(d)]
+    return (
+        f"Against {name}, {sum(kept)} of {len(differences)} mixtures are better in all seeds with an interval below 0, "
+        f"{len(kept) - sum(kept)} worse with one above it."
+    )
+
+
+def _gap(study: Study, dense: str, mixtures: Sequence[str]) -> str:
+    """How the mean difference changes over training: whether it is still closing, or opening, at the end."""
+    steps = [step for step, _ in study.arms[dense][min(study.arms[dense])]["validation"]][1:]
+    gaps = []
+    for place in range(1, len(steps) + 1):
+        at = partial(_ce_at, place=place)
+        gaps.append(float(np.mean([study.paired(arm, dense, at)["value"] for arm in mixtures])))
+    listed = ", ".join(f"{gap:+.3f} at {step}" for gap, step in zip(gaps, steps, strict=True))
+    return f"The mean difference from {NAMES[dense]}, by update: {listed}."
+
+
+def _ce_at(run: Json, place: int) -> float:
+    return float(run["validation"][place][1])
 
 
 def temperatures(study: Study) -> str:
@@ -336,7 +345,7 @@ def page(study: Study, template: str) -> str:
         files=", ".join(study.data["files"]),
         vocab=study.settings["vocab_size"],
         seeds=", ".join(str(seed) for seed in sorted({run["seed"] for run in runs})),
-        missing=f" Not finished: {', '.join(missing)}." if missing else "",
+        missing=f" Not finished: {'; '.join(missing)}." if missing else "",
         texts=study.settings["texts"],
         cores=study.environment.get("processor", "a machine"),
         performance=performance(study),
