@@ -100,12 +100,13 @@ class Run:
 
 
 def planned(parts: Sequence[str], seeds: int) -> list[Run]:
-    """The runs in order: of every part all arms with the first seed, then all with the next."""
+    """The runs in order: all arms of `WHOLE` with the first seed, then with the next, then the other parts likewise."""
     runs = [
         Run(part, arm, seed, differs)
-        for part, arms in ARMS.items()
-        if part in parts
+        for whole in (True, False)
         for seed in range(seeds)
+        for part, arms in ARMS.items()
+        if part in parts and (part in WHOLE) == whole
         for arm, differs in arms.items()
     ]
     if len(runs) > MOST:

@@ -24,7 +24,7 @@ def test_what_is_planned() -> None:
     runs = study.planned(list(study.ARMS), 3)
     assert len({run.name for run in runs}) == len(runs) <= study.MOST
     assert {run.arm for run in runs} == NAMES.keys()
-    assert [run.seed for run in runs[:18]] == [0] * 9 + [1] * 9  # every arm once before the next seed
+    assert [run.seed for run in runs[:20]] == [0] * 10 + [1] * 10  # every arm once before the next seed
     for run in runs:
         settings = study.settings_of(run, Path("runs"), 100).resolved()
         assert (settings.data_seed, settings.seed) == (run.seed, run.seed)
