@@ -80,22 +80,25 @@ def _their_rank(printed: Json, again: Mapping[str, float], arm: str) -> str:
 def orderings(study: Study) -> str:
     """Which of two is better, for all pairs: what survives the seeds, and what does not."""
     arms = study.of(MAIN)
-    pairs = {pair: study.paired(*pair, final_ce) for pair in combinations(arms, 2)}
+    every = {pair: study.paired(*pair, final_ce) for pair in combinations(arms, 2)}
+    pairs = {pair: d for pair, d in every.items() if d["seeds"] > 1}
     kept = {pair: d for pair, d in pairs.items() if survives(d)}
     alike = [pair for pair, d in pairs.items() if d["same_sign"] and pair not in kept]
     lines = [
-        f"Of {len(pairs)} pairs {len(kept)} have one order in all seeds and an interval that leaves 0 out; "
-        f"{len(alike)} more have one order in all seeds, but an interval with 0 in it; in the other "
-        f"{len(pairs) - len(kept) - len(alike)} the seeds disagree. With three seeds an interval is wide: a difference "
-        "that does not survive is not shown to be none. The intervals are of single pairs, not of all at once."
+        f"Of {len(pairs)} pairs with more than one seed {len(kept)} have one order in all seeds and an interval that leaves "
+        f"0 out; {len(alike)} more have one order in all seeds, but an interval with 0 in it; in the other "
+        f"{len(pairs) - len(kept) - len(alike)} the seeds disagree."
+        + (f" Of {len(every) - len(pairs)} more pairs only one seed ran." if len(every) > len(pairs) else "")
+        + " With so few seeds an interval is wide: a difference that does not survive is not shown to be none. The "
+        "intervals are of single pairs, not of all at once."
     ]
     rows = []
     for (a, b), d in sorted(kept.items(), key=lambda item: -abs(item[1]["value"])):
         better, worse = (a, b) if d["value"] < 0 else (b, a)
         flipped = d if d["value"] < 0 else d | {"value": -d["value"], "low": -d["high"], "high": -d["low"]}
         rows.append((NAMES[better], NAMES[worse], estimate(flipped, sign=True), _in_theirs(study, better, worse)))
-    among = [pair for pair in kept if set(pair) <= set(ROUTERS)]
-    lines.append(f"Between two routers {len(among)} of {math.comb(len(study.of(ROUTERS)), 2)} orders survive.")
+    among = [[pair for pair in of if set(pair) <= set(ROUTERS)] for of in (kept, pairs)]
+    lines.append(f"Between two routers {len(among[0])} of {len(among[1])} orders survive.")
     return "\n\n".join([*lines, table(("better", "worse", "CE difference", "in their PPL, 158M, 679M"), rows)])
 
 
