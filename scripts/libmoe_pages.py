@@ -85,8 +85,8 @@ def orderings(study: Study) -> str:
     kept = {pair: d for pair, d in pairs.items() if survives(d)}
     alike = [pair for pair, d in pairs.items() if d["same_sign"] and pair not in kept]
     lines = [
-        f"Of {len(pairs)} pairs with more than one seed {len(kept)} have one order in all seeds and an interval that leaves "
-        f"0 out; {len(alike)} more have one order in all seeds, but an interval with 0 in it; in the other "
+        f"Of {len(pairs)} pairs with more than one seed {len(kept)} have one order in all seeds and an interval that "
+        f"leaves 0 out; {len(alike)} more have one order in all seeds, but an interval with 0 in it; in the other "
         f"{len(pairs) - len(kept) - len(alike)} the seeds disagree."
         + (f" Of {len(every) - len(pairs)} more pairs only one seed ran." if len(every) > len(pairs) else "")
         + " With so few seeds an interval is wide: a difference that does not survive is not shown to be none. The "
@@ -142,7 +142,8 @@ def _gap(study: Study, dense: str, mixtures: Sequence[str]) -> str:
     gaps = []
     for place in range(1, len(steps) + 1):
         at = partial(_ce_at, place=place)
-        gaps.append(float(np.mean([study.paired(arm, dense, at)["value"] for arm in mixtures])))
+        differences = [study.paired(arm, dense, at) for arm in mixtures]
+        gaps.append(float(np.mean([d["value"] for d in differences if d["seeds"]])))
     listed = ", ".join(f"{gap:+.3f} at {step}" for gap, step in zip(gaps, steps, strict=True))
     return f"The mean difference from {NAMES[dense]}, by update: {listed}."
 
