@@ -260,8 +260,8 @@ def double_softmax(study: Study) -> str:
         f"{min(ewa['xmoe-double']):.5f} or more in every seed (smallest of any router at any snapshot "
         f"{lowest['xmoe-double']:.5f}), whatever the logits say; with one softmax it is between {min(ewa['xmoe']):.3f} "
         f"and {max(ewa['xmoe']):.3f}. The high and even EWA of XMoE in LibMoE's figure 7, and its robustness to "
-        f"temperature in their table 7, are what a second softmax, which their code has, would give to any router. Here "
-        f"it changes the loss by "
+        f"temperature in their table 7, are what a second softmax, which their code has, would give to any router. "
+        f"Here it changes the loss by "
         f"{estimate(difference, 4, sign=True)} nats a token"
         f"{'' if survives(difference) else ', which does not survive the seeds'}."
     )
