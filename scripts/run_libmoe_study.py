@@ -2,7 +2,8 @@
 
     python scripts/run_libmoe_study.py --data prose.txt plays.txt code.jsonl law.jsonl [--runs FOLDER] [--jobs 2]
     python scripts/run_libmoe_study.py --only main xmoe --dry-run
-    python scripts/run_libmoe_study.py --only-page        # results/libmoe again, from the runs.json in it
+    python scripts/run_libmoe_study.py --runs FOLDER --no-training    # results/libmoe from the runs that are finished
+    python scripts/run_libmoe_study.py --only-page                    # the same from the runs.json in it
 
 Every run is `lab train` with the preset ``tiny``. Runs of one seed see the same batches in the same order and begin
 with the same attention, embeddings and experts; what differs is the router, or what the part of the study changes.
@@ -317,6 +318,8 @@ def collected(runs: list[Run], folder: Path, steps: int) -> Json:
             "curve": [_point(updates[max(0, n - 9) : n + 1]) for n in range(9, len(updates), 10)],
             "measured": measured,
         })  # fmt: skip
+    if not made:
+        raise SystemExit(f"No run in {folder} is finished.")
     held_out = json.loads((folder / "held_out.json").read_text("utf-8"))
     data = {key: held_out[key] for key in ("tokens", "sha256", "blocks")} | {"files": list(held_out["texts"])}
     keys = ("preset", "batch_size", "seq_length", "learning_rate", "clip", "weight_decay")
@@ -367,7 +370,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="updates of a run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--dry-run", action="store_true", help="name the runs and whether they are finished")
-    parser.add_argument("--only-page", action="store_true", help="train nothing, read no run")
+    parser.add_argument("--no-training", action="store_true", help="take the runs that are finished")
+    parser.add_argument(
+        "--only-page", action="store_true", help="read no run: the page and its pictures from runs.json"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     runs = planned(args.only, args.seeds)
@@ -381,12 +387,13 @@ def main() -> None:
         if args.one:
             one(next(run for run in runs if run.name == args.one), args)
             return
-        if args.data is None:
-            parser.error("name the text to train on with --data")
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            os.environ[name] = "1"  # several runs share the cores
-        prepare(args.data, args.runs)
-        failed = train_all(runs, args)
+        if not args.no_training:
+            if args.data is None:
+                parser.error("name the text to train on with --data")
+            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+                os.environ[name] = "1"  # several runs share the cores
+            prepare(args.data, args.runs)
+            failed = train_all(runs, args)
         args.results.mkdir(parents=True, exist_ok=True)
         content = json.dumps(collected(planned(list(ARMS), args.seeds), args.runs, args.steps), separators=(",", ":"))
         write_aside({args.results / "runs.json": (content + "\n").encode()})
