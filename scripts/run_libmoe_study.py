@@ -29,7 +29,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -296,7 +296,7 @@ def train_all(runs: list[Run], args: argparse.Namespace) -> list[str]:
         return [name for name in pool.map(work, todo) if name]
 
 
-def collected(runs: list[Run], folder: Path, steps: int) -> Json:
+def collected(runs: list[Run], folder: Path) -> Json:
     """What pages are made of, from the files of all finished runs."""
     made: list[Json] = []
     for run in runs:
@@ -322,11 +322,10 @@ def collected(runs: list[Run], folder: Path, steps: int) -> Json:
         raise SystemExit(f"No run in {folder} is finished.")
     held_out = json.loads((folder / "held_out.json").read_text("utf-8"))
     data = {key: held_out[key] for key in ("tokens", "sha256", "blocks")} | {"files": list(held_out["texts"])}
-    keys = ("preset", "batch_size", "seq_length", "learning_rate", "clip", "weight_decay")
+    keys = ("preset", "steps", "batch_size", "seq_length", "learning_rate", "clip", "weight_decay")
     first = json.loads((folder / f"{made[0]['arm']}-seed{made[0]['seed']}" / REPORT).read_text("utf-8"))
     preset = PRESETS["tiny"]
     settings = {key: first["settings"][key] for key in keys} | {
-        "steps": steps,
         "vocab_size": VOCABULARY,
         "texts": TEXTS_A_FILE * len(held_out["texts"]),
         "own_std": (2 / (preset.layers * preset.hidden)) ** 0.5,
@@ -354,10 +353,6 @@ def _rounded(value: Any) -> Any:
     return [_rounded(of) for of in value] if isinstance(value, list) else value
 
 
-def names_of(failed: list[str]) -> Iterator[str]:
-    yield from (f"{name} failed; start again to go on" for name in failed)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -371,9 +366,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--dry-run", action="store_true", help="name the runs and whether they are finished")
     parser.add_argument("--no-training", action="store_true", help="take the runs that are finished")
-    parser.add_argument(
-        "--only-page", action="store_true", help="read no run: the page and its pictures from runs.json"
-    )
+    parser.add_argument("--only-page", action="store_true", help="read no run but runs.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     runs = planned(args.only, args.seeds)
@@ -395,13 +388,13 @@ def main() -> None:
             prepare(args.data, args.runs)
             failed = train_all(runs, args)
         args.results.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(collected(planned(list(ARMS), args.seeds), args.runs, args.steps), separators=(",", ":"))
+        content = json.dumps(collected(planned(list(ARMS), args.seeds), args.runs), separators=(",", ":"))
         write_aside({args.results / "runs.json": (content + "\n").encode()})
     from libmoe_pages import write_pages
 
     write_pages(args.results)
     if failed:
-        raise SystemExit("\n".join(names_of(failed)))
+        raise SystemExit(f"{', '.join(failed)} failed; start again to go on.")
 
 
 if __name__ == "__main__":
