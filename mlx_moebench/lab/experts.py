@@ -30,23 +30,29 @@ class Experts(nn.Module):
 
     def __init__(self, axes: Axes, hidden_size: int, width: int) -> None:
         super().__init__()
-        n = axes.num_experts
-        self.input_linear = SwitchLinear(hidden_size, width, n, bias=False)
-        self.output_linear = SwitchLinear(width, hidden_size, n, bias=False)
-        self._kinds, self._n, constants = axes.kinds, n, axes.kinds.count("constant")
+        self._make_networks(axes, hidden_size, width)
+        self._kinds, self._n, constants = axes.kinds, axes.num_experts, axes.kinds.count("constant")
         if constants:
             self.constant = drawn(constants, hidden_size)
             self.mix = drawn(2 * constants, hidden_size)
 
     def __call__(self, x: Array, indices: Array) -> Array:
         """The output of each chosen column: x [B, S, D], indices [B, S, K] of the R columns -> [B, S, K, D]."""
-        chosen = mx.stop_gradient(indices).flatten()
-        ids = self._expert_ids(chosen)
-        order = mx.argsort(ids)
-        rows = x.reshape(-1, x.shape[-1])[order // indices.shape[-1]]
-        made = run_sorted(rows, ids[order], self.input_linear, self.output_linear)
-        y = made[mx.argsort(order)].reshape(*indices.shape, -1)
+        y = self._run_networks(x, self._expert_ids(mx.stop_gradient(indices)))
         return y if set(self._kinds) <= {"ffn", "neg"} else self._with_special(x, indices, y)
+
+    def _make_networks(self, axes: Axes, hidden_size: int, width: int) -> None:
+        n = axes.num_experts
+        self.input_linear = SwitchLinear(hidden_size, width, n, bias=False)
+        self.output_linear = SwitchLinear(width, hidden_size, n, bias=False)
+
+    def _run_networks(self, x: Array, experts: Array) -> Array:
+        """[B, S, K, D] of x [B, S, D] and the numbers [B, S, K] of experts with weights."""
+        ids = experts.flatten()
+        order = mx.argsort(ids)
+        rows = x.reshape(-1, x.shape[-1])[order // experts.shape[-1]]
+        made = run_sorted(rows, ids[order], self.input_linear, self.output_linear)
+        return made[mx.argsort(order)].reshape(*experts.shape, -1)
 
     def _expert_ids(self, chosen: Array) -> Array:
         """The expert whose weights each chosen column needs; 0 for one that needs none, whose product is not used."""

@@ -38,8 +38,13 @@ def mlx_settings(family: Family, config: Json) -> Json:
 
 
 def _section(family: Family, config: Json) -> Json:
+    return family.renamed(config) | rope_settings(config)
+
+
+def rope_settings(config: Json) -> Json:
+    """The rotary settings of ``rope_parameters``, which transformers 5 writes, under the keys that mlx-lm reads."""
     rope = config.get("rope_parameters") or {}
-    settings = family.renamed(config)
+    settings: Json = {}
     if "rope_theta" in rope:  # it counts before one beside it
         settings["rope_theta"] = rope["rope_theta"]
     if "partial_rotary_factor" in rope and config.get("partial_rotary_factor") is None:
