@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..types import Json
+from ._lab_eval import command as evaluate
 from ._options import LOADING, READING, command_line, json_option, output_option, quiet_option, resume_option
 from ._streams import say
 
@@ -18,6 +19,7 @@ Examples:
   mlx-moebench lab upcycle ./SmolLM2-135M --layers 20-29 -o runs/upcycled
   mlx-moebench lab train --from runs/upcycled --freeze --data ./texts -o runs/trained
   mlx-moebench analyze --model runs/v3 --dataset math
+  mlx-moebench lab eval runs/smoe runs/v3 --data zeroshot/
 """
 
 TRAIN_EPILOG = """\b
@@ -58,6 +60,9 @@ _SET = click.option(
 @click.group(epilog=EPILOG)
 def command() -> None:
     """Train mixtures of experts with any of seven routers, new or from a dense model, for all else here to measure."""
+
+
+command.add_command(evaluate)
 
 
 @command.command("train", epilog=TRAIN_EPILOG)

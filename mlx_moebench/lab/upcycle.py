@@ -26,7 +26,7 @@ from ..families.lab import UPCYCLED
 from ..files import write_aside
 from ..instrument.cpu_path import use_cpu_path
 from ..models import select_device
-from ..models.writers import rope_settings
+from ..models.writers import rotary_settings
 from ..options import Reading, Step, quiet_step
 from ..pair.seal import sealed_text
 from ..routing.record import Array
@@ -244,7 +244,7 @@ def open_dense(model: str | Path, revision: str | None = None) -> tuple[nn.Modul
     check_unquantised(config, name)
     check_tokenizer(folder)
     with said(f"{folder}: config.json and weights do not fit"):
-        dense, _ = load_model(folder, lazy=True, model_config=rope_settings(config))
+        dense, _ = load_model(folder, lazy=True, model_config=rotary_settings(config))
     if dense.args.mlp_bias:
         raise UnsupportedModelError(f"The FFNs of {name} have biases, which experts here have not.")
     return dense, load_tokenizer(folder), name
