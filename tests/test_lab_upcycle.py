@@ -215,8 +215,9 @@ def test_the_command_makes_a_model_that_everything_takes(
     main(["lab", "upcycle", str(folder), "--layers", "1,3", "-o", str(out), "--device", "cpu", "--quiet"])
     assert "should be 0 but for rounding" in capsys.readouterr().out
     report = json.loads((out / REPORT).read_text())
-    assert report["exact"]
-    assert report["max_logit_difference"] < 1e-4
+    assert report["deviation"]["exact"]
+    assert report["deviation"]["difference"] < 1e-4
+    assert report["deviation"]["ce"] == pytest.approx(report["deviation"]["dense_ce"], abs=1e-5)
     # 3 more experts of 3 matrices and a gate of 4 rows, in 2 blocks; 2 of 4 experts are idle.
     more, expert = 2 * (3 * 3 * 24 * 40 + 4 * 24), 3 * 24 * 40
     assert report["parameters"]["total"] == report["parameters"]["dense"] + more

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -199,13 +199,7 @@ def upcycle(
     step("writing", 0, 0)
     keep.save_model(output, new, tokenizer)
     step("comparing with the dense model", 0, 0)
-    difference, largest, n_tokens = _deviation(dense, new, tokenizer)
-    exact = is_exact(new.args, settings.only_shared)
-    if exact and not difference < EXACT * max(1.0, largest):
-        raise TrainingError(
-            f"{output} should compute what {name} does, but a logit differs by {difference:.3g}; its FFN is none that "
-            "a copy can take the place of."
-        )
+    found = deviation(dense, new, tokenizer, settings)
     n_dense = sum(value.size for _, value in tree_flatten(dense.parameters()))
     report: Json = {
         "model": str(output),
@@ -213,10 +207,7 @@ def upcycle(
         "settings": asdict(settings) | {"axes": dict(settings.axes)},
         "config": asdict(new.args),
         "parameters": count_parameters(new)._asdict() | {"dense": n_dense},
-        "exact": exact,
-        "max_logit_difference": difference,
-        "largest_logit": largest,
-        "probe_tokens": n_tokens,
+        "deviation": found._asdict(),
         "environment": environment(),
         "command": command,
     }
@@ -250,8 +241,27 @@ def open_dense(model: str | Path, revision: str | None = None) -> tuple[nn.Modul
     return dense, load_tokenizer(folder), name
 
 
-def _deviation(dense: nn.Module, new: Model, tokenizer: PreTrainedTokenizerFast) -> tuple[float, float, int]:
-    """(largest difference of a logit, largest logit, tokens) on the first tokens of bundled prompts, in float32."""
+class Deviation(NamedTuple):
+    """How far an upcycled model is from the dense one on a few texts, in float32.
+
+    exact: whether theory says not at all; difference: the largest of a logit; largest: the dense model's largest logit;
+    dense_ce, ce: cross-entropies, nats a token; tokens: how many.
+    """
+
+    exact: bool
+    difference: float
+    largest: float
+    dense_ce: float
+    ce: float
+    tokens: int
+
+
+def deviation(dense: nn.Module, new: Model, tokenizer: PreTrainedTokenizerFast, settings: Upcycling) -> Deviation:
+    """Run both on the first tokens of bundled prompts; both are float32 from then on.
+
+    Raises ModelLoadError where no prompt has so many tokens, TrainingError where they differ though theory says that
+    they do not.
+    """
     texts, length = PROBE
     corpora = read_texts(BUNDLED, Reading(max_samples=texts))
     documents = [document.text for corpus in corpora for document in corpus.documents]
@@ -265,4 +275,12 @@ def _deviation(dense: nn.Module, new: Model, tokenizer: PreTrainedTokenizerFast)
         model.eval()
     use_cpu_path(new)
     old, made = dense(ids), new(ids)
-    return float(mx.abs(old - made).max()), float(mx.abs(old).max()), int(ids.size)
+    losses = [nn.losses.cross_entropy(y[:, :-1], ids[:, 1:], reduction="mean") for y in (old, made)]
+    difference, largest = float(mx.abs(old - made).max()), float(mx.abs(old).max())
+    exact = is_exact(new.args, settings.only_shared)
+    if exact and not difference < EXACT * max(1.0, largest):
+        raise TrainingError(
+            f"The new model should compute what the dense one does, but a logit differs by {difference:.3g}; its FFN "
+            "is none that a copy can take the place of."
+        )
+    return Deviation(exact, difference, largest, *(float(loss) for loss in losses), int(ids.size))

@@ -33,7 +33,7 @@ def print_lab(report: Json, console: Console | None = None) -> None:
 def print_upcycled(report: Json, console: Console | None = None) -> None:
     """Print what a dense model became, and how far from it that computes."""
     console = console or Terminal()
-    config, counts = report["config"], report["parameters"]
+    config, counts, found = report["config"], report["parameters"], report["deviation"]
     console.print(f"{report['dense']} with {config['router']}", style="bold", markup=False)
     table = plain_table()
     table.add_column("", no_wrap=True)
@@ -43,7 +43,7 @@ def print_upcycled(report: Json, console: Console | None = None) -> None:
     table.add_row("Parameters of the dense model", f"{counts['dense']:,}")
     table.add_row("Parameters", f"{counts['total']:,}")
     table.add_row("Parameters a token goes through", f"{counts['active']:,}")
-    expected = "should be 0 but for rounding" if report["exact"] else "not exact with this router"
-    table.add_row("Largest difference of a logit", f"{report['max_logit_difference']:.3g}")
+    expected = "should be 0 but for rounding" if found["exact"] else "not exact with this router"
+    table.add_row("Largest difference of a logit", f"{found['difference']:.3g}")
     console.print(table)
-    console.print(f"The difference is over {report['probe_tokens']} tokens; {expected}.", markup=False)
+    console.print(f"The difference is over {found['tokens']} tokens; {expected}.", markup=False)
