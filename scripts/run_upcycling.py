@@ -5,8 +5,8 @@
     python scripts/run_upcycling.py --dense runs/smollm2 --data ../shared/data --out runs/upcycling
 
 Every step leaves files under --out and is left out where they are there, so the script goes on where it was stopped; a
-training goes on from its checkpoint. --only names single steps. The last one, ``collect``, writes upcycling.json and the
-page beside it into results/upcycling/ from what the others left.
+training goes on from its checkpoint. --only names single steps. The last one, ``collect``, writes upcycling.json and
+the page beside it into results/upcycling/ from what the others left.
 
     texts      pieces of documents of --data/domains, by domain, some documents of each held out
     exactness  every router: how far its logits are from the dense model's before training
@@ -37,7 +37,6 @@ from mlx_moebench.data.training_log import read_log
 from mlx_moebench.environment import environment
 from mlx_moebench.lab.upcycle import Upcycling, deviation, open_dense, upcycled
 from mlx_moebench.models import select_device
-from mlx_moebench.pair.storage import read_report
 from mlx_moebench.train import train_adapter, training_config
 
 LAYERS, EXPERTS, TOP_K = "22-29", 4, 2
@@ -221,8 +220,7 @@ def routing(path: Path) -> Any:
 def outcome(folder: Path) -> dict[str, Any]:
     """What a LoRA did: cross-entropy, and routing before and after."""
     trained = load(folder / "training_report.json")
-    summaries = {when: read_report(folder / f"routing_{when}.json")["summary"] for when in ("before", "after")}
-    return {"ce": trained["ce"], **summaries}
+    return {key: trained[key] for key in ("ce", "tokens_trained", "routing_before", "routing_after", "routing_loss")}
 
 
 def load(path: Path) -> Any:
