@@ -125,19 +125,8 @@ def exactness(args: argparse.Namespace) -> None:
 
 
 def upcycle(args: argparse.Namespace) -> None:
-    run(
-        "lab",
-        "upcycle",
-        args.dense,
-        "--layers",
-        LAYERS,
-        "--experts",
-        EXPERTS,
-        "--top-k",
-        TOP_K,
-        "-o",
-        args.out / "start",
-    )
+    sizes = ["--layers", LAYERS, "--experts", EXPERTS, "--top-k", TOP_K]
+    run("lab", "upcycle", args.dense, *sizes, "-o", args.out / "start")
 
 
 def train(args: argparse.Namespace) -> None:
