@@ -32,6 +32,7 @@ import numpy as np
 from notes import render_notes
 from run_rescue import SETTINGS
 
+from mlx_moebench.data.files import read_rows
 from mlx_moebench.data.training_log import FILE as LOG
 from mlx_moebench.data.training_log import read_log
 from mlx_moebench.environment import environment
@@ -56,7 +57,7 @@ ROUTERS: list[dict[str, Any]] = [
 
 TRAINING = {
     "seq-length": 256, "batch-size": 4, "micro-batch-size": 2, "learning-rate": 2e-4, "warmup": 5, "clip": 1.0,
-    "snapshot-every": 10, "save-every": 10, "eval-every": 20, "eval-batches": 4, "seed": 0,
+    "snapshot-every": 15, "save-every": 15, "eval-every": 30, "eval-batches": 4, "seed": 0,
 }  # fmt: skip
 
 PIECE, TRAIN_CHARACTERS, HELD_OUT = 1000, 200_000, 40
@@ -85,7 +86,7 @@ def texts(args: argparse.Namespace) -> None:
     """Train and test texts of each domain; and both mixed, as ``train`` of the package reads them."""
     mixed: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
     for path in sorted((args.data / "domains").glob("*.jsonl")):
-        rows = [text_of(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [text_of(row.values) for row in read_rows(path)]
         order = np.random.default_rng(0).permutation(len(rows))
         held_out = max(len(rows) // 8, 1)
         parts = {"test": order[:held_out], "train": order[held_out:]}
@@ -250,7 +251,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/upcycling"), help="folder of the runs [runs/upcycling]")
     parser.add_argument("--results", type=Path, default=Path("results/upcycling"), help="[results/upcycling]")
     parser.add_argument("--only", nargs="+", choices=list(STEPS), default=list(STEPS), help="steps to run [all]")
-    parser.add_argument("--steps", type=int, default=100, help="updates of 1,024 tokens [100]")
+    parser.add_argument("--steps", type=int, default=90, help="updates of 1,024 tokens [90]")
     parser.add_argument("--questions", type=int, default=200, help="rows of LAMBADA [200]")
     parser.add_argument("--samples", type=int, default=12, help="held-out pieces of a domain to profile [12]")
     parser.add_argument("--seeds", type=int, default=1, help="LoRAs of each arm [1]")
