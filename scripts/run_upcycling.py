@@ -63,6 +63,9 @@ TRAINING = {
 PIECE, TRAIN_CHARACTERS, HELD_OUT = 1000, 200_000, 40
 """Characters of a piece, of a domain's training text, and pieces of a domain that are held out."""
 
+MODELS = ("dense", "start", "trained")
+"""The dense model, the upcycled one, and that after its training."""
+
 FLOOR = {"name": "entropy_floor", "signal": "load", "floor": {"fraction": 0.98}}
 ARMS = {"control": 0.0, "ldiv": 0.3}
 LDIV = SETTINGS | {
@@ -138,14 +141,17 @@ def train(args: argparse.Namespace) -> None:
 
 
 def lambada(args: argparse.Namespace) -> None:
-    models = [f"dense={args.dense}", f"start={args.out / 'start'}", f"trained={args.out / 'trained'}"]
-    run("lab", "eval", *models, "--task", "lambada", "--data", args.data / "zeroshot", "--limit", args.questions,
-        "-o", args.out / "lambada.json", "--resume")  # fmt: skip
+    for name, model in {"dense": args.dense, "start": args.out / "start", "trained": args.out / "trained"}.items():
+        if name in args.models:
+            run("lab", "eval", f"{name}={model}", "--task", "lambada", "--data", args.data / "zeroshot",
+                "--limit", args.questions, "-o", args.out / f"lambada_{name}.json", "--resume")  # fmt: skip
 
 
 def profile(args: argparse.Namespace) -> None:
     domains = [word for path in sorted((args.out / "texts" / "test").glob("*.jsonl")) for word in ("--domain", path)]
     for name in ("start", "trained"):
+        if name not in args.models:
+            continue
         run("profile", "--model", args.out / name, *domains, "--max-samples", args.samples, "--max-length", 128,
             "--output", args.out / f"profile_{name}", "--resume")  # fmt: skip
 
@@ -251,6 +257,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/upcycling"), help="folder of the runs [runs/upcycling]")
     parser.add_argument("--results", type=Path, default=Path("results/upcycling"), help="[results/upcycling]")
     parser.add_argument("--only", nargs="+", choices=list(STEPS), default=list(STEPS), help="steps to run [all]")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="to ask and to profile [all]")
     parser.add_argument("--steps", type=int, default=90, help="updates of 1,024 tokens [90]")
     parser.add_argument("--questions", type=int, default=200, help="rows of LAMBADA [200]")
     parser.add_argument("--samples", type=int, default=12, help="held-out pieces of a domain to profile [12]")

@@ -275,7 +275,7 @@ def deviation(dense: nn.Module, new: Model, tokenizer: PreTrainedTokenizerFast, 
         model.eval()
     use_cpu_path(new)
     old, made = dense(ids), new(ids)
-    losses = [nn.losses.cross_entropy(y[:, :-1], ids[:, 1:], reduction="mean") for y in (old, made)]
+    before, after = (float(nn.losses.cross_entropy(y[:, :-1], ids[:, 1:], reduction="mean")) for y in (old, made))
     difference, largest = float(mx.abs(old - made).max()), float(mx.abs(old).max())
     exact = is_exact(new.args, settings.only_shared)
     if exact and not difference < EXACT * max(1.0, largest):
@@ -283,4 +283,4 @@ def deviation(dense: nn.Module, new: Model, tokenizer: PreTrainedTokenizerFast, 
             f"The new model should compute what the dense one does, but a logit differs by {difference:.3g}; its FFN "
             "is none that a copy can take the place of."
         )
-    return Deviation(exact, difference, largest, *(float(loss) for loss in losses), int(ids.size))
+    return Deviation(exact, difference, largest, before, after, int(ids.size))
