@@ -14,6 +14,7 @@ the page beside it into results/upcycling/ from what the others left.
     train      experts and gates alone, the rest frozen, with a series of checkpoints
     lambada    the dense model, the upcycled one before training, and after it
     profile    routing on held-out texts of every domain, before and after
+    dynamics   routing on the same texts through the series of checkpoints
     ldiv       LoRA on the gates with an entropy floor, and without: the control
     report     the page of all of it
 """
@@ -156,6 +157,12 @@ def profile(args: argparse.Namespace) -> None:
             "--output", args.out / f"profile_{name}", "--resume")  # fmt: skip
 
 
+def dynamics(args: argparse.Namespace) -> None:
+    texts = args.out / "texts" / "mixed" / "valid.jsonl"
+    run("dynamics", args.out / "trained", "--dataset", texts, "--max-samples", 3 * args.samples, "--max-length", 128,
+        "--output-dir", args.out / "stages", "-o", args.out / "dynamics.json", "--plot", args.out / "dynamics.png")  # fmt: skip
+
+
 def ldiv(args: argparse.Namespace) -> None:
     """One adapter of each arm and seed."""
     for seed in range(args.seeds):
@@ -175,7 +182,8 @@ def ldiv(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    run("report", args.out / "profile_trained", args.out / "ldiv" / "ldiv" / "0", "-o", args.out / "report.html")
+    adapters = [args.out / "ldiv" / arm / "0" for arm in ARMS]
+    run("report", args.out / "profile_trained", *adapters, args.out / "dynamics.json", "-o", args.out / "report.html")
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -243,6 +251,7 @@ STEPS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "train": (train, "trained/lab_report.json"),
     "lambada": (lambada, ""),
     "profile": (profile, ""),
+    "dynamics": (dynamics, "dynamics.json"),
     "ldiv": (ldiv, ""),
     "report": (report, ""),
     "collect": (collect, ""),

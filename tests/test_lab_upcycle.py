@@ -19,6 +19,7 @@ from mlx_moebench.data.training_log import FILE as LOG  # noqa: E402
 from mlx_moebench.data.training_log import read_log  # noqa: E402
 from mlx_moebench.errors import MoebenchError  # noqa: E402
 from mlx_moebench.instrument import capture  # noqa: E402
+from mlx_moebench.instrument.similarity import weight_similarity  # noqa: E402
 from mlx_moebench.lab.llama import Model  # noqa: E402
 from mlx_moebench.lab.pretrain import pretrain  # noqa: E402
 from mlx_moebench.lab.routers import router_names  # noqa: E402
@@ -165,6 +166,13 @@ def test_half_weighs_both_alike_whatever_the_preset_does() -> None:
     assert (args.routed_scaling_factor, args.shared_scale, args.shared_experts) == (0.5, 0.5, 1)
     assert (args.num_experts, args.num_experts_per_tok) == (4, 2)
     assert made(dense(), router="shared_v3", combine="add").args.routed_scaling_factor == 2.5
+
+
+def test_copies_are_alike_and_what_is_drawn_is_not() -> None:
+    alike = [weight_similarity(made(dense(), **row).layers[1].mlp.experts) for row in EXACT]
+    assert alike == pytest.approx([1.0] * len(EXACT))
+    drawn = made(dense(), router="shared_v2", only_shared=True).layers[1].mlp.experts
+    assert weight_similarity(drawn) == pytest.approx(0, abs=0.1)
 
 
 def test_gates_follow_from_the_seed() -> None:
