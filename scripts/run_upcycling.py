@@ -159,8 +159,9 @@ def profile(args: argparse.Namespace) -> None:
 
 def dynamics(args: argparse.Namespace) -> None:
     texts = args.out / "texts" / "mixed" / "valid.jsonl"
+    plot = args.out / "dynamics.png"
     run("dynamics", args.out / "trained", "--dataset", texts, "--max-samples", 3 * args.samples, "--max-length", 128,
-        "--output-dir", args.out / "stages", "-o", args.out / "dynamics.json", "--plot", args.out / "dynamics.png")  # fmt: skip
+        "--output-dir", args.out / "stages", "-o", args.out / "dynamics.json", "--plot", plot)  # fmt: skip
 
 
 def ldiv(args: argparse.Namespace) -> None:
