@@ -55,6 +55,11 @@ def only_routing() -> Iterator[None]:
         _here.only_routing = before
 
 
+def is_for_routing_alone() -> bool:
+    """Whether this thread is inside `only_routing`: what is computed at once is then computed for nobody."""
+    return _here.only_routing
+
+
 def has_cpu_path() -> bool:
     """Whether experts are grouped here: on a Linux CPU, unless it is switched off."""
     off = os.environ.get(ENVIRONMENT_VARIABLE, "").lower() == "off"

@@ -14,6 +14,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.base import BaseModelArgs, create_attention_mask, scaled_dot_product_attention
 
+from ..instrument.cpu_path import has_cpu_path
+from ..instrument.softmax import softmax
 from ..routing.record import Array, Routing
 from .experts import Experts
 from .routers import Axes, route, router_named
@@ -66,8 +68,18 @@ class Attention(nn.Module):
         queries, keys = self.rope(queries, offset=offset), self.rope(keys, offset=offset)
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
-        out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
+        if cache is None and has_cpu_path():
+            out = _attention(queries * self.scale, keys, values)
+        else:
+            out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, S, -1))
+
+
+def _attention(queries: Array, keys: Array, values: Array) -> Array:
+    """Causal attention of [B, H, S, W], where MLX has no kernel for it that has a gradient, and a slow softmax."""
+    length = queries.shape[2]
+    hidden = mx.triu(mx.full((length, length), -mx.inf), 1)
+    return softmax(queries @ keys.swapaxes(-1, -2) + hidden) @ values
 
 
 class FeedForward(nn.Module):

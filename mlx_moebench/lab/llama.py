@@ -48,8 +48,8 @@ class GatedExperts(Experts):
     def _make_networks(self, axes: Axes, hidden_size: int, width: int) -> None:
         self.ffn = SwitchGLU(hidden_size, width, axes.num_experts)
 
-    def _run_networks(self, x: Array, experts: Array) -> Array:
-        y: Array = self.ffn(x, experts)
+    def _run_networks(self, rows: Array, chosen: Array) -> Array:
+        y: Array = self.ffn(rows, self._expert_ids(chosen, 0))
         return y
 
 

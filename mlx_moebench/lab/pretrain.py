@@ -16,6 +16,7 @@ import numpy as np
 from mlx_lm.generate import generate_step
 from transformers import PreTrainedTokenizerFast
 
+from ..allocator import keep_freed_memory
 from ..checkpoints import shortened
 from ..data.training_log import FILE as LOG
 from ..environment import environment
@@ -83,7 +84,8 @@ def pretrain(
     Raises MoebenchError subclasses; what was saved before stays.
     """
     settings = settings.resolved()
-    select_device(device)
+    if select_device(device) == "cpu":
+        keep_freed_memory()
     group, folder = mx.distributed.init(), Path(folder)
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder} is no folder; name one with --output.")
