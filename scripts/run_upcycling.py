@@ -37,7 +37,8 @@ from mlx_moebench.data.files import read_rows
 from mlx_moebench.data.training_log import FILE as LOG
 from mlx_moebench.data.training_log import read_log
 from mlx_moebench.environment import environment
-from mlx_moebench.lab.upcycle import Upcycling, deviation, open_dense, upcycled
+from mlx_moebench.lab.pretrain import REPORT as LAB_REPORT
+from mlx_moebench.lab.upcycle import REPORT, Upcycling, deviation, open_dense, upcycled
 from mlx_moebench.models import select_device
 from mlx_moebench.train import train_adapter, training_config
 
@@ -63,6 +64,8 @@ TRAINING = {
 
 PIECE, TRAIN_CHARACTERS, HELD_OUT = 1000, 200_000, 40
 """Characters of a piece, of a domain's training text, and pieces of a domain that are held out."""
+
+TEMPLATE = Path(__file__).parents[1] / "results" / "upcycling" / "README.in.md"
 
 MODELS = ("dense", "start", "trained")
 """The dense model, the upcycled one, and that after its training."""
@@ -189,37 +192,44 @@ def report(args: argparse.Namespace) -> None:
 
 def collect(args: argparse.Namespace) -> None:
     """What the steps left, in one file, and the page that quotes it."""
-    trained = load(args.out / "trained" / "lab_report.json")
-    evaluated = load(args.out / "lambada.json")
+    trained, start = load(args.out / "trained" / LAB_REPORT), load(args.out / "start" / REPORT)
     content = {
         "script": "scripts/run_upcycling.py",
         "exactness": load(args.out / "exactness.json"),
-        "upcycled": {key: load(args.out / "start" / "upcycle_report.json")[key] for key in ("parameters", "config")},
-        "training": {
-            key: trained[key] for key in ("settings", "tokens_trained", "tokens_per_second", "seconds", "ce", "sample")
-        },
-        "log": [
-            {key: entry[key] for key in ("step", "val_ce") if key in entry}
-            for entry in read_log(args.out / "trained" / LOG)
-            if "val_ce" in entry
-        ],
-        "lambada": evaluated,
+        "upcycled": {"parameters": start["parameters"], "config": start["config"]},
+        "training": {key: trained[key] for key in ("settings", "tokens_trained", "tokens_per_second", "seconds", "ce")},
+        "domains": sorted(path.stem for path in (args.out / "texts" / "train").glob("*.jsonl")),
+        "log": [entry for entry in read_log(args.out / "trained" / LOG) if "val_ce" in entry],
+        "lambada": answers(args),
         "routing": {name: routing(args.out / f"profile_{name}" / "profile.json") for name in ("start", "trained")},
-        "ldiv": {
-            arm: [outcome(args.out / "ldiv" / arm / str(seed)) for seed in range(args.seeds)] for arm in ARMS
-        },
+        "dynamics": load(args.out / "dynamics.json"),
+        "ldiv_settings": {"iters": LDIV["iters"], "batch_size": LDIV["batch_size"], "floor": FLOOR, "arms": ARMS},
+        "ldiv": {arm: [outcome(args.out / "ldiv" / arm / str(seed)) for seed in range(args.seeds)] for arm in ARMS},
         "environment": environment(),
-    }  # fmt: skip
+    }
     args.results.mkdir(parents=True, exist_ok=True)
     save(args.results / "upcycling.json", content)
-    page = render_notes(Path(__file__).parents[1] / "results" / "upcycling" / "README.in.md", args.results)
+    page = render_notes(TEMPLATE, args.results)
     (args.results / "README.md").write_text(page, encoding="utf-8")
+
+
+def answers(args: argparse.Namespace) -> dict[str, Any]:
+    """LAMBADA of each model: accuracy with its interval, and how many questions it answers as the dense model does."""
+    found = {name: load(args.out / f"lambada_{name}.json")["runs"][0]["results"]["lambada"] for name in MODELS}
+    right = {name: one["right"] for name, one in found.items()}
+    keys = ("value", "low", "high", "method", "n", "perplexity")
+    return {
+        name: {key: one[key] for key in keys}
+        | {"same": sum(a == b for a, b in zip(right[name], right["dense"], strict=True))}
+        for name, one in found.items()
+    }
 
 
 def routing(path: Path) -> Any:
     """The routers of a profile, without what is of single experts."""
     (model,) = load(path)["models"]
-    return [{key: value for key, value in router.items() if key != "experts"} for router in model["routers"]]
+    keys = ("layer", "moe_layer", "domain_information", "mixture_spread", "findings")
+    return [{key: router[key] for key in keys} for router in model["routers"]]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
