@@ -59,7 +59,7 @@ ROUTERS: list[dict[str, Any]] = [
 
 TRAINING = {
     "seq-length": 256, "batch-size": 4, "micro-batch-size": 2, "learning-rate": 2e-4, "warmup": 5, "clip": 1.0,
-    "snapshot-every": 12, "save-every": 12, "eval-every": 36, "eval-batches": 4, "seed": 0,
+    "snapshot-every": 7, "save-every": 7, "eval-every": 14, "eval-batches": 4, "seed": 0,
 }  # fmt: skip
 
 PIECE, TRAIN_CHARACTERS, HELD_OUT = 1000, 200_000, 40
@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/upcycling"), help="[results/upcycling]")
     parser.add_argument("--only", nargs="+", choices=list(STEPS), default=list(STEPS), help="steps to run [all]")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="to ask and to profile [all]")
-    parser.add_argument("--steps", type=int, default=72, help="updates of 1,024 tokens [72]")
+    parser.add_argument("--steps", type=int, default=42, help="updates of 1,024 tokens [42]")
     parser.add_argument("--questions", type=int, default=200, help="rows of LAMBADA [200]")
     parser.add_argument("--samples", type=int, default=12, help="held-out pieces of a domain to profile [12]")
     parser.add_argument("--seeds", type=int, default=1, help="LoRAs of each arm [1]")

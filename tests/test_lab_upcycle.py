@@ -11,7 +11,10 @@ import pytest
 from conftest import save_checkpoint
 
 mx = pytest.importorskip("mlx.core", reason="needs MLX")
+import make_smollm2  # noqa: E402
+import mlx_lm  # noqa: E402
 from mlx_lm.models import llama  # noqa: E402
+from tokenizers import pre_tokenizers  # noqa: E402
 
 from mlx_moebench import analyze, load  # noqa: E402
 from mlx_moebench.cli import main  # noqa: E402
@@ -365,3 +368,62 @@ def test_parameters_are_those_of_the_dense_model_elsewhere() -> None:
     for name in old.keys() & new.keys():
         np.testing.assert_array_equal(old[name], new[name])
     assert len(old.keys() - new.keys()) == 2 * 3
+
+
+# -- the script that unpacks the dense model ---------------------------------------------------------------------------
+
+
+def as_gguf(model: Any, path: Path) -> None:
+    """A tiny llama as GGUF holds one: its names, and rows of queries and keys that turn together as neighbours."""
+    names = {value: key for key, value in make_smollm2.NAMES.items()}
+    arrays = {}
+    for name, value in tree_flatten(model.parameters()):
+        place, part = name.removesuffix(".weight"), ""
+        if place.startswith("model.layers."):
+            number, _, place = place.removeprefix("model.layers.").partition(".")
+            part = f"blk.{number}."
+        heads = {"self_attn.q_proj": 4, "self_attn.k_proj": 2}.get(place)
+        if heads:
+            rows, width = value.shape
+            value = value.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
+        arrays[f"{part}{names[place]}.weight"] = value
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|endoftext|>", *alphabet, "th", *(f"<unused{n}>" for n in range(42))]
+    sizes = {
+        "embedding_length": 24, "feed_forward_length": 40, "block_count": 4, "attention.head_count": 4,
+        "attention.head_count_kv": 2, "context_length": 64, "vocab_size": 300,
+    }  # fmt: skip
+    facts: dict[str, Any] = {f"llama.{key}": mx.array(value, dtype=mx.uint32) for key, value in sizes.items()}
+    facts |= {
+        "llama.attention.layer_norm_rms_epsilon": mx.array(1e-5),
+        "llama.rope.freq_base": mx.array(10000.0),
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": ["t h"],
+        "tokenizer.ggml.token_type": mx.array([3] + [1] * 299, dtype=mx.int32),
+        "tokenizer.ggml.bos_token_id": mx.array(0, dtype=mx.uint32),
+        "tokenizer.ggml.eos_token_id": mx.array(0, dtype=mx.uint32),
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+    }
+    mx.save_gguf(str(path), arrays, facts)
+
+
+def test_a_gguf_file_becomes_the_model_that_it_was(tmp_path: Path) -> None:
+    old = dense()
+    as_gguf(old, tmp_path / "tiny.gguf")
+    make_smollm2.write(tmp_path / "tiny.gguf", tmp_path / "tiny")
+    model, tokenizer = mlx_lm.load(str(tmp_path / "tiny"))[:2]
+    np.testing.assert_allclose(model(mx.array(IDS)), old(mx.array(IDS)), atol=1e-6)
+    ids = tokenizer.encode("the 12")
+    assert [tokenizer.convert_ids_to_tokens(n) for n in ids] == ["th", "e", "\u0120", "1", "2"]
+    assert tokenizer.eos_token == "<|endoftext|>"
+
+
+def test_packed_weights_are_unpacked() -> None:
+    weight = mx.random.normal((6, 64), key=mx.random.key(5))
+    for bits in (4, 8):  # half a step of what is spread over some 5 deviations
+        packed = dict(
+            zip(("w.weight", "w.scales", "w.biases"), mx.quantize(weight, group_size=32, bits=bits), strict=True)
+        )
+        np.testing.assert_allclose(make_smollm2.unpacked(packed, "w"), weight, atol=0.3 if bits == 4 else 0.03)
