@@ -73,8 +73,8 @@ MODELS = ("dense", "start", "trained")
 FLOOR = {"name": "entropy_floor", "signal": "load", "floor": {"fraction": 0.98}}
 ARMS = {"control": 0.0, "ldiv": 0.3}
 LDIV = SETTINGS | {
-    "iters": 16, "batch_size": 4, "steps_per_eval": 16, "routing_samples": 45, "val_batches": 8, "test": False,
-    "num_layers": -1, "save_every": 8,
+    "iters": 10, "batch_size": 2, "steps_per_eval": 10, "routing_samples": 27, "val_batches": 8, "test": False,
+    "num_layers": -1, "save_every": 5, "learning_rate": 2e-3,
 }  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def profile(args: argparse.Namespace) -> None:
 def dynamics(args: argparse.Namespace) -> None:
     texts = args.out / "texts" / "mixed" / "valid.jsonl"
     plot = args.out / "dynamics.png"
-    run("dynamics", args.out / "trained", "--dataset", texts, "--max-samples", 3 * args.samples, "--max-length", 128,
+    run("dynamics", args.out / "trained", "--dataset", texts, "--max-samples", 2 * args.samples, "--max-length", 128,
         "--output-dir", args.out / "stages", "-o", args.out / "dynamics.json", "--plot", plot)  # fmt: skip
 
 
