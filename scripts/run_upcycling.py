@@ -170,7 +170,7 @@ def dynamics(args: argparse.Namespace) -> None:
 def ldiv(args: argparse.Namespace) -> None:
     """One adapter of each arm and seed."""
     for seed in range(args.seeds):
-        for arm, weight in ARMS.items():
+        for arm in args.arms:
             folder = args.out / "ldiv" / arm / str(seed)
             if not (folder / "training_report.json").exists():
                 settings = LDIV | {
@@ -179,7 +179,7 @@ def ldiv(args: argparse.Namespace) -> None:
                     "routing_data": str(args.out / "texts" / "mixed" / "test.jsonl"),
                     "adapter_path": str(folder),
                     "seed": seed,
-                    "routing_loss": FLOOR | {"weight": weight},
+                    "routing_loss": FLOOR | {"weight": ARMS[arm]},
                 }
                 print(f"training {arm}, seed {seed}", flush=True)
                 train_adapter(training_config(settings), resume=True)
@@ -278,6 +278,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/upcycling"), help="[results/upcycling]")
     parser.add_argument("--only", nargs="+", choices=list(STEPS), default=list(STEPS), help="steps to run [all]")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="to ask and to profile [all]")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="LoRAs to train [both]")
     parser.add_argument("--steps", type=int, default=42, help="updates of 1,024 tokens [42]")
     parser.add_argument("--questions", type=int, default=200, help="rows of LAMBADA [200]")
     parser.add_argument("--samples", type=int, default=12, help="held-out pieces of a domain to profile [12]")
