@@ -29,6 +29,8 @@ from mlx_moebench.lab.routers import router_names  # noqa: E402
 from mlx_moebench.lab.settings import Pretraining  # noqa: E402
 from mlx_moebench.lab.upcycle import REPORT, Upcycling, is_exact, upcycle, upcycled  # noqa: E402
 
+from mlx_moebench.train import train_adapter, training_config  # noqa: E402
+
 from mlx.utils import tree_flatten  # isort: skip  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -291,6 +293,18 @@ def test_stopped_and_resumed_is_never_stopped(started: Path, tmp_path: Path) -> 
         assert bool((a == b).all()), name
     ces = [[entry["ce"] for entry in read_log(tmp_path / run / LOG) if "ce" in entry] for run in ("whole", "cut")]
     assert ces[0] == ces[1]
+
+
+def test_an_entropy_floor_is_put_on_its_gates(started: Path, tmp_path: Path) -> None:
+    settings = {
+        "model": str(started), "adapter_path": str(tmp_path / "floor"), "iters": 2, "batch_size": 2, "num_layers": -1,
+        "max_seq_length": 16, "max_length": 16, "val_batches": 1, "routing_samples": 4, "learning_rate": 1e-2,
+        "lora_parameters": {"rank": 2, "scale": 10.0, "dropout": 0.0, "keys": ["mlp.gate"]},
+        "routing_loss": {"name": "entropy_floor", "signal": "load", "weight": 1.0, "floor": {"fraction": 1.0}},
+    }  # fmt: skip
+    train_adapter(training_config(settings), device="cpu")
+    adapted: Any = mx.load(str(tmp_path / "floor" / "adapters.safetensors"))
+    assert {name.rpartition(".")[0] for name in adapted} == {f"model.layers.{n}.mlp.gate" for n in (1, 2)}
 
 
 def test_training_lowers_the_loss(folder: Path, tmp_path: Path) -> None:
