@@ -28,7 +28,6 @@ from mlx_moebench.lab.pretrain import pretrain  # noqa: E402
 from mlx_moebench.lab.routers import router_names  # noqa: E402
 from mlx_moebench.lab.settings import Pretraining  # noqa: E402
 from mlx_moebench.lab.upcycle import REPORT, Upcycling, is_exact, upcycle, upcycled  # noqa: E402
-
 from mlx_moebench.train import train_adapter, training_config  # noqa: E402
 
 from mlx.utils import tree_flatten  # isort: skip  # noqa: E402
