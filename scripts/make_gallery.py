@@ -107,7 +107,8 @@ def draw(folder: Path) -> None:
     (folder / "floor.yaml").write_text(FLOOR, encoding="utf-8")
     run(folder, "train", "-c", "floor.yaml", "--adapter-path", TRAINING, "--quiet")
     run(folder, "lab", "train", *PRETRAINING, "-o", "runs/smoe", "--quiet")
-    run(folder, "dynamics", "runs/smoe", "--dataset", "general", "-o", "course.json", "--quiet")
+    course = ["--dataset", "general", "--max-length", "128", "-o", "course.json"]
+    run(folder, "dynamics", "runs/smoe", *course, "--quiet")
     run(folder, "analyze", "--output", "math.json", "--plot", "load.svg", "--quiet")
     for name in ("math", "general", "code"):
         few = ["--dataset", name, "--max-samples", "1", "--max-length", "16"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import few_forms, save_checkpoint
 from dynamics_files import PLAN, SPECS, chosen, plain, report, write
+from family_rows import CONFIGS
 from jsonschema import Draft202012Validator
 
 from mlx_moebench.analysis.checkpoints import Stage, stages
@@ -122,8 +125,8 @@ def test_trend_with_depth() -> None:
 def test_trend_tests_reject_at_their_level() -> None:
     """Of no trend over 6 layers, where an exact test can be below 0.05."""
     rng = np.random.default_rng(3)
-    p = np.array([depth_trend(rng.random(6), range(6))[1] for _ in range(2000)])
-    assert (p < 0.05).mean() < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 2000)
+    p = np.array([depth_trend(rng.random(6), range(6))[1] for _ in range(600)])
+    assert (p < 0.05).mean() < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 600)
     assert (p < 0.05).mean() > 0.01
 
 
@@ -155,7 +158,7 @@ def test_the_report_is_what_the_choices_say() -> None:
                 assert (at["change_rate"]["value"], at["expected_kept"]) == (None, None)
         assert made["routers"][router]["chance"] == {"top_k": 0.25, "top_1": 0.125}
         assert course[-1]["saturation"]["value"] == course[-1]["coactivation_saturation"]["value"] == 1
-        assert course[1]["weight_similarity"]["value"] == pytest.approx(0.4 * router / 2)
+        assert course[1]["output_weight_similarity"]["value"] == pytest.approx(0.4 * router / 2)
     overall = made["overall"]["mlp"]
     for name in ("saturation", "change_rate"):
         each = [router["checkpoints"][2][name]["value"] for router in made["routers"]]
@@ -179,7 +182,7 @@ def test_kinds_of_routers_are_apart() -> None:
     specs = tuple(
         RouterSpec(layer, layer, kind, 8, k) for layer in range(3) for kind, k in (("attention", 1), ("mlp", 2))
     )
-    made = plain(report(specs=specs))
+    made = plain(report((0, 0.6, 1), specs))
     checked("dynamics", made)
     assert set(made["overall"]) == set(made["depth"]) == {"attention", "mlp"}
     assert made["depth"]["attention"][0]["margin_weight"]["slope"]["value"] is None  # K = 1
@@ -318,7 +321,7 @@ def test_models_are_followed_as_plain_forwards_say(models: Path) -> None:
     unit = weights[2].reshape(len(weights[2]), -1)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     cosines = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
-    assert course[2]["weight_similarity"]["value"] == pytest.approx(cosines.mean(), abs=1e-6)
+    assert course[2]["output_weight_similarity"]["value"] == pytest.approx(cosines.mean(), abs=1e-6)
 
 
 def test_what_is_kept_is_not_measured_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,6 +361,85 @@ def test_the_command(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["dynamics", str(models / "steps" / "step-0"), "moebench-nano", *few])
     assert "different routers" in capsys.readouterr().err
+
+
+@few_forms
+def test_every_form_of_routing_is_followed(make_form: Any, tmp_path: Path) -> None:
+    """Two random models of a form agree by chance, and each with itself in all."""
+    pytest.importorskip("mlx.core", reason="needs MLX")
+    from mlx_moebench.analysis.checkpoints import Stage
+    from mlx_moebench.analysis.dynamics import dynamics_report
+    from mlx_moebench.instrument import config_of
+    from mlx_moebench.options import Options, Reading
+
+    names = [
+        str(save_checkpoint(tmp_path / f"m{n}", make_form(n), CONFIGS[config_of(make_form(n))["model_type"]]))
+        for n in (0, 1)
+    ]
+    series = [Stage(Path(name).name, name, None) for name in names]
+    made = dynamics_report(series, "math", Options(reading=Reading(max_samples=6, max_length=12), plan=PLAN))
+    checked("dynamics", plain(made))
+    for router in made["routers"]:
+        first, last = router["checkpoints"]
+        assert last["saturation"]["value"] == 1
+        assert abs(first["saturation"]["value"] - first["expected_saturation"]) < 0.4
+        assert first["saturation"]["value"] == pytest.approx(1 - last["change_rate"]["value"])
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_every_router_of_the_lab_is_followed(tmp_path: Path) -> None:
+    """Columns that are no experts, carried logits and biases change nothing in what is counted."""
+    pytest.importorskip("mlx.core", reason="needs MLX")
+    from mlx_moebench.analysis.dynamics import dynamics
+    from mlx_moebench.lab.pretrain import pretrain
+    from mlx_moebench.lab.routers import router_names
+    from mlx_moebench.lab.settings import Pretraining
+
+    for name in router_names():
+        sizes: dict[str, Any] = {
+            "steps": 2,
+            "batch_size": 2,
+            "micro_batch_size": 2,
+            "seq_length": 32,
+            "vocab_size": 300,
+        }
+        pretrain(Pretraining(router=name, snapshot_every=1, eval_every=0, **sizes), tmp_path / name, device="cpu")
+        made = dynamics([tmp_path / name], "general", max_length=32, max_samples=12, plan=PLAN)
+        checked("dynamics", plain(made))
+        spec = made["routers"][0]
+        assert len(spec["checkpoints"][0]["selection_counts"]) == spec["n_experts"]
+        similar = [at["output_weight_similarity"]["value"] for at in spec["checkpoints"]]
+        assert all(-0.2 < value < 0.9 for value in similar), name
+
+
+@pytest.mark.slow
+def test_torch_follows_the_same_choices(tmp_path: Path) -> None:
+    """The embedded model, and the same with other routers."""
+    pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    mx = pytest.importorskip("mlx.core", reason="needs MLX")
+
+    from mlx_moebench.analysis.dynamics import dynamics
+    from mlx_moebench.checkpoints import NANO
+
+    for number in range(2):
+        folder = shutil.copytree(NANO, tmp_path / f"step-{number}")
+        path = folder / "model.safetensors"
+        arrays: Any = dict(mx.load(str(path)))
+        mx.random.seed(0)
+        for name in [name for name in arrays if number and "gate.weight" in name]:
+            noise = mx.random.normal(arrays[name].shape) * mx.std(arrays[name].astype(mx.float32))
+            arrays[name] = (arrays[name] + noise).astype(arrays[name].dtype)
+        mx.eval(arrays)
+        mx.save_safetensors(str(path), arrays, {"format": "pt"})
+    options: dict[str, Any] = {"max_samples": 10, "max_length": 16, "plan": PLAN}
+    places = [tmp_path / f"step-{number}" for number in range(2)]
+    ours, theirs = (plain(dynamics(places, "math", backend=name, **options)) for name in ("mlx", "torch"))
+    for mine, other in zip(ours["routers"], theirs["routers"], strict=True):
+        assert 0.2 < mine["checkpoints"][0]["saturation"]["value"] < 0.9
+        for a, b in zip(mine["checkpoints"], other["checkpoints"], strict=True):
+            assert a["saturation"]["value"] == pytest.approx(b["saturation"]["value"], abs=0.01)
+            assert b["output_weight_similarity"]["value"] is None
 
 
 @pytest.mark.slow

@@ -14,9 +14,10 @@ import pytest
 from mlx_moebench.data import read_corpus
 from mlx_moebench.data.zeroshot import TASKS, Item, known_tasks, read_task
 from mlx_moebench.errors import DataError, EvaluationError
+from mlx_moebench.evaluate.choices import Request
 from mlx_moebench.evaluate.ranks import average_ranks, over_seeds, ranked
 from mlx_moebench.evaluate.runs import Run, ask, evaluate_runs
-from mlx_moebench.evaluate.zeroshot import Answered, summarised
+from mlx_moebench.evaluate.zeroshot import Answered, _fitting, summarised
 from mlx_moebench.options import Plan, Reading
 
 PLAN = Plan(resamples=200)
@@ -284,6 +285,17 @@ def test_answers_and_perplexity_are_those_of_plain_forwards(nano: Any, folder: P
     assert text["perplexity"]["value"] == pytest.approx(math.exp(text["loss"]["value"]))
 
 
+def test_what_does_not_fit_is_cut() -> None:
+    """Of 8 positions: a choice keeps 4 tokens, the context its last ones."""
+    short, long = Request((1, 2, 3), (4, 5)), Request((1, 2, 3), tuple(range(9)))
+    assert _fitting([short, short], 8, None) == ([short, short], False)
+    assert _fitting([short, long], None, None) == ([short, long], False)
+    assert _fitting([short, long], 8, None) == ([short, Request((1, 2, 3), (0, 1, 2, 3))], True)
+    wide = Request(tuple(range(20)), (7, 8))
+    assert _fitting([wide], 8, None) == ([Request(tuple(range(14, 20)), (7, 8))], True)
+    assert _fitting([wide], 8, 0)[0][0].context == (0, *range(15, 20))  # a token that begins texts stays
+
+
 def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder: Path) -> None:
     from conftest import TINY_CONFIG, build_tiny, save_checkpoint
 
@@ -316,6 +328,19 @@ def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder
         again = evaluate_runs(every, asked, plan=PLAN, output=output, resume=True)
     assert loaded == ["m2", "m3"]
     assert again["runs"] == whole["runs"]
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("b (3 of 4): PIQA"):
+            raise KeyboardInterrupt
+
+    output.unlink()
+    with pytest.raises(KeyboardInterrupt, match=r"the answers are in .*eval\.json, and --resume continues"):
+        evaluate_runs(every, asked, plan=PLAN, output=output, step=stop)
+    assert len(json.loads(output.read_text())["runs"]) == 3
+    assert evaluate_runs(every, asked, plan=PLAN, output=output, resume=True)["runs"] == whole["runs"]
+    output.write_text(sealed_text(broken | {"complete": False}))
+    with pytest.raises(EvaluationError, match="did not finish: continue with --resume"):
+        evaluate_runs(every, asked, plan=PLAN, output=output)
     with pytest.raises(EvaluationError, match="the tasks in it are not those of this run"):
         evaluate_runs(every, ask(["blimp"], folder), plan=PLAN, output=output, resume=True)
     with pytest.raises(EvaluationError, match="named twice"):
@@ -348,6 +373,18 @@ def test_a_dense_model_is_asked_too(tmp_path: Path, folder: Path, nano: Any) -> 
     from mlx_moebench.options import Loading
 
     assert load_any(tmp_path / "dense", Loading()).model.args.rope_theta == 1e5
+
+
+@pytest.mark.slow
+def test_the_dense_baseline_of_the_lab_is_asked_too(tmp_path: Path, folder: Path, nano: Any) -> None:
+    from mlx_moebench.lab.pretrain import pretrain
+    from mlx_moebench.lab.settings import Pretraining
+
+    sizes: dict[str, Any] = {"steps": 1, "batch_size": 2, "micro_batch_size": 2, "seq_length": 32, "vocab_size": 300}
+    pretrain(Pretraining(router="dense", eval_every=0, **sizes), tmp_path / "dense", device="cpu")
+    report = evaluate_runs([("dense", str(tmp_path / "dense"))], ask(["piqa"], folder, "math"), plan=PLAN)
+    loss = report["runs"][0]["results"]["text"]["loss"]["value"]
+    assert abs(loss - math.log(300)) < 1  # it has learnt nothing
 
 
 def test_the_command(tmp_path: Path, folder: Path, nano: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,7 +209,7 @@ class Course:
         entries |= dict(zip((CHANGE[k] for k in KEPT), changed, strict=True))
         entries["coactivation_stability"] = single(_mean(self.stability[number, places]), NO_INTERVAL)
         entries["coactivation_saturation"] = single(_mean(self.coactivation_saturation[number, places]), NO_INTERVAL)
-        entries["weight_similarity"] = single(_mean(self.similarity[number, places]), WEIGHTS)
+        entries["output_weight_similarity"] = single(_mean(self.similarity[number, places]), WEIGHTS)
         return {name: one.to_dict() for name, one in entries.items()}
 
     def _estimates(self, of: Floats, number: int, places: Sequence[int], changed: bool = False) -> list[Estimate]:

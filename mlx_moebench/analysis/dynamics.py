@@ -118,9 +118,9 @@ def _similarity(runner: Backend, checkpoint: Any, routers: int) -> Floats:
     if runner.name != "mlx":
         return np.full(routers, np.nan)
     from ..instrument.capture import experts_of
-    from ..instrument.similarity import weight_similarity
+    from ..instrument.similarity import output_weight_similarity
 
-    found = (weight_similarity(experts) for experts in experts_of(checkpoint.model))
+    found = (output_weight_similarity(experts) for experts in experts_of(checkpoint.model))
     return np.array([np.nan if value is None else value for value in found])
 
 

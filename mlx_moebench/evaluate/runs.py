@@ -16,7 +16,7 @@ from ..files import write_aside
 from ..measure.backends import Backend, backend_named, check_alone
 from ..options import Loading, LoadingChoices, Plan, Reading, Step, quiet_step, takes, with_choices
 from ..pair.seal import check_json_seal, read_json, sealed_text
-from ..signals import check
+from ..signals import check, stopped_with
 from ..types import Json
 from .ranks import over_seeds, ranked
 from .zeroshot import answer, perplexity, summarised
@@ -124,22 +124,26 @@ def evaluate_runs(
     runner = backend_named(loading.backend)
     check_alone(runner, "Questions are answered")
     runner.select_device(loading.device)
-    report = _begun(runner, asked, plan, command)
-    before = _before(report, output) if resume and output is not None else {}
-    path = None if output is None else Path(output)
+    report, path = _begun(runner, asked, plan, command), None if output is None else Path(output)
+    before = {} if path is None or not path.exists() else _before(report, path, resume)
 
     def save() -> None:
         if path is not None:
             write_aside({path: sealed_text(report).encode()})
         check()
 
-    for number, run in enumerate(every):
-        told = _told(step, run, number, len(every))
-        entry = before.get(run) or {"name": run.name, "place": run.place, "model": None, "results": {}}
-        report["runs"].append(entry)
-        for _ in _answered(runner, run, entry, asked, loading, plan, told):
-            save()
-        runner.forget()
+    try:
+        for number, run in enumerate(every):
+            told = _told(step, run, number, len(every))
+            entry = before.get(run) or {"name": run.name, "place": run.place, "model": None, "results": {}}
+            report["runs"].append(entry)
+            for _ in _answered(runner, run, entry, asked, loading, plan, told):
+                save()
+            runner.forget()
+    except KeyboardInterrupt as error:
+        if path is None or not any(one["results"] for one in report["runs"]):
+            raise
+        raise stopped_with(error, f"; the answers are in {path}, and --resume continues from there.") from error
     report["models"] = summary(report["runs"], asked.names, plan.level)
     report["complete"] = True
     save()
@@ -168,17 +172,19 @@ def _begun(runner: Backend, asked: Asked, plan: Plan, command: str | None) -> Js
     }
 
 
-def _before(report: Json, output: str | Path) -> dict[Run, Json]:
-    """The runs of the report at ``output``, if there is one; raises EvaluationError where other things were asked."""
-    path = Path(output)
-    if not path.exists():
-        return {}
+def _before(report: Json, path: Path, resume: bool) -> dict[Run, Json]:
+    """The runs of the report at ``path`` to go on from; raises EvaluationError where other things were asked there, or
+    where it is not finished and would be replaced."""
     before = read_json(path, EvaluationError)
+    if not resume:
+        if isinstance(before, dict) and before.get("kind") == KIND and not before.get("complete"):
+            raise EvaluationError(f"{path} holds a run that did not finish: continue with --resume, or delete it.")
+        return {}
     if not isinstance(before, dict) or before.get("kind") != KIND:
         raise EvaluationError(f"{path} is JSON, but no report of lab eval.")
     check_json_seal(before, str(path))
     for section in ("settings", "tasks", "harness", "text"):
-        if before[section] != report[section]:
+        if before.get(section) != report[section]:
             raise EvaluationError(f"Cannot resume {path}: the {section} in it are not those of this run; repeat them.")
     return {Run(one["name"], one["place"]): one for one in before["runs"]}
 
@@ -251,7 +257,8 @@ def _of_harness(name: str, report: Json) -> Json:
     if chosen is None:
         raise EvaluationError(f"The task {name} of lm-evaluation-harness gives no number.")
     n = report["data"]["tasks"].get(name, {}).get("n")
-    return metrics[chosen] | {"n": n, "metric": chosen, "by": f"lm-evaluation-harness {report['data']['lm_eval']}"}
+    entry: Json = metrics[chosen]
+    return entry | {"n": n, "metric": chosen, "by": f"lm-evaluation-harness {report['data']['lm_eval']}"}
 
 
 def summary(runs: Sequence[Json], names: Sequence[str], level: float = 0.95) -> list[Json]:

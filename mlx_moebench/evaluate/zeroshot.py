@@ -30,7 +30,7 @@ lm-evaluation-harness), or that over its characters without the leading space (`
 class Answered:
     """What a model made of an item: of each choice ln p in nats, its tokens, and whether each was the likeliest.
 
-    truncated: the context was cut from the front to fit the model's positions.
+    truncated: something was cut to fit the model's positions.
     """
 
     log_likelihoods: tuple[float, ...]
@@ -59,14 +59,14 @@ def answer(
 ) -> list[Answered]:
     """What a checkpoint makes of every item, in order. step(done): questions whose choices are all scored.
 
-    A context is cut from the front where it does not fit the model's positions with its longest choice. Raises what
-    `choices.score` and `choices.fitted` raise.
+    What does not fit the model's positions is cut: choices at their end, to half of the positions, and then the context
+    from the front. Raises what `choices.score` raises.
     """
     positions: int | None = runner.config(checkpoint.model).get("max_position_embeddings")
     tokenizer, posed, cut = checkpoint.tokenizer, [], []
     for item in items:
         requests = encode_choices(tokenizer, item.context, item.choices)
-        requests, truncated = fitted(requests, positions, tokenizer.bos_token_id)
+        requests, truncated = _fitting(requests, positions, tokenizer.bos_token_id)
         posed.append(requests)
         cut.append(truncated)
     every = [request for requests in posed for request in requests]
@@ -84,6 +84,16 @@ def answer(
             )
         )
     return answers
+
+
+def _fitting(requests: list[Request], positions: int | None, bos: int | None) -> tuple[list[Request], bool]:
+    """Requests of one context within the model's positions, and whether something had to be cut for that."""
+    longest = max(len(one.continuation) for one in requests)
+    if positions is None or len(requests[0].context) + longest <= positions:
+        return requests, False
+    room = max(positions // 2, 1)
+    shorter = [Request(one.context, one.continuation[:room]) for one in requests]
+    return fitted(shorter, positions, bos)[0], True
 
 
 def summarised(questions: Questions, answers: Sequence[Answered], plan: Plan) -> Json:

@@ -10,7 +10,7 @@ OUTPUT = ("down_proj", "fc2", "output_linear", "w2")
 """What the last matrix of an expert is called, inside the module that runs all experts of a layer."""
 
 
-def weight_similarity(experts: nn.Module) -> float | None:
+def output_weight_similarity(experts: nn.Module) -> float | None:
     """Mean cosine of the output weights of all pairs of experts; None where they do not lie in one array [E, ...].
 
     Formula: mean over i != j of <w_i, w_j> / (|w_i| |w_j|), w_i the expert's last matrix as a vector; from
@@ -36,7 +36,9 @@ def weight_similarity(experts: nn.Module) -> float | None:
 
 def _unpacked(layer: nn.Module, expert: int) -> mx.array:
     if "scales" not in layer:
-        return layer.weight[expert]
+        weight: mx.array = layer.weight[expert]
+        return weight
     biases = None if layer.get("biases") is None else layer.biases[expert]
     packing = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
-    return mx.dequantize(layer.weight[expert], layer.scales[expert], biases, **packing)
+    unpacked: mx.array = mx.dequantize(layer.weight[expert], layer.scales[expert], biases, **packing)
+    return unpacked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -276,6 +277,8 @@ def try_out(model: nn.Module, folder: Path) -> None:
 
 
 def read_tokenizer(folder: Path, config: Json, trust_remote_code: bool) -> TokenizerWrapper:
+    # It wonders at a model_type that it has no class for, though a tokenizer needs none.
+    logging.getLogger("transformers.configuration_utils").setLevel(logging.ERROR)
     # Said either way: left open, transformers would stop and ask on the terminal.
     extra = {"trust_remote_code": trust_remote_code}
     try:

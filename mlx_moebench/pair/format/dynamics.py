@@ -27,7 +27,7 @@ class DynamicsMoved(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Estimate, says("Pearson's r of the lifts of all pairs of experts with the checkpoint before; 0 by chance.")
     ]
     coactivation_saturation: Annotated[Estimate, says("The same with the last checkpoint.")]
-    weight_similarity: Annotated[
+    output_weight_similarity: Annotated[
         Estimate, says("Mean cosine of the experts' output weights; null where they are not read.")
     ]
     expected_saturation: Annotated[

@@ -155,8 +155,9 @@ def depth_trend(means: npt.ArrayLike, depths: npt.ArrayLike) -> tuple[float, flo
     Range: [-1, 1]; p >= 2 / L!, so that fewer than 5 layers cannot be below 0.05.
     Source: Mann 1945; Kendall 1938.
 
-    >>> depth_trend([0.1, 0.2, 0.3, 0.4, 0.5], [0, 1, 2, 3, 4])[0]
-    1.0
+    >>> tau, p = depth_trend([0.1, 0.2, 0.3, 0.4, 0.5], [0, 1, 2, 3, 4])
+    >>> round(tau, 9), round(p, 9)
+    (1.0, 0.016666667)
     """
     x, y = np.asarray(depths, dtype=np.float64), np.asarray(means, dtype=np.float64)
     if len(x) < 3 or not np.isfinite(y).all() or np.ptp(y) == 0:

@@ -22,7 +22,7 @@ OWN = {
     "sets_changed": ("Sets changed", "share of tokens"),
     "coactivation_stability": ("Stability of co-activation", "correlation"),
     "coactivation_saturation": ("Co-activation beside the last", "correlation"),
-    "weight_similarity": ("Similarity of the experts' weights", "cosine"),
+    "output_weight_similarity": ("Similarity of output weights", "cosine"),
 }
 """Measures of a checkpoint that are no metrics: label and unit."""
 
@@ -35,7 +35,7 @@ MEANS = {
     "sets_changed": "Share of tokens whose whole set of experts is not that of the checkpoint before.",
     "coactivation_stability": "Correlation of the lifts of all pairs of experts with the checkpoint before.",
     "coactivation_saturation": "Correlation of the lifts of all pairs of experts with the last checkpoint.",
-    "weight_similarity": "Mean cosine of the output weights of all pairs of experts; 0 for independent ones.",
+    "output_weight_similarity": "Mean cosine of the output weights of all pairs of experts; 0 for independent ones.",
 }
 
 
@@ -144,7 +144,7 @@ def chance_of(measure: str, router: RouterId) -> float:
         "change_rate_top1": 1 - 1 / e,
         "coactivation_stability": 0.0,
         "coactivation_saturation": 0.0,
-        "weight_similarity": 0.0,
+        "output_weight_similarity": 0.0,
     }
     return known.get(measure, math.nan)
 
@@ -158,10 +158,10 @@ def course_chart(series: DynamicsSeries, measures: Sequence[str], kind: str) -> 
         chances = {chance_of(name, series.routers[place]) for place in places}
         if len(chances) == 1 and math.isfinite(chance := chances.pop()):
             references.append(Reference("chance", series.x, (chance,) * len(series.x), number))
-    title = " and ".join(label_of(name)[0].lower() for name in measures)
-    return _chart(
-        series, f"{title[:1].upper()}{title[1:]}", measures, lines, references, f"mean over the {kind} routers"
-    )
+    names = [label_of(name)[0] for name in measures]
+    common = {name.partition(",")[0] for name in names}
+    title = common.pop() if len(common) == 1 else " and ".join(names)
+    return _chart(series, title, measures, lines, references, f"mean over the {kind} routers")
 
 
 def layers_chart(series: DynamicsSeries, measure: str, kind: str) -> Chart:

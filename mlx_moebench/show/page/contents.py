@@ -367,7 +367,7 @@ def _dynamics(series: DynamicsSeries, place: int) -> Section:
         by_layer = {name: layers_chart(series, name, kind) for name in series.measures}
         options = tuple((name, label_of(name)[0]) for name in series.measures)
         measures = Figure(by_layer, "measure", (Choice("measure", "Quantity", options),))
-        depths = {name: depth_chart(series, name, kind) for name in margins}
+        depths: dict[str, Drawing] = {name: depth_chart(series, name, kind) for name in margins}
         chosen = Choice("margin", "Margin", tuple((name, label_of(name)[0]) for name in margins))
         parts.append((measures, Figure(depths, "margin", (chosen,))))
     loads = {str(n): load_course(series, n) for n in range(len(series.routers))}

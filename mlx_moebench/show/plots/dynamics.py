@@ -22,7 +22,7 @@ PANELS = (
     ("eae", "ewa"),
     ("margin_prob",),
     ("coactivation_stability", "coactivation_saturation"),
-    ("weight_similarity",),
+    ("output_weight_similarity",),
 )
 """What shares a panel; of margins there is a line for each checkpoint, by layer."""
 

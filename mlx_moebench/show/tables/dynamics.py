@@ -24,7 +24,7 @@ COURSE = (
     ("eae", "EAE"),
     ("ewa", "EWA"),
     ("margin_prob", "margin"),
-    ("weight_similarity", "weight cosine"),
+    ("output_weight_similarity", "weight cosine"),
 )
 """Measures as columns of the first table, and their heads."""
 

@@ -83,7 +83,7 @@ def _notes(report: Json, several: bool) -> Iterator[str]:
         yield "Average rank over the tasks, 1 the best, equal scores sharing theirs; perplexity is not ranked."
     cut = sum(one.get("truncated", 0) for run in report["runs"] for one in run["results"].values())
     if cut:
-        yield f"{count(cut, 'context')} had to be cut from the front to fit a model's positions."
+        yield f"{count(cut, 'question')} had to be cut to fit a model's positions."
 
 
 def tidy_rows(report: Json) -> Iterator[Json]:
