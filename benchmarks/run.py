@@ -55,6 +55,9 @@ PARTS: Mapping[str, Part] = {
     "page": Part("Pages", "page.py", (), 1),
     "startup": Part("Start-up", "startup.py", ("--rounds", "5"), 1.5),
     "serve": Part("Serving", "serve.py", ("--part", "nano", "--rounds", "12", "--tokens", "64"), 2),
+    "lab_step": Part(
+        "An update of `lab train` against PyTorch", "lab_step.py", ("--rounds", "12", "--clock", "cpu"), 1
+    ),
 }
 """In the order of the page."""
 

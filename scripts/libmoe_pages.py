@@ -80,22 +80,25 @@ def _their_rank(printed: Json, again: Mapping[str, float], arm: str) -> str:
 def orderings(study: Study) -> str:
     """Which of two is better, for all pairs: what survives the seeds, and what does not."""
     arms = study.of(MAIN)
-    pairs = {pair: study.paired(*pair, final_ce) for pair in combinations(arms, 2)}
+    every = {pair: study.paired(*pair, final_ce) for pair in combinations(arms, 2)}
+    pairs = {pair: d for pair, d in every.items() if d["seeds"] > 1}
     kept = {pair: d for pair, d in pairs.items() if survives(d)}
     alike = [pair for pair, d in pairs.items() if d["same_sign"] and pair not in kept]
     lines = [
-        f"Of {len(pairs)} pairs {len(kept)} have one order in all seeds and an interval that leaves 0 out; "
-        f"{len(alike)} more have one order in all seeds, but an interval with 0 in it; in the other "
-        f"{len(pairs) - len(kept) - len(alike)} the seeds disagree. With three seeds an interval is wide: a difference "
-        "that does not survive is not shown to be none. The intervals are of single pairs, not of all at once."
+        f"Of {len(pairs)} pairs with more than one seed {len(kept)} have one order in all seeds and an interval that "
+        f"leaves 0 out; {len(alike)} more have one order in all seeds, but an interval with 0 in it; in the other "
+        f"{len(pairs) - len(kept) - len(alike)} the seeds disagree."
+        + (f" Of {len(every) - len(pairs)} more pairs only one seed ran." if len(every) > len(pairs) else "")
+        + " With so few seeds an interval is wide: a difference that does not survive is not shown to be none. The "
+        "intervals are of single pairs, not of all at once."
     ]
     rows = []
     for (a, b), d in sorted(kept.items(), key=lambda item: -abs(item[1]["value"])):
         better, worse = (a, b) if d["value"] < 0 else (b, a)
         flipped = d if d["value"] < 0 else d | {"value": -d["value"], "low": -d["high"], "high": -d["low"]}
         rows.append((NAMES[better], NAMES[worse], estimate(flipped, sign=True), _in_theirs(study, better, worse)))
-    among = [pair for pair in kept if set(pair) <= set(ROUTERS)]
-    lines.append(f"Between two routers {len(among)} of {math.comb(len(study.of(ROUTERS)), 2)} orders survive.")
+    among = [[pair for pair in of if set(pair) <= set(ROUTERS)] for of in (kept, pairs)]
+    lines.append(f"Between two routers {len(among[0])} of {len(among[1])} orders survive.")
     return "\n\n".join([*lines, table(("better", "worse", "CE difference", "in their PPL, 158M, 679M"), rows)])
 
 
@@ -111,32 +114,42 @@ def _in_theirs(study: Study, better: str, worse: str) -> str:
 
 def against_dense(study: Study) -> str:
     """Each mixture against the two dense models."""
-    rows = [
-        (
-            NAMES[arm],
-            *(estimate(study.paired(arm, dense, final_ce), sign=True) for dense in study.of(("dense", "dense2"))),
-        )
-        for arm in study.of(ROUTERS)
-    ]
-    dense = [f"CE less that of {NAMES[arm]}" for arm in study.of(("dense", "dense2"))]
-    beaten = {
-        d: [survives(e) and e["value"] < 0 for a in study.of(ROUTERS) if (e := study.paired(a, d, final_ce))]
-        for d in study.of(("dense", "dense2"))
-    }
-    behind = {
-        d: [survives(e) and e["value"] > 0 for a in study.of(ROUTERS) if (e := study.paired(a, d, final_ce))]
-        for d in beaten
-    }
-    said = "; ".join(
-        f"{sum(beaten[d])} of {len(beaten[d])} mixtures are better than {NAMES[d]} in all seeds with an interval "
-        f"below 0, {sum(behind[d])} worse with one above it"
-        for d in beaten
-    )
-    theirs = (
+    dense = study.of(("dense", "dense2"))
+    mixtures = study.of(ROUTERS)
+    differences = {d: {arm: study.paired(arm, d, final_ce) for arm in mixtures} for d in dense}
+    said = [_beaten(NAMES[d], list(of.values())) for d, of in differences.items()]
+    said += [_gap(study, d, mixtures) for d in dense]
+    said.append(
         "LibMoE finds all mixtures better than the dense model of the same FLOPs at both sizes, and says that SMoE "
         "matches twice the FLOPs."
     )
-    return f"{said}. {theirs}\n\n{table(('', *dense), rows)}"
+    rows = [(NAMES[arm], *(estimate(differences[d][arm], sign=True) for d in dense)) for arm in mixtures]
+    return "\n\n".join([" ".join(said), table(("", *(f"CE less that of {NAMES[d]}" for d in dense)), rows)])
+
+
+def _beaten(name: str, differences: Sequence[Json]) -> str:
+    """Of how many mixtures the order against a dense model survives, and in which direction."""
+    kept = [d["value"] < 0 for d in differences if survives(d)]
+    return (
+        f"Against {name}, {sum(kept)} of {len(differences)} mixtures are better in all seeds with an interval below 0, "
+        f"{len(kept) - sum(kept)} worse with one above it."
+    )
+
+
+def _gap(study: Study, dense: str, mixtures: Sequence[str]) -> str:
+    """How the mean difference changes over training: whether it is still closing, or opening, at the end."""
+    steps = [step for step, _ in study.arms[dense][min(study.arms[dense])]["validation"]][1:]
+    gaps = []
+    for place in range(1, len(steps) + 1):
+        at = partial(_ce_at, place=place)
+        differences = [study.paired(arm, dense, at) for arm in mixtures]
+        gaps.append(float(np.mean([d["value"] for d in differences if d["seeds"]])))
+    listed = ", ".join(f"{gap:+.3f} at {step}" for gap, step in zip(gaps, steps, strict=True))
+    return f"The mean difference from {NAMES[dense]}, by update: {listed}."
+
+
+def _ce_at(run: Json, place: int) -> float:
+    return float(run["validation"][place][1])
 
 
 def temperatures(study: Study) -> str:
@@ -336,7 +349,7 @@ def page(study: Study, template: str) -> str:
         files=", ".join(study.data["files"]),
         vocab=study.settings["vocab_size"],
         seeds=", ".join(str(seed) for seed in sorted({run["seed"] for run in runs})),
-        missing=f" Not finished: {', '.join(missing)}." if missing else "",
+        missing=f" Not finished: {'; '.join(missing)}." if missing else "",
         texts=study.settings["texts"],
         cores=study.environment.get("processor", "a machine"),
         performance=performance(study),

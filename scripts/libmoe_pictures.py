@@ -38,9 +38,9 @@ def _legend(figure: Figure, axis: Axes, columns: int = 5) -> None:
 
 
 def curves(study: Study) -> Figure:
-    """Held-out loss over updates: all arms, and the second half alone."""
+    """Held-out loss over updates: all arms, and the last validations alone."""
     figure, axes = _panels(2, 3.0)
-    for axis, part in zip(axes, (slice(1, None), slice(-5, None)), strict=True):
+    for axis, part in zip(axes, (slice(1, None), slice(-3, None)), strict=True):
         _lines(axis, study, MAIN, lambda run, part=part: tuple(zip(*run["validation"][part], strict=True)))
         axis.set_xlabel("update")
     axes[0].set_ylabel("held-out CE, nats a token")

@@ -98,7 +98,9 @@ def perturbed(run: Json, name: str) -> float:
 
 
 def estimate(entry: Json, digits: int = 3, sign: bool = False) -> str:
-    """``value [low, high]``."""
+    """``value [low, high]``; nothing where no seed ran."""
+    if not entry["seeds"]:
+        return ""
     write = f"{{:{'+' if sign else ''}.{digits}f}}".format
     if entry["low"] is None:
         return write(entry["value"])

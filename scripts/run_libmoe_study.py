@@ -13,8 +13,8 @@ the end, under perturbations. ``results/libmoe/runs.json`` gets what the tables 
 Parts, in the order in which they run; 54 runs with three seeds:
 
     main      seven routers, a dense model of their FLOPs and one of twice as many
-    balance   smoe without a balance loss, and with a z-loss beside it
     xmoe      xmoe whose softmax is applied twice, as LibMoE's code does
+    balance   smoe without a balance loss, and with a z-loss beside it
     init      smoe with gates that begin at a standard deviation of 0, 0.02, 0.04 and 0.06
     spec      sigma and shared_v3 as LibMoE's code trains them
 """
@@ -65,11 +65,11 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
         **{router: {"router": router} for router in ROUTERS},
         "dense2": {"router": "dense", "flops": 2.0},
     },
+    "xmoe": {"xmoe-double": {"router": "xmoe", "spec": "libmoe"}},
     "balance": {
         "smoe-unbalanced": {"router": "smoe", "axes": {"balance": "none", "balance_weight": 0.0}},
         "smoe-z": {"router": "smoe", "z_weight": 0.001},
     },
-    "xmoe": {"xmoe-double": {"router": "xmoe", "spec": "libmoe"}},
     "init": {f"smoe-std{std:g}": {"router": "smoe", "router_std": std} for std in (0.0, 0.02, 0.04, 0.06)},
     "spec": {f"{name}-libmoe": {"router": name, "spec": "libmoe"} for name in ("sigma", "shared_v3")},
 }
@@ -100,12 +100,13 @@ class Run:
 
 
 def planned(parts: Sequence[str], seeds: int) -> list[Run]:
-    """The runs in order: of every part all arms with the first seed, then all with the next."""
+    """The runs in order: all arms of `WHOLE` with the first seed, then with the next, then the other parts likewise."""
     runs = [
         Run(part, arm, seed, differs)
-        for part, arms in ARMS.items()
-        if part in parts
+        for whole in (True, False)
         for seed in range(seeds)
+        for part, arms in ARMS.items()
+        if part in parts and (part in WHOLE) == whole
         for arm, differs in arms.items()
     ]
     if len(runs) > MOST:
@@ -363,7 +364,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS), help="these parts")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200, help="updates of a run")
+    parser.add_argument("--steps", type=int, default=100, help="updates of a run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--dry-run", action="store_true", help="name the runs and whether they are finished")
     parser.add_argument("--only-page", action="store_true", help="train nothing, read no run")

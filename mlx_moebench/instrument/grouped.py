@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from ..blas import NumpyThreads, numpy_threads
 from ..routing.record import Array
+from ..types import HostArray
 from .capture import is_traced
 
 Floats = npt.NDArray[np.float32]
@@ -73,8 +74,8 @@ class Network(NamedTuple):
     (gradient in rows [n, D], for each weight the two matrices whose product [.., n] [n, ..] is its gradient).
     """
 
-    forward: Callable[[Floats, Sequence[Floats]], Floats]
-    backward: Callable[[Floats, Floats, Sequence[Floats]], tuple[Floats, tuple[tuple[Floats, Floats], ...]]]
+    forward: Callable[[Floats, Sequence[Floats]], HostArray]
+    backward: Callable[[Floats, Floats, Sequence[Floats]], tuple[HostArray, tuple[tuple[HostArray, HostArray], ...]]]
 
 
 def grouped_experts(x: Array, indices: Array, gate: Array, up: Array, down: Array, *, frozen: bool = False) -> Array:
@@ -170,7 +171,7 @@ def _backward(
     return dx, d_weights
 
 
-def _glu(rows: Floats, weights: Sequence[Floats]) -> Floats:
+def _glu(rows: Floats, weights: Sequence[Floats]) -> HostArray:
     gate, up, down = weights
     g, u = rows @ gate.T, rows @ up.T
     u *= g
@@ -181,7 +182,7 @@ def _glu(rows: Floats, weights: Sequence[Floats]) -> Floats:
 
 def _glu_backward(
     rows: Floats, d_out: Floats, weights: Sequence[Floats]
-) -> tuple[Floats, tuple[tuple[Floats, Floats], ...]]:
+) -> tuple[HostArray, tuple[tuple[HostArray, HostArray], ...]]:
     gate, up, down = weights
     g, u = rows @ gate.T, rows @ up.T
     sigmoid = 1 / _one_plus_exp(-g)
@@ -192,15 +193,16 @@ def _glu_backward(
     return d_g @ gate + d_u @ up, ((d_g, rows), (d_u, rows), (d_out, silu * u))
 
 
-def _relu(rows: Floats, weights: Sequence[Floats]) -> Floats:
+def _relu(rows: Floats, weights: Sequence[Floats]) -> HostArray:
     first, second = weights
-    h = rows @ first.T
-    return np.maximum(h, 0, out=h) @ second.T
+    h: HostArray = rows @ first.T
+    np.maximum(h, 0, out=h)
+    return h @ second.T
 
 
 def _relu_backward(
     rows: Floats, d_out: Floats, weights: Sequence[Floats]
-) -> tuple[Floats, tuple[tuple[Floats, Floats], ...]]:
+) -> tuple[HostArray, tuple[tuple[HostArray, HostArray], ...]]:
     first, second = weights
     h = rows @ first.T
     np.maximum(h, 0, out=h)

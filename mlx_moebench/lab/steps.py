@@ -111,7 +111,7 @@ class Updater:
 def _weighted(before: Json | None, new: Json, weight: float) -> Json:
     """``before`` + weight * new."""
     if before is None:
-        return new if weight == 1 else tree_map(lambda g: g * weight, new)  # type: ignore[no-any-return]
+        return new if weight == 1 else tree_map(lambda g: g * weight, new)
     return tree_map(lambda a, g: a + g * weight, before, new)  # type: ignore[no-any-return]
 
 
