@@ -22,7 +22,7 @@ from mlx_moebench.data.training_log import FILE as LOG  # noqa: E402
 from mlx_moebench.data.training_log import read_log  # noqa: E402
 from mlx_moebench.errors import MoebenchError  # noqa: E402
 from mlx_moebench.instrument import capture  # noqa: E402
-from mlx_moebench.instrument.similarity import weight_similarity  # noqa: E402
+from mlx_moebench.instrument.similarity import output_weight_similarity  # noqa: E402
 from mlx_moebench.lab.llama import Model  # noqa: E402
 from mlx_moebench.lab.pretrain import pretrain  # noqa: E402
 from mlx_moebench.lab.routers import router_names  # noqa: E402
@@ -173,10 +173,10 @@ def test_half_weighs_both_alike_whatever_the_preset_does() -> None:
 
 
 def test_copies_are_alike_and_what_is_drawn_is_not() -> None:
-    alike = [weight_similarity(made(dense(), **row).layers[1].mlp.experts) for row in EXACT]
+    alike = [output_weight_similarity(made(dense(), **row).layers[1].mlp.experts) for row in EXACT]
     assert alike == pytest.approx([1.0] * len(EXACT))
     drawn = made(dense(), router="shared_v2", only_shared=True).layers[1].mlp.experts
-    assert weight_similarity(drawn) == pytest.approx(0, abs=0.1)
+    assert output_weight_similarity(drawn) == pytest.approx(0, abs=0.1)
 
 
 def test_gates_follow_from_the_seed() -> None:
