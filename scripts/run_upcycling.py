@@ -193,6 +193,7 @@ def report(args: argparse.Namespace) -> None:
 def collect(args: argparse.Namespace) -> None:
     """What the steps left, in one file, and the page that quotes it."""
     trained, start = load(args.out / "trained" / LAB_REPORT), load(args.out / "start" / REPORT)
+    followed = load(args.out / "dynamics.json")
     content = {
         "script": "scripts/run_upcycling.py",
         "exactness": load(args.out / "exactness.json"),
@@ -202,7 +203,7 @@ def collect(args: argparse.Namespace) -> None:
         "log": [entry for entry in read_log(args.out / "trained" / LOG) if "val_ce" in entry],
         "lambada": answers(args),
         "routing": {name: routing(args.out / f"profile_{name}" / "profile.json") for name in ("start", "trained")},
-        "dynamics": load(args.out / "dynamics.json"),
+        "dynamics": {key: followed[key] for key in ("settings", "checkpoints", "overall", "trends")},
         "ldiv_settings": {"iters": LDIV["iters"], "batch_size": LDIV["batch_size"], "floor": FLOOR, "arms": ARMS},
         "ldiv": {arm: [outcome(args.out / "ldiv" / arm / str(seed)) for seed in range(args.seeds)] for arm in ARMS},
         "environment": environment(),
