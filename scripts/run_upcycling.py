@@ -70,6 +70,9 @@ TEMPLATE = Path(__file__).parents[1] / "results" / "upcycling" / "README.in.md"
 MODELS = ("dense", "start", "trained")
 """The dense model, the upcycled one, and that after its training."""
 
+FOLLOWED = 24
+"""Held-out pieces, of all domains, that go through every checkpoint."""
+
 FLOOR = {"name": "entropy_floor", "signal": "load", "floor": {"fraction": 0.98}}
 ARMS = {"control": 0.0, "ldiv": 0.3}
 LDIV = SETTINGS | {
@@ -163,7 +166,7 @@ def profile(args: argparse.Namespace) -> None:
 def dynamics(args: argparse.Namespace) -> None:
     texts = args.out / "texts" / "mixed" / "valid.jsonl"
     plot = args.out / "dynamics.png"
-    run("dynamics", args.out / "trained", "--dataset", texts, "--max-samples", 2 * args.samples, "--max-length", 128,
+    run("dynamics", args.out / "trained", "--dataset", texts, "--max-samples", FOLLOWED, "--max-length", 128,
         "--output-dir", args.out / "stages", "-o", args.out / "dynamics.json", "--plot", plot)  # fmt: skip
 
 
@@ -282,7 +285,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="LoRAs to train [both]")
     parser.add_argument("--steps", type=int, default=42, help="updates of 1,024 tokens [42]")
     parser.add_argument("--questions", type=int, default=200, help="rows of LAMBADA [200]")
-    parser.add_argument("--samples", type=int, default=12, help="held-out pieces of a domain to profile [12]")
+    parser.add_argument("--samples", type=int, default=16, help="held-out pieces of a domain to profile [16]")
     parser.add_argument("--seeds", type=int, default=1, help="LoRAs of each arm [1]")
     args = parser.parse_args()
     for name in STEPS:
