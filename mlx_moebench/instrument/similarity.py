@@ -20,7 +20,8 @@ def output_weight_similarity(experts: nn.Module) -> float | None:
     Null: fewer than two experts.
     Source: LibMoE, section 5 (f): similarity of the experts' output weights.
     """
-    layer = next((part for name in OUTPUT if isinstance(part := experts.get(name), nn.Module)), None)
+    inside = experts.get("ffn", experts)  # where those of an upcycled model are
+    layer = next((part for name in OUTPUT if isinstance(part := inside.get(name), nn.Module)), None)
     if layer is None or "weight" not in layer or layer.weight.ndim != 3 or len(layer.weight) < 2:
         return None
     total, n = np.zeros(0), 0

@@ -33,10 +33,8 @@ class Experts(nn.Module):
 
     def __init__(self, axes: Axes, hidden_size: int, width: int) -> None:
         super().__init__()
-        n = axes.num_experts
-        self.input_linear = SwitchLinear(hidden_size, width, n, bias=False)
-        self.output_linear = SwitchLinear(width, hidden_size, n, bias=False)
-        self._kinds, self._n, constants = axes.kinds, n, axes.kinds.count("constant")
+        self._make_networks(axes, hidden_size, width)
+        self._kinds, self._n, constants = axes.kinds, axes.num_experts, axes.kinds.count("constant")
         if constants:
             self.constant = drawn(constants, hidden_size)
             self.mix = drawn(2 * constants, hidden_size)
@@ -44,17 +42,25 @@ class Experts(nn.Module):
     def __call__(self, x: Array, indices: Array) -> Array:
         """The output of each chosen column: x [B, S, D], indices [B, S, K] of the R columns -> [B, S, K, D]."""
         rows, chosen = x.reshape(-1, x.shape[-1]), mx.stop_gradient(indices)
+        y = self._run_networks(rows, chosen.reshape(-1, indices.shape[-1])).reshape(*indices.shape, -1)
+        return y if set(self._kinds) <= {"ffn", "neg"} else self._with_special(x, indices, y)
+
+    def _make_networks(self, axes: Axes, hidden_size: int, width: int) -> None:
+        n = axes.num_experts
+        self.input_linear = SwitchLinear(hidden_size, width, n, bias=False)
+        self.output_linear = SwitchLinear(width, hidden_size, n, bias=False)
+
+    def _run_networks(self, rows: Array, chosen: Array) -> Array:
+        """N K rows in order, of what the networks make of rows [N, D] for the chosen columns [N, K]; anything for
+        columns without one."""
         if self._can_group(rows, chosen):
             # A column without an expert gets an index that none has, and costs nothing.
-            ids = self._expert_ids(chosen, self._n).reshape(-1, indices.shape[-1])
-            y = run_grouped(RELU, rows, ids, (self.input_linear.weight, self.output_linear.weight))
-        else:
-            ids = self._expert_ids(chosen, 0).flatten()
-            order = mx.argsort(ids)
-            rows = rows[order // indices.shape[-1]]
-            y = run_sorted(rows, ids[order], self.input_linear, self.output_linear)[mx.argsort(order)]
-        y = y.reshape(*indices.shape, -1)
-        return y if set(self._kinds) <= {"ffn", "neg"} else self._with_special(x, indices, y)
+            ids = self._expert_ids(chosen, self._n)
+            return run_grouped(RELU, rows, ids, (self.input_linear.weight, self.output_linear.weight))
+        ids = self._expert_ids(chosen, 0).flatten()
+        order = mx.argsort(ids)
+        rows = rows[order // chosen.shape[-1]]
+        return run_sorted(rows, ids[order], self.input_linear, self.output_linear)[mx.argsort(order)]
 
     def _can_group(self, rows: Array, chosen: Array) -> bool:
         """Whether each expert's rows go through it together: on a CPU, where they are many, with plain weights."""

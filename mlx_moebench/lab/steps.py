@@ -15,7 +15,7 @@ from ..instrument.softmax import cross_entropy
 from ..routing.sums import Floats
 from ..train.losses import TokenSums, balanced_bias
 from ..types import Json
-from .decoder import Model
+from .decoder import Model, sparse_layers
 from .objective import Measured, Objective
 
 
@@ -88,7 +88,7 @@ class Updater:
         """Once per update, by the choices of its whole batch."""
         rate = self._model.args.bias_update
         if self._model.args.selection_bias and rate:
-            for layer, one in zip(self._model.layers, sums, strict=True):
+            for layer, one in zip(sparse_layers(self._model), sums, strict=True):
                 layer.mlp.selection_bias = balanced_bias(layer.mlp.selection_bias, one.counts[0], rate)
 
     def _updated(
