@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..data import Dataset, reusable
 from ..errors import MoebenchError, StatsError
@@ -17,6 +17,10 @@ from ..perturbations import DEFAULT, Perturbation, perturbations_named
 from ..routing.record import RouterSpec
 from ..signals import check
 from ..types import Json
+from .answers import Exam, Questions, accuracy_section, effect_on_answers, exam_facts
+
+if TYPE_CHECKING:
+    from ..instrument.interventions import Change
 
 SCHEMA_VERSION = "1"
 KIND = "perturbation"
@@ -36,6 +40,7 @@ def perturb(
     perturbations: Sequence[str] = DEFAULT,
     *,
     by_layer: bool = False,
+    questions: Questions | None = None,
     step: Step = quiet_step,
     **choices: Unpack[Choices],
 ) -> Json:
@@ -44,7 +49,8 @@ def perturb(
     perturbations: names, see `perturbations.KINDS`; each of all routers, and with by_layer of each router alone, too.
     Every run sees the same batches, so that the change of the loss and the share of tokens whose most likely next token
     stays are paired, with intervals over sequences. ``sets_kept`` is the share of tokens whose set of experts a router
-    would have chosen unchanged on the hidden state that it got. output: JSON report, saved after every run; resume: go
+    would have chosen unchanged on the hidden state that it got. questions: of MMLU, which every run answers too: then
+    there are the change of the accuracy, and the share of the same choices. output: JSON report, saved after every run; resume: go
     on from it. The other keywords are those of `analyze` for a run without output; batch_size is 4 by default, because
     the logits of a batch are held at once.
 
@@ -53,7 +59,7 @@ def perturb(
     """
     options = Options.of({"batch_size": BATCH_SIZE, **choices})
     arms = perturbations_named(list(perturbations))
-    return perturb_report(model, dataset, arms, options, by_layer=by_layer, step=step)
+    return perturb_report(model, dataset, arms, options, by_layer=by_layer, questions=questions, step=step)
 
 
 def perturb_report(
@@ -63,6 +69,7 @@ def perturb_report(
     options: Options,
     *,
     by_layer: bool = False,
+    questions: Questions | None = None,
     step: Step = quiet_step,
 ) -> Json:
     """`perturb` with its perturbations and options made."""
@@ -92,6 +99,8 @@ def perturb_report(
     reference = run(checkpoint, dataset, options, step=_named(step, "as it is", 0, len(planned)))
     paired = Paired(reference, plan)
     stats = reference.stats
+    exam = None if questions is None else Exam(questions.read(), runner.config(checkpoint.model).get("max_position_embeddings"))
+    before = [] if exam is None else exam.answers(checkpoint, step=_named(step, "as it is", 0, len(planned)))
     report: Json = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
@@ -106,21 +115,28 @@ def perturb_report(
         },
         "routers": [_identity(spec) for spec in specs],
         "loss": paired.loss(),
+        **({} if exam is None else {"accuracy": accuracy_section(before, plan), "questions": exam_facts(exam.mmlu)}),
         "runs": [],
     }
     done = _before(report, saving.output) if saving.resume and saving.output is not None else {}
     for place, (one, number) in enumerate(planned):
         key = (one.name, number)
         if key not in done:
-            change = one.change(plan.seed)
             said = one.name if number is None else f"{one.name}, {specs[number].name}"
-            only = change if number is None else Only(change, (number,))
+
+            def again(one: Perturbation = one, number: int | None = number) -> Change:
+                change = one.change(plan.seed)  # anew: draws are of the first, second, ... call
+                return change if number is None else Only(change, (number,))
+
             numbers = range(len(specs)) if number is None else (number,)
             other = [one.spec(spec) if n in numbers else spec for n, spec in enumerate(specs)]
             told = _named(step, said, place + 1, len(planned))
-            changed = run(checkpoint, dataset, options, only, other, told)
+            changed = run(checkpoint, dataset, options, again(), other, told)
             kept = [paired.sets_kept(changed, n) for n in numbers]
             done[key] = {"perturbation": one.name, "router": number, **paired.effect(changed), "sets_kept": kept}
+            if exam is not None:
+                answers = exam.answers(checkpoint, again(), told)
+                done[key] |= effect_on_answers(before, answers, plan)
         report["runs"].append(done[key])
         report["complete"] = place + 1 == len(planned)
         if saving.output is not None:
@@ -159,7 +175,7 @@ def _before(report: Json, output: str | Path) -> dict[tuple[str, int | None], Js
     if not isinstance(before, dict) or before.get("kind") != KIND:
         raise StatsError(f"{path} is JSON, but no report of perturb.")
     check_json_seal(before, str(path))
-    for section in ("model", "data", "settings", "routers", "loss"):
-        if before[section] != report[section]:
+    for section in ("model", "data", "settings", "routers", "loss", "accuracy", "questions"):
+        if before.get(section) != report.get(section):
             raise StatsError(f"Cannot resume {path}: the {section} in it is not that of this run; repeat its options.")
     return {(one["perturbation"], one["router"]): one for one in before["runs"]}
