@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data import Dataset
-from ..errors import MoebenchError
 from ..evaluate.accuracy import summarise
 from ..evaluate.expert_accuracy import ExpertAccuracy, expert_accuracy
-from ..measure.backends import backend_named, check_alone
 from ..options import Loading, Plan, Reading, Step, quiet_step
 from ..routing.comparison.choices import Estimate
 from ..routing.comparison.differences import benjamini_hochberg
@@ -35,18 +32,6 @@ PRESETS: dict[str, tuple[str, Questions, Positions]] = {
 }
 """Published measurements, as far as they are described: model, questions and positions. Chernov 2025 (arXiv 2502.17187)
 counts one position of each of 14,042 questions; the prompts here are MMLU's own, without worked examples."""
-
-
-def prepared(model: Any, loading: Loading, step: Step = quiet_step) -> tuple[Any, Any]:
-    """(the runner, a loaded checkpoint) of MLX; raises `MoebenchError` for another backend or several processes."""
-    if loading.backend != "mlx":
-        raise MoebenchError("Experts are heard as MLX runs them; leave out the backend torch.")
-    runner = backend_named("mlx")
-    check_alone(runner, "Experts are looked at")
-    runner.select_device(loading.device)
-    step("loading the model", 0, 0)
-    named = model is None or isinstance(model, str | Path)
-    return runner, runner.load(model, loading, step) if named else model
 
 
 def texts_of(
@@ -87,11 +72,11 @@ def experts(
     """
     from .contributed import contributed
     from .expert_weights import weight_similarity
+    from .tested import check_plan, loaded
 
     reading, plan = reading or Reading(batch_size=4), plan or Plan()
-    if plan.method == "layer":
-        raise MoebenchError("Layers have nothing to resample here: choose bca or percentile.")
-    runner, checkpoint = prepared(model, loading or Loading(), step)
+    check_plan(plan)
+    runner, checkpoint = loaded(model, loading or Loading(), step)
     step("reading the text", 0, 0)
     texts = texts_of(runner, checkpoint, dataset, questions, reading, positions)
     made = contributed(checkpoint, texts, reading.batch_size, step)

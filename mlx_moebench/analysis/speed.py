@@ -1,0 +1,57 @@
+"""A model against a smaller one made from it: the same logits, and how fast each generates."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+
+from ..instrument.interventions import Change, changing
+from ..routing.record import Array
+from ..types import HostArray, Json
+
+ROUNDS, TOKENS = 5, 32
+
+
+def largest_difference(model: Any, change: Change, other: Any, ids: Array) -> float:
+    """The largest absolute difference of the logits of ``model`` under ``change`` and of ``other``, at ids [B, S]."""
+    with changing(model, change):
+        masked = model(ids)
+        mx.eval(masked)
+    return float(mx.abs(masked.astype(mx.float32) - other(ids).astype(mx.float32)).max())
+
+
+def generation_speed(first: Any, second: Any, prompt: HostArray) -> Json:
+    """Tokens a second of both models, greedy, one sequence; the models take turns, after a round that does not count.
+
+    ratio: of the second over the first, median over rounds with quartiles: above 1 the second is faster.
+    """
+    rates: list[tuple[float, float]] = []
+    for number in range(-1, ROUNDS):
+        order = (first, second) if number % 2 else (second, first)
+        of_round = {id(one): _rate(one, prompt) for one in order}
+        if number >= 0:
+            rates.append((of_round[id(first)], of_round[id(second)]))
+    before, after = np.array(rates).T
+    low, ratio, high = np.percentile(after / before, (25, 50, 75))
+    return {
+        "tokens_per_second": float(np.median(before)),
+        "tokens_per_second_after": float(np.median(after)),
+        "ratio": {"value": float(ratio), "low": float(low), "high": float(high)},
+        "rounds": ROUNDS,
+        "max_tokens": TOKENS,
+    }
+
+
+def _rate(checkpoint: Any, prompt: HostArray) -> float:
+    """Tokens a second after the first one, whose time is that of the prompt."""
+    made, start = 0, 0.0
+    for made, _ in enumerate(
+        mlx_lm.stream_generate(checkpoint.model, checkpoint.tokenizer, prompt.tolist(), max_tokens=TOKENS)
+    ):
+        if made == 0:
+            start = perf_counter()
+    return made / max(perf_counter() - start, 1e-9) if made else float("nan")
