@@ -60,6 +60,7 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers", "lm_eval", "gradio")
 NEED_A_LIBRARY = (
     *("models", "instrument", "train", "lab", "measure.on_mlx", "analysis.selftest", "analysis.changed", "demo.app"),
     *("analysis.contributed", "analysis.expert_weights", "analysis.tested"),
+    *("analysis.merging", "analysis.prune", "analysis.reweight", "analysis.speed"),
     *(
         "evaluate.harness",
         "vlm",

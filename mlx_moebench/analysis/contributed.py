@@ -93,13 +93,12 @@ class _Heard:
 
     def __call__(self, number: int, logits: Array, indices: Array, outputs: Array, shape: tuple[int, ...]) -> None:
         k = indices.shape[-1]
-        flat = [a.reshape(-1, *tail) for a, tail in ((logits, logits.shape[-1:]), (indices, (k,)))]
-        y = outputs.reshape(-1, k, outputs.shape[-1])
+        z, chosen, y = (a.reshape(-1, *a.shape[-n:]) for a, n in ((logits, 1), (indices, 1), (outputs, 2)))
         if self.picked is not None:
-            flat, y = [one[self.picked] for one in flat], y[self.picked]
-        routing = self.taps.routing(number, *flat, mx.ones((1, len(self.where)), dtype=mx.bool_))
-        made = [flat[1], routing.weights.reshape(-1, k), *token_outputs(y).arrays()]
-        mx.async_eval(*made)
+            z, chosen, y = z[self.picked], chosen[self.picked], y[self.picked]
+        routing = self.taps.routing(number, z, chosen, mx.ones((1, len(self.where)), dtype=mx.bool_))
+        made = [chosen, routing.weights.reshape(-1, k), *token_outputs(y).arrays()]
+        mx.async_eval(made)
         self.now[number] = made
 
     def end(self) -> None:
@@ -123,7 +122,7 @@ def _letters(logits: Array, batch: Batch, asked: list[Posed]) -> dict[int, list[
     made = np.array(log_p).reshape(tokens.shape).astype(np.float64)
     if not np.isfinite(made).all():
         raise RoutingError("The model's log-likelihoods are not finite: load it with --dtype float32.")
-    return dict(zip(batch.rows, made.tolist(), strict=True))
+    return {row: four.tolist() for row, four in zip(batch.rows, made, strict=True)}
 
 
 def _in_parts(checkpoint: Any, asked: list[Posed], batch_size: int, step: Step) -> dict[int, list[float]]:

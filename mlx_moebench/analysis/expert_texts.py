@@ -66,7 +66,11 @@ def corpus_texts(checkpoint: Any, config: Json, dataset: Dataset, reading: Readi
     hashes = text_hashes(every)
     units = units_of(hashes[s.row] for s in every)
     ends = np.array([len(s.ids) for s in every])
-    facts = corpus.facts() | {"sha256": corpus.sha256, "max_length": reading.max_length, "max_samples": reading.max_samples}
+    facts = corpus.facts() | {
+        "sha256": corpus.sha256,
+        "max_length": reading.max_length,
+        "max_samples": reading.max_samples,
+    }
     facts |= {"bos": bos_policy(every, checkpoint.tokenizer), "shard": reading.shard}
     return _texts([s.ids for s in every], ends, positions, units, [corpus.name] * len(every), facts)
 

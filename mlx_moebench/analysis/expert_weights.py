@@ -42,7 +42,7 @@ def weight_similarity(model: nn.Module) -> list[npt.NDArray[np.float64] | str]:
 
 
 def _experts(model: nn.Module) -> Iterator[tuple[nn.Module, str, int]]:
-    """(the module that runs the experts, the list of them in it, E) of each router, columns without weights left out."""
+    """(the module that runs the experts, the list of them in it, E) of each router; columns without weights are none."""
     family = family_of(model)
     for module, spec in zip(experts_of(model), routers_of(model), strict=True):
         n = spec.n_experts if spec.kinds is None else spec.kinds.count("ffn")
@@ -107,7 +107,9 @@ def merged(model: nn.Module, number: int, pair: tuple[int, int], shares: Sequenc
     module, one_by_one, n = list(_experts(model))[number]
     parts = held(module, n)
     if one_by_one or not parts or any("scales" in part or "lora_a" in part for part in module.modules()):
-        raise MoebenchError("Only experts whose weights are stored together, unpacked and without an adapter, can merge.")
+        raise MoebenchError(
+            "Only experts whose weights are stored together, unpacked and without an adapter, can merge."
+        )
     first, second = pair
     share = shares[0] / sum(shares) if sum(shares) else 0.5
     before = [part.array for part in parts]

@@ -128,7 +128,7 @@ def router_section(
     plan: Plan,
 ) -> Json:
     """What is reported of one router."""
-    own = np.flatnonzero(sums.is_expert)
+    own = np.flatnonzero(sums.own)
     tokens, n = sums.total("tokens"), sums.n_tokens
     idle = int((tokens[own] == 0).sum())
     threshold, outstanding = sums.super_experts(SUPER_TIMES)
@@ -193,7 +193,9 @@ def _expert(
         "peak": float(sums.peak[e]) if tokens else None,
     }
     if correct is not None:
-        entry["accuracy"] = accuracy_section(expert_accuracy(sums.chosen[texts.units.labels, e], correct, subjects, plan.level))
+        entry["accuracy"] = accuracy_section(
+            expert_accuracy(sums.chosen[texts.units.labels, e], correct, subjects, plan.level)
+        )
         entry["accuracy"]["level"] = plan.level
     return entry
 

@@ -52,7 +52,9 @@ class KeptRuns:
         check_json_seal(before, str(path))
         for section in sections:
             if before.get(section) != self.report.get(section):
-                raise StatsError(f"Cannot resume {path}: the {section} in it is not that of this run; repeat its options.")
+                raise StatsError(
+                    f"Cannot resume {path}: the {section} in it is not that of this run; repeat its options."
+                )
         runs: list[Json] = before["runs"]
         return runs
 

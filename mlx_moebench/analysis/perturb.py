@@ -45,9 +45,9 @@ def perturb(
     Every run sees the same batches, so that the change of the loss and the share of tokens whose most likely next token
     stays are paired, with intervals over sequences. ``sets_kept`` is the share of tokens whose set of experts a router
     would have chosen unchanged on the hidden state that it got. questions: of MMLU, which every run answers too: then
-    there are the change of the accuracy, and the share of the same choices. output: JSON report, saved after every run; resume: go
-    on from it. The other keywords are those of `analyze` for a run without output; batch_size is 4 by default, because
-    the logits of a batch are held at once.
+    there are the change of the accuracy, and the share of the same choices. output: JSON report, saved after every run;
+    resume: go on from it. The other keywords are those of `analyze` for a run without output; batch_size is 4 by
+    default, because the logits of a batch are held at once.
 
     Returns the report as JSON has it. Raises what `analyze` raises, and `MoebenchError` for a perturbation that a
     router cannot do.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -75,9 +76,7 @@ def prune(
     family = family_of(checkpoint.model)
     of_routers = sizes(family, config, made.specs, keep)
     orders = ordered(by, made, texts, of_routers)
-    tested = Tested.begin(
-        runner, checkpoint, dataset, to_judge, judging, within(step, "as it is", 1, random + 2)
-    )
+    tested = Tested.begin(runner, checkpoint, dataset, to_judge, judging, within(step, "as it is", 1, random + 2))
     settings = {"by": by, "keep": keep, "how": how, "random": random, "positions": positions}
     report = tested.report(KIND, SCHEMA_VERSION, settings)
     for section, size, order in zip(report["routers"], of_routers, orders, strict=True):
@@ -93,7 +92,7 @@ def prune(
         if seed is not None:
             of_arm = [random_order(size.n_experts, seed, number) for number, size in enumerate(of_routers)]
         masks = _masks(tested, of_routers, of_arm)
-        kept.run((name, seed), lambda m=masks, n=name, s=seed, t=told: _arm(tested, m, how, n, s, t), False)
+        kept.run((name, seed), partial(_arm, tested, masks, how, name, seed, told), False)
     if random:
         report["against_random"] = against_random(tested, report["runs"])
     if export is not None:
@@ -143,7 +142,12 @@ def bytes_of(model: Any, of_routers: Sequence[Size]) -> Json:
     experts = [sum(a.nbytes for _, a in tree_flatten(m.parameters())) for m in experts_of(model)]
     whole = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
     left = sum(n * size.n_kept / size.n_experts for n, size in zip(experts, of_routers, strict=True))
-    return {"experts": sum(experts), "experts_after": round(left), "all": whole, "all_after": whole - sum(experts) + round(left)}
+    return {
+        "experts": sum(experts),
+        "experts_after": round(left),
+        "all": whole,
+        "all_after": whole - sum(experts) + round(left),
+    }
 
 
 def against_random(tested: Tested, runs: Sequence[Json]) -> Json:

@@ -36,7 +36,7 @@ def shrunk_accuracy(
 def scores(
     by: By, sums: ContributionSums, labels: npt.NDArray[np.intp], correct: npt.NDArray[np.bool_] | None
 ) -> npt.NDArray[np.float64]:
-    """[R] by which experts are ranked; minus infinity for those that nobody chose. labels: the unit of each question."""
+    """[R] by which experts are ranked; minus infinity for one that nobody chose. labels: the unit of each question."""
     if by == "accuracy":
         if correct is None:
             raise MoebenchError("Accuracy is of answers: give questions.")

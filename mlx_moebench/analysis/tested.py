@@ -78,7 +78,9 @@ class Tested:
         length = runner.config(checkpoint.model).get("max_position_embeddings")
         exam = None if mmlu is None else Exam(mmlu, length, options.reading.batch_size)
         before = [] if exam is None else exam.answers(checkpoint, step=step)
-        return cls(checkpoint, specs, dataset, options, reference, Paired(reference, options.plan), exam, before, seconds)
+        return cls(
+            checkpoint, specs, dataset, options, reference, Paired(reference, options.plan), exam, before, seconds
+        )
 
     def report(self, kind: str, version: str, settings: Json) -> Json:
         """The report before the first change; settings: besides batch size, seed and intervals."""
@@ -119,4 +121,3 @@ class Tested:
             answers = self.exam.answers(self.checkpoint, change(), step)
             effect |= effect_on_answers(self.before, answers, self.options.plan)
         return after, effect
-

@@ -34,6 +34,8 @@ _EXPERT = re.compile(r"(.*\bexperts)\.(\d+)\.(.*)")
 _TOGETHER = re.compile(r"\b(experts|switch_mlp|input_linear|output_linear)\b")
 _OF_CHOICE = re.compile(r"(e_score_correction_bias|expert_bias|router_bias|per_expert_scale)$")
 _BLOCK_SIZE = 2**24
+_COPIED = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".py")
+"""Tokenizer, settings and code; a page that describes the whole model describes this one no more."""
 
 Kept = Mapping[int, Sequence[int]]
 """By the number of a router in running order: the experts that stay, in ascending order."""
@@ -105,9 +107,9 @@ class _Router:
         whole = len(self.single) in (0, self.n_experts) and (self.single or self.fused) and self.gates
         if not whole:
             raise ModelLoadError(
-                f"The weights of {self.spec.name} have {self.gates} matrices of the router, {self.fused} of all experts "
-                f"together and {len(self.single)} single experts under names that are known: this form of a checkpoint "
-                "cannot be exported; save it with transformers or mlx-lm first."
+                f"The weights of {self.spec.name} have {self.gates} matrices of the router, {self.fused} of all "
+                f"experts together and {len(self.single)} single experts under names that are known: this form of a "
+                "checkpoint cannot be exported; save it with transformers or mlx-lm first."
             )
 
 
@@ -134,7 +136,7 @@ def export_pruned(
         _copy_weights(file, target / file.name, changes)
         index |= dict.fromkeys(read_header(target / file.name).tensors, file.name)
     for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in (INDEX, "config.json", ORDER):
+        if path.is_file() and path.suffix in _COPIED and path.name not in (INDEX, "config.json", ORDER):
             shutil.copyfile(path, target / path.name)
     after = sum((target / file.name).stat().st_size for file in weights.files)
     if len(weights.files) > 1:
@@ -159,7 +161,9 @@ def order_lines(specs: Sequence[RouterSpec], order: Kept) -> str:
 def _checked(specs: Sequence[RouterSpec], kept: Kept) -> int:
     sizes = {len(kept[number]) for number in range(len(specs))}
     if len(sizes) != 1:
-        raise ModelLoadError(f"Layers would keep {min(sizes)} to {max(sizes)} experts; libraries build equal ones only.")
+        raise ModelLoadError(
+            f"Layers would keep {min(sizes)} to {max(sizes)} experts; libraries build equal ones only."
+        )
     (n,) = sizes
     if (most := max(spec.top_k for spec in specs)) > n:
         raise ModelLoadError(f"{n} experts would stay, and a token chooses {most}: keep more.")

@@ -218,22 +218,22 @@ def answer_questions(
     equals), answer, correct, and tied, whether another letter is as likely as the choice.
     """
     runner = backend_named(checkpoint.backend)
-    posed = [posed(checkpoint.tokenizer, question, shots, length) for question in questions]
+    asked = [posed(checkpoint.tokenizer, question, shots, length) for question in questions]
     scores: dict[int, list[float]] = {}
 
     def tell(before: int, requests: int) -> None:
         step(before + requests // len(LETTERS))
 
-    for used in sorted({fitting for fitting, _, _ in posed}, reverse=True):
-        numbers = [number for number, (fitting, _, _) in enumerate(posed) if fitting == used]
-        requests = [request for number in numbers for request in posed[number][2]]
+    for used in sorted({fitting for fitting, _, _ in asked}, reverse=True):
+        numbers = [number for number, (fitting, _, _) in enumerate(asked) if fitting == used]
+        requests = [request for number in numbers for request in asked[number][2]]
         scored = score(runner, checkpoint, requests, batch_size, partial(tell, len(scores)))
         for place, number in enumerate(numbers):
             four = scored[place * len(LETTERS) : (place + 1) * len(LETTERS)]
             scores[number] = [s.log_likelihood for s in four]
     return [
         answered(question, used, truncated, len(requests[0].context), scores[number])
-        for number, (question, (used, truncated, requests)) in enumerate(zip(questions, posed, strict=True))
+        for number, (question, (used, truncated, requests)) in enumerate(zip(questions, asked, strict=True))
     ]
 
 

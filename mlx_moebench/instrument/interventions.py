@@ -87,8 +87,8 @@ def changing(model: nn.Module, change: Change) -> Iterator[None]:
     with Capture(model, _nothing) as taps:
         if any(form.one_by_one for form in taps.forms):
             raise MoebenchError(
-                "The blocks of this model call their experts one by one, so that another choice cannot take the place of "
-                "theirs."
+                "The blocks of this model call their experts one by one, so that another choice cannot take the place "
+                "of theirs."
             )
         if any(tap.swap is not None for tap in taps.routers):
             raise MoebenchError("The routers of this model are changed already: end that first.")

@@ -57,11 +57,11 @@ mean cosine of their pairs, and of the same with each cosine at least 0."""
 class ContributionSums:
     """Sums of one router's experts over N units of resampling; nothing in it grows with the tokens.
 
-    is_expert [R]: False for columns without weights of their own (zero, copy, constant and null experts), whose
-    outputs are not looked at. scales_input: g has multiplied what the experts got, so that g |y| is |y|. experts [4, R]: each of `SUMS`. units [N, 6]: each of `UNIT_SUMS`. sorted_weights [K]:
-    sums of g / sum g, largest first. pairs [2, R, R]: tokens that chose both, and sums of their outputs' cosines. peak
-    [R]: the largest absolute number that an expert returned, 0 for one that nobody chose. chosen [N, R]: whether a
-    unit chose it at all.
+    is_expert, own [R]: False for columns without weights of their own (zero, copy, constant and null experts), whose
+    outputs are not looked at. scales_input: g has multiplied what the experts got, so that g |y| is |y|.
+    experts [4, R]: each of `SUMS`. units [N, 6]: each of `UNIT_SUMS`. sorted_weights [K]: sums of g / sum g, largest
+    first. pairs [2, R, R]: tokens that chose both, and sums of their outputs' cosines. peak [R]: the largest absolute
+    number that an expert returned, 0 for one that nobody chose. chosen [N, R]: whether a unit chose it at all.
     """
 
     n_experts: int
@@ -69,6 +69,7 @@ class ContributionSums:
     n_units: int
     is_expert: Mask | None = None
     scales_input: bool = False
+    own: Mask = field(init=False)
     experts: Floats = field(init=False)
     units: Floats = field(init=False)
     sorted_weights: Floats = field(init=False)
@@ -81,18 +82,16 @@ class ContributionSums:
         self.experts, self.units = np.zeros((len(SUMS), r)), np.zeros((self.n_units, len(UNIT_SUMS)))
         self.sorted_weights, self.pairs, self.peak = np.zeros(self.top_k), np.zeros((2, r, r)), np.zeros(r)
         self.chosen = np.zeros((self.n_units, r), dtype=np.bool_)
-        if self.is_expert is None:
-            self.is_expert = np.ones(r, dtype=np.bool_)
+        self.own = np.ones(r, dtype=np.bool_) if self.is_expert is None else self.is_expert
 
     def add(self, unit: Integers, indices: Integers, weights: Reals, products: Reals, peaks: Reals) -> None:
         """Count P tokens: unit [P] of each; indices, weights and peaks [P, K]; products [P, K, K].
 
         Raises `ValueError` where an expert returned something that is not finite.
         """
-        assert self.is_expert is not None
         if not len(unit):
             return
-        counts = self.is_expert[indices]
+        counts = self.own[indices]
         squares = np.einsum("pkk->pk", products).astype(np.float64)
         if not np.isfinite(squares[counts]).all():
             raise ValueError("an expert returned numbers that are not finite")
@@ -111,10 +110,9 @@ class ContributionSums:
 
     def _add_pairs(self, indices: Integers, norms: Floats, products: Reals) -> tuple[Floats, Floats, Floats]:
         """[P] whether a token has pairs of experts, and the mean cosine of them, signed and at least 0."""
-        assert self.is_expert is not None
         sizes = norms[:, :, None] * norms[:, None, :]
         cosines = np.where(sizes > 0, products / np.where(sizes > 0, sizes, 1.0), 0.0)
-        counts = self.is_expert[indices]
+        counts = self.own[indices]
         both = counts[:, :, None] & counts[:, None, :]
         both[:, np.arange(indices.shape[1]), np.arange(indices.shape[1])] = False
         cosines = np.where(both, cosines, 0.0)
@@ -132,7 +130,8 @@ class ContributionSums:
 
     def total(self, name: str) -> Floats:
         """[R] one of `SUMS` over all tokens."""
-        return self.experts[SUMS.index(name)]
+        row: Floats = self.experts[SUMS.index(name)]
+        return row
 
     def of_units(self, name: str) -> Floats:
         """[N] one of `UNIT_SUMS`."""
@@ -163,7 +162,7 @@ class ContributionSums:
     def pair_similarity(self) -> Floats:
         """[R, R] mean cosine of two experts' outputs over the tokens that chose both; NaN where none did."""
         tokens, cosines = self.pairs
-        return cosines / np.where(tokens > 0, tokens, np.nan)
+        return np.asarray(cosines / np.where(tokens > 0, tokens, np.nan))
 
     def super_experts(self, times: float = 10.0) -> tuple[float, list[int]]:
         """(threshold, experts whose peak is above it): ``times`` the median peak of the experts that were chosen.

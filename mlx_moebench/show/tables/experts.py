@@ -17,7 +17,18 @@ from ..numbers import count, decimals, number, percent, with_interval
 from .base import Terminal, interval_notes, router_table, sentences
 
 COLUMNS = (
-    *("layer", "moe_layer", "router", "expert", "tokens", "frequency", "weighted_frequency", "mean_norm", "ean", "reap"),
+    *(
+        "layer",
+        "moe_layer",
+        "router",
+        "expert",
+        "tokens",
+        "frequency",
+        "weighted_frequency",
+        "mean_norm",
+        "ean",
+        "reap",
+    ),
     *("peak", "super", "accuracy", "accuracy_low", "accuracy_high", "n_questions", "expected", "p_better", "q_better"),
 )
 """Columns of the table of all experts."""

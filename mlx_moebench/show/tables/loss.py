@@ -81,4 +81,3 @@ def _shown(text: str) -> str:
 
 def _plain(entry: Json, key: str) -> str:
     return with_interval(entry[key], entry, 3, decimals)
-
