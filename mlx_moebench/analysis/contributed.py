@@ -98,7 +98,7 @@ class _Heard:
             z, chosen, y = z[self.picked], chosen[self.picked], y[self.picked]
         routing = self.taps.routing(number, z, chosen, mx.ones((1, len(self.where)), dtype=mx.bool_))
         made = [chosen, routing.weights.reshape(-1, k), *token_outputs(y).arrays()]
-        mx.async_eval(made)
+        _begin(made)
         self.now[number] = made
 
     def end(self) -> None:
@@ -111,6 +111,12 @@ class _Heard:
                     f"{self.taps.specs[number].name}: {error}; check the checkpoint, or load it with --dtype float32."
                 ) from error
         self.now = {}
+
+
+def _begin(arrays: list[Array]) -> None:
+    """Have them computed without waiting, so that what they are made of is let go of as the forward goes on."""
+    compute: Any = mx.async_eval
+    compute(arrays)
 
 
 def _letters(logits: Array, batch: Batch, asked: list[Posed]) -> dict[int, list[float]]:

@@ -42,7 +42,7 @@ def weight_similarity(model: nn.Module) -> list[npt.NDArray[np.float64] | str]:
 
 
 def _experts(model: nn.Module) -> Iterator[tuple[nn.Module, str, int]]:
-    """(the module that runs the experts, the list of them in it, E) of each router; columns without weights are none."""
+    """(the module that runs the experts, the list of them in it, how many have weights) of each router."""
     family = family_of(model)
     for module, spec in zip(experts_of(model), routers_of(model), strict=True):
         n = spec.n_experts if spec.kinds is None else spec.kinds.count("ffn")

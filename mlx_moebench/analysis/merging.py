@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,8 @@ from .tested import SECTIONS, Tested, check_plan, loaded
 SCHEMA_VERSION = "1"
 KIND = "merging"
 
-Alike = Literal["weights", "outputs"]
+FEWEST = 10
+"""Tokens that must have chosen both of two experts for their outputs to be called alike."""
 
 
 def merge_candidates(
@@ -37,7 +38,7 @@ def merge_candidates(
 ) -> Json:
     """The ``pairs`` pairs of each router that are most alike, in weights and in outputs, and what merging one costs.
 
-    Outputs are compared where a token chose both, on every second document of ``dataset``. measure: on the others,
+    Outputs are compared where a token chose both, `FEWEST` times or more, on every second document of ``dataset``. measure: on the others,
     the loss with the nearest pair of each kind of each router merged, one router at a time: both experts become their
     mean, weighted by use. Returns the report as JSON has it, saved after every run.
     """
@@ -55,7 +56,7 @@ def merge_candidates(
     for section, sums, of in zip(report["routers"], made.sums, alike, strict=True):
         section["candidates"] = {
             "weights": {"reason": of} if isinstance(of, str) else _pairs(of, sums, of, pairs),
-            "outputs": _pairs(sums.pair_similarity[: _own(sums), : _own(sums)], sums, of, pairs),
+            "outputs": _pairs(_often(sums), sums, of, pairs),
         }
     kept = KeptRuns(
         report, options.saving, (*SECTIONS, "chosen_on"), lambda one: (one["router"], one["alike"], *one["pair"])
@@ -79,8 +80,10 @@ def merge_candidates(
     return report
 
 
-def _own(sums: ContributionSums) -> int:
-    return int(sums.own.sum())
+def _often(sums: ContributionSums) -> npt.NDArray[np.float64]:
+    """[E, E] similarity of the outputs of pairs that enough tokens chose; NaN for the others."""
+    n = int(sums.own.sum())
+    return np.where(sums.pairs[0] >= FEWEST, sums.pair_similarity, np.nan)[:n, :n]
 
 
 def _pairs(
