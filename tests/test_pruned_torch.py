@@ -1,0 +1,64 @@
+"""Checkpoints with fewer experts, as transformers writes and reads them: one set of logits in all libraries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx.core", reason="needs MLX")
+torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+transformers = pytest.importorskip("transformers", reason="the extra `torch` is not installed")
+
+import mlx_lm
+from conftest import NIGHTLY
+from test_pruned import IDS, masked_and_exported
+from transformers_models import FORMS, random_transformers
+
+from mlx_moebench.instrument import routers_of
+from mlx_moebench.instrument.models import family_of
+from mlx_moebench.models import load_checkpoint
+
+import mlx.core as mx  # isort: skip
+
+by_form = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if not n else pytest.mark.slow if n < 4 else NIGHTLY) for n, name in enumerate(FORMS)],
+)
+
+
+def in_transformers(folder: Path) -> Any:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        return model.eval()(torch.tensor(IDS.astype(np.int64)), use_cache=False).logits.numpy()
+
+
+@by_form
+def test_transformers_and_mlx_lm_load_it_alike(name: str, tmp_path: Path, one_torch_thread: None) -> None:
+    random_transformers(tmp_path / "whole", name)
+    model = load_checkpoint(tmp_path / "whole").model
+    if any(family_of(model).form(spec.router).one_by_one for spec in routers_of(model)):
+        pytest.skip("its blocks call the experts one by one")
+    logits, _ = masked_and_exported(model, tmp_path / "whole", tmp_path / "less")
+    ours = np.array(load_checkpoint(tmp_path / "less").model(mx.array(IDS)))
+    np.testing.assert_allclose(ours, logits, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(in_transformers(tmp_path / "less"), logits, atol=1e-5, rtol=1e-4)
+    family, config = family_of(model), json.loads((tmp_path / "less" / "config.json").read_text())
+    if not family.module and not family.renamed(config):  # what stock mlx-lm reads as we do
+        stock, _ = mlx_lm.load(str(tmp_path / "less"))
+        np.testing.assert_allclose(np.array(stock(mx.array(IDS))), logits, atol=1e-5, rtol=1e-4)
+
+
+@by_form
+def test_experts_stored_together_are_the_same_ones(name: str, tmp_path: Path, one_torch_thread: None) -> None:
+    """As transformers 5 stores them, which not every model of mlx-lm reads."""
+    random_transformers(tmp_path / "single", name)
+    random_transformers(tmp_path / "fused", name, fused=True)
+    model = load_checkpoint(tmp_path / "single").model
+    if any(family_of(model).form(spec.router).one_by_one for spec in routers_of(model)):
+        pytest.skip("its blocks call the experts one by one")
+    logits, _ = masked_and_exported(model, tmp_path / "fused", tmp_path / "less")
+    np.testing.assert_allclose(in_transformers(tmp_path / "less"), logits, atol=1e-5, rtol=1e-4)
