@@ -21,6 +21,8 @@ from transformers_models import FORMS, random_transformers
 from mlx_moebench.instrument import routers_of
 from mlx_moebench.instrument.models import family_of
 from mlx_moebench.models import load_checkpoint
+from mlx_moebench.models.writers import mlx_settings
+from torch_fallback.reading import auto_class
 
 import mlx.core as mx  # isort: skip
 
@@ -31,7 +33,9 @@ by_form = pytest.mark.parametrize(
 
 
 def in_transformers(folder: Path) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    settings = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = auto_class(config).from_pretrained(folder, **settings)
     with torch.no_grad():
         return model.eval()(torch.tensor(IDS.astype(np.int64)), use_cache=False).logits.numpy()
 
@@ -46,8 +50,10 @@ def test_transformers_and_mlx_lm_load_it_alike(name: str, tmp_path: Path, one_to
     ours = np.array(load_checkpoint(tmp_path / "less").model(mx.array(IDS)))
     np.testing.assert_allclose(ours, logits, atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(in_transformers(tmp_path / "less"), logits, atol=1e-5, rtol=1e-4)
-    family, config = family_of(model), json.loads((tmp_path / "less" / "config.json").read_text())
-    if not family.module and not family.renamed(config):  # what stock mlx-lm reads as we do
+    family, place = family_of(model), tmp_path / "less" / "config.json"
+    if not family.module:
+        config = json.loads(place.read_text())
+        place.write_text(json.dumps(config | mlx_settings(family, config)))  # what stock mlx-lm does not look for
         stock, _ = mlx_lm.load(str(tmp_path / "less"))
         np.testing.assert_allclose(np.array(stock(mx.array(IDS))), logits, atol=1e-5, rtol=1e-4)
 
