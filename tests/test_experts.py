@@ -134,7 +134,9 @@ def test_positions(nano: Checkpoint, folder: Path) -> None:
     assert made["last"].facts["shots_used"] == 1.0
 
 
-@pytest.mark.parametrize("positions", ["last", "answer", "all"])
+@pytest.mark.parametrize(
+    "positions", ["last", pytest.param("answer", marks=pytest.mark.slow), pytest.param("all", marks=pytest.mark.slow)]
+)
 def test_the_report_on_questions(positions: Any, nano: Checkpoint, folder: Path) -> None:
     questions = Questions(folder, subjects=tuple(SIZES))
     report = experts(nano, questions=questions, positions=positions, plan=PLAN, reading=Reading(batch_size=4))
@@ -157,6 +159,7 @@ def test_the_report_on_questions(positions: Any, nano: Checkpoint, folder: Path)
     assert (share > 0.3) == (positions != "all")
 
 
+@pytest.mark.slow
 def test_accuracy_of_an_expert_is_that_of_its_questions(nano: Checkpoint, folder: Path) -> None:
     mmlu = Questions(folder, subjects=tuple(SIZES)).read()
     texts = question_texts(nano, {"vocab_size": 4096}, mmlu, "last", 0)
@@ -224,6 +227,7 @@ def test_what_cannot_be_asked_is_a_sentence(nano: Checkpoint, folder: Path) -> N
         assert said in result.output
 
 
+@pytest.mark.slow
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, table, plot = tmp_path / "e.json", tmp_path / "e.csv", tmp_path / "e.svg"
     places = ["--output", str(out), "--csv", str(table), "--plot", str(plot)]
