@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX")
-torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
-transformers = pytest.importorskip("transformers", reason="the extra `torch` is not installed")
 
 import mlx_lm
 from conftest import NIGHTLY
 from test_pruned import IDS, masked_and_exported
-from transformers_models import FORMS, random_transformers
+from transformers_models import FORMS, random_transformers, torch, transformers
 
 from mlx_moebench.instrument import routers_of
 from mlx_moebench.instrument.models import family_of

@@ -38,9 +38,9 @@ def merge_candidates(
 ) -> Json:
     """The ``pairs`` pairs of each router that are most alike, in weights and in outputs, and what merging one costs.
 
-    Outputs are compared where a token chose both, `FEWEST` times or more, on every second document of ``dataset``. measure: on the others,
-    the loss with the nearest pair of each kind of each router merged, one router at a time: both experts become their
-    mean, weighted by use. Returns the report as JSON has it, saved after every run.
+    Outputs are compared where a token chose both, `FEWEST` times or more, on every second document of ``dataset``.
+    measure: on the others, the loss with the nearest pair of each kind of each router merged, one router at a time:
+    both experts become their mean, weighted by use. Returns the report as JSON has it, saved after every run.
     """
     check_plan(options.plan)
     runner, checkpoint = loaded(model, options.loading, step)

@@ -13,7 +13,7 @@ from ..instrument.interventions import Change, changing
 from ..routing.record import Array
 from ..types import HostArray, Json
 
-ROUNDS, TOKENS = 5, 32
+ROUNDS, TOKENS = 9, 32
 
 
 def largest_difference(model: Any, change: Change, other: Any, ids: Array) -> float:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._completion import complete_data
+from ._early import check_data
 from ._options import (
     STREAMING,
     Command,
@@ -42,7 +44,12 @@ BATCH = (4, "Sequences per forward pass; of questions the logits over the whole 
 
 @click.group(epilog=EPILOG, invoke_without_command=True)
 @loading_options(without=("backend", *STREAMING))
-@click.option("--dataset", help="Texts in place of questions, as in analyze.  [default: none, the questions of --mmlu]")
+@click.option(
+    "--dataset",
+    help="Texts in place of questions, as in analyze.  [default: none, the questions of --mmlu]",
+    shell_complete=complete_data,
+    callback=check_data,
+)
 @reading_options(dataset=False, batch_size=BATCH)
 @question_options("The questions.", "the hub, without --dataset")
 @click.option(
