@@ -5,7 +5,7 @@
 
 Experts on all validation questions, at the last token of each and at every token; pruning a quarter of them by REAP on
 each bundled domain, against random prunings, by other criteria, and exported. `python scripts/make_results.py
---only-notes` then fills in results/EXPERT_NOTES.md. Runs of pruning that are there are gone on with.
+--only-notes` then fills in results/EXPERT_NOTES.md. What is there is gone on with.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "experts"
 DOMAINS = ("math", "general", "code")
-RANDOM = 20
+RANDOM = 10
 """Random prunings of the same size."""
 
 
@@ -32,22 +32,23 @@ def runs() -> Iterator[tuple[str, list[str]]]:
     for domain in DOMAINS:
         arguments = ["prune", "--by", "reap", "--dataset", domain, "--random", str(RANDOM)]
         yield f"prune_{domain}", [*arguments, *(["--export", "less"] if domain == "math" else [])]
-    for by in ("frequency", "ean"):
-        yield f"prune_math_{by}", ["prune", "--by", by, "--dataset", "math", "--random", str(RANDOM)]
-    zero = ["prune", "--by", "reap", "--dataset", "math", "--random", str(RANDOM), "--how", "zero"]
-    yield "prune_math_zero", zero
+    other = ["prune", "--dataset", "math", "--random", str(RANDOM)]
+    yield "prune_math_frequency", [*other, "--by", "frequency"]
+    yield "prune_math_zero", [*other, "--by", "reap", "--how", "zero"]
     yield "merge_math", ["merge-candidates", "--dataset", "math"]
-    yield "reweight", ["reweight", "--dataset", "math", "--mmlu", "mmlu", "--split", "val"]
+    asked = ["--mmlu", "mmlu", "--split", "val", "--per-subject", "10"]
+    yield "reweight", ["reweight", "--dataset", "math", *asked, "--shuffled", "2"]
 
 
 def run(name: str, arguments: list[str], folder: Path) -> None:
     """One command in ``folder``, so that the paths it records are the same everywhere."""
-    resume = ["--resume"] if arguments[0] in ("prune", "merge-candidates", "reweight") else []
     command = [sys.executable, "-m", "mlx_moebench", "experts", *arguments, "--output", f"experts/{name}.json"]
     print(f"{name}: mlx-moebench experts {' '.join(arguments)}", flush=True)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    subprocess.run([*command, *resume, "--quiet"], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, "--resume", "--quiet"], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def main() -> None:

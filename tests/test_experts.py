@@ -24,14 +24,15 @@ from mlx_moebench.analysis.contributed import Contributed, contributed
 from mlx_moebench.analysis.expert_texts import Texts, question_texts
 from mlx_moebench.analysis.expert_weights import merged, nearest_pairs, weight_similarity
 from mlx_moebench.analysis.experts import experts
+from mlx_moebench.analysis.kept_sums import partial_path
 from mlx_moebench.checkpoints import LoadedModel
 from mlx_moebench.cli import group, main
 from mlx_moebench.data import Sequence
-from mlx_moebench.errors import DataError, MoebenchError
+from mlx_moebench.errors import DataError, MoebenchError, StatsError
 from mlx_moebench.evaluate.mmlu import evaluate_mmlu
 from mlx_moebench.instrument import capture
 from mlx_moebench.models import Checkpoint, load_checkpoint
-from mlx_moebench.options import Plan, Reading
+from mlx_moebench.options import Plan, Reading, Saving
 from mlx_moebench.routing.repeats import units_of
 
 import mlx.core as mx  # isort: skip
@@ -116,6 +117,38 @@ def test_what_is_kept_does_not_grow_with_the_tokens(nano: Checkpoint) -> None:
         made = contributed(nano, texts_of(ids, [[0, length]] * 2), 2)
         sizes.append([sum(a.nbytes for a in vars(one).values() if isinstance(a, np.ndarray)) for one in made.sums])
     assert sizes[0] == sizes[1]
+
+
+def test_a_run_goes_on_where_it_was(nano: Checkpoint, folder: Path, tmp_path: Path) -> None:
+    """To the very numbers of one that was never stopped."""
+    out, questions = tmp_path / "e.json", Questions(folder, subjects=tuple(SIZES))
+    settings: Any = {"questions": questions, "positions": "all", "plan": PLAN, "reading": Reading(batch_size=4)}
+    expected = experts(nano, **settings, weights=False)
+    stops = KeyboardInterrupt()
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("measuring") and done == 12:
+            raise stops
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlx_moebench.analysis.kept_sums.EVERY", 0.0)
+        with pytest.raises(KeyboardInterrupt, match="what 3 batches gave"):
+            experts(nano, **settings, weights=False, saving=Saving(out), step=stop)
+    assert partial_path(out).exists()
+    with pytest.raises(StatsError, match="another run"):
+        experts(nano, **settings | {"positions": "last"}, weights=False, saving=Saving(out, True))
+    seen: list[int] = []
+    again = experts(
+        nano,
+        **settings,
+        weights=False,
+        saving=Saving(out, True),
+        step=lambda what, done, total: seen.append(done) if what.startswith("measuring") else None,
+    )
+    assert seen[0] == 12
+    assert again == expected
+    assert json.loads(out.read_text())["routers"] == expected["routers"]
+    assert not partial_path(out).exists()
 
 
 def test_positions(nano: Checkpoint, folder: Path) -> None:

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..data import Batch, batches, pad_id
+from ..data.mmlu import LETTERS
 from ..errors import RoutingError
 from ..evaluate.choices import score
 from ..evaluate.mmlu import answered
@@ -22,6 +23,7 @@ from ..routing.contributions import ContributionSums, token_outputs
 from ..routing.record import Array, RouterSpec
 from ..types import HostArray, Json
 from .expert_texts import Posed, Texts
+from .kept_sums import KeptSums
 
 
 @dataclass(frozen=True)
@@ -33,34 +35,39 @@ class Contributed:
     answers: list[Json] | None
 
 
-def contributed(checkpoint: Any, texts: Texts, batch_size: int, step: Step = quiet_step) -> Contributed:
+def contributed(
+    checkpoint: Any, texts: Texts, batch_size: int, step: Step = quiet_step, kept: KeptSums | None = None
+) -> Contributed:
     """One forward of every sequence, in batches. What is kept grows with neither the tokens nor their experts.
 
+    kept: where it is saved meanwhile, and gone on from.
     Raises `RoutingError` where an expert returns what is not finite.
     """
-    heard, model, done = _Heard(texts), checkpoint.model, 0
+    heard, kept = _Heard(texts), kept or KeptSums(None, {}, False)
     single = texts.questions is not None and all(
         len(r.continuation) == 1 for one in texts.questions for r in one.requests
     )
-    scores: dict[int, list[float]] = {}
-    with hearing_outputs(model, heard) as taps:
+    scores = np.full((len(texts.sequences), len(LETTERS)), np.nan)
+    with kept, hearing_outputs(checkpoint.model, heard) as taps:
         heard.begin(taps)
-        for batch in batches(texts.sequences, batch_size, pad_id(checkpoint.tokenizer)):
-            step("measuring, sequences", done, len(texts.sequences))
+        before = kept.begin(heard.sums, scores)
+        for number, batch in enumerate(batches(texts.sequences, batch_size, pad_id(checkpoint.tokenizer))):
+            if number < before:
+                continue
+            step("measuring, sequences", number * batch_size, len(texts.sequences))
             check_room()
             heard.batch(batch)
-            logits = model(mx.array(batch.ids))
+            logits = checkpoint.model(mx.array(batch.ids))
             heard.end()
-            if single:
-                assert texts.questions is not None
-                scores |= _letters(logits, batch, [texts.questions[row] for row in batch.rows])
-            done += len(batch.rows)
+            if single and texts.questions is not None:
+                scores[list(batch.rows)] = _letters(logits, [texts.questions[row] for row in batch.rows])
+            kept.batch(number + 1, heard.sums, scores)
     if texts.questions is None:
         return Contributed(taps.specs, heard.sums, None)
     if not single:
         scores = _in_parts(checkpoint, texts.questions, batch_size, step)
     answers = [
-        answered(one.question, one.shots, one.truncated, len(one.requests[0].context), scores[row])
+        answered(one.question, one.shots, one.truncated, len(one.requests[0].context), scores[row].tolist())
         for row, one in enumerate(texts.questions)
     ]
     return Contributed(taps.specs, heard.sums, answers)
@@ -119,8 +126,8 @@ def _begin(arrays: list[Array]) -> None:
     compute(arrays)
 
 
-def _letters(logits: Array, batch: Batch, asked: list[Posed]) -> dict[int, list[float]]:
-    """Log-likelihoods of the four letters of each row, of one token each."""
+def _letters(logits: Array, asked: list[Posed]) -> HostArray:
+    """[B, 4] log-likelihoods of the letters of each row, of one token each."""
     place = mx.array([len(one.requests[0].context) - 1 for one in asked])
     z = logits[mx.arange(len(asked)), place]
     tokens: HostArray = np.array([[r.continuation[0] for r in one.requests] for one in asked])
@@ -128,13 +135,12 @@ def _letters(logits: Array, batch: Batch, asked: list[Posed]) -> dict[int, list[
     made = np.array(log_p).reshape(tokens.shape).astype(np.float64)
     if not np.isfinite(made).all():
         raise RoutingError("The model's log-likelihoods are not finite: load it with --dtype float32.")
-    return {row: four.tolist() for row, four in zip(batch.rows, made, strict=True)}
+    return made
 
 
-def _in_parts(checkpoint: Any, asked: list[Posed], batch_size: int, step: Step) -> dict[int, list[float]]:
+def _in_parts(checkpoint: Any, asked: list[Posed], batch_size: int, step: Step) -> HostArray:
     """The same where a letter is more than one token, which takes forwards of its own."""
     step("answering", 0, 0)
     requests = [r for one in asked for r in one.requests]
     scored = score(backend_named("mlx"), checkpoint, requests, batch_size)
-    each = len(asked[0].requests)
-    return {row: [s.log_likelihood for s in scored[row * each : (row + 1) * each]] for row in range(len(asked))}
+    return np.array([s.log_likelihood for s in scored]).reshape(len(asked), -1)

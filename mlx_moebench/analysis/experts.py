@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy.typing as npt
 from ..data import Dataset
 from ..evaluate.accuracy import summarise
 from ..evaluate.expert_accuracy import ExpertAccuracy, expert_accuracy
-from ..options import Loading, Plan, Reading, Step, quiet_step
+from ..files import write_aside
+from ..options import Loading, Plan, Reading, Saving, Step, quiet_step
+from ..pair.seal import sealed_text
 from ..routing.comparison.choices import Estimate
 from ..routing.comparison.differences import benjamini_hochberg
 from ..routing.contributions import ContributionSums
@@ -20,6 +23,7 @@ from ..routing.record import RouterSpec
 from ..types import Json
 from .answers import Questions
 from .expert_texts import Positions, Texts, corpus_texts, question_texts
+from .kept_sums import KeptSums
 
 SCHEMA_VERSION = "1"
 KIND = "experts"
@@ -60,14 +64,15 @@ def experts(
     loading: Loading | None = None,
     reading: Reading | None = None,
     plan: Plan | None = None,
-    command: str | None = None,
+    saving: Saving | None = None,
     step: Step = quiet_step,
 ) -> Json:
     """Measure every expert of ``model`` on a data set, or on MMLU's questions where none is named.
 
     positions: which tokens count, see `expert_texts.POSITIONS`. weights: also compare the experts' weights, which reads
     all of them. Outputs are read of the experts that were chosen alone, as the model computes them anyway; of a model
-    whose block runs its experts one by one, too. Returns the report as JSON has it. Raises `MoebenchError` and its
+    whose block runs its experts one by one, too. saving: with an output the report, and beside it, while the run goes
+    on, the sums that ``resume`` goes on from. Returns the report as JSON has it. Raises `MoebenchError` and its
     subclasses with one sentence that says what to do.
     """
     from .contributed import contributed
@@ -79,7 +84,12 @@ def experts(
     runner, checkpoint = loaded(model, loading or Loading(), step)
     step("reading the text", 0, 0)
     texts = texts_of(runner, checkpoint, dataset, questions, reading, positions)
-    made = contributed(checkpoint, texts, reading.batch_size, step)
+    saving, identity, environment = saving or Saving(), runner.facts(checkpoint), runner.environment()
+    output = None if saving.output is None else Path(saving.output)
+    decides = {"model": identity, "data": texts.facts, "batch_size": reading.batch_size}
+    decides |= {key: environment.get(key) for key in ("device", "blas", "mlx")}  # another arithmetic rounds otherwise
+    kept = KeptSums(output, decides, saving.resume)
+    made = contributed(checkpoint, texts, reading.batch_size, step, kept)
     step("comparing the weights", 0, 0)
     alike = weight_similarity(checkpoint.model) if weights else ["it was not asked for"] * len(made.specs)
     step("computing the intervals", 0, 0)
@@ -92,12 +102,12 @@ def experts(
     answers: Json = {}
     if made.answers is not None:
         answers = {"answers": summarise(made.answers, plan)}
-    return {
+    report = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
-        "model": runner.facts(checkpoint),
+        "model": identity,
         "data": texts.facts,
-        "environment": runner.environment() | ({} if command is None else {"command": command}),
+        "environment": environment | ({} if saving.command is None else {"command": saving.command}),
         "settings": {
             "positions": positions,
             "batch_size": reading.batch_size,
@@ -108,6 +118,10 @@ def experts(
         "summary": summary_of(routers),
         "routers": routers,
     }
+    if output is not None:
+        write_aside({output: sealed_text(report).encode()})
+        kept.finish()
+    return report
 
 
 def flags_of(answers: list[Json] | None) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.intp]]:

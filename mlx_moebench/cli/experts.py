@@ -68,6 +68,7 @@ BATCH = (4, "Sequences per forward pass; of questions the logits over the whole 
 @click.option("--weights/--no-weights", default=True, show_default=True, help="Compare the experts' weights, too.")
 @plan_options("means over sequences")
 @output_option("Write the report as JSON.  [default: not written]")
+@resume_option("the sums beside the report at --output")
 @click.option("--csv", type=click.Path(path_type=Path), help="Write a row for every expert to this .csv.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Use and REAP of every expert, .png, .svg or .pdf.")
 @json_option("the report")
@@ -85,6 +86,7 @@ def command(
     weights: bool,
     plan: Plan,
     output: Path | None,
+    resume: bool,
     csv: Path | None,
     plot: Path | None,
     as_json: bool,
@@ -100,6 +102,7 @@ def command(
             raise click.UsageError(f"Give {given[0]} after {context.invoked_subcommand}.")
         return
     from ..analysis.experts import PRESETS, experts
+    from ..options import Saving
     from ..show.plots._experts import plot_experts
     from ..show.tables.experts import COLUMNS, experts_csv, print_experts
     from ._progress import progress
@@ -123,7 +126,7 @@ def command(
             loading=loading,
             reading=reading,
             plan=plan,
-            command=command_line(),
+            saving=Saving(output, resume, command=command_line()),
             step=step,
         )
     deliver(report, print_experts, as_json, places, table=experts_csv, draw=plot_experts)
