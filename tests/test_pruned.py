@@ -58,7 +58,7 @@ def test_what_is_exported_has_the_logits_of_the_masked_model(name: str, tmp_path
     smaller = load_checkpoint(tmp_path / "less").model
     for spec, size in zip(routers_of(smaller), of_routers, strict=True):
         assert spec.n_experts == size.n_kept + (spec.kinds or ()).count("copy")
-    np.testing.assert_allclose(np.array(smaller(mx.array(IDS))), logits, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(np.array(smaller(mx.array(IDS))), logits, atol=1e-5, rtol=1e-5)
 
 
 def test_layers_of_one_size_and_whole_routers_alone_are_exported(tmp_path: Path) -> None:

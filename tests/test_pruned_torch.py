@@ -46,14 +46,14 @@ def test_transformers_and_mlx_lm_load_it_alike(name: str, tmp_path: Path, one_to
         pytest.skip("its blocks call the experts one by one")
     logits, _ = masked_and_exported(model, tmp_path / "whole", tmp_path / "less")
     ours = np.array(load_checkpoint(tmp_path / "less").model(mx.array(IDS)))
-    np.testing.assert_allclose(ours, logits, atol=1e-5, rtol=1e-4)
-    np.testing.assert_allclose(in_transformers(tmp_path / "less"), logits, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(ours, logits, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(in_transformers(tmp_path / "less"), logits, atol=1e-5, rtol=1e-5)
     family, place = family_of(model), tmp_path / "less" / "config.json"
     if not family.module:
         config = json.loads(place.read_text())
         place.write_text(json.dumps(config | mlx_settings(family, config)))  # what stock mlx-lm does not look for
         stock, _ = mlx_lm.load(str(tmp_path / "less"))
-        np.testing.assert_allclose(np.array(stock(mx.array(IDS))), logits, atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(np.array(stock(mx.array(IDS))), logits, atol=1e-5, rtol=1e-5)
 
 
 @by_form
@@ -65,4 +65,4 @@ def test_experts_stored_together_are_the_same_ones(name: str, tmp_path: Path, on
     if any(family_of(model).form(spec.router).one_by_one for spec in routers_of(model)):
         pytest.skip("its blocks call the experts one by one")
     logits, _ = masked_and_exported(model, tmp_path / "fused", tmp_path / "less")
-    np.testing.assert_allclose(in_transformers(tmp_path / "less"), logits, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(in_transformers(tmp_path / "less"), logits, atol=1e-5, rtol=1e-5)

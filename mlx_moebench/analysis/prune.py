@@ -175,7 +175,7 @@ def _exported(tested: Tested, report: Json, folder: Path, change: Without, optio
     """Write the smaller checkpoint, load it, and compare it with the masked model."""
     from ..checkpoints.pruned import export_pruned
     from ..models import load_checkpoint
-    from .speed import generation_speed, largest_difference
+    from .speed import generation_speed, logits_apart
 
     kept = {number: section["kept"] for number, section in enumerate(report["routers"])}
     order = {number: section["order"] for number, section in enumerate(report["routers"])}
@@ -184,7 +184,7 @@ def _exported(tested: Tested, report: Json, folder: Path, change: Without, optio
     loading = options.loading
     smaller = load_checkpoint(folder, loading)
     ids = _first_ids(tested, options)
-    facts["largest_logit_difference"] = largest_difference(tested.checkpoint.model, change, smaller.model, ids)
+    facts["logits"] = logits_apart(tested.checkpoint.model, change, smaller.model, ids)
     step("generating", 0, 0)
     facts["generation"] = generation_speed(tested.checkpoint, smaller, np.array(ids)[0])
     return {"folder": folder.name, **facts}

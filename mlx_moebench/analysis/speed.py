@@ -16,12 +16,14 @@ from ..types import HostArray, Json
 ROUNDS, TOKENS = 9, 32
 
 
-def largest_difference(model: Any, change: Change, other: Any, ids: Array) -> float:
-    """The largest absolute difference of the logits of ``model`` under ``change`` and of ``other``, at ids [B, S]."""
+def logits_apart(model: Any, change: Change, other: Any, ids: Array) -> Json:
+    """How far the logits of ``other`` are from those of ``model`` under ``change``, at ids [B, S]: the largest absolute
+    difference, and the largest absolute logit."""
     with changing(model, change):
         masked = model(ids)
         mx.eval(masked)
-    return float(mx.abs(masked.astype(mx.float32) - other(ids).astype(mx.float32)).max())
+    masked, made = (z.astype(mx.float32) for z in (masked, other(ids)))
+    return {"difference": float(mx.abs(masked - made).max()), "largest": float(mx.abs(masked).max())}
 
 
 def generation_speed(first: Any, second: Any, prompt: HostArray) -> Json:
