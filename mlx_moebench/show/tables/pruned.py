@@ -57,8 +57,8 @@ def _beside(report: Json) -> list[Any]:
         speed = made["generation"]
         lines.append(
             f"{made['folder']}: {_mega(made['bytes_after'])} of {_mega(made['bytes_before'])}; logits differ from the "
-            f"masked model's by {made['logits']['difference']:.1e} at most, of {made['logits']['largest']:.1f}; generates "
-            f"{with_interval(speed['ratio']['value'], speed['ratio'], 2, decimals)} times as fast "
+            f"masked model's by {made['logits']['difference']:.1e} at most, of {made['logits']['largest']:.1f}; "
+            f"generates {with_interval(speed['ratio']['value'], speed['ratio'], 2, decimals)} times as fast "
             f"({decimals(speed['tokens_per_second'], 0)}, then {decimals(speed['tokens_per_second_after'], 0)} tokens "
             f"a second; quartiles of {speed['rounds']} rounds)"
         )
