@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -33,6 +34,7 @@ from mlx_moebench.evaluate.mmlu import evaluate_mmlu
 from mlx_moebench.instrument import capture
 from mlx_moebench.models import Checkpoint, load_checkpoint
 from mlx_moebench.options import Plan, Reading, Saving
+from mlx_moebench.pair.format import checked, schema_text
 from mlx_moebench.routing.repeats import units_of
 
 import mlx.core as mx  # isort: skip
@@ -177,6 +179,9 @@ def test_the_report_on_questions(positions: Any, nano: Checkpoint, folder: Path)
     assert report["answers"]["results"]["micro_accuracy"]["value"] == asked["results"]["micro_accuracy"]["value"]
     data, n = report["data"], len(asked["questions"])
     assert (data["n_sequences"], data["positions"]) == (n, positions)
+    written = json.loads(json.dumps(report))
+    checked("experts", written)
+    jsonschema.validate(written, json.loads(schema_text("experts")))
     for router in report["routers"]:
         assert router["n_tokens"] == data["n_counted"]
         assert router["activated"] + router["never_activated"] == len(router["experts"]) == 16

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from .comparison import ComparisonFile
+from .experts import ExpertsFile
 from .facts import SumsFacts, TraceManifest
 from .profile import ProfileFile
 from .quant import QuantFile
@@ -22,6 +23,7 @@ FILES: dict[str, tuple[str, Any]] = {
     "routing_stats": ("Routing statistics report", Report),
     "profile": ("Profile", ProfileFile),
     "comparison": ("Comparison", ComparisonFile),
+    "experts": ("Experts", ExpertsFile),
     "quant_drift": ("Drift of routing under quantisation", QuantFile),
 }
 """{name of the schema: (title, class)}."""
