@@ -13,7 +13,7 @@ from ..instrument.interventions import Change, changing
 from ..routing.record import Array
 from ..types import HostArray, Json
 
-ROUNDS, TOKENS = 9, 32
+ROUNDS, TOKENS = 12, 32
 
 
 def logits_apart(model: Any, change: Change, other: Any, ids: Array) -> Json:
@@ -29,23 +29,32 @@ def logits_apart(model: Any, change: Change, other: Any, ids: Array) -> Json:
 def generation_speed(first: Any, second: Any, prompt: HostArray) -> Json:
     """Tokens a second of both models, greedy, one sequence; the models take turns, after a round that does not count.
 
-    ratio: of the second over the first, median over rounds with quartiles: above 1 the second is faster.
+    ratio: of the second over the first, median over rounds with quartiles: above 1 the second is faster. control: the
+    same of the first over itself, which runs twice a round: as far as that is from 1, chance and the machine go.
     """
-    rates: list[tuple[float, float]] = []
+    arms = (first, second, first)
+    rates: list[list[float]] = []
     for number in range(-1, ROUNDS):
-        order = (first, second) if number % 2 else (second, first)
-        of_round = {id(one): _rate(one, prompt) for one in order}
+        of_round = dict.fromkeys(range(len(arms)), 0.0)
+        for place in range(len(arms)):
+            arm = (place + number) % len(arms)
+            of_round[arm] = _rate(arms[arm], prompt)
         if number >= 0:
-            rates.append((of_round[id(first)], of_round[id(second)]))
-    before, after = np.array(rates).T
-    low, ratio, high = np.percentile(after / before, (25, 50, 75))
+            rates.append(list(of_round.values()))
+    before, after, again = np.array(rates).T
     return {
         "tokens_per_second": float(np.median(before)),
         "tokens_per_second_after": float(np.median(after)),
-        "ratio": {"value": float(ratio), "low": float(low), "high": float(high)},
+        "ratio": _quartiles(after / before),
+        "control": _quartiles(again / before),
         "rounds": ROUNDS,
         "max_tokens": TOKENS,
     }
+
+
+def _quartiles(ratios: HostArray) -> Json:
+    low, value, high = np.percentile(ratios, (25, 50, 75))
+    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def _rate(checkpoint: Any, prompt: HostArray) -> float:

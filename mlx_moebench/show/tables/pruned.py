@@ -60,7 +60,8 @@ def _beside(report: Json) -> list[Any]:
             f"masked model's by {made['logits']['difference']:.1e} at most, of {made['logits']['largest']:.1f}; "
             f"generates {with_interval(speed['ratio']['value'], speed['ratio'], 2, decimals)} times as fast "
             f"({decimals(speed['tokens_per_second'], 0)}, then {decimals(speed['tokens_per_second_after'], 0)} tokens "
-            f"a second; quartiles of {speed['rounds']} rounds)"
+            f"a second; quartiles of {speed['rounds']} rounds), where the same model beside itself is "
+            f"{with_interval(speed['control']['value'], speed['control'], 2, decimals)}"
         )
     return [sentences(lines)] if lines else []
 
