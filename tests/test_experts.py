@@ -220,6 +220,12 @@ def test_accuracy_of_an_expert_is_that_of_its_questions(nano: Checkpoint, folder
             assert one["accuracy"]["value"] == (pytest.approx(np.mean(flags)) if flags else None)
 
 
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_the_results_are_such_reports(positions: str) -> None:
+    path = Path(__file__).parents[1] / "results" / "experts" / f"mmlu_{positions}.json"
+    checked("experts", json.loads(path.read_text(encoding="utf-8")))
+
+
 def test_weights_are_compared_number_by_number(nano: Checkpoint) -> None:
     first = weight_similarity(nano.model)[0]
     assert not isinstance(first, str)
