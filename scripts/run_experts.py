@@ -2,6 +2,7 @@
 
     python scripts/run_experts.py --mmlu ../shared/data/mmlu     # about 15 minutes on one core
     python scripts/run_experts.py --mmlu FOLDER --only prune_math
+    python scripts/run_experts.py --mmlu FOLDER --model ./upcycled --prefix upcycled_
 
 Experts on all validation questions, at the last token of each and at every token; pruning a quarter of them by REAP on
 each bundled domain, against random prunings, by other criteria, and exported. `python scripts/make_results.py
@@ -54,6 +55,8 @@ def run(name: str, arguments: list[str], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mmlu", type=Path, required=True, help="folder of MMLU's CSV files with dev/ and val/")
+    parser.add_argument("--model", type=Path, help="another model than the embedded one")
+    parser.add_argument("--prefix", default="", help="of the names of its reports")
     parser.add_argument("--only", nargs="+", choices=[name for name, _ in runs()], help="these reports alone")
     args = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -61,9 +64,12 @@ def main() -> None:
         folder = Path(place)
         (folder / "mmlu").symlink_to(args.mmlu.resolve(), target_is_directory=True)
         (folder / "experts").symlink_to(FOLDER, target_is_directory=True)
+        model = [] if args.model is None else ["--model", args.model.name]
+        if args.model is not None:
+            (folder / args.model.name).symlink_to(args.model.resolve(), target_is_directory=True)
         for name, arguments in runs():
             if args.only is None or name in args.only:
-                run(name, arguments, folder)
+                run(args.prefix + name, [*arguments, *model], folder)
 
 
 if __name__ == "__main__":
