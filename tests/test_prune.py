@@ -200,6 +200,7 @@ def test_the_cost_of_merging_is_that_of_mean_weights(nano: Checkpoint) -> None:
         assert one["loss_change"]["value"] == pytest.approx((after - before).mean(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_perturbations_change_answers(nano: Checkpoint, questions: Questions) -> None:
     report = perturb(
         nano, "math", ["drop-top1", "k=2"], questions=questions, max_samples=12, max_length=12, plan=OPTIONS.plan
