@@ -31,11 +31,11 @@ def draw_experts(report: Facts) -> Figure:
         _panel(figure, axis, _values(routers, name), [_row(router) for router in routers])
         axis.set_title(words, loc="left")
         axis.set_xlabel("expert, most chosen first")
-        axis.set_ylabel("router")
+        axis.set_ylabel("layer")
     data = report["data"]
     share = f"{100 * report['summary']['never_activated_share']:.1f}% of the experts are never chosen"
     about = f"{plain(model_name(report['model']))} on {plain(data['name'], 40)}: {data['n_counted']:,} tokens, {share}"
-    figure.suptitle(lines(about, "no intervals: of single experts"))
+    figure.suptitle(lines(about, "no intervals: they are of routers, not of single experts"))
     return figure
 
 
