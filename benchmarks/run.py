@@ -50,6 +50,7 @@ PARTS: Mapping[str, Part] = {
     "overhead_width": Part(
         "The same at real width", "overhead.py", ("--part", "width", "--rounds", "4", "--tokens", "512"), 3, True
     ),
+    "experts": Part("What hearing every expert adds to a forward", "experts.py", (), 2, True),
     "memory": Part("Memory against tokens, experts and layers", "memory.py", (), 3),
     "bootstrap": Part("Statistics of a large model", "statistics_speed.py", (), 1),
     "page": Part("Pages", "page.py", (), 1),

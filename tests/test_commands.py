@@ -19,7 +19,7 @@ from mlx_moebench.options import Choices, Flag, Loading, LoadingChoices, Options
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 
-LOAD_MODELS = ("analyze", "compare", "demo", "evaluate", "loss", "profile", "train")
+LOAD_MODELS = ("analyze", "compare", "demo", "evaluate", "experts", "loss", "perturb", "profile", "train")
 """The commands that load a model."""
 
 EVERYWHERE = ("--output", "--force", "--level", "--json", "--quiet", "--seed", "--resume")
@@ -30,6 +30,7 @@ HOLES: Mapping[tuple[str, str], str] = {
     ("compare", "--adapter-path"): "A or B may be an adapter's folder, and --model is the model that it is applied to",
     ("train", "--backend"): "training uses mlx-lm's own trainer",
     ("perturb", "--backend"): "routers are changed by the taps on MLX's models",
+    ("experts", "--backend"): "experts are heard and changed by the taps on MLX's models",
     ("train", "--routers-from"): "an adapter belongs to the model as it is stored",
     **{
         (name, flag): why
@@ -37,6 +38,7 @@ HOLES: Mapping[tuple[str, str], str] = {
             "demo": "it generates, for which all layers are needed for every token",
             "dynamics": "what each token chose is compared, and kept for that",
             "evaluate": "it asks the same model again and again",
+            "experts": "the same texts go through the model again and again",
             "perturb": "the losses come from the head, behind all layers",
             "loss": "the log-likelihoods come from the head, behind all layers",
             "train": "gradients go through all layers",
@@ -113,14 +115,15 @@ HOLES: Mapping[tuple[str, str], str] = {
 
 
 def commands() -> dict[str, list[click.Command]]:
-    """Every subcommand; of a group of them, those in it."""
+    """Every subcommand; of a group of them, those in it, and itself where it does something alone."""
     context = click.Context(group)
     found: dict[str, list[click.Command]] = {}
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         members = command.list_commands(context) if isinstance(command, click.Group) else ()
-        found[name] = [c for m in members if (c := command.get_command(context, m))] or [command]  # type: ignore[attr-defined]
+        inside = [c for m in members if (c := command.get_command(context, m))]  # type: ignore[attr-defined]
+        found[name] = [*inside, *([command] if not inside or getattr(command, "invoke_without_command", False) else [])]
     return found
 
 

@@ -22,14 +22,14 @@ RANK = {
     "models": 3,
     "measure": 4,
     "evaluate": 5,
-    "analysis": 5,
-    "train": 6,
-    "lab": 7,
-    "show": 8,
-    "web": 8,
-    "demo": 9,
-    "serve": 9,
-    "cli": 10,
+    "analysis": 6,
+    "train": 7,
+    "lab": 8,
+    "show": 9,
+    "web": 9,
+    "demo": 10,
+    "serve": 10,
+    "cli": 11,
 }
 
 
@@ -59,6 +59,8 @@ BLOCKED = ("mlx", "mlx_lm", "torch", "transformers", "lm_eval", "gradio")
 
 NEED_A_LIBRARY = (
     *("models", "instrument", "train", "lab", "measure.on_mlx", "analysis.selftest", "analysis.changed", "demo.app"),
+    *("analysis.contributed", "analysis.expert_weights", "analysis.tested"),
+    *("analysis.merging", "analysis.prune", "analysis.reweight", "analysis.speed"),
     *(
         "evaluate.harness",
         "vlm",

@@ -180,6 +180,16 @@ class Paired:
             "agreement": self._share(self._sums(same, self._unit), self._tokens),
         }
 
+    def loss_sums(self, changed: Run) -> npt.NDArray[np.float64]:
+        """[G] the losses of a run, summed over each unit of resampling."""
+        return self._sums(changed.losses.losses, self._unit)[:, 0]
+
+    def difference(self, sums: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> Json:
+        """Mean loss by ``sums`` [G] minus that by ``others``, nats a token, with its paired interval."""
+        apart = sums - others
+        (interval,) = ratio_intervals(apart[:, None], self._tokens, self._strata, self.plan)
+        return Estimate(float(apart.sum() / self._tokens.sum()), interval).to_dict()
+
     def sets_kept(self, changed: Run, number: int) -> Json:
         """Share of tokens whose set of experts router ``number`` would have chosen unchanged, on what it got."""
         sets = changed.sets

@@ -236,8 +236,8 @@ def loading_options(*, without: Collection[str] = (), model: bool = True) -> Dec
             raise click.UsageError(f"--4bit means --bits 4 and contradicts --bits {bits}; give one of them.")
         return Loading(bits=4 if four_bit else bits, **choices)
 
-    grouped = _grouped("loading", make, LOADING, without)
-    return (lambda command: named(grouped(command))) if model else grouped
+    options_of = grouped("loading", make, LOADING, without)
+    return (lambda command: named(options_of(command))) if model else options_of
 
 
 def reading_options(*, dataset: bool = True, batch_size: tuple[int, str] | None = None) -> Decorator:
@@ -259,13 +259,13 @@ def reading_options(*, dataset: bool = True, batch_size: tuple[int, str] | None 
         options["batch_size"] = click.option(
             "--batch-size", type=click.IntRange(min=1), default=batch_size[0], show_default=True, help=batch_size[1]
         )
-    grouped = _grouped("reading", Reading, options)
-    return (lambda command: named(grouped(command))) if dataset else grouped
+    options_of = grouped("reading", Reading, options)
+    return (lambda command: named(options_of(command))) if dataset else options_of
 
 
 def flag_options(command: Command) -> Command:
     """`FLAG`; the command gets ``flag``, a `Flag`."""
-    return _grouped("flag", Flag, FLAG)(command)
+    return grouped("flag", Flag, FLAG)(command)
 
 
 def _thresholds(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Thresholds:
@@ -306,7 +306,7 @@ def plan_options(of: str | None = None) -> Decorator:
             show_default=True,
             help=f"Interval of {of}.",
         )
-    return _grouped("plan", lambda ci, **choices: Plan(method=ci, **choices), options)
+    return grouped("plan", lambda ci, **choices: Plan(method=ci, **choices), options)
 
 
 def _force(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -347,7 +347,7 @@ def resume_option(what: str) -> Decorator:
     )
 
 
-def _grouped(
+def grouped(
     name: str, make: Callable[..., Any], options: Mapping[str, Decorator], without: Collection[str] = ()
 ) -> Decorator:
     """Options whose values reach the command as one object, ``make(**values)``, under ``name``."""
@@ -355,11 +355,11 @@ def _grouped(
 
     def decorate(command: Command) -> Command:
         @wraps(command)
-        def grouped(**values: Any) -> Any:
+        def with_one(**values: Any) -> Any:
             made = make(**{key: values.pop(key) for key in kept})
             return command(**{name: made}, **values)
 
-        whole: Command = grouped
+        whole: Command = with_one
         for option in reversed(kept.values()):
             whole = option(whole)
         return whole

@@ -10,7 +10,6 @@ import click
 from ._options import (
     STREAMING,
     command_line,
-    hold,
     json_option,
     loading_options,
     output_option,
@@ -18,7 +17,7 @@ from ._options import (
     quiet_option,
     reading_options,
 )
-from ._streams import say
+from ._report import Places, deliver
 
 if TYPE_CHECKING:
     from ..options import Loading, Plan, Reading
@@ -61,31 +60,14 @@ def command(
     the rank correlation with the loss, the mean loss by tenths of the score, and the tokens that stand out.
     """
     from ..analysis.loss import loss_report
-    from ..files import check_output, write_aside
     from ..options import Options, Saving
-    from ..pair.seal import sealed_text
-    from ..show.plots import check_plot
     from ..show.plots.uncertainty import plot_uncertainty
     from ..show.tables.loss import print_uncertainty
     from ._progress import progress
 
-    if output:
-        hold(output)
-        check_output(output, ".json", "report of loss", ("n_pairs", "mean_loss"))
-    if plot:
-        check_plot(plot)
+    places = Places(output, plot=plot)
+    places.check("report of loss", ("n_pairs", "mean_loss"))
     with progress(quiet) as step:
         options = Options(loading, reading, saving=Saving(command=command_line()), plan=plan)
         report = loss_report(model, dataset, options, examples=examples, step=step)
-    text = sealed_text(report)
-    if output:
-        write_aside({output: text.encode()})
-    if plot:
-        plot_uncertainty(report, plot)
-    if as_json:
-        click.echo(text, nl=False)
-        return
-    print_uncertainty(report)
-    for path in (output, plot):
-        if path:
-            say(f"Wrote {path}")
+    deliver(report, print_uncertainty, as_json, places, draw=plot_uncertainty)

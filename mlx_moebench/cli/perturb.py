@@ -12,7 +12,6 @@ from ..perturbations import DEFAULT, KINDS, Perturbation, perturbations_named
 from ._options import (
     STREAMING,
     command_line,
-    hold,
     json_option,
     loading_options,
     output_option,
@@ -21,9 +20,11 @@ from ._options import (
     reading_options,
     resume_option,
 )
-from ._streams import say
+from ._questions import question_options
+from ._report import Places, deliver
 
 if TYPE_CHECKING:
+    from ..analysis.answers import Questions
     from ..options import Loading, Plan, Reading
 
 EPILOG = """\b
@@ -32,6 +33,7 @@ Examples:
   mlx-moebench perturb --what drop-top1 --by-layer   which layer's first choice matters most
   mlx-moebench perturb --what k=1 --what k=4 --dataset code
   mlx-moebench perturb --model allenai/OLMoE-1B-7B-0924 --output perturbed.json
+  mlx-moebench perturb --mmlu mmlu/                  and what becomes of the answers to MMLU's questions
   mlx-moebench perturb --json | jq '.runs[] | [.perturbation, .loss_change.value]'
 """
 
@@ -58,6 +60,7 @@ def _named(context: click.Context, parameter: click.Parameter, values: tuple[str
     + f".  [default: {', '.join(DEFAULT)}]",
 )
 @click.option("--by-layer", is_flag=True, help="Each of all routers, and then of each router alone.")
+@question_options("Put questions to every run, too.", "none are asked")
 @plan_options("changes of the loss over sequences")
 @output_option("Write the report as JSON, after every run.  [default: not written]")
 @resume_option("the report at --output")
@@ -70,6 +73,7 @@ def command(
     reading: Reading,
     perturbations: list[Perturbation],
     by_layer: bool,
+    questions: Questions | None,
     plan: Plan,
     output: Path | None,
     resume: bool,
@@ -82,15 +86,12 @@ def command(
     the set of experts that a router would have chosen unchanged.
     """
     from ..analysis.perturb import perturb_report
-    from ..files import check_output
     from ..options import Options, Saving
-    from ..pair.seal import sealed_text
     from ..show.tables.perturb import print_perturbed
     from ._progress import progress
 
-    if output:
-        hold(output)
-        check_output(output, ".json", "report of perturb", ("runs", "loss"))
+    places = Places(output)
+    places.check("report of perturb", ("runs", "loss"))
     with progress(quiet) as step:
         report = perturb_report(
             model,
@@ -98,11 +99,7 @@ def command(
             perturbations,
             Options(loading, reading, saving=Saving(output, resume, command=command_line()), plan=plan),
             by_layer=by_layer,
+            questions=questions,
             step=step,
         )
-    if as_json:
-        click.echo(sealed_text(report), nl=False)
-        return
-    print_perturbed(report)
-    if output:
-        say(f"Wrote {output}")
+    deliver(report, print_perturbed, as_json, places)

@@ -218,29 +218,32 @@ def answer_questions(
     equals), answer, correct, and tied, whether another letter is as likely as the choice.
     """
     runner = backend_named(checkpoint.backend)
-    posed = [_posed(checkpoint.tokenizer, question, shots, length) for question in questions]
+    asked = [posed(checkpoint.tokenizer, question, shots, length) for question in questions]
     scores: dict[int, list[float]] = {}
 
     def tell(before: int, requests: int) -> None:
         step(before + requests // len(LETTERS))
 
-    for used in sorted({fitting for fitting, _, _ in posed}, reverse=True):
-        numbers = [number for number, (fitting, _, _) in enumerate(posed) if fitting == used]
-        requests = [request for number in numbers for request in posed[number][2]]
+    for used in sorted({fitting for fitting, _, _ in asked}, reverse=True):
+        numbers = [number for number, (fitting, _, _) in enumerate(asked) if fitting == used]
+        requests = [request for number in numbers for request in asked[number][2]]
         scored = score(runner, checkpoint, requests, batch_size, partial(tell, len(scores)))
         for place, number in enumerate(numbers):
             four = scored[place * len(LETTERS) : (place + 1) * len(LETTERS)]
             scores[number] = [s.log_likelihood for s in four]
     return [
-        _answered(question, used, truncated, len(requests[0].context), scores[number])
-        for number, (question, (used, truncated, requests)) in enumerate(zip(questions, posed, strict=True))
+        answered(question, used, truncated, len(requests[0].context), scores[number])
+        for number, (question, (used, truncated, requests)) in enumerate(zip(questions, asked, strict=True))
     ]
 
 
-def _posed(
+def posed(
     tokenizer: Any, question: Question, shots: Sequence[Question], length: int | None
 ) -> tuple[int, bool, list[Request]]:
-    """(shots used, whether the question was cut, one request a letter): as many shots, the last ones, as fit."""
+    """(shots used, whether the question was cut, one request a letter): as many shots, the last ones, as fit.
+
+    length: most tokens of a prompt with its answer; None for any number.
+    """
     for used in range(len(shots), -1, -1):
         text = prompt(question, shots[len(shots) - used :])
         if used and length is not None and len(encode_text(tokenizer, text)) > length:
@@ -251,7 +254,8 @@ def _posed(
     return used, cut, requests
 
 
-def _answered(question: Question, shots: int, truncated: bool, tokens: int, logs: list[float]) -> Json:
+def answered(question: Question, shots: int, truncated: bool, tokens: int, logs: list[float]) -> Json:
+    """An answer as `answer_questions` lists it; logs: log-likelihoods of A to D, nats."""
     best = int(np.argmax(logs))
     odds = np.exp(np.array(logs) - logs[best])
     return {

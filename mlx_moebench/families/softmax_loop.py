@@ -1,4 +1,7 @@
-"""DBRX: softmax over all experts, top-K, divided by their sum; the block calls its experts itself, one by one."""
+"""DBRX: softmax over all experts, top-K, divided by their sum; the block calls its experts itself, one by one.
+
+What they return is heard, but no other choice can take the place of theirs: there is no call that gets all indices.
+"""
 
 from __future__ import annotations
 

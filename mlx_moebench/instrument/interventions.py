@@ -85,7 +85,11 @@ def changing(model: nn.Module, change: Change) -> Iterator[None]:
     `UnsupportedModelError` where a router is missing.
     """
     with Capture(model, _nothing) as taps:
-        _check_together(taps, "another choice cannot take the place of theirs")
+        if any(form.one_by_one for form in taps.forms):
+            raise MoebenchError(
+                "The blocks of this model call their experts one by one, so that another choice cannot take the place "
+                "of theirs."
+            )
         if any(tap.swap is not None for tap in taps.routers):
             raise MoebenchError("The routers of this model are changed already: end that first.")
         try:
@@ -102,10 +106,8 @@ def hearing_outputs(model: nn.Module, sink: OutputSink) -> Iterator[Capture]:
     """While it lasts, ``sink`` hears what the chosen experts of every router returned: [..., K, D], without weights.
 
     Nothing else is computed: they are the arrays that the block goes on with. Latent experts return latents.
-    Raises `MoebenchError` for a model whose blocks run their experts one by one.
     """
     with Capture(model, _nothing) as taps:
-        _check_together(taps, "what they return is not heard")
         entries = [(number, sink) for number in range(len(taps.specs))]
         try:
             for tap, entry in zip(taps.routers, entries, strict=True):
@@ -114,11 +116,6 @@ def hearing_outputs(model: nn.Module, sink: OutputSink) -> Iterator[Capture]:
         finally:
             for tap, entry in zip(taps.routers, entries, strict=True):
                 tap.outputs[:] = [other for other in tap.outputs if other is not entry]
-
-
-def _check_together(taps: Capture, why: str) -> None:
-    if any(form.one_by_one for form in taps.forms):
-        raise MoebenchError(f"The blocks of this model call their experts one by one, so that {why}.")
 
 
 def _nothing(number: int, logits: Array, indices: Array, shape: tuple[int, ...]) -> None:

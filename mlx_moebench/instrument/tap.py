@@ -126,7 +126,7 @@ class _Heard(threading.local):
     """What a router said before its experts are called, in a thread.
 
     x: what its gate was called with. chosen: what it chose, where it tells its experts something else. ran: the experts
-    that ran one by one, in order.
+    that ran one by one, in order; made: what they returned, where someone hears that.
     running: how many calls of the experts are under way: mlx-vlm's call themselves token by token for short inputs.
     """
 
@@ -137,6 +137,7 @@ class _Heard(threading.local):
 
     def __init__(self) -> None:
         self.ran: list[int] = []
+        self.made: list[Array] = []
 
 
 @dataclass
@@ -375,9 +376,11 @@ def _chooser_class(base: Any) -> Any:
 @cache
 def _counted_class(base: Any) -> Any:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        tap = getattr(self, _TAP)
+        tap, y = getattr(self, _TAP), base.__call__(self, *args, **kwargs)
         tap.router.heard.ran.append(tap.number)
-        return base.__call__(self, *args, **kwargs)
+        if tap.router.outputs:
+            tap.router.heard.made.append(y)
+        return y
 
     return _recording(base, {"__call__": __call__})
 
@@ -391,10 +394,14 @@ def _loop_class(base: Any) -> Any:
                 f"{tap.name}: in training mode this model runs an expert for many tokens at once and does not say for "
                 "which; call model.eval() first."
             )
-        tap.heard.ran.clear()
+        heard = tap.heard
+        heard.ran.clear()
+        heard.made.clear()
         y = base.__call__(self, x, *args, **kwargs)
         # Token after token, the experts of each in the order of its choice.
-        tap.emit(mx.array(tap.heard.ran, dtype=mx.uint32).reshape(math.prod(x.shape[:-1]), -1))
+        indices = mx.array(heard.ran, dtype=mx.uint32).reshape(math.prod(x.shape[:-1]), -1)
+        made, heard.made = heard.made, []
+        tap.emit(indices, mx.stack(made).reshape(*indices.shape, -1) if made else None)
         return y
 
     return _recording(base, {"__call__": __call__})

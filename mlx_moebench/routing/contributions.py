@@ -1,130 +1,174 @@
 """What each expert adds to a block's output: norms, weighted norms, peaks, and how alike the outputs of a token are.
 
 Sources: REAP and EAN as in Lasby et al. 2025 (arXiv 2510.13999); super-experts as in Su et al. 2025 (arXiv 2507.23279),
-whose largest output stands far above the layer's others.
+whose largest output stands far above the layer's others; gate entropy and sorted weights as in Chernov 2025 (arXiv
+2502.17187).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from array_api_compat import array_namespace
+from scipy.special import entr
 
-from ..types import HostArray
 from .record import Array, Integers, Mask, Reals
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class TokenOutputs:
-    """What the K chosen experts of each token returned, reduced, still on the device.
+    """What the K chosen experts of each of P tokens returned, reduced, still on the device.
 
-    norms [B, S, K]: |y|, Euclidean. peaks [B, S, K]: the largest absolute number of y. signed, relu [B, S]: mean cosine
-    over the K (K - 1) / 2 pairs of a token's outputs, and of the same with each cosine at least 0; 0 where K is 1. An
-    output of zeros has cosine 0 with any other.
+    products [P, K, K]: y_a . y_b. peaks [P, K]: the largest absolute number of y.
     """
 
-    norms: Array
+    products: Array
     peaks: Array
-    signed: Array
-    relu: Array
 
     def arrays(self) -> list[Array]:
         """Everything to evaluate before it is read on the host."""
-        return [self.norms, self.peaks, self.signed, self.relu]
+        return [self.products, self.peaks]
 
 
 def token_outputs(outputs: Array) -> TokenOutputs:
-    """Reduce outputs [B, S, K, D] of the chosen experts, without their weights."""
+    """Reduce outputs [P, K, D] of the chosen experts, without their weights.
+
+    One product and two reductions: what is read of D numbers is not written again.
+    """
     xp = array_namespace(outputs)
     y = xp.astype(outputs, xp.float32)
-    norms = xp.sqrt(xp.sum(y * y, axis=-1))
-    unit = y / xp.where(norms > 0, norms, xp.zeros_like(norms) + 1)[..., None]
-    cosines = xp.matmul(unit, xp.matrix_transpose(unit))
-    k = outputs.shape[-2]
-    apart = 1.0 - xp.eye(k, dtype=xp.float32)
-    pairs = max(k * (k - 1), 1)
-    signed, relu = (xp.sum(c * apart, axis=(-2, -1)) / pairs for c in (cosines, xp.maximum(cosines, cosines * 0)))
-    return TokenOutputs(norms, xp.max(xp.abs(y), axis=-1), signed, relu)
+    peaks = xp.maximum(xp.max(y, axis=-1), -xp.min(y, axis=-1))
+    return TokenOutputs(xp.matmul(y, xp.matrix_transpose(y)), peaks)
 
 
 SUMS = ("tokens", "weight", "norm", "weighted_norm")
 """Of an expert: tokens that chose it, and over those the sums of g, of |y| (EAN) and of g |y|."""
 
+UNIT_SUMS = ("tokens", "entropy", "entropy_squared", "pairs", "signed", "relu")
+"""Of a unit of resampling: tokens; H(g / sum g) and its square; tokens with two experts or more, and over those the
+mean cosine of their pairs, and of the same with each cosine at least 0."""
+
 
 @dataclass
 class ContributionSums:
-    """Sums of one router's experts, of N sequences.
+    """Sums of one router's experts over N units of resampling; nothing in it grows with the tokens.
 
-    experts [N, 4, R]: each of `SUMS`. similarity [N, 2]: sums over tokens of `TokenOutputs.signed` and ``relu``; tokens
-    [N]. peak [R]: the largest absolute number that an expert returned, 0 for one that nobody chose.
+    is_expert, own [R]: False for columns without weights of their own (zero, copy, constant and null experts), whose
+    outputs are not looked at. scales_input: g has multiplied what the experts got, so that g |y| is |y|.
+    experts [4, R]: each of `SUMS`. units [N, 6]: each of `UNIT_SUMS`. sorted_weights [K]: sums of g / sum g, largest
+    first. pairs [2, R, R]: tokens that chose both, and sums of their outputs' cosines. peak [R]: the largest absolute
+    number that an expert returned, 0 for one that nobody chose. chosen [N, R]: whether a unit chose it at all.
     """
 
     n_experts: int
-    keys: list[int] = field(default_factory=list)
-    experts: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    similarity: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+    top_k: int
+    n_units: int
+    is_expert: Mask | None = None
+    scales_input: bool = False
+    own: Mask = field(init=False)
+    experts: Floats = field(init=False)
+    units: Floats = field(init=False)
+    sorted_weights: Floats = field(init=False)
+    pairs: Floats = field(init=False)
+    peak: Floats = field(init=False)
+    chosen: Mask = field(init=False)
 
     def __post_init__(self) -> None:
-        self.peak = np.zeros(self.n_experts)
-        self._places: dict[int, int] = {}
+        r = self.n_experts
+        self.experts, self.units = np.zeros((len(SUMS), r)), np.zeros((self.n_units, len(UNIT_SUMS)))
+        self.sorted_weights, self.pairs, self.peak = np.zeros(self.top_k), np.zeros((2, r, r)), np.zeros(r)
+        self.chosen = np.zeros((self.n_units, r), dtype=np.bool_)
+        self.own = np.ones(r, dtype=np.bool_) if self.is_expert is None else self.is_expert
 
-    def add(
-        self,
-        keys: tuple[int, ...],
-        mask: Mask,
-        indices: Integers,
-        weights: Reals,
-        outputs: TokenOutputs,
-        host: Callable[[Array], HostArray],
-    ) -> None:
-        """Count a batch: keys [B] name its sequences, of which one may come in several rows; mask [B, S]; indices and
-        weights [B, S, K]. What is not finite raises `ValueError`."""
-        norms, peaks = host(outputs.norms).astype(np.float64), host(outputs.peaks)
-        alike = np.stack([host(outputs.signed), host(outputs.relu)], axis=-1).astype(np.float64)
-        if not np.isfinite(norms[mask]).all():
+    def add(self, unit: Integers, indices: Integers, weights: Reals, products: Reals, peaks: Reals) -> None:
+        """Count P tokens: unit [P] of each; indices, weights and peaks [P, K]; products [P, K, K].
+
+        Raises `ValueError` where an expert returned something that is not finite.
+        """
+        if not len(unit):
+            return
+        counts = self.own[indices]
+        squares = np.einsum("pkk->pk", products).astype(np.float64)
+        if not np.isfinite(squares[counts]).all():
             raise ValueError("an expert returned numbers that are not finite")
-        np.maximum.at(self.peak, indices[mask], peaks[mask])
-        for row, key in enumerate(keys):
-            valid = mask[row]
-            chosen, g, norm = (array[row][valid].ravel() for array in (indices, weights, norms))
-            values = (np.ones_like(norm), g, norm, g * norm)
-            sums = np.stack([np.bincount(chosen, weights=v, minlength=self.n_experts) for v in values])
-            self._add(key, sums, alike[row][valid].sum(axis=0), int(valid.sum()))
+        norms = np.sqrt(np.where(counts, np.maximum(squares, 0.0), 0.0))
+        g = weights.astype(np.float64)
+        weighted = norms if self.scales_input else g * norms
+        for row, values in zip(self.experts, (None, g, norms, weighted), strict=True):
+            of = None if values is None else values.ravel()
+            row += np.bincount(indices.ravel(), weights=of, minlength=self.n_experts)
+        np.maximum.at(self.peak, indices[counts], peaks[counts])
+        self.chosen[np.repeat(unit, indices.shape[1]), indices.ravel()] = True
+        total = g.sum(axis=1, keepdims=True)
+        share = g / np.where(total > 0, total, 1.0)
+        self.sorted_weights += -np.sort(-share, axis=1).sum(axis=0)
+        self._add_units(unit, entr(np.maximum(share, 0.0)).sum(axis=1), *self._add_pairs(indices, norms, products))
 
-    def _add(self, key: int, sums: HostArray, alike: HostArray, tokens: int) -> None:
-        place = self._places.setdefault(key, len(self.keys))
-        if place == len(self.keys):
-            self.keys.append(key)
-            self.experts.append(np.zeros((len(SUMS), self.n_experts)))
-            self.similarity.append(np.zeros(2))
-            self.tokens.append(0)
-        self.experts[place] += sums
-        self.similarity[place] += alike
-        self.tokens[place] += tokens
+    def _add_pairs(self, indices: Integers, norms: Floats, products: Reals) -> tuple[Floats, Floats, Floats]:
+        """[P] whether a token has pairs of experts, and the mean cosine of them, signed and at least 0."""
+        sizes = norms[:, :, None] * norms[:, None, :]
+        cosines = np.where(sizes > 0, products / np.where(sizes > 0, sizes, 1.0), 0.0)
+        counts = self.own[indices]
+        both = counts[:, :, None] & counts[:, None, :]
+        both[:, np.arange(indices.shape[1]), np.arange(indices.shape[1])] = False
+        cosines = np.where(both, cosines, 0.0)
+        flat = (indices[:, :, None] * self.n_experts + indices[:, None, :])[both]
+        for of_pair, values in zip(self.pairs, (None, cosines[both]), strict=True):
+            of_pair += np.bincount(flat, weights=values, minlength=self.n_experts**2).reshape(of_pair.shape)
+        n = both.sum(axis=(1, 2))
+        signed, relu = (c.sum(axis=(1, 2)) / np.maximum(n, 1) for c in (cosines, np.maximum(cosines, 0.0)))
+        return (n > 0).astype(np.float64), signed, relu
 
-    def total(self, name: str) -> npt.NDArray[np.float64]:
-        """[R] one of `SUMS` over all sequences."""
-        place, total = SUMS.index(name), np.zeros(self.n_experts)
-        for one in self.experts:
-            total += one[place]
-        return total
+    def _add_units(self, unit: Integers, entropy: Floats, pairs: Floats, signed: Floats, relu: Floats) -> None:
+        values = (None, entropy, entropy**2, pairs, signed, relu)
+        for column, of_token in enumerate(values):
+            self.units[:, column] += np.bincount(unit, weights=of_token, minlength=self.n_units)
+
+    def total(self, name: str) -> Floats:
+        """[R] one of `SUMS` over all tokens."""
+        row: Floats = self.experts[SUMS.index(name)]
+        return row
+
+    def of_units(self, name: str) -> Floats:
+        """[N] one of `UNIT_SUMS`."""
+        return self.units[:, UNIT_SUMS.index(name)]
 
     @property
-    def reap(self) -> npt.NDArray[np.float64]:
+    def n_tokens(self) -> int:
+        """Tokens counted."""
+        return int(self.of_units("tokens").sum())
+
+    @property
+    def frequency(self) -> Floats:
+        """[R] share of tokens that chose an expert."""
+        return self.total("tokens") / max(self.n_tokens, 1)
+
+    @property
+    def reap(self) -> Floats:
         """[R] mean of g |y| over an expert's tokens; NaN for one that nobody chose."""
         tokens = self.total("tokens")
         return self.total("weighted_norm") / np.where(tokens > 0, tokens, np.nan)
 
     @property
-    def ean(self) -> npt.NDArray[np.float64]:
+    def ean(self) -> Floats:
         """[R] sum of |y| over an expert's tokens."""
         return self.total("norm")
 
-    def super_experts(self, times: float = 10.0) -> list[int]:
-        """Experts whose peak is above ``times`` the median peak of the router's chosen experts."""
+    @property
+    def pair_similarity(self) -> Floats:
+        """[R, R] mean cosine of two experts' outputs over the tokens that chose both; NaN where none did."""
+        tokens, cosines = self.pairs
+        return np.asarray(cosines / np.where(tokens > 0, tokens, np.nan))
+
+    def super_experts(self, times: float = 10.0) -> tuple[float, list[int]]:
+        """(threshold, experts whose peak is above it): ``times`` the median peak of the experts that were chosen.
+
+        The threshold is NaN where none was.
+        """
         used = self.peak[self.peak > 0]
-        return np.nonzero(self.peak > times * np.median(used))[0].tolist() if len(used) else []
+        threshold = float(times * np.median(used)) if len(used) else float("nan")
+        return threshold, np.nonzero(self.peak > threshold)[0].tolist()

@@ -14,6 +14,7 @@ import msgspec
 
 from .comparison import ComparisonFile
 from .dynamics import DynamicsFile
+from .experts import ExpertsFile
 from .facts import SumsFacts, TraceManifest
 from .profile import ProfileFile
 from .quant import QuantFile
@@ -24,6 +25,7 @@ FILES: dict[str, tuple[str, Any]] = {
     "profile": ("Profile", ProfileFile),
     "comparison": ("Comparison", ComparisonFile),
     "dynamics": ("Routers over a training", DynamicsFile),
+    "experts": ("Experts", ExpertsFile),
     "quant_drift": ("Drift of routing under quantisation", QuantFile),
 }
 """{name of the schema: (title, class)}."""

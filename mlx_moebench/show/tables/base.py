@@ -13,6 +13,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ...printable import one_line, printable
+from ...types import Facts
+from ..numbers import percent
 
 
 class Terminal(Console):
@@ -129,3 +131,24 @@ def _fixed(column: Column, place: int, width: int) -> Column:
     fixed = copy.copy(column)
     fixed._index, fixed.width, fixed.overflow, fixed.no_wrap = place, width, "fold", False
     return fixed
+
+
+def router_table(routers: Sequence[Facts], title: str | None = None) -> tuple[Table, list[list[str]]]:
+    """A table whose first columns say which router a row is of, and those cells for each of ``routers``: its layer, and
+    its kind where there are several."""
+    several = len({router["router"] for router in routers}) > 1
+    table = plain_table(title)
+    table.add_column("layer", justify="right")
+    if several:
+        table.add_column("router")
+    return table, [[str(router["layer"]), *([router["router"]] if several else [])] for router in routers]
+
+
+def interval_notes(note: str, entries: Iterable[Facts], ci: Facts, over: str = "sequences") -> Text:
+    """``note`` in dim lines, and what the intervals of ``entries`` are, or why some have none."""
+    every = list(entries)
+    if any(one.get("low") is not None for one in every):
+        note += f"\n[low, high]: {percent(ci['level'])} bootstrap over {over}, {ci['resamples']:,} resamples."
+    reasons = dict.fromkeys(str(one["reason"]) for one in every if one.get("reason"))
+    note += "".join(f"\nNo interval: {one_line(reason)}." for reason in reasons)
+    return Text(note, style="dim")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,8 +11,8 @@ from rich.text import Text
 from ...printable import one_line
 from ...types import Json
 from ..names import SCORES, model_name
-from ..numbers import decimals, percent, with_interval
-from .base import Terminal, plain_table, sentences
+from ..numbers import decimals, with_interval
+from .base import Terminal, interval_notes, plain_table, router_table, sentences
 
 
 def print_uncertainty(report: Json, console: Console | None = None) -> None:
@@ -37,32 +36,24 @@ def render(report: Json) -> Group:
     note = (
         "rho: Spearman's rank correlation of a router's entropy, or selection margin, at a token with the loss of the "
         "next token. A small margin is an uncertain choice: there, uncertainty predicts loss where rho is negative.\n"
-        "loss: mean, in nats, of the tenth of the tokens with the least entropy, and of that with the most.\n"
+        "loss: mean, in nats, of the tenth of the tokens with the least entropy, and of that with the most."
     )
-    if report["mean_loss"]["low"] is not None:
-        note += f"[low, high]: {percent(ci['level'])} bootstrap over sequences, {ci['resamples']:,} resamples."
-    reasons = dict.fromkeys(_reasons(report))
-    note += "".join(f"\nNo interval: {one_line(reason)}." for reason in reasons)
-    return Group(*parts, Text(note.replace("\n\n", "\n"), style="dim"))
+    entries = (report["mean_loss"], *(router[name] for router in report["routers"] for name in SCORES))
+    return Group(*parts, interval_notes(note, entries, ci))
 
 
 def _routers(report: Json) -> Table:
-    kinds = {router["router"] for router in report["routers"]}
-    table = plain_table()
-    table.add_column("layer", justify="right")
-    if len(kinds) > 1:
-        table.add_column("router")
+    table, names = router_table(report["routers"])
     for words, _ in SCORES.values():
         table.add_column(f"rho, {words}", no_wrap=True)
     table.add_column("loss", no_wrap=True)
-    for r in report["routers"]:
-        cells = [str(r["layer"]), *([r["router"]] if len(kinds) > 1 else [])]
+    for r, cells in zip(report["routers"], names, strict=True):
         cells += [_plain(r[name], "rho") for name in SCORES]
         bins = r["entropy"]["calibration"]
         ends = [f"{bins[i]['loss']['value']:.2f}" for i in (0, -1)] if bins else ["null"]
         table.add_row(*cells, " to ".join(ends))
     for kind, means in report["summary"].items():
-        name = ["mean", *([kind] if len(kinds) > 1 else [])]
+        name = ["mean", kind][: len(names[0])]
         table.add_row(*name, *(_plain(means[score], "rho") for score in SCORES), "", style="bold")
     return table
 
@@ -90,10 +81,3 @@ def _shown(text: str) -> str:
 
 def _plain(entry: Json, key: str) -> str:
     return with_interval(entry[key], entry, 3, decimals)
-
-
-def _reasons(report: Json) -> Iterator[str]:
-    for router in report["routers"]:
-        for name in SCORES:
-            if "reason" in router[name]:
-                yield str(router[name]["reason"])

@@ -7,13 +7,11 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
-from rich.text import Text
 
-from ...printable import one_line
-from ...types import Json
+from ...types import Facts, Json
 from ..names import model_name
-from ..numbers import decimals, percent, with_interval
-from .base import Terminal, plain_table, sentences
+from ..numbers import count, decimals, with_interval
+from .base import Terminal, interval_notes, plain_table, router_table, sentences
 
 
 def print_perturbed(report: Json, console: Console | None = None) -> None:
@@ -23,65 +21,77 @@ def print_perturbed(report: Json, console: Console | None = None) -> None:
 
 def render(report: Json) -> Group:
     """The tables of a report as one rich renderable."""
-    data, ci = report["data"], report["settings"]["ci"]
-    heading = sentences(
-        [
-            f"{model_name(report['model'])} on {data['name']}: {data['n_sequences']:,} sequences, {data['n_tokens']:,} "
-            f"tokens, loss {_shown(report['loss'])} nats a token"
-        ],
-        "bold",
-    )
-    parts: list[Any] = [heading, _whole(report)]
+    parts: list[Any] = [sentences([tested(report)], "bold"), _whole(report)]
     if any(one["router"] is not None for one in report["runs"]):
         parts.append(_alone(report))
-    note = (
-        "loss change: mean over tokens of the loss of the next one, in nats, minus that of the model as it is; of the "
-        "same tokens, so paired.\nsame next token: share of tokens of which both find the same next one most likely.\n"
-        "sets kept: share of tokens whose set of experts a router would have chosen unchanged, on the hidden state "
-        "that it got; mean over routers.\n"
+    note = f"{EFFECTS}\nsets kept: share of tokens whose set of experts a router would have chosen unchanged, on the "
+    note += "hidden state that it got; mean over routers."
+    return Group(*parts, interval_notes(note, effects(report["runs"]), report["settings"]["ci"]))
+
+
+EFFECTS = (
+    "loss change: mean over tokens of the loss of the next one, in nats, minus that of the model as it is; of the same "
+    "tokens, so paired.\nsame next token: share of tokens of which both find the same next one most likely.\n"
+    "accuracy change, same choice: of the answers to the questions, where there are any."
+)
+"""What the columns of an effect are."""
+
+
+def tested(report: Facts) -> str:
+    """The model, and what its changed selves were run on."""
+    data = report["data"]
+    said = (
+        f"{model_name(report['model'])} on {data['name']}: {data['n_sequences']:,} sequences, {data['n_tokens']:,} "
+        f"tokens, loss {shown(report['loss'])} nats a token"
     )
-    if report["loss"]["low"] is not None:
-        note += f"[low, high]: {percent(ci['level'])} bootstrap over sequences, {ci['resamples']:,} resamples."
-    note += "".join(f"\nNo interval: {one_line(reason)}." for reason in dict.fromkeys(_reasons(report)))
-    return Group(*parts, Text(note, style="dim"))
+    if "accuracy" in report:
+        said += f"; {count(report['accuracy']['n'], 'question')}, accuracy {shown(report['accuracy'])}"
+    return said
+
+
+def effect_columns(table: Table, report: Facts) -> None:
+    """The columns that `effect_cells` fills."""
+    names = ("loss change", "same next token", *(("accuracy change", "same choice") if "accuracy" in report else ()))
+    for name in names:
+        table.add_column(name, no_wrap=True)
+
+
+def effect_cells(one: Facts) -> list[str]:
+    """What a change does, in words of numbers."""
+    names = ("loss_change", "agreement", "accuracy_change", "choice_agreement")
+    return [shown(one[name]) for name in names if name in one]
+
+
+def effects(runs: list[Json]) -> Iterator[Facts]:
+    """The entries of all runs that may have intervals."""
+    for one in runs:
+        yield from (one[name] for name in ("loss_change", "agreement", "accuracy_change") if name in one)
 
 
 def _whole(report: Json) -> Table:
     table = plain_table()
     table.add_column("all routers")
-    for name in ("loss change", "same next token", "sets kept"):
-        table.add_column(name, no_wrap=True)
+    effect_columns(table, report)
+    table.add_column("sets kept", no_wrap=True)
     for one in report["runs"]:
         if one["router"] is None:
             kept = sum(each["value"] for each in one["sets_kept"]) / len(one["sets_kept"])
-            cells = (_shown(one["loss_change"]), _shown(one["agreement"]), decimals(kept, 3))
-            table.add_row(one["perturbation"], *cells)
+            table.add_row(one["perturbation"], *effect_cells(one), decimals(kept, 3))
     return table
 
 
 def _alone(report: Json) -> Table:
     names = list(dict.fromkeys(one["perturbation"] for one in report["runs"]))
-    kinds = {router["router"] for router in report["routers"]}
-    table = plain_table("Loss change, of one router alone")
-    table.add_column("layer", justify="right")
-    if len(kinds) > 1:
-        table.add_column("router")
+    table, routers = router_table(report["routers"], "Loss change, of one router alone")
     for name in names:
         table.add_column(name, no_wrap=True)
     found = {(one["perturbation"], one["router"]): one for one in report["runs"]}
-    for number, router in enumerate(report["routers"]):
-        cells = [str(router["layer"]), *([router["router"]] if len(kinds) > 1 else [])]
-        cells += [_shown(one["loss_change"]) if (one := found.get((name, number))) else "" for name in names]
+    for number, cells in enumerate(routers):
+        cells += [shown(one["loss_change"]) if (one := found.get((name, number))) else "" for name in names]
         table.add_row(*cells)
     return table
 
 
-def _shown(entry: Json) -> str:
+def shown(entry: Facts) -> str:
+    """A number with its interval."""
     return with_interval(entry["value"], entry, 3, decimals)
-
-
-def _reasons(report: Json) -> Iterator[str]:
-    for one in report["runs"]:
-        for name in ("loss_change", "agreement"):
-            if "reason" in one[name]:
-                yield str(one[name]["reason"])
