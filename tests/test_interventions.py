@@ -26,7 +26,7 @@ from mlx_moebench.instrument.changes import (
     Without,
 )
 from mlx_moebench.instrument.interventions import Choice, Said, changing, hearing_outputs
-from mlx_moebench.instrument.tap import Swapped
+from mlx_moebench.instrument.taps import Swapped
 
 import mlx.core as mx  # isort: skip
 

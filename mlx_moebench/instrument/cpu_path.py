@@ -22,7 +22,8 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwiGLU, SwitchGLU
 from ..routing.record import Array
 from .capture import experts_of, is_traced
 from .grouped import Grouping, grouped_experts
-from .tap import RouterTap, tap_experts, tap_of, untap, untapped
+from .tap import tap_experts, tap_of, untap, untapped
+from .taps import RouterTap
 
 ENVIRONMENT_VARIABLE = "MLX_MOEBENCH_CPU_PATH"
 

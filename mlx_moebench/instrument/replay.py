@@ -21,7 +21,7 @@ import mlx.nn as nn
 
 from ..errors import RoutingError
 from ..types import Json
-from .tap import LayerDone
+from .taps import LayerDone
 
 _REPLAY = "_moebench_replay"
 
