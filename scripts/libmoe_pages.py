@@ -291,9 +291,9 @@ def trends(study: Study) -> str:
         f"The change rate between snapshots is smaller at the end than at the beginning in {falls} of {len(runs)} "
         f"runs, and top-K saturation rises from each snapshot to the next in {rises}; the rate of learning falls to a "
         f"tenth, which slows every weight down. At the first snapshot, after a fifth of the updates, the median router "
-        f"has {first:.0%} of its final experts. The margin of the last layer is above that of the first in all seeds for "
-        f"{', '.join(always) or 'no router'}, in none for {', '.join(never) or 'no router'}; LibMoE has it rise with "
-        "depth for all, in models four times as deep."
+        f"has {first:.0%} of its final experts. The margin of the last layer is above that of the first in all seeds "
+        f"for {', '.join(always) or 'no router'}, in none for {', '.join(never) or 'no router'}; LibMoE has it rise "
+        "with depth for all, in models four times as deep."
     )
 
 
