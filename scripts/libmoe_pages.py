@@ -31,6 +31,10 @@ from mlx_moebench.files import write_aside
 from mlx_moebench.show.plots.base import picture
 from mlx_moebench.types import Json
 
+TEMPLATE = "README.in.md"
+ENOUGH = 3
+"""Seeds from which orderings are claimed."""
+
 # -- the tables --------------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +97,8 @@ def orderings(study: Study) -> str:
         + " With so few seeds an interval is wide: a difference that does not survive is not shown to be none. The "
         "intervals are of single pairs, not of all at once."
     ]
+    if (seeds := max((d["seeds"] for d in every.values()), default=0)) < ENOUGH:
+        lines.insert(0, f"With {seeds} of {ENOUGH} seeds, **no ordering is claimed**; the tables show what ran.")
     rows = []
     for (a, b), d in sorted(kept.items(), key=lambda item: -abs(item[1]["value"])):
         better, worse = (a, b) if d["value"] < 0 else (b, a)
@@ -284,10 +290,10 @@ def trends(study: Study) -> str:
     return (
         f"The change rate between snapshots is smaller at the end than at the beginning in {falls} of {len(runs)} "
         f"runs, and top-K saturation rises from each snapshot to the next in {rises}; the rate of learning falls to a "
-        f"tenth, which alone would do that. At the first snapshot, after a fifth of the updates, the median router has "
-        f"{first:.0%} of its final experts. The margin of the last layer is above that of the first in all seeds for "
-        f"{', '.join(always) or 'no router'}, in none for {', '.join(never) or 'no router'}; LibMoE has it rise with "
-        "depth for all, in models four times as deep."
+        f"tenth, which slows every weight down. At the first snapshot, after a fifth of the updates, the median router "
+        f"has {first:.0%} of its final experts. The margin of the last layer is above that of the first in all seeds "
+        f"for {', '.join(always) or 'no router'}, in none for {', '.join(never) or 'no router'}; LibMoE has it rise "
+        "with depth for all, in models four times as deep."
     )
 
 
@@ -331,9 +337,6 @@ def initial(study: Study) -> str:
         "CE, end",
     )
     return table(columns, rows)
-
-
-TEMPLATE = "README.in.md"
 
 
 def page(study: Study, template: str) -> str:

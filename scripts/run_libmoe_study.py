@@ -355,9 +355,7 @@ def _rounded(value: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, nargs="+", help="files of text, each a kind of its own; read where they are"
-    )
+    parser.add_argument("--data", type=Path, nargs="+", help="files of text, each a kind of its own")
     parser.add_argument("--runs", type=Path, default=Path("runs/libmoe"), help="where runs are kept")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS), help="these parts")

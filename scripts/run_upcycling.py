@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def profile(args: argparse.Namespace) -> None:
     for name in ("start", "trained"):
         if name not in args.models:
             continue
-        run("profile", "--model", args.out / name, *domains, "--max-samples", args.samples, "--max-length", 128,
+        run("profile", "--model", args.out / name, *domains, "--max-samples", args.samples, "--max-length", 64,
             "--output", args.out / f"profile_{name}", "--resume")  # fmt: skip
 
 
@@ -197,6 +198,8 @@ def collect(args: argparse.Namespace) -> None:
     """What the steps left, in one file, and the page that quotes it."""
     trained, start = load(args.out / "trained" / LAB_REPORT), load(args.out / "start" / REPORT)
     followed = load(args.out / "dynamics.json")
+    for place in ("start", "data"):
+        del trained["settings"][place]  # where they lay says nothing
     content = {
         "script": "scripts/run_upcycling.py",
         "exactness": load(args.out / "exactness.json"),
@@ -213,6 +216,7 @@ def collect(args: argparse.Namespace) -> None:
     }
     args.results.mkdir(parents=True, exist_ok=True)
     save(args.results / "upcycling.json", content)
+    shutil.copyfile(args.out / "dynamics.png", args.results / "dynamics.png")
     page = render_notes(TEMPLATE, args.results)
     (args.results / "README.md").write_text(page, encoding="utf-8")
 
@@ -285,7 +289,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="LoRAs to train [both]")
     parser.add_argument("--steps", type=int, default=42, help="updates of 1,024 tokens [42]")
     parser.add_argument("--questions", type=int, default=200, help="rows of LAMBADA [200]")
-    parser.add_argument("--samples", type=int, default=16, help="held-out pieces of a domain to profile [16]")
+    parser.add_argument("--samples", type=int, default=HELD_OUT, help="held-out pieces of a domain to profile [40]")
     parser.add_argument("--seeds", type=int, default=1, help="LoRAs of each arm [1]")
     args = parser.parse_args()
     for name in STEPS:

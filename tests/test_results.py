@@ -41,7 +41,7 @@ ALLOWED = (
     r"\bs?ha256\b",
     r"leaves? out 0\b|lie within 0\.1 of",  # bounds that a claim() beside the sentence checks
     r"\^2",
-    r"\b95% t intervals\b|\bthe limit of 1%",  # a level, and a bound that a claim() checks
+    r"\b95% (t )?intervals\b|\bthe limit of 1%",  # a level, and a bound that a claim() checks
     r"max\(0, tau - H\)",
 )
 """Digits that may stand in a template, because they are no measurement."""
