@@ -123,6 +123,20 @@ def test_own_rows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     check(name, own(name, tmp_path), None, tmp_path, monkeypatch)
 
 
+def test_tasks_of_the_harness_are_asked_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    (tmp_path / "tasks").mkdir()
+    file = own("piqa", tmp_path)
+    task = harnessed(read_task("piqa", file), tmp_path / "tasks")
+    asked = ask([f"piqa={file}", f"harness:{task}"], include_path=tmp_path / "tasks")
+    report = evaluate_runs([("nano", "moebench-nano")], asked, plan=PLAN)
+    ours, theirs = (report["runs"][0]["results"][name] for name in ("piqa", task))
+    assert (theirs["metric"], theirs["n"]) == ("acc_norm", 24)
+    assert theirs["value"] == pytest.approx(ours["by_rule"]["per_character"]["value"])
+    assert report["models"][0]["average"]["value"] == pytest.approx((ours["value"] + theirs["value"]) / 2)
+
+
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.shared_data

@@ -63,6 +63,7 @@ def _runs(context: click.Context, parameter: click.Parameter, values: tuple[str,
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with the files of the tasks.")
 @click.option("--limit", type=click.IntRange(min=1), help="The first N questions of each task, or of its groups.")
+@click.option("--include-path", type=click.Path(), help="Folder with your own task files for lm-evaluation-harness.")
 @click.option("--text", help="Text for the perplexity: a file, a folder, hub:ID or a bundled name.")
 @loading_options(without=STREAMING, model=False)
 @reading_options(dataset=False)
@@ -77,6 +78,7 @@ def command(
     tasks: tuple[str, ...],
     data: Path | None,
     limit: int | None,
+    include_path: str | None,
     text: str | None,
     loading: Loading,
     reading: Reading,
@@ -106,7 +108,7 @@ def command(
     hold(*(path for path in (output, csv) if path))
     with progress(quiet) as step:
         step("reading the questions", 0, 0)
-        asked = ask(tasks, data, text, limit=limit, reading=reading)
+        asked = ask(tasks, data, text, limit=limit, reading=reading, include_path=include_path)
         report = evaluate_runs(
             runs,
             asked,

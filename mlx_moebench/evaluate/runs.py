@@ -39,13 +39,17 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """What every model is asked: tasks read from files, tasks of the harness by name, and a text or none."""
+    """What every model is asked: tasks read from files, tasks of the harness by name, and a text or none.
+
+    include_path: folder with more task files of the harness.
+    """
 
     questions: Mapping[str, Questions]
     harness: tuple[str, ...] = ()
     corpus: Corpus | None = None
     reading: Reading = field(default_factory=Reading)
     limit: int | None = None
+    include_path: str | Path | None = None
 
     @property
     def names(self) -> list[str]:
@@ -60,12 +64,14 @@ def ask(
     *,
     limit: int | None = None,
     reading: Reading | None = None,
+    include_path: str | Path | None = None,
 ) -> Asked:
     """Read what is asked.
 
-    tasks: NAME of `TASKS`, found in the folder ``data``; NAME=FILE for one of them elsewhere, or of one's own (rows of
-    ``context``, ``choices`` and ``answer``); ``harness:NAME`` for a task of lm-evaluation-harness. Without any, those
-    of `LIBMOE` of which ``data`` has a file. text: a data set whose perplexity is measured, as for `read_corpus`.
+    tasks: NAME of `TASKS`, found in the folder ``data``; NAME=FILE for one of them elsewhere, or for one's own (rows
+    of ``context``, ``choices`` and ``answer``); ``harness:NAME`` for a task of lm-evaluation-harness. Without any,
+    those of `LIBMOE` of which ``data`` has a file. include_path: folder with task files of the harness. text: a data
+    set whose perplexity is measured, as for `read_corpus`.
 
     Raises DataError for what cannot be read, and EvaluationError where nothing is asked.
     """
@@ -88,7 +94,7 @@ def ask(
     corpus = None if text is None else read_corpus(text, **reading.of_corpus())
     if not questions and not harness and corpus is None:
         raise EvaluationError("Nothing is asked: give --data FOLDER with questions, or --text for perplexity.")
-    return Asked(questions, tuple(harness), corpus, reading, limit)
+    return Asked(questions, tuple(harness), corpus, reading, limit, include_path)
 
 
 @takes(Loading)
@@ -216,7 +222,13 @@ def _answered(
         from .harness import evaluate_tasks
 
         report = evaluate_tasks(
-            run.place, theirs, limit=asked.limit, batch_size=asked.reading.batch_size, loading=loading, step=step
+            run.place,
+            theirs,
+            include_path=asked.include_path,
+            limit=asked.limit,
+            batch_size=asked.reading.batch_size,
+            loading=loading,
+            step=step,
         )
         entry["model"] = entry["model"] or report["model"]
         for name in theirs:
