@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,6 +30,10 @@ from scipy.stats import rankdata
 from mlx_moebench.files import write_aside
 from mlx_moebench.show.plots.base import picture
 from mlx_moebench.types import Json
+
+TEMPLATE = "README.in.md"
+ENOUGH = 3
+"""Seeds from which orderings are claimed."""
 
 # -- the tables --------------------------------------------------------------------------------------------------------
 
@@ -92,6 +97,8 @@ def orderings(study: Study) -> str:
         + " With so few seeds an interval is wide: a difference that does not survive is not shown to be none. The "
         "intervals are of single pairs, not of all at once."
     ]
+    if (seeds := max((d["seeds"] for d in every.values()), default=0)) < ENOUGH:
+        lines.insert(0, f"With {seeds} of {ENOUGH} seeds, **no ordering is claimed**; the tables show what ran.")
     rows = []
     for (a, b), d in sorted(kept.items(), key=lambda item: -abs(item[1]["value"])):
         better, worse = (a, b) if d["value"] < 0 else (b, a)
@@ -258,8 +265,9 @@ def double_softmax(study: Study) -> str:
         f"A softmax of a softmax lies so near to even that normalised EWA at the end is "
         f"{min(ewa['xmoe-double']):.5f} or more in every seed (smallest of any router at any snapshot "
         f"{lowest['xmoe-double']:.5f}), whatever the logits say; with one softmax it is between {min(ewa['xmoe']):.3f} "
-        f"and {max(ewa['xmoe']):.3f}. So the high and even EWA of XMoE in LibMoE's figure 7, and its robustness to "
-        f"temperature in their table 7, are what a second softmax gives to any router. It changes the loss by "
+        f"and {max(ewa['xmoe']):.3f}. The high and even EWA of XMoE in LibMoE's figure 7, and its robustness to "
+        f"temperature in their table 7, are what a second softmax, which their code has, would give to any router. "
+        f"Here it changes the loss by "
         f"{estimate(difference, 4, sign=True)} nats a token"
         f"{'' if survives(difference) else ', which does not survive the seeds'}."
     )
@@ -282,10 +290,10 @@ def trends(study: Study) -> str:
     return (
         f"The change rate between snapshots is smaller at the end than at the beginning in {falls} of {len(runs)} "
         f"runs, and top-K saturation rises from each snapshot to the next in {rises}; the rate of learning falls to a "
-        f"tenth, which alone would do that. At the first snapshot, after a fifth of the updates, the median router has "
-        f"{first:.0%} of its final experts. The margin of the last layer is above that of the first in all seeds for "
-        f"{', '.join(always) or 'no router'}, in none for {', '.join(never) or 'no router'}; LibMoE has it rise with "
-        "depth for all, in models four times as deep."
+        f"tenth, which slows every weight down. At the first snapshot, after a fifth of the updates, the median router "
+        f"has {first:.0%} of its final experts. The margin of the last layer is above that of the first in all seeds "
+        f"for {', '.join(always) or 'no router'}, in none for {', '.join(never) or 'no router'}; LibMoE has it rise "
+        "with depth for all, in models four times as deep."
     )
 
 
@@ -331,9 +339,6 @@ def initial(study: Study) -> str:
     return table(columns, rows)
 
 
-TEMPLATE = "README.in.md"
-
-
 def page(study: Study, template: str) -> str:
     """README.md."""
     runs = [run for of in study.arms.values() for run in of.values()]
@@ -366,9 +371,20 @@ def page(study: Study, template: str) -> str:
     )
 
 
+def _small(png: bytes) -> bytes:
+    """The same picture in 64 colours, which takes a third of the room."""
+    from PIL import Image
+
+    made = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(64).save(made, format="PNG", optimize=True)
+    return made.getvalue()
+
+
 def write_pages(folder: Path) -> None:
     """README.md and the pictures of ``folder``."""
     study = Study.read(folder)
     contents = {folder / "README.md": page(study, (folder / TEMPLATE).read_text("utf-8")).encode()}
-    contents |= {folder / f"{name}.png": picture(".png", partial(draw, study)) for name, draw in PICTURES.items()}
+    contents |= {
+        folder / f"{name}.png": _small(picture(".png", partial(draw, study))) for name, draw in PICTURES.items()
+    }
     write_aside(contents)

@@ -2,7 +2,8 @@
 
     python scripts/run_libmoe_study.py --data prose.txt plays.txt code.jsonl law.jsonl [--runs FOLDER] [--jobs 2]
     python scripts/run_libmoe_study.py --only main xmoe --dry-run
-    python scripts/run_libmoe_study.py --only-page        # results/libmoe again, from the runs.json in it
+    python scripts/run_libmoe_study.py --runs FOLDER --no-training    # results/libmoe from the runs that are finished
+    python scripts/run_libmoe_study.py --only-page                    # the same from the runs.json in it
 
 Every run is `lab train` with the preset ``tiny``. Runs of one seed see the same batches in the same order and begin
 with the same attention, embeddings and experts; what differs is the router, or what the part of the study changes.
@@ -28,7 +29,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -295,7 +296,7 @@ def train_all(runs: list[Run], args: argparse.Namespace) -> list[str]:
         return [name for name in pool.map(work, todo) if name]
 
 
-def collected(runs: list[Run], folder: Path, steps: int) -> Json:
+def collected(runs: list[Run], folder: Path) -> Json:
     """What pages are made of, from the files of all finished runs."""
     made: list[Json] = []
     for run in runs:
@@ -317,13 +318,14 @@ def collected(runs: list[Run], folder: Path, steps: int) -> Json:
             "curve": [_point(updates[max(0, n - 9) : n + 1]) for n in range(9, len(updates), 10)],
             "measured": measured,
         })  # fmt: skip
+    if not made:
+        raise SystemExit(f"No run in {folder} is finished.")
     held_out = json.loads((folder / "held_out.json").read_text("utf-8"))
     data = {key: held_out[key] for key in ("tokens", "sha256", "blocks")} | {"files": list(held_out["texts"])}
-    keys = ("preset", "batch_size", "seq_length", "learning_rate", "clip", "weight_decay")
+    keys = ("preset", "steps", "batch_size", "seq_length", "learning_rate", "clip", "weight_decay")
     first = json.loads((folder / f"{made[0]['arm']}-seed{made[0]['seed']}" / REPORT).read_text("utf-8"))
     preset = PRESETS["tiny"]
     settings = {key: first["settings"][key] for key in keys} | {
-        "steps": steps,
         "vocab_size": VOCABULARY,
         "texts": TEXTS_A_FILE * len(held_out["texts"]),
         "own_std": (2 / (preset.layers * preset.hidden)) ** 0.5,
@@ -351,15 +353,9 @@ def _rounded(value: Any) -> Any:
     return [_rounded(of) for of in value] if isinstance(value, list) else value
 
 
-def names_of(failed: list[str]) -> Iterator[str]:
-    yield from (f"{name} failed; start again to go on" for name in failed)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, nargs="+", help="files of text, each a kind of its own; read where they are"
-    )
+    parser.add_argument("--data", type=Path, nargs="+", help="files of text, each a kind of its own")
     parser.add_argument("--runs", type=Path, default=Path("runs/libmoe"), help="where runs are kept")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS), help="these parts")
@@ -367,7 +363,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="updates of a run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--dry-run", action="store_true", help="name the runs and whether they are finished")
-    parser.add_argument("--only-page", action="store_true", help="train nothing, read no run")
+    parser.add_argument("--no-training", action="store_true", help="take the runs that are finished")
+    parser.add_argument("--only-page", action="store_true", help="read no run but runs.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     runs = planned(args.only, args.seeds)
@@ -381,20 +378,21 @@ def main() -> None:
         if args.one:
             one(next(run for run in runs if run.name == args.one), args)
             return
-        if args.data is None:
-            parser.error("name the text to train on with --data")
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            os.environ[name] = "1"  # several runs share the cores
-        prepare(args.data, args.runs)
-        failed = train_all(runs, args)
+        if not args.no_training:
+            if args.data is None:
+                parser.error("name the text to train on with --data")
+            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+                os.environ[name] = "1"  # several runs share the cores
+            prepare(args.data, args.runs)
+            failed = train_all(runs, args)
         args.results.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(collected(planned(list(ARMS), args.seeds), args.runs, args.steps), separators=(",", ":"))
+        content = json.dumps(collected(planned(list(ARMS), args.seeds), args.runs), separators=(",", ":"))
         write_aside({args.results / "runs.json": (content + "\n").encode()})
     from libmoe_pages import write_pages
 
     write_pages(args.results)
     if failed:
-        raise SystemExit("\n".join(names_of(failed)))
+        raise SystemExit(f"{', '.join(failed)} failed; start again to go on.")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_two_runs_from_text_to_page(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     results.mkdir()
     for name in ("theirs.json", TEMPLATE):
         (results / name).write_text((RESULTS / name).read_text("utf-8"), "utf-8")
-    (results / "runs.json").write_text(json.dumps(study.collected(runs, tmp_path, 5)))
+    (results / "runs.json").write_text(json.dumps(study.collected(runs, tmp_path)))
     write_pages(results)
     assert "3 runs of `tiny`" in (results / "README.md").read_text("utf-8")
     assert len(list(results.glob("*.png"))) == 9
