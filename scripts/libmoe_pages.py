@@ -208,7 +208,7 @@ def costs(study: Study) -> str:
     for arm in study.of((*MAIN, "xmoe-double", "sigma-libmoe", "shared_v3-libmoe")):
         runs = [run for _, run in sorted(study.arms[arm].items())]
         cpu = [run["tokens_trained"] / run["cpu_seconds"] for run in runs if run["cpu_seconds"]]
-        cells = [NAMES[arm], f"{np.median([run['tokens_per_second'] for run in runs]):,.0f}"]
+        cells = [NAMES[arm]]
         cells += [
             f"{np.median(cpu):,.0f}" if cpu else "",
             f"{np.median([run['peak_memory_gb'] for run in runs]) * 1000:,.0f}",
@@ -217,7 +217,6 @@ def costs(study: Study) -> str:
         rows.append([*cells, *(f"{h:.2f}" if h else "" for h in hours)])
     columns = (
         "",
-        "tokens/s",
         "tokens per second of processor, all of the run",
         "peak MB",
         "theirs: hours on 4 H100, 158M",
