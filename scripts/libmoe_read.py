@@ -66,7 +66,8 @@ class Study:
 
     def common(self, arms: Iterable[str]) -> list[int]:
         """The seeds that all of these arms ran with."""
-        return sorted(set.intersection(*(set(self.arms[arm]) for arm in arms)))
+        of = [set(self.arms[arm]) for arm in arms]
+        return sorted(set.intersection(*of)) if of else []
 
     def paired(self, arm: str, other: str, quantity: Callable[[Json], float]) -> Json:
         """arm - other over the seeds of both."""
