@@ -24,8 +24,9 @@ def _lines(
     axis: Axes, study: Study, arms: Sequence[str], points: Callable[[Any], tuple[Sequence[float], Sequence[float]]]
 ) -> None:
     """A line for each arm: mean over seeds, and a band from the least to the most."""
+    common = study.common(study.of(arms))  # a mean over other seeds would be of other texts
     for number, arm in enumerate(study.of(arms)):
-        each = [points(run) for _, run in sorted(study.arms[arm].items())]
+        each = [points(study.arms[arm][seed]) for seed in common or sorted(study.arms[arm])]
         x, y = each[0][0], np.array([of[1] for of in each], dtype=float)
         style = {"color": COLOURS[number % len(COLOURS)], "ls": "--" if number >= len(COLOURS) else "-"}
         axis.plot(x, y.mean(axis=0), marker=MARKERS[number % len(MARKERS)], label=NAMES[arm], **style)

@@ -64,6 +64,11 @@ class Study:
         """Of every seed of an arm."""
         return [quantity(run) for _, run in sorted(self.arms[arm].items())]
 
+    def common(self, arms: Iterable[str]) -> list[int]:
+        """The seeds that all of these arms ran with."""
+        of = [set(self.arms[arm]) for arm in arms]
+        return sorted(set.intersection(*of)) if of else []
+
     def paired(self, arm: str, other: str, quantity: Callable[[Json], float]) -> Json:
         """arm - other over the seeds of both."""
         a, b = self.arms[arm], self.arms[other]
