@@ -53,6 +53,7 @@ PARTS: Mapping[str, Part] = {
     "cpu_path": Part("Experts on a CPU", "cpu_path.py", (), 3, True),
     "less_work": Part("What analyze leaves out", "less_work.py", (), 5, True),
     "streaming": Part("Layer by layer against in memory", "streaming.py", (), 6, True),
+    "batches": Part("Batches fitted to memory", "batches.py", (), 3, True),
     "ranks": Part("Two ranks against one process", "ranks.py", (), 5, True),
     "memory": Part("Memory against tokens, experts and layers", "memory.py", (), 3),
     "bootstrap": Part("Statistics of a large model", "statistics_speed.py", (), 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,17 +168,34 @@ def pad_id(tokenizer: Tokenizer) -> int:
     return next(int(token) for token in ids if token is not None)
 
 
-def batches(sequences: list[Sequence], batch_size: int, pad_id: int = 0) -> Iterator[Batch]:
-    """Batches of ``batch_size`` sequences (the last may be smaller), longest sequences first.
+RowsOf = int | Callable[[int], int]
+"""How many sequences a batch has, or how many one has whose longest is so long."""
 
-    Sorted by length over the whole set, ties by row and window: little padding, the largest batch first so that a
-    lack of memory shows at once, and the same batches whatever the order of ``sequences``.
+
+def batches(sequences: list[Sequence], batch_size: RowsOf, pad_id: int = 0) -> Iterator[Batch]:
+    """Batches of ``batch_size`` sequences (the last may be smaller), longest sequences first; see `grouped`.
 
     Raises DataError when batch_size < 1.
     """
-    Reading(batch_size=batch_size)  # which knows what can be asked for
+    return (_pad(group, pad_id) for group in grouped(sequences, batch_size))
+
+
+def grouped(sequences: list[Sequence], batch_size: RowsOf) -> list[list[Sequence]]:
+    """The sequences of each batch.
+
+    Sorted by length over the whole set, ties by row and window: little padding, the largest batch first so that a
+    lack of memory shows at once, and the same batches whatever the order of ``sequences``.
+    """
+    if isinstance(batch_size, int):
+        Reading(batch_size=batch_size)  # which knows what can be asked for
     ordered = sorted(sequences, key=lambda sequence: (-len(sequence.ids), sequence.row, sequence.window))
-    return (_pad(ordered[start : start + batch_size], pad_id) for start in range(0, len(ordered), batch_size))
+    groups: list[list[Sequence]] = []
+    start = 0
+    while start < len(ordered):
+        rows = batch_size if isinstance(batch_size, int) else batch_size(len(ordered[start].ids))
+        groups.append(ordered[start : start + rows])
+        start += rows
+    return groups
 
 
 def _pad(sequences: list[Sequence], pad_id: int) -> Batch:

@@ -108,8 +108,8 @@ def analyze(
     long : str or None
         Whether longer documents are cut off (``truncate``) or into ``windows``, in every format; None for windows where
         a document is a whole file, and truncate where a file holds many.
-    batch_size : int
-        Sequences per forward pass.
+    batch_size : int or str
+        Sequences per forward pass, or ``auto`` for as many of about the same length as fit into `fit.MEMORY`.
     shard : str or None
         ``i/n``: only rows with row % n == i - 1 of the documents chosen. `RoutingStats.merge` puts shards together.
     tau, collapse_on : float and str
@@ -273,7 +273,8 @@ def _prepared(
     step("loading the model", 0, 0)
     checkpoint = model if streamed else opened(runner, model, tokenizer, loading, step, tell)
     step("reading the text", 0, 0)
-    return [prepare(runner, checkpoint, task.dataset, task.options.reading, generate) for task in tasks]
+    logits = watch is not None and watch.logits
+    return [prepare(runner, checkpoint, task.dataset, task.options.reading, generate, logits) for task in tasks]
 
 
 def _gathered(runner: Backend, measured: Measured, task: Task, first: bool) -> Measured:

@@ -11,10 +11,12 @@ from ..data import (
     Batch,
     Corpus,
     Dataset,
+    RowsOf,
     Sequence,
     batches,
     bos_policy,
     encode,
+    grouped,
     in_shard,
     pad_id,
     read_corpus,
@@ -27,6 +29,7 @@ from ..routing.stats import Cluster
 from ..types import Facts, Json
 from .backends import Backend, checkpoint_of
 from .facts import check_vocabulary
+from .fit import rows_of
 from .watch import Watch
 
 
@@ -36,7 +39,7 @@ class Work:
 
     checkpoint: Any
     sequences: list[Sequence]
-    batch_size: int
+    batch_size: RowsOf
     sources: dict[str, Json]
 
     def batches(self) -> Iterator[Batch]:
@@ -69,16 +72,22 @@ class Work:
         return stats
 
 
-def prepare(runner: Backend, checkpoint: Any, dataset: Dataset, reading: Reading, generate: int | None) -> Work:
-    """Read a data set for a checkpoint. Raises DataError for what its model cannot be given."""
+def prepare(
+    runner: Backend, checkpoint: Any, dataset: Dataset, reading: Reading, generate: int | None, logits: bool = False
+) -> Work:
+    """Read a data set for a checkpoint. logits: whether they are read. Raises DataError for what its model cannot be
+    given."""
     corpus = read_corpus(dataset, **reading.of_corpus(), tokenizer=checkpoint.tokenizer)
     every = encode(corpus, checkpoint.tokenizer, reading.max_length)
     sequences = in_shard(every, reading.shard)
     _check_fit(runner.config(checkpoint.model), sequences, generate or 0)
-    facts = _data_facts(corpus, every, checkpoint.tokenizer, reading) | {"parts": [_part(sequences, reading)]}
+    batch_size = rows_of(runner, checkpoint, reading, logits)
+    facts = _data_facts(corpus, every, checkpoint.tokenizer, reading) | {
+        "parts": [_part(sequences, reading.shard, batch_size)]
+    }
     if generate:
         facts["generation"] = {"max_tokens": generate, "sampling": "greedy"}
-    return Work(checkpoint, sequences, reading.batch_size, {corpus.sha256: facts})
+    return Work(checkpoint, sequences, batch_size, {corpus.sha256: facts})
 
 
 def opened(runner: Backend, model: Any, tokenizer: Any, loading: Loading, step: Step, tell: Tell) -> Any:
@@ -119,14 +128,15 @@ def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, readi
     }
 
 
-def _part(sequences: list[Sequence], reading: Reading) -> Json:
+def _part(sequences: list[Sequence], shard: str | None, batch_size: RowsOf) -> Json:
     """What this run has to measure, of which nothing is done; see `routing.parts`."""
+    groups = grouped(sequences, batch_size)
     return {
-        "shard": reading.shard,
+        "shard": shard,
         "documents": len({s.row for s in sequences}),
         "sequences": len(sequences),
         "sequences_done": 0,
-        "batch_size": reading.batch_size,
-        "batches": -(-len(sequences) // reading.batch_size),
+        "batch_size": batch_size if isinstance(batch_size, int) else max(map(len, groups)),
+        "batches": len(groups),
         "batches_done": 0,
     }
