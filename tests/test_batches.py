@@ -47,10 +47,9 @@ def test_fitted_batches_take_the_memory_they_may(monkeypatch: pytest.MonkeyPatch
     assert sizes[0] > 4 * sizes[2]
     assert sizes[-1] == 1
     assert with_logits(64) < rows(64)
+    fits = rows(64)
     monkeypatch.setattr(fit, "MEMORY", fit.MEMORY // 4)
-    smaller = fit.rows_of(BACKEND, checkpoint, fitted)
-    assert callable(smaller)
-    assert rows(64) // 4 == smaller(64)
+    assert rows(64) == fits // 4
     assert fit.rows_of(BACKEND, checkpoint, Reading(batch_size=3)) == 3
 
 
@@ -68,11 +67,11 @@ def test_packed_weights_count_as_what_they_unpack_to(name: str) -> None:
 
 def test_fitted_batches_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     eight = analyze(None, "math", batch_size=8, **FEW)
-    monkeypatch.setattr(fit, "MEMORY", fit.MEMORY // 64)
+    monkeypatch.setattr(fit, "MEMORY", fit.MEMORY // 200)
     fitted = analyze(None, "math", batch_size="auto", **FEW)
     ((_, facts),) = fitted.sources.items()
     (part,) = facts["parts"]
-    assert 1 < part["batches"] != 3
+    assert part["batches"] > 3
     assert part["batch_size"] != 8
     assert eight.clusters == fitted.clusters
     for number in range(len(eight.specs)):
@@ -117,9 +116,10 @@ def peak(sequences: int, stream: str) -> int:
     return int(mx.get_peak_memory() - before)
 
 
-@pytest.mark.parametrize("stream", ["off", "on"])
-def test_no_logits_pile_up(stream: str) -> None:
-    """Neither those of the head, of which each sequence would leave 12 x 4,096, nor those of routers."""
+@pytest.mark.parametrize(("stream", "sequences"), [("off", 96), pytest.param("on", 256, marks=pytest.mark.slow)])
+def test_no_logits_pile_up(stream: str, sequences: int) -> None:
+    """Neither those of the head, of which each sequence would leave 12 x 4,096, nor those of the routers."""
     peak(2, stream)
-    few, many = peak(40, stream), peak(160, stream)
-    assert many - few < 120 * 12 * 16 * 4  # less than the logits of one router of the sequences that are more
+    few, many = peak(36, stream), peak(sequences, stream)  # the tallies of 32 batches wait to be read
+    of_routers = 6 * 12 * 16 * 4
+    assert many - few < (sequences - 36) * of_routers / 2
