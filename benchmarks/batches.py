@@ -1,6 +1,6 @@
 """Batches of eight sequences against batches that are fitted to memory (``--batch-size auto``): seconds and MLX's peak.
 
-python benchmarks/batches.py [--rounds 5] [--quick] [--json PATH]
+python benchmarks/batches.py [--rounds 5] [--clock wall] [--quick] [--json PATH]
 
 `analyze` of the embedded model, loaded before: the bundled maths prompts, texts of 256 tokens, and a mix of lengths
 from 5 to 1,024 tokens, as many of each octave. Arms take turns in one process. Counts are compared: rounding differs
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from _bench import Results, arguments, in_turn, parsed, timed
+from _bench import CLOCKS, Results, arguments, in_turn, parsed, timed
 from _models import Numbers
 
 import mlx_moebench
@@ -41,8 +41,9 @@ def mixed(each: int, longest: int) -> list[int]:
     return [int(length) for octave in octaves for length in rng.integers(2 ** (octave - 1) + 1, 2**octave + 1, each)]
 
 
-def of_texts(results: Results, name: str, model: Any, tokenizer: Any, texts: list[str], rounds: int) -> None:
+def of_texts(results: Results, name: str, model: Any, tokenizer: Any, texts: list[str], args: Any) -> None:
     """Add the ratios of one data set."""
+    rounds = args.rounds
     peaks: dict[str, list[float]] = {arm: [] for arm in SIZES}
     last: dict[str, RoutingStats] = {}
 
@@ -56,7 +57,7 @@ def of_texts(results: Results, name: str, model: Any, tokenizer: Any, texts: lis
 
         return once
 
-    times = in_turn({arm: timed(run(arm)) for arm in SIZES}, rounds, name)
+    times = in_turn({arm: timed(run(arm), args.clock) for arm in SIZES}, rounds, name)
     results.ratio(f"{FITTED}, {name}", EIGHT, times[FITTED], times[EIGHT])
     results.ratio(f"{FITTED}, {name}", EIGHT, peaks[FITTED][-rounds:], peaks[EIGHT][-rounds:], "MiB, MLX's peak")
     moved, chosen = 0, 0
@@ -73,15 +74,18 @@ def of_texts(results: Results, name: str, model: Any, tokenizer: Any, texts: lis
 
 
 def main() -> None:
-    args = parsed(arguments(__doc__, rounds=5))
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a busy machine")
+    args = parsed(parser)
     select_device("auto")
     model, tokenizer = load()
     prompts = [document.text for document in read_corpus("math", max_samples=8 if args.quick else None).documents]
     results = Results("batches", args.quick)
-    of_texts(results, "maths prompts", model, tokenizer, prompts, args.rounds)
-    of_texts(results, "256 tokens each", model, Numbers(), texts_of([256] * (8 if args.quick else 64)), args.rounds)
+    of_texts(results, "maths prompts", model, tokenizer, prompts, args)
+    of_texts(results, "256 tokens each", model, Numbers(), texts_of([256] * (8 if args.quick else 64)), args)
     mix = mixed(2, 32) if args.quick else mixed(40, 1024)
-    of_texts(results, "a mix of lengths", model, Numbers(), texts_of(mix), args.rounds)
+    of_texts(results, "a mix of lengths", model, Numbers(), texts_of(mix), args)
+    results.note("Times by the clock." if args.clock == "wall" else "Processor time, since other programs ran, too.")
     results.finish(args.json)
 
 
