@@ -5,7 +5,8 @@ python benchmarks/memory.py [--part tokens million experts layers] [--rounds 3] 
 tokens: the embedded model measures the bundled maths prompts again and again. "Few" adds every reuse of a prompt to the
 same sequence; "many" counts it as a new one, whose sums are kept apart for the intervals. million: the whole of
 ``analyze``, texts and loading included, of 10 thousand and 1 million tokens in texts of 256, of a tiny model in memory,
-and streamed with all hidden states on the disk; beside it the peak of what MLX held. experts, layers: an OLMoE
+and streamed with all hidden states on the disk; beside it the peak of what MLX held. Texts, their ids and the sums of
+each sequence are in memory; of the same prompts again and again, as in "few", nothing more is. experts, layers: an OLMoE
 with narrow experts and random weights runs 2,048 tokens in batches of 8 rows of 64, measured and not; what is compared
 is the peak with over the peak without, so that the weights, which grow too, are on both sides.
 """
@@ -39,9 +40,9 @@ TEXT = 256
 ROWS, LENGTH, FORWARDS = 8, 64, 4
 
 
-def measure_tokens(tokens: int, clusters: str) -> None:
-    """Measure so many tokens of the bundled maths prompts, used again and again."""
-    model, tokenizer = load()
+def measure_tokens(tokens: int, clusters: str, folder: str | None) -> None:
+    """Measure so many tokens of the bundled maths prompts, used again and again; folder: of another model."""
+    model, tokenizer = load(folder)
     sequences = encode(read_corpus("math"), tokenizer, 256)
     left, start = tokens, itertools.count(step=len(sequences))
     stats = LiveRoutingStats(model)
@@ -97,6 +98,10 @@ def of_million(results: Results, rounds: int, sizes: Sequence[int]) -> None:
     few, many = sizes
     with tempfile.TemporaryDirectory() as aside:
         model = write_checkpoint(Path(aside) / "model", TINY)
+        again = partial(child, "--clusters", "few", "--model", model, "--measure-tokens")
+        peaks = in_turn({f"{n:,}": partial(again, n) for n in sizes}, rounds, "memory of the same texts", warm_up=0)
+        what = f"{many:,} tokens, few sequences, tiny model"
+        results.ratio(what, f"{few:,} tokens", peaks[f"{many:,}"], peaks[f"{few:,}"], "MiB, peak")
         for stream, how in (("off", "in memory"), ("on", "streamed")):
             held: dict[int, list[float]] = {tokens: [] for tokens in sizes}
             arms = {f"{n:,}": _whole(model, n, stream, held[n]) for n in sizes}
@@ -148,7 +153,7 @@ def main() -> None:
         if args.experts:
             run_narrow(args.experts, args.layers, args.measured)
         else:
-            measure_tokens(args.measure_tokens, args.clusters)
+            measure_tokens(args.measure_tokens, args.clusters, args.model)
         print(peak_mib())
         return
     results = Results("memory", args.quick)

@@ -74,7 +74,8 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, max_length: int) -> list[Sequen
             windows = [(window, ids[start : start + max_length]) for window, start in enumerate(starts)]
             sequences += [Sequence(document.row, window, part, truncated=False) for window, part in windows]
         elif len(ids):
-            sequences.append(Sequence(document.row, 0, ids[:max_length], truncated=len(ids) > max_length))
+            # A copy: a view would hold all tokens of the document.
+            sequences.append(Sequence(document.row, 0, ids[:max_length].copy(), truncated=len(ids) > max_length))
     if not sequences:
         raise DataError(f"{corpus.name} gives no token with this tokenizer; give a data set with text it can encode.")
     return sequences
@@ -110,12 +111,12 @@ def _beginning(
             if len(ids) < max_length + MARGIN:
                 before = None
             elif before is not None and np.array_equal(before, kept):
-                return before[:max_length], True
+                return before[:max_length].copy(), True
             else:
                 before = kept
         length *= 2
     ids = np.asarray(tokenizer.encode(text, **options), dtype=np.int32)
-    return ids[:max_length], len(ids) > max_length
+    return ids[:max_length].copy(), len(ids) > max_length
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
