@@ -6,9 +6,9 @@ tokens: the embedded model measures the bundled maths prompts again and again. "
 same sequence; "many" counts it as a new one, whose sums are kept apart for the intervals. million: the whole of
 ``analyze``, texts and loading included, of 10 thousand and 1 million tokens in texts of 256, of a tiny model in memory,
 and streamed with all hidden states on the disk; beside it the peak of what MLX held. Texts, their ids and the sums of
-each sequence are in memory; of the same prompts again and again, as in "few", nothing more is. experts, layers: an OLMoE
-with narrow experts and random weights runs 2,048 tokens in batches of 8 rows of 64, measured and not; what is compared
-is the peak with over the peak without, so that the weights, which grow too, are on both sides.
+each sequence are in memory; of the same prompts again and again, as in "few", nothing more is. experts, layers: an
+OLMoE with narrow experts and random weights runs 2,048 tokens in batches of 8 rows of 64, measured and not; what is
+compared is the peak with over the peak without, so that the weights, which grow too, are on both sides.
 """
 
 from __future__ import annotations

@@ -367,9 +367,9 @@ def _whole(saving: Saving, generate: int | None, watch: Watch | None) -> str | N
 
 
 def _phases(prefill: RoutingStats, decode: RoutingStats | None) -> dict[Phase, RoutingStats]:
-    """Merged alone they are plain statistics, without the model, which live ones hold on to."""
+    """As plain statistics, without the model, which live ones hold on to."""
     every = (prefill,) if decode is None else (prefill, decode)
-    return {one.phase: RoutingStats.merge([one]) for one in every}
+    return {one.phase: one.handed_over(RoutingStats) for one in every}
 
 
 def _run_batch(
