@@ -82,8 +82,8 @@ def main() -> None:
     prompts = [document.text for document in read_corpus("math", max_samples=8 if args.quick else None).documents]
     results = Results("batches", args.quick)
     of_texts(results, "maths prompts", model, tokenizer, prompts, args)
-    of_texts(results, "256 tokens each", model, Numbers(), texts_of([256] * (8 if args.quick else 64)), args)
-    mix = mixed(2, 32) if args.quick else mixed(40, 1024)
+    of_texts(results, "256 tokens each", model, Numbers(), texts_of([256] * (8 if args.quick else 32)), args)
+    mix = mixed(2, 32) if args.quick else mixed(12, 1024)
     of_texts(results, "a mix of lengths", model, Numbers(), texts_of(mix), args)
     results.note("Times by the clock." if args.clock == "wall" else "Processor time, since other programs ran, too.")
     results.finish(args.json)

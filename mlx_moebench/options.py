@@ -128,7 +128,7 @@ class Reading:
     or what stands between ``blank`` lines; of other data sets every row is one. long: what becomes of a document that
     is longer than a sequence, in every format: ``truncate`` keeps the first one, ``windows`` all of them; None for
     windows where a document is a whole file, which may be a book, and truncate where a file holds many. batch_size:
-    sequences per forward pass, or ``auto`` for as many of about the same length as fit into a fixed size of memory.
+    sequences per forward pass, or ``auto`` for as many of about the same length as `measure.fit` gives.
     shard: ``i/n``, only rows with row % n == i - 1.
 
     Raises `DataError` for fewer than one of anything, a shard of another form, and a word that is none of these.

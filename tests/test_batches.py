@@ -39,6 +39,7 @@ def test_fitted_batches_take_the_memory_they_may(monkeypatch: pytest.MonkeyPatch
     """Longer sequences, wider blocks and logits leave room for fewer; a sequence that does not fit runs alone."""
     checkpoint = LoadedModel(build_tiny(), None)  # type: ignore[arg-type]
     fitted = Reading(batch_size="auto")
+    monkeypatch.setattr(fit, "TOKENS", 10**9)
     rows, with_logits = fit.rows_of(BACKEND, checkpoint, fitted), fit.rows_of(BACKEND, checkpoint, fitted, logits=True)
     assert callable(rows)
     assert callable(with_logits)
@@ -50,6 +51,8 @@ def test_fitted_batches_take_the_memory_they_may(monkeypatch: pytest.MonkeyPatch
     fits = rows(64)
     monkeypatch.setattr(fit, "MEMORY", fit.MEMORY // 4)
     assert rows(64) == fits // 4
+    monkeypatch.setattr(fit, "TOKENS", 2 * 64 + 1)
+    assert rows(64) == 2
     assert fit.rows_of(BACKEND, checkpoint, Reading(batch_size=3)) == 3
 
 

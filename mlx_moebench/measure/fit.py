@@ -14,14 +14,19 @@ MEMORY = 2**29
 """Bytes that what a batch is computed with may take. A number, not a share of what is free: a run that goes on must
 cut the same batches."""
 
+TOKENS = 2048
+"""Padded tokens of a batch, at most: with more of them a small model is slower, since what it computes leaves the cache
+of the processor (docs/benchmarks.md)."""
+
 NUMBER = 4
 """Bytes of a number, at most; most of what is computed is float32 on a CPU, and half of that elsewhere."""
 
 
 def rows_of(runner: Backend, checkpoint: Any, reading: Reading, logits: bool = False) -> RowsOf:
     """The sequences of a batch: as ``reading`` says, or by the length of the longest, so that what they are computed
-    with fits into `MEMORY`: padded tokens times what a token takes, which is the input and output of every matrix of
-    the largest block and its attention scores. logits: whether those of the whole vocabulary are held, too."""
+    with fits into `MEMORY`: padded tokens, `TOKENS` at most, times what a token takes, which is the input and output of
+    every matrix of the largest block and its attention scores. logits: whether those of the whole vocabulary are held,
+    too."""
     if reading.batch_size != AUTO:
         return int(reading.batch_size)
     config = runner.config(checkpoint.model)
@@ -31,6 +36,6 @@ def rows_of(runner: Backend, checkpoint: Any, reading: Reading, logits: bool = F
     def rows(length: int) -> int:
         # Scores are there before and after their softmax.
         of_token = SLACK * NUMBER * (numbers + 2 * heads * length)
-        return max(1, int(MEMORY / (of_token * length)))
+        return max(1, min(TOKENS // length, int(MEMORY / (of_token * length))))
 
     return rows

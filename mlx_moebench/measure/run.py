@@ -109,7 +109,8 @@ def analyze(
         Whether longer documents are cut off (``truncate``) or into ``windows``, in every format; None for windows where
         a document is a whole file, and truncate where a file holds many.
     batch_size : int or str
-        Sequences per forward pass, or ``auto`` for as many of about the same length as fit into `fit.MEMORY`.
+        Sequences per forward pass, or ``auto`` for as many of about the same length as `fit.TOKENS` and `fit.MEMORY`
+        allow.
     shard : str or None
         ``i/n``: only rows with row % n == i - 1 of the documents chosen. `RoutingStats.merge` puts shards together.
     tau, collapse_on : float and str
