@@ -160,7 +160,8 @@ READING: Mapping[str, Decorator] = {
         "windows.  [default: windows where it is a whole file, else truncate]",
     ),
     "batch_size": batch_size_option(
-        "Sequences per forward pass; auto: as many of about the same length as make 2,048 tokens, and fit into 512 MiB of work.",
+        "Sequences per forward pass; auto: as many of about the same length as make 2,048 tokens, and fit into 512 MiB "
+        "of work.",
         fitted=True,
     ),
 }
