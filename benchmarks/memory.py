@@ -35,6 +35,7 @@ import mlx.core as mx  # isort: skip  # after the package, which loads a fast BL
 NARROW = replace(SMALL, name="narrow", layers=8, hidden=128, expert=32, heads=4)
 EXPERTS, LAYERS = (16, 64, 256), (4, 16, 48)
 TOKENS = (10_000, 100_000)
+LEAST = replace(TINY, name="least", hidden=32, expert=16, heads=1)
 MILLION = (10_000, 1_000_000)
 TEXT = 256
 ROWS, LENGTH, FORWARDS = 8, 64, 4
@@ -97,7 +98,7 @@ def of_tokens(results: Results, rounds: int, tokens: Sequence[int]) -> None:
 def of_million(results: Results, rounds: int, sizes: Sequence[int]) -> None:
     few, many = sizes
     with tempfile.TemporaryDirectory() as aside:
-        model = write_checkpoint(Path(aside) / "model", TINY)
+        model = write_checkpoint(Path(aside) / "model", LEAST)
         again = partial(child, "--clusters", "few", "--model", model, "--measure-tokens")
         peaks = in_turn({f"{n:,}": partial(again, n) for n in sizes}, rounds, "memory of the same texts", warm_up=0)
         what = f"{many:,} tokens, few sequences, tiny model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -108,21 +109,27 @@ def test_words_that_are_no_size_are_refused() -> None:
 
 
 def peak(sequences: int, stream: str) -> int:
-    """Bytes that MLX held at most while so many sequences were measured, beyond what it held before."""
+    """Bytes that MLX held at most while so many sequences were measured, beyond what it held before; without Python's
+    search for cycles, which would free what waits for it at times that nobody knows."""
     texts = [f"a router sends token {number} to the experts that score highest" for number in range(sequences)]
-    mx.synchronize()
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
     choices: dict[str, Any] = {"batch_size": 1, "max_length": 12, "stream": stream, "stream_memory": 0}
-    stats = analyze(None, {"texts": texts}, device="cpu", **choices)
-    assert stats.n_tokens == 12 * sequences
-    return int(mx.get_peak_memory() - before)
+    gc.collect()
+    gc.disable()
+    try:
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        stats = analyze(None, {"texts": texts}, device="cpu", **choices)
+        assert stats.n_tokens == 12 * sequences
+        return int(mx.get_peak_memory() - before)
+    finally:
+        gc.enable()
 
 
-@pytest.mark.parametrize(("stream", "sequences"), [("off", 96), pytest.param("on", 256, marks=pytest.mark.slow)])
-def test_no_logits_pile_up(stream: str, sequences: int) -> None:
-    """Neither those of the head, of which each sequence would leave 12 x 4,096, nor those of the routers."""
+@pytest.mark.parametrize(("stream", "sequences"), [("off", (36, 96)), ("on", (8, 32))])
+def test_no_logits_pile_up(stream: str, sequences: tuple[int, int]) -> None:
+    """Neither those of the head, of which each sequence would leave 12 x 4,096, nor those of the routers, nor hidden
+    states. In memory the tallies of 32 batches wait to be read."""
     peak(2, stream)
-    few, many = peak(36, stream), peak(sequences, stream)  # the tallies of 32 batches wait to be read
+    few, many = (peak(number, stream) for number in sequences)
     of_routers = 6 * 12 * 16 * 4
-    assert many - few < (sequences - 36) * of_routers / 2
+    assert many - few < (sequences[1] - sequences[0]) * of_routers / 2
