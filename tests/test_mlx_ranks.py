@@ -139,9 +139,10 @@ def test_two_ranks_stream_to_the_counts_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_profiles_are_shared_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stream", ["off", "on"])
+def test_profiles_are_shared_too(stream: str, tmp_path: Path) -> None:
     arguments = ["profile", "--domain", "math", "--domain", "code", *FEW]
-    done = launch(tmp_path, "-m", "mlx_moebench", *arguments, "--output", "p", "--json")
+    done = launch(tmp_path, "-m", "mlx_moebench", *arguments, "--stream", stream, "--output", "p", "--json")
     (model,) = json.loads(done.stdout)["models"]
     main([*arguments, "--output", str(tmp_path / "one")])
     for domain in ("math", "code"):
