@@ -72,7 +72,7 @@ def prune(
         texts = question_texts(checkpoint, config, choosing, positions, questions.shots)
     else:
         texts = corpus_texts(checkpoint, config, dataset, to_choose.reading, "all")
-    made = contributed(checkpoint, texts, options.reading.batch_size, within(step, "choosing", 0, random + 2))
+    made = contributed(checkpoint, texts, options.reading.rows, within(step, "choosing", 0, random + 2))
     family = family_of(checkpoint.model)
     of_routers = sizes(family, config, made.specs, keep)
     orders = ordered(by, made, texts, of_routers)

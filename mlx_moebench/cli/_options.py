@@ -19,6 +19,7 @@ import click
 from click.core import ParameterSource
 
 from ..options import (
+    AUTO,
     BITS,
     COLLAPSE_SHARES,
     DTYPES,
@@ -119,6 +120,20 @@ LOADING: Mapping[str, Decorator] = {
 }
 """How a model is loaded: all of them stand in every command that loads one; the tests list the exceptions."""
 
+
+class _Sequences(click.IntRange):
+    """A number of sequences, or ``auto``."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return value if value == AUTO else super().convert(value, parameter, context)
+
+
+def batch_size_option(text: str, default: int = 8, fitted: bool = False) -> Decorator:
+    """--batch-size. fitted: whether it may be ``auto``."""
+    kind, metavar = (_Sequences(min=1), f"N|{AUTO}") if fitted else (click.IntRange(min=1), None)
+    return click.option("--batch-size", type=kind, metavar=metavar, default=default, show_default=True, help=text)
+
+
 READING: Mapping[str, Decorator] = {
     "text_field": click.option("--text-field", help="Field of a row that holds the text.  [default: found by name]"),
     "max_samples": click.option(
@@ -144,8 +159,10 @@ READING: Mapping[str, Decorator] = {
         help="What becomes of a document of more than --max-length tokens, in every format: cut off, or cut into "
         "windows.  [default: windows where it is a whole file, else truncate]",
     ),
-    "batch_size": click.option(
-        "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
+    "batch_size": batch_size_option(
+        "Sequences per forward pass; auto: as many of about the same length as make 2,048 tokens, and fit into 512 MiB "
+        "of work.",
+        fitted=True,
     ),
 }
 """How a data set is read."""
@@ -256,9 +273,8 @@ def reading_options(*, dataset: bool = True, batch_size: tuple[int, str] | None 
     )
     options = dict(READING)
     if batch_size is not None:
-        options["batch_size"] = click.option(
-            "--batch-size", type=click.IntRange(min=1), default=batch_size[0], show_default=True, help=batch_size[1]
-        )
+        default, text = batch_size
+        options["batch_size"] = batch_size_option(text, default)
     options_of = grouped("reading", Reading, options)
     return (lambda command: named(options_of(command))) if dataset else options_of
 

@@ -226,7 +226,7 @@ def _answered(
             theirs,
             include_path=asked.include_path,
             limit=asked.limit,
-            batch_size=asked.reading.batch_size,
+            batch_size=asked.reading.rows,
             loading=loading,
             step=step,
         )
@@ -246,7 +246,7 @@ def _result(runner: Backend, checkpoint: Any, name: str, asked: Asked, plan: Pla
     questions = asked.questions[name]
     label, n = questions.task.label, len(questions.items)
     told = lambda done: step(f"{label}, questions", done, n)  # noqa: E731
-    return summarised(questions, answer(runner, checkpoint, questions.items, asked.reading.batch_size, told), plan)
+    return summarised(questions, answer(runner, checkpoint, questions.items, asked.reading.rows, told), plan)
 
 
 def _loaded(runner: Backend, place: str, loading: Loading, step: Step) -> tuple[Any, Json]:

@@ -154,7 +154,7 @@ def perplexity(
     if not sequences:
         raise DataError(f"No sequence of {corpus.name} has two tokens: give longer texts.")
     requests = [Request(tuple(s.ids[:1].tolist()), tuple(s.ids[1:].tolist())) for s in sequences]
-    scores = score(runner, checkpoint, requests, reading.batch_size, step)
+    scores = score(runner, checkpoint, requests, reading.rows, step)
     texts = {document.row: document.text for document in corpus.documents}
     rows = sorted({s.row for s in sequences})
     units = units_of(texts[row] for row in rows)
