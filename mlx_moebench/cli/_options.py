@@ -6,7 +6,6 @@ A group of them reaches its command as the one object of `mlx_moebench.options` 
 from __future__ import annotations
 
 import copy
-import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -36,25 +35,10 @@ from ..options import (
 )
 from ._completion import complete_data, complete_models
 from ._early import check_adapter, check_data, check_models
+from ._values import Sequences, size_or_none
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    """Click callback: bytes, written as ``500MB`` or ``2 GB`` in decimal units."""
-    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip(), re.IGNORECASE)
-    if not size:
-        raise click.BadParameter(f"{value!r} is not a size: write 500MB or 2GB.", context, parameter)
-    return int(float(size[1]) * _UNITS[size[2].upper()])
-
-
-def size_or_none(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Click callback: as `size_in_bytes`, where nothing need be given."""
-    return None if value is None else size_in_bytes(context, parameter, value)
-
 
 LOADING: Mapping[str, Decorator] = {
     "backend": click.option(
@@ -121,16 +105,9 @@ LOADING: Mapping[str, Decorator] = {
 """How a model is loaded: all of them stand in every command that loads one; the tests list the exceptions."""
 
 
-class _Sequences(click.IntRange):
-    """A number of sequences, or ``auto``."""
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        return value if value == AUTO else super().convert(value, parameter, context)
-
-
 def batch_size_option(text: str, default: int = 8, fitted: bool = False) -> Decorator:
     """--batch-size. fitted: whether it may be ``auto``."""
-    kind, metavar = (_Sequences(min=1), f"N|{AUTO}") if fitted else (click.IntRange(min=1), None)
+    kind, metavar = (Sequences(min=1), f"N|{AUTO}") if fitted else (click.IntRange(min=1), None)
     return click.option("--batch-size", type=kind, metavar=metavar, default=default, show_default=True, help=text)
 
 
