@@ -266,8 +266,8 @@ def double_softmax(study: Study) -> str:
     return (
         f"A softmax of a softmax lies so near to even that normalised EWA at the end is "
         f"{min(ewa['xmoe-double']):.5f} or more in every seed (smallest of any router at any snapshot "
-        f"{lowest['xmoe-double']:.5f}), whatever the logits say; with one softmax single routers have {min(single):.3f} "
-        f"to {max(single):.3f} at the end. The high and even EWA of XMoE in LibMoE's figure 7, and its robustness to "
+        f"{lowest['xmoe-double']:.5f}), whatever the logits say; with one softmax single routers "
+        f"have {min(single):.3f} to {max(single):.3f} at the end. The high and even EWA of XMoE in LibMoE's figure 7, and its robustness to "
         f"temperature in their table 7, are what a second softmax, which their code has, would give to any router. "
         f"Here it changes the loss by "
         f"{estimate(difference, 4, sign=True)} nats a token"
