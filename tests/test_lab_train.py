@@ -332,6 +332,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"axes": {"norm_topk_prob": "no"}}, "norm_topk_prob is 'no'; give a value like True"),
     ({"axes": {"balance": "even"}}, "balance is 'even'"),
     ({"axes": {"balance": "ternary"}}, "The ternary balance is for experts"),
+    ({"axes": {"balance_weight": float("nan")}}, "balance_weight is nan; give a number"),
+    ({"axes": {"num_experts_per_tok": 100}}, "num_experts_per_tok = 100 of 18 columns"),
+    ({"axes": {"num_experts": 0}}, "num_experts = 0"),
+    ({"axes": {"n_group": 5, "topk_group": 2}}, "n_group = 5 groups cannot be kept of 18 columns"),
+    ({"axes": {"n_group": 3, "topk_group": 4}}, "topk_group = 4 of n_group = 3"),
+    ({"axes": {"n_group": 9, "topk_group": 1}}, "for num_experts_per_tok = 4"),
+    ({"axes": {"expert_dropout": 1.0}}, "expert_dropout is 1.0"),
+    ({"axes": {"scoring_func": "softmx"}}, "scoring_func is 'softmx'. Did you mean 'softmax'"),
+    ({"axes": {"special_experts": ["zro"]}}, "special_experts holds 'zro'. Did you mean 'zero'"),
+    ({"axes": {"special_experts": ["zero"]}}, "num_special_experts is 0, but special_experts has 1"),
+    ({"router": "dense", "axes": {"balance": "switch"}}, "A dense model has no router, and no balance"),
     ({"steps": 0}, "steps is 0; give more than 0"),
     ({"seq_length": 1}, "seq_length is 1; give 2 or more"),
     ({"learning_rate": -1.0}, "learning_rate is -1.0"),
@@ -350,7 +361,7 @@ def test_bad_settings_are_one_clear_sentence(change: dict[str, Any], sentence: s
     settings = Pretraining(**({"steps": 1} | SHORT | change))
     with pytest.raises(TrainingError, match=sentence):
         pretrain(settings, tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_too_little_text_is_one_clear_sentence(tmp_path: Path) -> None:

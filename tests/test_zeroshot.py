@@ -141,12 +141,53 @@ def test_own_rows(tmp_path: Path) -> None:
         ([{"goal": "x", "sol1": "a"}], "lacks 'sol2'"),
         ([{"goal": "x", "sol1": "a", "sol2": " ", "label": 0}], "a choice is empty"),
         ([{"goal": "x", "sol1": "a", "sol2": "b", "label": 2}], "the answer is 2, of 2 choices"),
-        ([{"goal": 3, "sol1": "a", "sol2": "b", "label": 0}], "has no attribute 'strip'"),
+        ([{"goal": None, "sol1": "a", "sol2": "b", "label": 0}], "its goal is no text"),
+        ([{"goal": "x", "sol1": "a", "sol2": ["b"], "label": 0}], "its sol2 is no text"),
+        ([{"goal": "x", "sol1": "a", "sol2": "\ud800", "label": 0}], "its sol2 holds half of a surrogate pair"),
+        ([{"goal": "x", "sol1": "a", "sol2": "b", "label": ""}], "its label is '', no whole number"),
+        ([{"goal": "x", "sol1": "a", "sol2": "b", "label": 0.5}], "its label is 0.5, no whole number"),
+        ([{"goal": "x", "sol1": "a", "sol2": "b", "label": True}], "its label is True, no whole number"),
     ],
 )
 def test_rows_of_another_form_are_refused(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_task("piqa", write(tmp_path / "piqa.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("lambada", {"text": None}, "its text is no text"),
+        ("hellaswag", {"endings": "abcd"}, "its endings is no list of texts"),
+        ("siqa", {"label": 0}, "the answer is -1, of 3 choices"),
+        ("siqa", {"answerB": None}, "its answerB is no text"),
+        ("arc_easy", {"answerKey": ""}, "its answerKey is '', none of A, B"),
+        ("arc_easy", {"choices": {"text": ["ice"], "label": ["A", "B"]}}, "2 labels and 1 texts"),
+        ("arc_easy", {"choices": {"text": ["ice"], "label": ["A"]}}, "it has one choice"),
+        ("arc_easy", {"choices": "ice"}, "its choices is no list of label and text"),
+        ("race", {"options": ["abcd", "efgh"]}, "its options is no list of texts"),
+        ("race", {"answers": ["A", ""]}, "its answer is '', none of A, B, C, D"),
+        ("race", {"answers": ["A"]}, "are no lists of one length"),
+        ("own", {"choices": "a or b"}, "its choices is no list of texts"),
+        ("own", {"choices": ["a", None]}, r"its choices\[1\] is no text"),
+        ("own", {"choices": ["a"]}, "it has one choice, which would always be right"),
+        ("own", {"choices": []}, "it has no choice"),
+        ("own", {"answer": "c"}, "its answer is 'c', none of a, b"),
+        ("own", {"answer": None}, "its answer is None"),
+        ("own", {"context": None}, "its context is no text"),
+    ],
+)
+def test_fields_of_another_kind_are_refused(tmp_path: Path, name: str, change: dict[str, Any], message: str) -> None:
+    """What Python would turn into a text or into a list of letters is no question, and would be scored as one."""
+    good = {"own": {"context": "x", "choices": ["a", "b"], "answer": 0}}.get(name) or ROWS[name][0]
+    with pytest.raises(DataError, match=message):
+        read_task(name, write(tmp_path / "rows.jsonl", [good, {**good, **change}]))
+
+
+def test_a_letter_is_one_of_the_letters(tmp_path: Path) -> None:
+    for letters in ("", "AB", None):
+        with pytest.raises(DataError, match="none of A, B, C"):
+            read_task("siqa", write(tmp_path / "rows.jsonl", [{**ROWS["siqa"][1], "correct": letters}]))
 
 
 def test_files_must_be_there_and_one(folder: Path) -> None:
@@ -163,6 +204,27 @@ def test_files_must_be_there_and_one(folder: Path) -> None:
         ask(["cbt"], folder)
     with pytest.raises(EvaluationError, match="Nothing is asked"):
         ask()
+    with pytest.raises(DataError, match="There is no folder"):
+        ask(data=folder / "nowhere")
+    (folder / "none").mkdir()
+    with pytest.raises(EvaluationError, match="has no file of lambada, blimp"):
+        ask(data=folder / "none")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (["piqa", "piqa"], "piqa is asked twice"),
+        (["piqa", "harness:piqa"], "piqa is asked twice"),
+        (["harness:piqa", "harness:piqa"], "piqa is asked twice"),
+        (["text=rows.jsonl"], "text is the perplexity's name"),
+        (["harness:text"], "text is the perplexity's name"),
+        (["=rows.jsonl"], "a task has no name"),
+    ],
+)
+def test_every_task_has_a_name_of_its_own(folder: Path, tasks: list[str], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        ask(tasks, folder)
 
 
 # -- scoring -------------------------------------------------------------------------------------------------------

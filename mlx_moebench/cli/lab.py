@@ -16,7 +16,7 @@ EPILOG = """\b
 Examples:
   mlx-moebench lab train -o runs/smoe                      tiny, the bundled prompts, in minutes
   mlx-moebench lab train --router shared_v3 --data ./texts -o runs/v3
-  mlx-moebench analyze --model runs/v3 --dataset math
+  mlx-moebench analyze --model runs/v3 --dataset math --max-length 128     as many positions as tiny has
   mlx-moebench lab eval runs/smoe runs/v3 --data zeroshot/
 """
 

@@ -79,9 +79,14 @@ def ask(
     if not tasks and data is not None:
         there = known_tasks(data)
         tasks = [name for name in LIBMOE if name in there]
+        if not tasks:
+            raise EvaluationError(f"{data} has no file of {', '.join(LIBMOE)}; name your own: --task NAME=FILE.")
     questions, harness = {}, []
     for task in tasks:
         name, _, place = task.partition("=")
+        if (alone := name.removeprefix("harness:")) in {TEXT, "", *questions, *harness}:
+            why = {TEXT: "text is the perplexity's name", "": "a task has no name"}.get(alone, f"{alone} is asked twice")
+            raise EvaluationError(f"--task {task}: {why}; give every task a name of its own.")
         if name.startswith("harness:"):
             harness.append(name.removeprefix("harness:"))
         elif not place and name not in TASKS:

@@ -10,9 +10,9 @@ from typing import Any, get_args
 from ..errors import TrainingError, did_you_mean
 from ..types import Json
 from .decoder import ModelArgs
-from .presets import model_args, preset_named
+from .presets import DENSE, model_args, preset_named
 from .routers import Axes, Spec, halved
-from .routers.base import Balance
+from .routers.base import check_axes
 from .text import BUNDLED
 
 FREE_TO_CHANGE = ("save_every", "snapshot_every", "eval_every", "eval_batches")
@@ -107,6 +107,8 @@ class Pretraining:
         if self.seq_length is not None:
             preset = replace(preset, seq_length=self.seq_length)
         args = model_args(preset, self.router, self.spec, vocab_size, self.flops)
+        if self.router == DENSE and self.axes:
+            raise TrainingError(f"A dense model has no router, and no {', '.join(self.axes)}; leave it out.")
         known = {one.name: one.type for one in fields(Axes)}
         for name, value in self.axes.items():
             if name not in known:
@@ -116,10 +118,8 @@ class Pretraining:
             ):
                 raise TrainingError(f"{name} is {value!r}; give a value like {before!r}.")
         args = replace(args, **self.axes)
-        if args.balance not in get_args(Balance):
-            raise TrainingError(f"balance is {args.balance!r}.{did_you_mean(args.balance, list(get_args(Balance)))}")
-        if args.balance == "ternary" and "neg" not in args.kinds:
-            raise TrainingError("The ternary balance is for experts that are added and taken off; choose another.")
+        if self.router != DENSE:
+            check_axes(args)
         if self.combine == "half":
             if not args.shared_experts:
                 raise TrainingError("combine = half is for routers with shared experts; leave it out.")
