@@ -343,6 +343,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"axes": {"special_experts": ["zro"]}}, "special_experts holds 'zro'. Did you mean 'zero'"),
     ({"axes": {"special_experts": ["zero"]}}, "num_special_experts is 0, but special_experts has 1"),
     ({"router": "dense", "axes": {"balance": "switch"}}, "A dense model has no router, and no balance"),
+    ({"seed": 2**63}, "seed is 9223372036854775808; give less than"),
     ({"steps": 0}, "steps is 0; give more than 0"),
     ({"seq_length": 1}, "seq_length is 1; give 2 or more"),
     ({"learning_rate": -1.0}, "learning_rate is -1.0"),

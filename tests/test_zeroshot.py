@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from mlx_moebench.data import read_corpus
-from mlx_moebench.data.zeroshot import TASKS, Item, known_tasks, read_task
+from mlx_moebench.data.zeroshot import TASKS, Item, Questions, known_tasks, read_task
 from mlx_moebench.errors import DataError, EvaluationError
 from mlx_moebench.evaluate.choices import Request
 from mlx_moebench.evaluate.ranks import average_ranks, over_seeds, ranked
-from mlx_moebench.evaluate.runs import Run, ask, evaluate_runs
+from mlx_moebench.evaluate.runs import Run, _of_harness, ask, evaluate_runs, summary
 from mlx_moebench.evaluate.zeroshot import Answered, _fitting, summarised
 from mlx_moebench.options import Plan, Reading
 
@@ -285,6 +285,26 @@ def test_ranks_of_the_published_table() -> None:
     }
     assert round(float(found["XMoE"]), 2) == 6.61
     assert round(float(found["sigma"]), 2) == 4.44
+
+
+def test_only_shares_of_right_answers_are_ranked() -> None:
+    """Of a perplexity less is better, and it lies beyond the ends of an accuracy."""
+    report = {"results": {"x": {"bleu": {"value": 20.0}, "exact_match (strict)": {"value": 0.5}}, "y": {"word_ppl": {}}}}
+    report["data"] = {"tasks": {}, "lm_eval": "0"}
+    assert _of_harness("x", report)["value"] == 0.5
+    with pytest.raises(EvaluationError, match=r"gives no accuracy \(word_ppl\)"):
+        _of_harness("y", report)
+
+
+def test_what_a_float_cannot_hold_is_null() -> None:
+    """A model that is sure of the wrong word has a loss in thousands of nats."""
+    item, sure = Item("a", (" b",), 0), Answered((-5000.0,), (1,), (False,), False)
+    questions = Questions(TASKS["lambada"], (item,), (), "")
+    assert summarised(questions, [sure], PLAN)["perplexity"] is None
+    runs = [{"name": "m", "results": {"text": {"perplexity": {"value": value}}}} for value in (None, 3.0)]
+    (model,) = summary(runs, ["text"])
+    assert model["results"]["text"]["value"] is None
+    assert json.dumps(model, allow_nan=False)
 
 
 def test_ranks_over_seeds() -> None:

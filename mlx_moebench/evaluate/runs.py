@@ -16,6 +16,7 @@ from ..files import write_aside
 from ..measure.backends import Backend, backend_named, check_alone
 from ..options import Loading, LoadingChoices, Plan, Reading, Step, quiet_step, takes, with_choices
 from ..pair.seal import check_json_seal, read_json, sealed_text
+from ..routing.intervals.bootstrap import Interval
 from ..signals import check, stopped_with
 from ..types import Json
 from .ranks import over_seeds, ranked
@@ -27,7 +28,7 @@ TEXT = "text"
 """Under which the perplexity stands among the results of a run."""
 
 PREFERRED = ("acc_norm", "acc", "exact_match")
-"""Of a task of lm-evaluation-harness, the metric by which models are ranked: the first that it has."""
+"""Of a task of lm-evaluation-harness, the share of right answers by which models are ranked: the first that it has."""
 
 
 class Run(NamedTuple):
@@ -270,9 +271,12 @@ def _loaded(runner: Backend, place: str, loading: Loading, step: Step) -> tuple[
 
 def _of_harness(name: str, report: Json) -> Json:
     metrics = report["results"].get(name, {})
-    chosen = next((metric for metric in PREFERRED if metric in metrics), next(iter(metrics), None))
+    chosen = next((key for name in PREFERRED for key in metrics if key.partition(" ")[0] == name), None)
     if chosen is None:
-        raise EvaluationError(f"The task {name} of lm-evaluation-harness gives no number.")
+        raise EvaluationError(
+            f"The task {name} of lm-evaluation-harness gives no accuracy ({', '.join(metrics) or 'no number'}), by which "
+            f"models could be ranked: measure it with evaluate --task {name}."
+        )
     n = report["data"]["tasks"].get(name, {}).get("n")
     entry: Json = metrics[chosen]
     return entry | {"n": n, "metric": chosen, "by": f"lm-evaluation-harness {report['data']['lm_eval']}"}
@@ -294,14 +298,21 @@ def summary(runs: Sequence[Json], names: Sequence[str], level: float = 0.95) -> 
         for task in names:
             ends = (0.0, np.inf) if task == TEXT else (0.0, 1.0)
             values = [_value(one[task], task) for one in results]
-            entry["results"][task] = {"value": float(np.mean(values)), **over_seeds(values, level, ends).to_dict()}
+            entry["results"][task] = _over_seeds(values, level, ends)
         if tasks:
             means = [float(np.mean([_value(one[task], task) for task in tasks])) for one in results]
-            entry["average"] = {"value": float(np.mean(means)), **over_seeds(means, level, (0.0, 1.0)).to_dict()}
+            entry["average"] = _over_seeds(means, level, (0.0, 1.0))
         entries.append(entry)
     for entry, rank in zip(entries, _ranks(list(models.values()), tasks, level), strict=True):
         entry["rank"] = rank
     return entries
+
+
+def _over_seeds(values: Sequence[float], level: float, ends: tuple[float, float]) -> Json:
+    mean = float(np.mean(values))
+    if np.isnan(mean):
+        return {"value": None, **Interval(reason="a run has no number here").to_dict()}
+    return {"value": mean, **over_seeds(values, level, ends).to_dict()}
 
 
 def _ranks(models: Sequence[list[Json]], tasks: Sequence[str], level: float) -> list[Json]:

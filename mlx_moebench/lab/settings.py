@@ -18,6 +18,9 @@ from .text import BUNDLED
 FREE_TO_CHANGE = ("save_every", "snapshot_every", "eval_every", "eval_batches")
 """Settings that a run may be resumed with other values of, because the weights do not depend on them."""
 
+LARGEST = 2**63
+"""Above all whole numbers here, seeds as well."""
+
 _RECIPE = ("seq_length", "batch_size", "micro_batch_size", "steps", "warmup", "clip", "learning_rate")
 
 
@@ -97,6 +100,8 @@ class Pretraining:
                 continue
             if not math.isfinite(value) or value < least.get(one.name, 0):
                 raise TrainingError(f"{one.name} is {value!r}; give {least.get(one.name, 0)} or more.")
+            if isinstance(value, int) and value >= LARGEST:
+                raise TrainingError(f"{one.name} is {value}; give less than {LARGEST}.")
         for name in ("batch_size", "micro_batch_size", "steps", "clip", "learning_rate", "eval_batches"):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name} is {getattr(self, name)!r}; give more than 0.")
