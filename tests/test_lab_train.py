@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -201,6 +202,22 @@ def test_a_run_leaves_a_model_that_everything_takes(tmp_path: Path, capsys: pyte
     with pytest.raises(SystemExit):
         main(["lab", "train", *options, "--router", "smoe", "--steps", "4", "-o", str(folder), "--resume"])
     assert "was trained with router = 'moepp', not 'smoe'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_the_first_commands_of_the_page_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, with trainings of one small update: what they name must be there and fit."""
+    page = (Path(__file__).parents[1] / "docs" / "lab.md").read_text(encoding="utf-8")
+    lines = page.split("```")[1].strip().splitlines()
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if words[:2] == ["lab", "train"]:
+            words += ["--steps", "1", "--batch-size", "2", "--snapshot-every", "1", "--eval-batches", "1"]
+        main([*words, *([] if words[0] == "report" else ["--quiet"])])
+    assert len(lines) == 7
+    assert (tmp_path / "runs" / "v3.html").is_file()
 
 
 def test_a_dense_baseline_trains_and_is_refused_where_routers_are_wanted(tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_ranks_of_the_published_table() -> None:
 
 def test_only_shares_of_right_answers_are_ranked() -> None:
     """Of a perplexity less is better, and it lies beyond the ends of an accuracy."""
-    report = {"results": {"x": {"bleu": {"value": 20.0}, "exact_match (strict)": {"value": 0.5}}, "y": {"word_ppl": {}}}}
+    report = {"results": {"x": {"bleu": {"value": 20.0}, "exact_match (s)": {"value": 0.5}}, "y": {"word_ppl": {}}}}
     report["data"] = {"tasks": {}, "lm_eval": "0"}
     assert _of_harness("x", report)["value"] == 0.5
     with pytest.raises(EvaluationError, match=r"gives no accuracy \(word_ppl\)"):

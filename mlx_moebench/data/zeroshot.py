@@ -251,7 +251,9 @@ def read_task(name: str, place: str | Path | None, limit: int | None = None) -> 
 def known_tasks(folder: str | Path) -> list[str]:
     """Those of `TASKS` of which ``folder`` has a file, in their order. Raises DataError where there is no folder."""
     if not Path(folder).expanduser().is_dir():
-        raise DataError(f"There is no folder {str(folder)!r} with questions; a single file is named as --task NAME=FILE.")
+        raise DataError(
+            f"There is no folder {str(folder)!r} with questions; a single file is named as --task NAME=FILE."
+        )
     paths = list(_paths(Path(folder).expanduser()))
     return [task.name for task in TASKS.values() if any(re.search(task.found, name) for name, _ in paths)]
 

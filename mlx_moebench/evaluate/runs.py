@@ -82,11 +82,14 @@ def ask(
         tasks = [name for name in LIBMOE if name in there]
         if not tasks:
             raise EvaluationError(f"{data} has no file of {', '.join(LIBMOE)}; name your own: --task NAME=FILE.")
-    questions, harness = {}, []
+    questions: dict[str, Questions] = {}
+    harness: list[str] = []
     for task in tasks:
         name, _, place = task.partition("=")
         if (alone := name.removeprefix("harness:")) in {TEXT, "", *questions, *harness}:
-            why = {TEXT: "text is the perplexity's name", "": "a task has no name"}.get(alone, f"{alone} is asked twice")
+            why = {TEXT: "text is the perplexity's name", "": "a task has no name"}.get(
+                alone, f"{alone} is asked twice"
+            )
             raise EvaluationError(f"--task {task}: {why}; give every task a name of its own.")
         if name.startswith("harness:"):
             harness.append(name.removeprefix("harness:"))
@@ -216,7 +219,7 @@ def _answered(
     mine = [name for name in missing if name not in asked.harness]
     if mine:
         step("loading the model", 0, 0)
-        checkpoint, facts = _loaded(runner, run.place, loading, step)
+        checkpoint, facts = load_with_facts(runner, run.place, loading, step)
         if entry["model"] not in (None, facts):
             raise EvaluationError(f"{run.place} is not the model it was when the report was begun; start it again.")
         entry["model"] = facts
@@ -233,6 +236,7 @@ def _answered(
             include_path=asked.include_path,
             limit=asked.limit,
             batch_size=asked.reading.batch_size,
+            routers=False,
             loading=loading,
             step=step,
         )
@@ -255,7 +259,7 @@ def _result(runner: Backend, checkpoint: Any, name: str, asked: Asked, plan: Pla
     return summarised(questions, answer(runner, checkpoint, questions.items, asked.reading.batch_size, told), plan)
 
 
-def _loaded(runner: Backend, place: str, loading: Loading, step: Step) -> tuple[Any, Json]:
+def load_with_facts(runner: Backend, place: str, loading: Loading, step: Step) -> tuple[Any, Json]:
     """A checkpoint with its facts; on MLX also one without routers."""
     if runner.name != "mlx":
         checkpoint = runner.load(place, loading, step)
@@ -274,8 +278,8 @@ def _of_harness(name: str, report: Json) -> Json:
     chosen = next((key for name in PREFERRED for key in metrics if key.partition(" ")[0] == name), None)
     if chosen is None:
         raise EvaluationError(
-            f"The task {name} of lm-evaluation-harness gives no accuracy ({', '.join(metrics) or 'no number'}), by which "
-            f"models could be ranked: measure it with evaluate --task {name}."
+            f"The task {name} of lm-evaluation-harness gives no accuracy ({', '.join(metrics) or 'no number'}), by "
+            f"which models could be ranked: measure it with evaluate --task {name}."
         )
     n = report["data"]["tasks"].get(name, {}).get("n")
     entry: Json = metrics[chosen]

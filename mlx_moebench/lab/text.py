@@ -141,7 +141,7 @@ def load_tokenizer(place: str | Path | None) -> PreTrainedTokenizerFast:
         raise TrainingError(
             f"{path} is no tokenizer: give a folder with tokenizer.json, or such a file ({shortened(error)})."
         ) from error
-    tokenizer.model_max_length = VERY_LARGE_INTEGER  # documents are cut into blocks, and need no warning of their length
+    tokenizer.model_max_length = VERY_LARGE_INTEGER  # documents are cut into blocks: no warning
     if tokenizer.eos_token_id is None:
         raise TrainingError(
             f"The tokenizer in {path} names no end-of-text token; give its folder, with tokenizer_config.json, or "

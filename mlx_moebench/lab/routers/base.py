@@ -78,16 +78,8 @@ class Axes:
 
 def check_axes(axes: Axes) -> None:
     """Raise TrainingError for choices that no router can have together; of dense models there is nothing to check."""
-    for name, known in (("balance", get_args(Balance)), ("scoring_func", get_args(Score))):
-        if (value := getattr(axes, name)) not in known:
-            raise TrainingError(f"{name} is {value!r}.{did_you_mean(value, list(known))}")
-    for kind in axes.special_experts:
-        if kind not in get_args(Kind):
-            raise TrainingError(f"special_experts holds {kind!r}.{did_you_mean(str(kind), list(get_args(Kind)))}")
-    if axes.num_special_experts != len(axes.special_experts):
-        raise TrainingError(
-            f"num_special_experts is {axes.num_special_experts}, but special_experts has {len(axes.special_experts)}."
-        )
+    _check_words(axes)
+    _check_numbers(axes)
     columns, k = len(axes.kinds), axes.num_experts_per_tok
     if axes.num_experts < 1 or not 1 <= k <= columns:
         raise TrainingError(
@@ -100,6 +92,24 @@ def check_axes(axes: Axes) -> None:
             f"topk_group = {kept} of n_group = {groups} groups cannot be kept of {columns} columns for "
             f"num_experts_per_tok = {k}: groups are of one size, and those that are kept hold what is chosen."
         )
+
+
+def _check_words(axes: Axes) -> None:
+    for name, known in (("balance", get_args(Balance)), ("scoring_func", get_args(Score))):
+        if (value := getattr(axes, name)) not in known:
+            raise TrainingError(f"{name} is {value!r}.{did_you_mean(value, list(known))}")
+    for kind in axes.special_experts:
+        if kind not in get_args(Kind):
+            raise TrainingError(f"special_experts holds {kind!r}.{did_you_mean(str(kind), list(get_args(Kind)))}")
+    if axes.num_special_experts != len(axes.special_experts):
+        raise TrainingError(
+            f"num_special_experts is {axes.num_special_experts}, but special_experts has {len(axes.special_experts)}."
+        )
+    if axes.balance == "ternary" and "neg" not in axes.kinds:
+        raise TrainingError("The ternary balance is for experts that are added and taken off; choose another.")
+
+
+def _check_numbers(axes: Axes) -> None:
     for one in fields(axes):
         value = getattr(axes, one.name)
         if one.type == "float" and not math.isfinite(value):
@@ -109,8 +119,6 @@ def check_axes(axes: Axes) -> None:
     for name in ("shared_experts", "balance_weight", "bias_update"):
         if getattr(axes, name) < 0:
             raise TrainingError(f"{name} is {getattr(axes, name)!r}; give 0 or more.")
-    if axes.balance == "ternary" and "neg" not in axes.kinds:
-        raise TrainingError("The ternary balance is for experts that are added and taken off; choose another.")
 
 
 def halved(axes: Axes) -> Axes:
