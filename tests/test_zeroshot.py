@@ -394,7 +394,7 @@ def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder
     values = [run["results"]["siqa"]["value"] for run in whole["runs"][:2]]
     assert a["results"]["siqa"]["value"] == pytest.approx(np.mean(values))
     loaded: list[str] = []
-    real, broken = module._loaded, json.loads(output.read_text())
+    real, broken = module.load_with_facts, json.loads(output.read_text())
     broken["runs"][2]["results"].pop("piqa")
     broken = {key: value for key, value in broken.items() if key != "seal"} | {"runs": broken["runs"][:3]}
     from mlx_moebench.pair.seal import sealed_text
@@ -406,7 +406,7 @@ def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder
         return real(runner, place, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_loaded", counting)
+        patch.setattr(module, "load_with_facts", counting)
         again = evaluate_runs(every, asked, plan=PLAN, output=output, resume=True)
     assert loaded == ["m2", "m3"]
     assert again["runs"] == whole["runs"]
