@@ -125,13 +125,14 @@ class Swapped:
 class _Heard(threading.local):
     """What a router said before its experts are called, in a thread.
 
-    x: what its gate was called with. chosen: what it chose, where it tells its experts something else. ran: the experts
-    that ran one by one, in order.
+    x: what its gate was called with, and others: what came with it. chosen: what it chose, where it tells its experts
+    something else. ran: the experts that ran one by one, in order.
     running: how many calls of the experts are under way: mlx-vlm's call themselves token by token for short inputs.
     """
 
     running: int = 0
     x: Array | None = None
+    others: tuple[Any, ...] = ()
     logits: Array | None = None
     chosen: Array | None = None
 
@@ -335,7 +336,7 @@ def _gate_class(base: Any) -> Any:
         # Inside LoRA both the adapter and the linear layer it wraps are tapped; the outer call ends last and wins.
         logits = base.__call__(self, *args, **kwargs)
         heard = getattr(self, _TAP).heard
-        heard.logits, heard.x = logits, args[0] if args else None
+        heard.logits, heard.x, heard.others = logits, args[0] if args else None, args[1:]
         return logits
 
     members: dict[str, object] = {"__call__": __call__}
