@@ -245,6 +245,9 @@ def test_a_training_stands_for_its_copies(tmp_path: Path) -> None:
     found = stages([tmp_path / "run"])
     assert [(stage.name, stage.step) for stage in found][-1] == ("step-0000120", 120)
     assert found[-1].place == str(tmp_path / "run")
+    for other in (3, [], {"settings": 3}, {"settings": {"steps": "many"}}):  # of another version, or another program
+        (tmp_path / "run" / "lab_report.json").write_text(json.dumps(other))
+        assert [stage.step for stage in stages([tmp_path / "run"])] == [0, 50, 100]
     for step in (1000, 500):
         place(tmp_path, f"trainer/checkpoint-{step}")
     assert [stage.step for stage in stages([tmp_path / "trainer"])] == [500, 1000]

@@ -229,3 +229,22 @@ def test_outputs_are_those_the_experts_returned() -> None:
         assert shape == ids.shape
         assert mx.array_equal(y.reshape(-1, *y.shape[-2:]), seen.outputs(indices.shape[-1]))
     assert not is_tapped(model)
+
+
+def test_a_gate_that_carries_logits_is_asked_of_other_states_too() -> None:
+    """`Said.score` of the hidden states that it heard is what the router said, of every router of the lab."""
+    from mlx_moebench.lab.decoder import Model
+    from mlx_moebench.lab.presets import PRESETS, model_args
+    from mlx_moebench.lab.routers import router_names
+
+    seen: list[int] = []
+
+    def same(said: Said) -> None:
+        np.testing.assert_allclose(np.array(said.score(said.x)), np.array(said.logits), atol=1e-5)
+        seen.append(said.number)
+
+    for name in router_names():
+        model = Model(model_args(PRESETS["tiny"], name))
+        with changing(model, same):
+            mx.eval(model(mx.array([[1, 2, 3]])))
+    assert seen == [0, 1, 2, 3] * len(router_names())

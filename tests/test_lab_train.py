@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -203,6 +204,22 @@ def test_a_run_leaves_a_model_that_everything_takes(tmp_path: Path, capsys: pyte
     assert "was trained with router = 'moepp', not 'smoe'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_the_first_commands_of_the_page_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, with trainings of one small update: what they name must be there and fit."""
+    page = (Path(__file__).parents[1] / "docs" / "lab.md").read_text(encoding="utf-8")
+    lines = page.split("```")[1].strip().splitlines()
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if words[:2] == ["lab", "train"]:
+            words += ["--steps", "1", "--batch-size", "2", "--snapshot-every", "1", "--eval-batches", "1"]
+        main([*words, *([] if words[0] == "report" else ["--quiet"])])
+    assert len(lines) == 7
+    assert (tmp_path / "runs" / "v3.html").is_file()
+
+
 def test_a_dense_baseline_trains_and_is_refused_where_routers_are_wanted(tmp_path: Path) -> None:
     report = pretrain(Pretraining(router="dense", steps=2, **SHORT), tmp_path / "dense", device="cpu")
     assert report["parameters"]["router"] == 0
@@ -332,6 +349,18 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"axes": {"norm_topk_prob": "no"}}, "norm_topk_prob is 'no'; give a value like True"),
     ({"axes": {"balance": "even"}}, "balance is 'even'"),
     ({"axes": {"balance": "ternary"}}, "The ternary balance is for experts"),
+    ({"axes": {"balance_weight": float("nan")}}, "balance_weight is nan; give a number"),
+    ({"axes": {"num_experts_per_tok": 100}}, "num_experts_per_tok = 100 of 18 columns"),
+    ({"axes": {"num_experts": 0}}, "num_experts = 0"),
+    ({"axes": {"n_group": 5, "topk_group": 2}}, "n_group = 5 groups cannot be kept of 18 columns"),
+    ({"axes": {"n_group": 3, "topk_group": 4}}, "topk_group = 4 of n_group = 3"),
+    ({"axes": {"n_group": 9, "topk_group": 1}}, "for num_experts_per_tok = 4"),
+    ({"axes": {"expert_dropout": 1.0}}, "expert_dropout is 1.0"),
+    ({"axes": {"scoring_func": "softmx"}}, "scoring_func is 'softmx'. Did you mean 'softmax'"),
+    ({"axes": {"special_experts": ["zro"]}}, "special_experts holds 'zro'. Did you mean 'zero'"),
+    ({"axes": {"special_experts": ["zero"]}}, "num_special_experts is 0, but special_experts has 1"),
+    ({"router": "dense", "axes": {"balance": "switch"}}, "A dense model has no router, and no balance"),
+    ({"seed": 2**63}, "seed is 9223372036854775808; give less than"),
     ({"steps": 0}, "steps is 0; give more than 0"),
     ({"seq_length": 1}, "seq_length is 1; give 2 or more"),
     ({"learning_rate": -1.0}, "learning_rate is -1.0"),
@@ -350,7 +379,7 @@ def test_bad_settings_are_one_clear_sentence(change: dict[str, Any], sentence: s
     settings = Pretraining(**({"steps": 1} | SHORT | change))
     with pytest.raises(TrainingError, match=sentence):
         pretrain(settings, tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_too_little_text_is_one_clear_sentence(tmp_path: Path) -> None:

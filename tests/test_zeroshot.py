@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from mlx_moebench.data import read_corpus
-from mlx_moebench.data.zeroshot import TASKS, Item, known_tasks, read_task
+from mlx_moebench.data.zeroshot import TASKS, Item, Questions, known_tasks, read_task
 from mlx_moebench.errors import DataError, EvaluationError
 from mlx_moebench.evaluate.choices import Request
 from mlx_moebench.evaluate.ranks import average_ranks, over_seeds, ranked
-from mlx_moebench.evaluate.runs import Run, ask, evaluate_runs
+from mlx_moebench.evaluate.runs import Run, _of_harness, ask, evaluate_runs, summary
 from mlx_moebench.evaluate.zeroshot import Answered, _fitting, summarised
 from mlx_moebench.options import Plan, Reading
 
@@ -141,12 +141,53 @@ def test_own_rows(tmp_path: Path) -> None:
         ([{"goal": "x", "sol1": "a"}], "lacks 'sol2'"),
         ([{"goal": "x", "sol1": "a", "sol2": " ", "label": 0}], "a choice is empty"),
         ([{"goal": "x", "sol1": "a", "sol2": "b", "label": 2}], "the answer is 2, of 2 choices"),
-        ([{"goal": 3, "sol1": "a", "sol2": "b", "label": 0}], "has no attribute 'strip'"),
+        ([{"goal": None, "sol1": "a", "sol2": "b", "label": 0}], "its goal is no text"),
+        ([{"goal": "x", "sol1": "a", "sol2": ["b"], "label": 0}], "its sol2 is no text"),
+        ([{"goal": "x", "sol1": "a", "sol2": "\ud800", "label": 0}], "its sol2 holds half of a surrogate pair"),
+        ([{"goal": "x", "sol1": "a", "sol2": "b", "label": ""}], "its label is '', no whole number"),
+        ([{"goal": "x", "sol1": "a", "sol2": "b", "label": 0.5}], "its label is 0.5, no whole number"),
+        ([{"goal": "x", "sol1": "a", "sol2": "b", "label": True}], "its label is True, no whole number"),
     ],
 )
 def test_rows_of_another_form_are_refused(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_task("piqa", write(tmp_path / "piqa.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("lambada", {"text": None}, "its text is no text"),
+        ("hellaswag", {"endings": "abcd"}, "its endings is no list of texts"),
+        ("siqa", {"label": 0}, "the answer is -1, of 3 choices"),
+        ("siqa", {"answerB": None}, "its answerB is no text"),
+        ("arc_easy", {"answerKey": ""}, "its answerKey is '', none of A, B"),
+        ("arc_easy", {"choices": {"text": ["ice"], "label": ["A", "B"]}}, "2 labels and 1 texts"),
+        ("arc_easy", {"choices": {"text": ["ice"], "label": ["A"]}}, "it has one choice"),
+        ("arc_easy", {"choices": "ice"}, "its choices is no list of label and text"),
+        ("race", {"options": ["abcd", "efgh"]}, "its options is no list of texts"),
+        ("race", {"answers": ["A", ""]}, "its answer is '', none of A, B, C, D"),
+        ("race", {"answers": ["A"]}, "are no lists of one length"),
+        ("own", {"choices": "a or b"}, "its choices is no list of texts"),
+        ("own", {"choices": ["a", None]}, r"its choices\[1\] is no text"),
+        ("own", {"choices": ["a"]}, "it has one choice, which would always be right"),
+        ("own", {"choices": []}, "it has no choice"),
+        ("own", {"answer": "c"}, "its answer is 'c', none of a, b"),
+        ("own", {"answer": None}, "its answer is None"),
+        ("own", {"context": None}, "its context is no text"),
+    ],
+)
+def test_fields_of_another_kind_are_refused(tmp_path: Path, name: str, change: dict[str, Any], message: str) -> None:
+    """What Python would turn into a text or into a list of letters is no question, and would be scored as one."""
+    good = {"own": {"context": "x", "choices": ["a", "b"], "answer": 0}}.get(name) or ROWS[name][0]
+    with pytest.raises(DataError, match=message):
+        read_task(name, write(tmp_path / "rows.jsonl", [good, {**good, **change}]))
+
+
+def test_a_letter_is_one_of_the_letters(tmp_path: Path) -> None:
+    for letters in ("", "AB", None):
+        with pytest.raises(DataError, match="none of A, B, C"):
+            read_task("siqa", write(tmp_path / "rows.jsonl", [{**ROWS["siqa"][1], "correct": letters}]))
 
 
 def test_files_must_be_there_and_one(folder: Path) -> None:
@@ -163,6 +204,27 @@ def test_files_must_be_there_and_one(folder: Path) -> None:
         ask(["cbt"], folder)
     with pytest.raises(EvaluationError, match="Nothing is asked"):
         ask()
+    with pytest.raises(DataError, match="There is no folder"):
+        ask(data=folder / "nowhere")
+    (folder / "none").mkdir()
+    with pytest.raises(EvaluationError, match="has no file of lambada, blimp"):
+        ask(data=folder / "none")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (["piqa", "piqa"], "piqa is asked twice"),
+        (["piqa", "harness:piqa"], "piqa is asked twice"),
+        (["harness:piqa", "harness:piqa"], "piqa is asked twice"),
+        (["text=rows.jsonl"], "text is the perplexity's name"),
+        (["harness:text"], "text is the perplexity's name"),
+        (["=rows.jsonl"], "a task has no name"),
+    ],
+)
+def test_every_task_has_a_name_of_its_own(folder: Path, tasks: list[str], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        ask(tasks, folder)
 
 
 # -- scoring -------------------------------------------------------------------------------------------------------
@@ -223,6 +285,26 @@ def test_ranks_of_the_published_table() -> None:
     }
     assert round(float(found["XMoE"]), 2) == 6.61
     assert round(float(found["sigma"]), 2) == 4.44
+
+
+def test_only_shares_of_right_answers_are_ranked() -> None:
+    """Of a perplexity less is better, and it lies beyond the ends of an accuracy."""
+    report = {"results": {"x": {"bleu": {"value": 20.0}, "exact_match (s)": {"value": 0.5}}, "y": {"word_ppl": {}}}}
+    report["data"] = {"tasks": {}, "lm_eval": "0"}
+    assert _of_harness("x", report)["value"] == 0.5
+    with pytest.raises(EvaluationError, match=r"gives no accuracy \(word_ppl\)"):
+        _of_harness("y", report)
+
+
+def test_what_a_float_cannot_hold_is_null() -> None:
+    """A model that is sure of the wrong word has a loss in thousands of nats."""
+    item, sure = Item("a", (" b",), 0), Answered((-5000.0,), (1,), (False,), False)
+    questions = Questions(TASKS["lambada"], (item,), (), "")
+    assert summarised(questions, [sure], PLAN)["perplexity"] is None
+    runs = [{"name": "m", "results": {"text": {"perplexity": {"value": value}}}} for value in (None, 3.0)]
+    (model,) = summary(runs, ["text"])
+    assert model["results"]["text"]["value"] is None
+    assert json.dumps(model, allow_nan=False)
 
 
 def test_ranks_over_seeds() -> None:
@@ -312,7 +394,7 @@ def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder
     values = [run["results"]["siqa"]["value"] for run in whole["runs"][:2]]
     assert a["results"]["siqa"]["value"] == pytest.approx(np.mean(values))
     loaded: list[str] = []
-    real, broken = module._loaded, json.loads(output.read_text())
+    real, broken = module.load_with_facts, json.loads(output.read_text())
     broken["runs"][2]["results"].pop("piqa")
     broken = {key: value for key, value in broken.items() if key != "seal"} | {"runs": broken["runs"][:3]}
     from mlx_moebench.pair.seal import sealed_text
@@ -324,7 +406,7 @@ def test_runs_are_ranked_kept_and_gone_on_with(nano: Any, tmp_path: Path, folder
         return real(runner, place, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_loaded", counting)
+        patch.setattr(module, "load_with_facts", counting)
         again = evaluate_runs(every, asked, plan=PLAN, output=output, resume=True)
     assert loaded == ["m2", "m3"]
     assert again["runs"] == whole["runs"]

@@ -138,6 +138,23 @@ def test_tasks_of_the_harness_are_asked_beside_ours(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
+def test_the_dense_baseline_is_asked_tasks_of_the_harness_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_moebench.lab.pretrain import pretrain
+    from mlx_moebench.lab.settings import Pretraining
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    sizes: dict[str, Any] = {"steps": 1, "batch_size": 2, "micro_batch_size": 2, "seq_length": 128, "vocab_size": 300}
+    pretrain(Pretraining(router="dense", **sizes), tmp_path / "dense", device="cpu")
+    (tmp_path / "tasks").mkdir()
+    file = own("piqa", tmp_path)
+    task = harnessed(read_task("piqa", file), tmp_path / "tasks")
+    asked = ask([f"piqa={file}", f"harness:{task}"], include_path=tmp_path / "tasks")
+    (run,) = evaluate_runs([("dense", str(tmp_path / "dense"))], asked, plan=PLAN)["runs"]
+    assert run["results"][task]["value"] == pytest.approx(run["results"]["piqa"]["by_rule"]["per_character"]["value"])
+
+
+@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", ["lambada", "blimp", "hellaswag", "piqa", "siqa", "csqa", "arc_easy"])

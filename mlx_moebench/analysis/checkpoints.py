@@ -94,7 +94,8 @@ def _ended_with(folder: Path, name: str | None, last: int | None) -> list[Stage]
     if not (folder / LAST).is_file() or not (folder / "config.json").is_file():
         return []
     report = read_json(folder / LAST)
-    step = report.get("settings", {}).get("steps") if isinstance(report, dict) else None
+    settings = report.get("settings") if isinstance(report, dict) else None
+    step = settings.get("steps") if isinstance(settings, dict) else None
     if not isinstance(step, int) or (last is not None and step <= last):
         return []
     return [Stage(f"{name} step-{step:07d}" if name else f"step-{step:07d}", str(folder), step)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  mlx-moebench dynamics runs/smoe                         the copies of lab train --snapshot-every, and its end
+  mlx-moebench dynamics runs/smoe --max-length 128        the copies of lab train --snapshot-every, and its end
   mlx-moebench dynamics runs/smoe --dataset held_out.txt -o dynamics.json --plot dynamics.png
   mlx-moebench dynamics before=./base tuned=./tuned --dataset code
   mlx-moebench dynamics owner/model@step5000 owner/model@step10000 owner/model@main --output-dir kept

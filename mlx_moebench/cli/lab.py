@@ -18,7 +18,7 @@ Examples:
   mlx-moebench lab train --router shared_v3 --data ./texts -o runs/v3
   mlx-moebench lab upcycle ./SmolLM2-135M --layers 20-29 -o runs/upcycled
   mlx-moebench lab train --from runs/upcycled --freeze --data ./texts -o runs/trained
-  mlx-moebench analyze --model runs/v3 --dataset math
+  mlx-moebench analyze --model runs/v3 --dataset math --max-length 128     as many positions as tiny has
   mlx-moebench lab eval runs/smoe runs/v3 --data zeroshot/
 """
 

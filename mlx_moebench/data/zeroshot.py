@@ -81,8 +81,51 @@ class Questions:
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
+def _text(row: Facts, name: str) -> str:
+    """A field of text or of a number; ValueError for what only would become text by its name, such as null."""
+    value = row[name]
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError(f"its {name} is no text")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"its {name} holds half of a surrogate pair") from None
+    return str(value)
+
+
+def _texts(row: Facts, name: str) -> list[str]:
+    """A list of texts; a single text is not one of its letters."""
+    values = row[name]
+    if not isinstance(values, list):
+        raise ValueError(f"its {name} is no list of texts")
+    return [_text({f"{name}[{number}]": value}, f"{name}[{number}]") for number, value in enumerate(values)]
+
+
+def _number(row: Facts, name: str) -> int:
+    """A whole number, perhaps written as text."""
+    try:
+        if isinstance(row[name], bool) or (number := float(row[name])) != int(number):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"its {name} is {row[name]!r}, no whole number") from None
+    return int(number)
+
+
+def _place(row: Facts, name: str, among: Sequence[str]) -> int:
+    """Which of ``among`` a field is."""
+    value, known = row[name], list(among)
+    if value not in known:
+        raise ValueError(f"its {name} is {value!r}, none of {', '.join(known)}")
+    return known.index(value)
+
+
+def _group(row: Facts, name: str) -> str:
+    """Empty where a row names none."""
+    return "" if row.get(name) is None else _text(row, name)
+
+
 def _lambada(row: Facts) -> Iterator[Item]:
-    text = str(row["text"]).strip()
+    text = _text(row, "text").strip()
     context, space, word = text.rpartition(" ")
     if not space:
         raise ValueError("its text is a single word")
@@ -90,7 +133,7 @@ def _lambada(row: Facts) -> Iterator[Item]:
 
 
 def _blimp(row: Facts) -> Iterator[Item]:
-    yield Item("", (row["sentence_good"], row["sentence_bad"]), 0, str(row.get("UID", "")))
+    yield Item("", (_text(row, "sentence_good"), _text(row, "sentence_bad")), 0, _group(row, "UID"))
 
 
 _BRACKETS = re.compile(r"\[.*?\]")
@@ -102,19 +145,20 @@ def _without_marks(text: str) -> str:
 
 
 def _hellaswag(row: Facts) -> Iterator[Item]:
-    context = _without_marks(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
-    yield Item(context, tuple(f" {_without_marks(one)}" for one in row["endings"]), int(row["label"]))
+    first, second = _text(row, "ctx_a"), _text(row, "ctx_b").capitalize()
+    context = _without_marks(f"{_text(row, 'activity_label')}: {first} {second}")
+    yield Item(context, tuple(f" {_without_marks(one)}" for one in _texts(row, "endings")), _number(row, "label"))
 
 
 def _piqa(row: Facts) -> Iterator[Item]:
-    choices = (f" {row['sol1']}", f" {row['sol2']}")
-    yield Item(f"Question: {row['goal'].strip()}\nAnswer:", choices, int(row["label"]))
+    choices = (f" {_text(row, 'sol1')}", f" {_text(row, 'sol2')}")
+    yield Item(f"Question: {_text(row, 'goal').strip()}\nAnswer:", choices, _number(row, "label"))
 
 
 def _siqa(row: Facts) -> Iterator[Item]:
-    answer = int(row["label"]) - 1 if "label" in row else "ABC".index(row["correct"])
-    choices = tuple(f" {row[f'answer{letter}']}" for letter in "ABC")
-    yield Item(f"Context: {row['context']}\nQuestion: {row['question']}\nAnswer:", choices, answer)
+    answer = _number(row, "label") - 1 if "label" in row else _place(row, "correct", "ABC")
+    choices = tuple(f" {_text(row, f'answer{letter}')}" for letter in "ABC")
+    yield Item(f"Context: {_text(row, 'context')}\nQuestion: {_text(row, 'question')}\nAnswer:", choices, answer)
 
 
 def _labelled(row: Facts) -> Iterator[Item]:
@@ -124,33 +168,38 @@ def _labelled(row: Facts) -> Iterator[Item]:
     """
     question = row["question"] if isinstance(row["question"], dict) else {**row, "stem": row["question"]}
     given = question["choices"]
-    if isinstance(given, dict):
-        labels, texts = list(given["label"]), list(given["text"])
-    else:
-        labels, texts = [one["label"] for one in given], [one["text"] for one in given]
+    if isinstance(given, list) and all(isinstance(one, dict) for one in given):
+        given = {name: [one[name] for one in given] for name in ("label", "text")}
+    if not isinstance(given, dict):
+        raise ValueError("its choices is no list of label and text")
+    labels, texts = _texts(given, "label"), _texts(given, "text")
+    if len(labels) != len(texts):
+        raise ValueError(f"its choices have {len(labels)} labels and {len(texts)} texts")
     choices = tuple(f" {text}" for text in texts)
-    yield Item(f"Question: {question['stem']}\nAnswer:", choices, labels.index(row["answerKey"]))
+    yield Item(f"Question: {_text(question, 'stem')}\nAnswer:", choices, _place(row, "answerKey", labels))
 
 
 def _race(row: Facts) -> Iterator[Item]:
     several = "questions" in row
     names = ("questions", "options", "answers") if several else ("question", "options", "answer")
-    questions, options, answers = (row[name] if several else [row[name]] for name in names)
-    group = str(row.get("id", row.get("example_id", "")))
+    columns = [row[name] if several else [row[name]] for name in names]
+    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) > 1:
+        raise ValueError("its questions, options and answers are no lists of one length")
+    group = _group(row, "id") or _group(row, "example_id")
     group = next((level for level in ("high", "middle") if group.startswith(level)), "")
-    for question, choices, answer in zip(questions, options, answers, strict=True):
-        context = f"Article: {row['article']}\nQuestion: {question}\nAnswer:"
-        yield Item(context, tuple(f" {one}" for one in choices), "ABCD".index(answer), group)
+    for values in zip(*columns, strict=True):
+        one = dict(zip(("question", "options", "answer"), values, strict=True))
+        context = f"Article: {_text(row, 'article')}\nQuestion: {_text(one, 'question')}\nAnswer:"
+        choices = tuple(f" {text}" for text in _texts(one, "options"))
+        yield Item(context, choices, _place(one, "answer", "ABCD"), group)
 
 
 def _own(row: Facts) -> Iterator[Item]:
     """A row of one's own: ``context``, ``choices``, and ``answer``, the number of the right one from 0, or its text."""
-    choices = list(map(str, row["choices"]))
-    answer = row["answer"]
-    number = answer if type(answer) is int else choices.index(str(answer))
-    context = str(row["context"])
+    choices, context = _texts(row, "choices"), _text(row, "context")
+    number = _place(row, "answer", choices) if isinstance(row["answer"], str) else _number(row, "answer")
     spaced = "" if context[-1:].isspace() or not context else " "
-    yield Item(context, tuple(spaced + one for one in choices), number, str(row.get("group", "")))
+    yield Item(context, tuple(spaced + one for one in choices), number, _group(row, "group"))
 
 
 TASKS: dict[str, Task] = {
@@ -200,7 +249,11 @@ def read_task(name: str, place: str | Path | None, limit: int | None = None) -> 
 
 
 def known_tasks(folder: str | Path) -> list[str]:
-    """Those of `TASKS` of which ``folder`` has a file, in their order."""
+    """Those of `TASKS` of which ``folder`` has a file, in their order. Raises DataError where there is no folder."""
+    if not Path(folder).expanduser().is_dir():
+        raise DataError(
+            f"There is no folder {str(folder)!r} with questions; a single file is named as --task NAME=FILE."
+        )
     paths = list(_paths(Path(folder).expanduser()))
     return [task.name for task in TASKS.values() if any(re.search(task.found, name) for name, _ in paths)]
 
@@ -243,15 +296,17 @@ def _items(task: Task, path: Path) -> Iterator[Item]:
     for row in _with_labels(path):
         try:
             for item in task.read(row.values):
-                yield _checked(replace(item, group=item.group or path.stem) if task.several else item)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+                yield _checked(task, replace(item, group=item.group or path.stem) if task.several else item)
+        except (KeyError, ValueError) as error:
+            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{row.where} is no question of {task.label} ({what}); is it another file?") from error
 
 
-def _checked(item: Item) -> Item:
-    if not all(isinstance(text, str) for text in (item.context, *item.choices)):
-        raise ValueError("a text is not text")
+def _checked(task: Task, item: Item) -> Item:
+    if not item.choices:
+        raise ValueError("it has no choice")
+    if len(item.choices) < 2 and task.scoring != "greedy":
+        raise ValueError("it has one choice, which would always be right")
     if not 0 <= item.answer < len(item.choices):
         raise ValueError(f"the answer is {item.answer}, of {len(item.choices)} choices")
     if any(not choice.strip() for choice in item.choices):

@@ -20,6 +20,7 @@ from ..routing.intervals.bootstrap import MIN_CLUSTERS
 from ..types import Json
 from .choices import Request, Score, encode_choices, fitted, score
 from .evaluations import SCHEMA_VERSION, evaluation_path, write_evaluation
+from .runs import load_with_facts
 
 try:
     import lm_eval
@@ -57,6 +58,7 @@ def evaluate_tasks(
     seed: int = 0,
     output: str | Path | None = None,
     command: str | None = None,
+    routers: bool = True,
     loading: Loading | None = None,
     step: Step = quiet_step,
     **choices: Unpack[LoadingChoices],
@@ -65,8 +67,8 @@ def evaluate_tasks(
 
     model, loading (or its fields as keywords): see `models.load_checkpoint` and `torch_fallback.load_checkpoint`.
     tasks: names of tasks or groups. include_path: folder with more task files. shots: worked examples; None leaves it
-    to the task. limit: the first so many documents of each task. seed: of the choice of worked examples. Raises
-    `MoebenchError` subclasses.
+    to the task. limit: the first so many documents of each task. seed: of the choice of worked examples. routers: False
+    takes models without any, too, if they are named. Raises `MoebenchError` subclasses.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     step("finding the task", 0, 0)
@@ -78,7 +80,11 @@ def evaluate_tasks(
     check_alone(runner, "Tasks are run")
     runner.select_device(loading.device)
     step("loading the model", 0, 0)
-    checkpoint = runner.load(model, loading, step)
+    if routers or model is None:
+        checkpoint = runner.load(model, loading, step)
+        facts = runner.facts(checkpoint)
+    else:
+        checkpoint, facts = load_with_facts(runner, str(model), loading, step)
     step("loading the data", 0, 0)
     loaded = _load_tasks(manager, names, shots, seed)
     evaluated = lm_eval.evaluate(
@@ -88,7 +94,7 @@ def evaluate_tasks(
         "schema_version": SCHEMA_VERSION,
         "task": ",".join(names),
         "complete": True,
-        "model": runner.facts(checkpoint),
+        "model": facts,
         "data": {"lm_eval": package_version("lm-eval"), "tasks": _task_facts(evaluated)},
         "settings": {"shots": shots, "limit": limit, "batch_size": batch_size, "seed": seed},
         "environment": runner.environment() | ({} if command is None else {"command": command}),

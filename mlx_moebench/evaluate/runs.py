@@ -16,6 +16,7 @@ from ..files import write_aside
 from ..measure.backends import Backend, backend_named, check_alone
 from ..options import Loading, LoadingChoices, Plan, Reading, Step, quiet_step, takes, with_choices
 from ..pair.seal import check_json_seal, read_json, sealed_text
+from ..routing.intervals.bootstrap import Interval
 from ..signals import check, stopped_with
 from ..types import Json
 from .ranks import over_seeds, ranked
@@ -27,7 +28,7 @@ TEXT = "text"
 """Under which the perplexity stands among the results of a run."""
 
 PREFERRED = ("acc_norm", "acc", "exact_match")
-"""Of a task of lm-evaluation-harness, the metric by which models are ranked: the first that it has."""
+"""Of a task of lm-evaluation-harness, the share of right answers by which models are ranked: the first that it has."""
 
 
 class Run(NamedTuple):
@@ -79,9 +80,17 @@ def ask(
     if not tasks and data is not None:
         there = known_tasks(data)
         tasks = [name for name in LIBMOE if name in there]
-    questions, harness = {}, []
+        if not tasks:
+            raise EvaluationError(f"{data} has no file of {', '.join(LIBMOE)}; name your own: --task NAME=FILE.")
+    questions: dict[str, Questions] = {}
+    harness: list[str] = []
     for task in tasks:
         name, _, place = task.partition("=")
+        if (alone := name.removeprefix("harness:")) in {TEXT, "", *questions, *harness}:
+            why = {TEXT: "text is the perplexity's name", "": "a task has no name"}.get(
+                alone, f"{alone} is asked twice"
+            )
+            raise EvaluationError(f"--task {task}: {why}; give every task a name of its own.")
         if name.startswith("harness:"):
             harness.append(name.removeprefix("harness:"))
         elif not place and name not in TASKS:
@@ -210,7 +219,7 @@ def _answered(
     mine = [name for name in missing if name not in asked.harness]
     if mine:
         step("loading the model", 0, 0)
-        checkpoint, facts = _loaded(runner, run.place, loading, step)
+        checkpoint, facts = load_with_facts(runner, run.place, loading, step)
         if entry["model"] not in (None, facts):
             raise EvaluationError(f"{run.place} is not the model it was when the report was begun; start it again.")
         entry["model"] = facts
@@ -227,6 +236,7 @@ def _answered(
             include_path=asked.include_path,
             limit=asked.limit,
             batch_size=asked.reading.rows,
+            routers=False,
             loading=loading,
             step=step,
         )
@@ -249,7 +259,7 @@ def _result(runner: Backend, checkpoint: Any, name: str, asked: Asked, plan: Pla
     return summarised(questions, answer(runner, checkpoint, questions.items, asked.reading.rows, told), plan)
 
 
-def _loaded(runner: Backend, place: str, loading: Loading, step: Step) -> tuple[Any, Json]:
+def load_with_facts(runner: Backend, place: str, loading: Loading, step: Step) -> tuple[Any, Json]:
     """A checkpoint with its facts; on MLX also one without routers."""
     if runner.name != "mlx":
         checkpoint = runner.load(place, loading, step)
@@ -265,9 +275,12 @@ def _loaded(runner: Backend, place: str, loading: Loading, step: Step) -> tuple[
 
 def _of_harness(name: str, report: Json) -> Json:
     metrics = report["results"].get(name, {})
-    chosen = next((metric for metric in PREFERRED if metric in metrics), next(iter(metrics), None))
+    chosen = next((key for name in PREFERRED for key in metrics if key.partition(" ")[0] == name), None)
     if chosen is None:
-        raise EvaluationError(f"The task {name} of lm-evaluation-harness gives no number.")
+        raise EvaluationError(
+            f"The task {name} of lm-evaluation-harness gives no accuracy ({', '.join(metrics) or 'no number'}), by "
+            f"which models could be ranked: measure it with evaluate --task {name}."
+        )
     n = report["data"]["tasks"].get(name, {}).get("n")
     entry: Json = metrics[chosen]
     return entry | {"n": n, "metric": chosen, "by": f"lm-evaluation-harness {report['data']['lm_eval']}"}
@@ -289,14 +302,21 @@ def summary(runs: Sequence[Json], names: Sequence[str], level: float = 0.95) -> 
         for task in names:
             ends = (0.0, np.inf) if task == TEXT else (0.0, 1.0)
             values = [_value(one[task], task) for one in results]
-            entry["results"][task] = {"value": float(np.mean(values)), **over_seeds(values, level, ends).to_dict()}
+            entry["results"][task] = _over_seeds(values, level, ends)
         if tasks:
             means = [float(np.mean([_value(one[task], task) for task in tasks])) for one in results]
-            entry["average"] = {"value": float(np.mean(means)), **over_seeds(means, level, (0.0, 1.0)).to_dict()}
+            entry["average"] = _over_seeds(means, level, (0.0, 1.0))
         entries.append(entry)
     for entry, rank in zip(entries, _ranks(list(models.values()), tasks, level), strict=True):
         entry["rank"] = rank
     return entries
+
+
+def _over_seeds(values: Sequence[float], level: float, ends: tuple[float, float]) -> Json:
+    mean = float(np.mean(values))
+    if np.isnan(mean):
+        return {"value": None, **Interval(reason="a run has no number here").to_dict()}
+    return {"value": mean, **over_seeds(values, level, ends).to_dict()}
 
 
 def _ranks(models: Sequence[list[Json]], tasks: Sequence[str], level: float) -> list[Json]:

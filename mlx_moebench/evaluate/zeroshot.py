@@ -117,7 +117,7 @@ def summarised(questions: Questions, answers: Sequence[Answered], plan: Plan) ->
     }
     if task.scoring == "greedy":
         loss = -np.array([given.log_likelihoods[0] for given in answers])
-        return entry | {"perplexity": float(np.exp(loss.sum() / sum(given.tokens[0] for given in answers)))}
+        return entry | {"perplexity": _exp(float(loss.sum()) / sum(given.tokens[0] for given in answers))}
     others = {rule: marked(rule) for rule in RULES if rule != task.scoring}
     groups = [item.group for item in questions.items]
     return entry | {"by_rule": {rule: _accuracy(flags, groups, plan) for rule, flags in others.items()}}

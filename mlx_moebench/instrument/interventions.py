@@ -179,6 +179,10 @@ class _Changed:
         heard = self.tap.heard
         logits, old = heard.logits, heard.x
         gate = self.taps.gates[self.number]
-        made: Array = gate(x) if self.form.seam == "linear" else x.astype(mx.float32) @ gate.weight.astype(mx.float32).T
+        made: Array = (
+            gate(x, *heard.others)
+            if self.form.seam == "linear"
+            else x.astype(mx.float32) @ gate.weight.astype(mx.float32).T
+        )
         heard.logits, heard.x = logits, old
         return made

@@ -166,7 +166,7 @@ def _gate_class(base: Any) -> Any:
         # Inside LoRA both the adapter and the linear layer it wraps are tapped; the outer call ends last and wins.
         logits = base.__call__(self, *args, **kwargs)
         heard = getattr(self, _TAP).heard
-        heard.logits, heard.x = logits, args[0] if args else None
+        heard.logits, heard.x, heard.others = logits, args[0] if args else None, args[1:]
         return logits
 
     members: dict[str, object] = {"__call__": __call__}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -110,13 +110,14 @@ class Swapped:
 class _Heard(threading.local):
     """What a router said before its experts are called, in a thread.
 
-    x: what its gate was called with. chosen: what it chose, where it tells its experts something else. ran: the experts
-    that ran one by one, in order; made: what they returned, where someone hears that.
+    x: what its gate was called with, and others: what came with it. chosen: what it chose, where it tells its experts
+    something else. ran: the experts that ran one by one, in order; made: what they returned, where someone hears that.
     running: how many calls of the experts are under way: mlx-vlm's call themselves token by token for short inputs.
     """
 
     running: int = 0
     x: Array | None = None
+    others: tuple[Any, ...] = ()
     logits: Array | None = None
     chosen: Array | None = None
 

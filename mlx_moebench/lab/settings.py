@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from ..errors import TrainingError, did_you_mean
 from ..types import Json
 from .decoder import ModelArgs
-from .presets import model_args, preset_named
+from .presets import DENSE, model_args, preset_named
 from .routers import Axes, Spec, halved
-from .routers.base import Balance
+from .routers.base import check_axes
 from .text import BUNDLED
 
 FREE_TO_CHANGE = ("save_every", "snapshot_every", "eval_every", "eval_batches")
@@ -20,6 +20,9 @@ FREE_TO_CHANGE = ("save_every", "snapshot_every", "eval_every", "eval_batches")
 
 TRAINED_WITH = ("balance", "balance_weight", "eta", "reward", "bias_update", "expert_dropout")
 """Axes of a router that its training alone looks at."""
+
+LARGEST = 2**63
+"""Above all whole numbers here, seeds as well."""
 
 _RECIPE = ("seq_length", "batch_size", "micro_batch_size", "steps", "warmup", "clip", "learning_rate")
 
@@ -109,6 +112,8 @@ class Pretraining:
                 continue
             if not math.isfinite(value) or value < least.get(one.name, 0):
                 raise TrainingError(f"{one.name} is {value!r}; give {least.get(one.name, 0)} or more.")
+            if isinstance(value, int) and value >= LARGEST:
+                raise TrainingError(f"{one.name} is {value}; give less than {LARGEST}.")
         for name in ("batch_size", "micro_batch_size", "steps", "clip", "learning_rate", "eval_batches"):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name} is {getattr(self, name)!r}; give more than 0.")
@@ -125,7 +130,10 @@ class Pretraining:
         if self.seq_length is not None:
             preset = replace(preset, seq_length=self.seq_length)
         args = model_args(preset, self.router, self.spec, vocab_size, self.flops)
-        args = with_axes(args, self.axes)
+        if self.router == DENSE and self.axes:
+            raise TrainingError(f"A dense model has no router, and no {', '.join(self.axes)}; leave it out.")
+        if self.router != DENSE:
+            args = with_axes(args, self.axes)
         if self.combine == "half":
             if not args.shared_experts:
                 raise TrainingError("combine = half is for routers with shared experts; leave it out.")
@@ -164,8 +172,5 @@ def with_axes(args: A, axes: Mapping[str, Any], among: Sequence[str] | None = No
         ):
             raise TrainingError(f"{name} is {value!r}; give a value like {before!r}.")
     args = replace(args, **axes)
-    if args.balance not in get_args(Balance):
-        raise TrainingError(f"balance is {args.balance!r}.{did_you_mean(args.balance, list(get_args(Balance)))}")
-    if args.balance == "ternary" and "neg" not in args.kinds:
-        raise TrainingError("The ternary balance is for experts that are added and taken off; choose another.")
+    check_axes(args)
     return args

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from ..checkpoints import shortened
 from ..checkpoints.foreign import FOREIGN
@@ -140,6 +141,7 @@ def load_tokenizer(place: str | Path | None) -> PreTrainedTokenizerFast:
         raise TrainingError(
             f"{path} is no tokenizer: give a folder with tokenizer.json, or such a file ({shortened(error)})."
         ) from error
+    tokenizer.model_max_length = VERY_LARGE_INTEGER  # documents are cut into blocks: no warning
     if tokenizer.eos_token_id is None:
         raise TrainingError(
             f"The tokenizer in {path} names no end-of-text token; give its folder, with tokenizer_config.json, or "

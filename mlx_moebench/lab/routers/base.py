@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, NamedTuple, get_args
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from ...errors import TrainingError, did_you_mean
 from ...routing.record import Array, Kind, Routing
 
 Score = Literal["softmax", "sigmoid"]
@@ -72,6 +74,51 @@ class Axes:
     def signs(self) -> tuple[int, ...] | None:
         """The sign that each column's output enters with; None where all are +1."""
         return tuple(-1 if kind == "neg" else 1 for kind in self.kinds) if "neg" in self.special_experts else None
+
+
+def check_axes(axes: Axes) -> None:
+    """Raise TrainingError for choices that no router can have together; of dense models there is nothing to check."""
+    _check_words(axes)
+    _check_numbers(axes)
+    columns, k = len(axes.kinds), axes.num_experts_per_tok
+    if axes.num_experts < 1 or not 1 <= k <= columns:
+        raise TrainingError(
+            f"A token chooses num_experts_per_tok = {k} of {columns} columns, num_experts = {axes.num_experts} of them "
+            "experts; give 1 or more experts, and choose 1 or more of what there is."
+        )
+    groups, kept = axes.n_group, axes.topk_group
+    if groups < 1 or columns % groups or not 1 <= kept <= groups or k > kept * columns // groups:
+        raise TrainingError(
+            f"topk_group = {kept} of n_group = {groups} groups cannot be kept of {columns} columns for "
+            f"num_experts_per_tok = {k}: groups are of one size, and those that are kept hold what is chosen."
+        )
+
+
+def _check_words(axes: Axes) -> None:
+    for name, known in (("balance", get_args(Balance)), ("scoring_func", get_args(Score))):
+        if (value := getattr(axes, name)) not in known:
+            raise TrainingError(f"{name} is {value!r}.{did_you_mean(value, list(known))}")
+    for kind in axes.special_experts:
+        if kind not in get_args(Kind):
+            raise TrainingError(f"special_experts holds {kind!r}.{did_you_mean(str(kind), list(get_args(Kind)))}")
+    if axes.num_special_experts != len(axes.special_experts):
+        raise TrainingError(
+            f"num_special_experts is {axes.num_special_experts}, but special_experts has {len(axes.special_experts)}."
+        )
+    if axes.balance == "ternary" and "neg" not in axes.kinds:
+        raise TrainingError("The ternary balance is for experts that are added and taken off; choose another.")
+
+
+def _check_numbers(axes: Axes) -> None:
+    for one in fields(axes):
+        value = getattr(axes, one.name)
+        if one.type == "float" and not math.isfinite(value):
+            raise TrainingError(f"{one.name} is {value!r}; give a number.")
+    if not 0 <= axes.expert_dropout < 1:
+        raise TrainingError(f"expert_dropout is {axes.expert_dropout!r}; give 0 or more, and less than 1.")
+    for name in ("shared_experts", "balance_weight", "bias_update"):
+        if getattr(axes, name) < 0:
+            raise TrainingError(f"{name} is {getattr(axes, name)!r}; give 0 or more.")
 
 
 def halved(axes: Axes) -> Axes:
