@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ import mlx.core as mx  # isort: skip
 READING = Reading(max_samples=24, max_length=16, batch_size=4)
 OPTIONS = Options(reading=READING, plan=Plan(resamples=200))
 SUBJECTS = ("anatomy", "virology")
+usage = namedtuple("usage", "total used free")
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +270,9 @@ def test_what_cannot_be_done_is_said_before_anything_runs(
     refused("would choose 2 of 1", prune, keep=0.05)
     refused("holds something", prune, export=full)
     refused("is a file", prune, export=tmp_path / "one.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+        refused("has 0.00 GB free, and the smaller checkpoint takes 0.01 GB", prune, export=tmp_path / "less")
     refused("one by one", prune, one_by_one)
     refused("one by one", reweight, one_by_one, questions=questions)
     refused("--no-measure", merge_candidates, one_by_one)
@@ -291,6 +296,11 @@ def test_an_export_is_whole_or_not_there(nano: Checkpoint, tmp_path: Path, monke
         with pytest.raises(KeyboardInterrupt):
             run()
     assert {path.name for path in tmp_path.iterdir()} == {"p.json"}
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_moebench.checkpoints.pruned.shutil.copyfile", _full)
+        with pytest.raises(MoebenchError, match="less: No space left"):
+            run()
+    assert {path.name for path in tmp_path.iterdir()} == {"p.json"}
     (tmp_path / ".less.partial").mkdir()  # what a killed one leaves
     with monkeypatch.context() as patch:
         patch.setattr("mlx_moebench.analysis.speed.generation_speed", _stopped)
@@ -303,6 +313,10 @@ def test_an_export_is_whole_or_not_there(nano: Checkpoint, tmp_path: Path, monke
     assert {path.name for path in tmp_path.iterdir()} == {"p.json", "less"}
     with pytest.raises(MoebenchError, match="another choice"):
         prune(nano, "math", Options(reading=READING, saving=Saving(tmp_path / "q.json", True)), keep=0.5, export=target)
+
+
+def _full(*args: Any, **more: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def _stopped(*args: Any, **more: Any) -> None:

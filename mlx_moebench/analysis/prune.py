@@ -70,7 +70,7 @@ def prune(
     config, family, specs = runner.config(checkpoint.model), family_of(checkpoint.model), routers_of(checkpoint.model)
     of_routers = sizes(family, config, specs, keep)
     if export is not None:
-        _check_export(checkpoint, family, specs, of_routers)
+        _check_export(checkpoint, Path(export), family, specs, of_routers)
     dataset = reusable(dataset)
     to_choose, to_judge = (replace(options, reading=replace(options.reading, shard=s)) for s in (CHOOSING, JUDGING))
     if by == "accuracy" and questions is not None and choosing is not None:
@@ -179,10 +179,12 @@ def _check_target(folder: Path, how: How, options: Options) -> None:
     check_target(folder, options.saving.resume)
 
 
-def _check_export(checkpoint: Any, family: Family, specs: Sequence[RouterSpec], of_routers: Sequence[Size]) -> None:
+def _check_export(
+    checkpoint: Any, folder: Path, family: Family, specs: Sequence[RouterSpec], of_routers: Sequence[Size]
+) -> None:
     """Raise now what would end an export after all has run."""
     from ..checkpoints.folder import read_config
-    from ..checkpoints.pruned import planned
+    from ..checkpoints.pruned import check_disk, planned
     from ..checkpoints.weights import read_weights
 
     if getattr(checkpoint, "path", None) is None:
@@ -190,7 +192,10 @@ def _check_export(checkpoint: Any, family: Family, specs: Sequence[RouterSpec], 
     if checkpoint.adapter or checkpoint.quantised_on_load or checkpoint.routers_from:
         raise MoebenchError("The stored weights are exported: leave out the adapter, --bits and --routers-from.")
     kept = {number: range(size.n_kept) for number, size in enumerate(of_routers)}
-    planned(read_config(checkpoint.path), read_weights(checkpoint.path), family, specs, kept)
+    weights = read_weights(checkpoint.path)
+    planned(read_config(checkpoint.path), weights, family, specs, kept)
+    if not folder.exists():
+        check_disk(folder, weights, min(size.n_kept / size.n_experts for size in of_routers))
 
 
 def _exported(tested: Tested, report: Json, folder: Path, change: Without, options: Options, step: Step) -> Json:

@@ -123,6 +123,17 @@ def check_target(target: Path, again: bool = False) -> None:
     probe_folder(target.parent / target.name / "config.json")
 
 
+def check_disk(target: Path, weights: Weights, share: float) -> None:
+    """Raise ModelLoadError where the disk has no room for what an export keeps at least: ``share`` of every tensor."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    free, least = shutil.disk_usage(folder).free, share * weights.nbytes
+    if free < least:
+        raise ModelLoadError(
+            f"The disk of {target} has {free / 1e9:.2f} GB free, and the smaller checkpoint takes {least / 1e9:.2f} GB "
+            "or more: free some, or name a folder of another disk."
+        )
+
+
 def export_pruned(
     source: Path,
     target: Path,
@@ -174,6 +185,9 @@ def _write(
         (target / "config.json").write_text(json.dumps(smaller, indent=2) + "\n", encoding="utf-8")
         (target / ORDER).write_text(order, encoding="utf-8")
         target.replace(folder)
+    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise ModelLoadError(f"Cannot write {folder}: {error.strerror or error}.") from error
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
