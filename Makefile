@@ -49,7 +49,7 @@ browser: full
 	  || { echo "The browser tests need Chromium: install it, or name one in MOEBENCH_CHROMIUM"; exit 1; }
 	$(PYTEST) -m browser
 
-# What everything costs, into results/benchmarks: 25 minutes on two cores that do nothing else. BENCH says what is run, as in
+# What everything costs, into results/benchmarks: 50 minutes on two cores that do nothing else. BENCH says what is run, as in
 # make bench BENCH="--only peers page --moewatch FOLDER"; benchmarks/run.py --help.
 bench: full
 	$(BIN)/python benchmarks/run.py $(BENCH)

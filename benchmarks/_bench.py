@@ -99,24 +99,32 @@ def say(line: str) -> None:
 class Worker:
     """A process that is asked for one thing after the other, and holds what it loaded: `serve_worker` is its loop.
 
-    Libraries then share neither BLAS, threads nor allocator.
+    Libraries then share neither BLAS, threads nor allocator. threads: see `environment_of_children`.
     """
 
-    def __init__(self, script: str, *arguments: str) -> None:
+    def __init__(self, script: str, *arguments: str, threads: int | None = None) -> None:
         self._process = subprocess.Popen(
             [sys.executable, script, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment_of_children(),
+            env=environment_of_children(threads),
         )
 
     def ask(self, what: str) -> Any:
         """The answer of the worker to one line."""
+        self.send(what)
+        return self.answer(what)
+
+    def send(self, what: str) -> None:
+        """Have the worker begin with something, without waiting for its `answer`."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(what + "\n")
         self._process.stdin.flush()
+
+    def answer(self, what: str) -> Any:
+        """The answer to what was sent."""
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit(f"The worker ended with status {self._process.wait()} when it was asked for {what!r}.")
@@ -144,10 +152,14 @@ def serve_worker(answers: Mapping[str, Callable[[], object]]) -> None:
         out.flush()
 
 
-def environment_of_children() -> dict[str, str]:
-    """So that children find this tree."""
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def environment_of_children(threads: int | None = None) -> dict[str, str]:
+    """So that children find this tree, and multiply matrices with so many threads; None for those of this process."""
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)}
+    own = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)}
+    return own if threads is None else own | dict.fromkeys(THREADS, str(threads))
 
 
 def run_child(arguments: Sequence[str]) -> str:
@@ -160,6 +172,10 @@ def run_child(arguments: Sequence[str]) -> str:
 
 def peak_mib() -> float:
     """The peak of this process's resident memory, MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss begins, on Linux, with the peak of the process that started this one
+        line = next(line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # ru_maxrss is in bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

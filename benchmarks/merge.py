@@ -1,44 +1,36 @@
 """What merging many stats pairs takes: peak memory and time of `mlx-moebench merge`, and of a tree of merges.
 
-python benchmarks/merge.py [--pairs 10 100 1000] [--sequences 8] [--json results/benchmarks/merge.json]
+python benchmarks/merge.py [--pairs 10 60 1000] [--sequences 8] [--width 100] [--quick] [--json PATH]
 
 The pairs are those of ``--shard i/n`` of the embedded model: its sums of the bundled maths prompts, again and again
-under the rows that such a shard has. Each merge is a process of its own; its peak is VmHWM of /proc. "held" is the
-memory that the result alone takes.
+under the rows that such a shard has. Each merge is a process of its own. "held" is the memory that the sums of the
+result alone take. The script ends with an error where the tree's sums are not those of the single merge, bit by bit.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from _bench import Results, arguments, parsed, peak_mib, run_child, say
 
 from mlx_moebench import RoutingStats
-from mlx_moebench.measure import analyze
+from mlx_moebench.cli import main as command
 from mlx_moebench.options import Plan
 from mlx_moebench.pair.storage import save_pair
+from mlx_moebench.routing.sums import FIELDS
 
 SHA = "0" * 64
-CHILD = """
-import sys, time
-from pathlib import Path
-from mlx_moebench.cli import main
-began = time.perf_counter()
-main(["merge", *sys.argv[2:], "-o", sys.argv[1], "--quiet", "--resamples", "100"])
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print("measured", int(peak.split()[1]) * 1024, time.perf_counter() - began, file=sys.stderr)
-"""
 
 
 def write_shards(folder: Path, pairs: int, sequences: int) -> list[Path]:
     """Pairs of shard 1/n to n/n, each with so many sequences, as one run of each would leave them."""
+    from mlx_moebench.measure import analyze  # what merges needs none of it, and its memory is what counts
+
     source = analyze(None, "math", max_samples=sequences, max_length=64)
     ((_, facts),) = source.sources.items()
     rows = list(range(sequences))
@@ -57,25 +49,30 @@ def write_shards(folder: Path, pairs: int, sequences: int) -> list[Path]:
     return paths
 
 
-def merge(output: Path, paths: list[Path]) -> tuple[int, float]:
-    """(peak bytes, seconds) of one merge in a process of its own."""
-    command = [sys.executable, "-c", CHILD, str(output), *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    _, peak, seconds = next(line for line in done.stderr.splitlines() if line.startswith("measured")).split()
-    return int(peak), float(seconds)
+def merge_here(given: list[str]) -> None:
+    """Merge in this process, the output first, and say (its peak in MiB, seconds)."""
+    output, *paths = given
+    began = time.perf_counter()
+    command(["merge", *paths, "-o", output, "--quiet", "--resamples", "100"])
+    print("\n" + json.dumps([peak_mib(), time.perf_counter() - began]))
 
 
-def held(stats: RoutingStats) -> int:
-    """Bytes of all sums of the result."""
+def merge(output: Path, paths: list[Path]) -> tuple[float, float]:
+    """(peak MiB, seconds) of one merge in a process of its own."""
+    said = run_child([__file__, "--merge", str(output), *map(str, paths)])
+    peak, seconds = json.loads(said.splitlines()[-1])
+    return peak, seconds
+
+
+def held_mib(stats: RoutingStats) -> float:
+    """MiB of all sums of the result."""
     sums = [stats.sums(number) for number in range(len(stats.specs))]
-    return sum(
-        getattr(one, name).nbytes for one in sums for name in ("n_tokens", "counts", "top1_counts", "p_sum", "scalars")
-    )
+    return float(sum(getattr(one, name).nbytes for one in sums for name in FIELDS) / 2**20)
 
 
-def tree(folder: Path, paths: list[Path], width: int) -> tuple[Path, int, float]:
+def tree(folder: Path, paths: list[Path], width: int) -> tuple[Path, float, float]:
     """(the last pair, the largest peak, all seconds) of merging ``width`` at a time, until one is left."""
-    peak, seconds, level = 0, 0.0, 0
+    peak, seconds, level = 0.0, 0.0, 0
     while len(paths) > 1:
         groups = [paths[first : first + width] for first in range(0, len(paths), width)]
         paths = []
@@ -88,45 +85,53 @@ def tree(folder: Path, paths: list[Path], width: int) -> tuple[Path, int, float]
     return paths[0], peak, seconds
 
 
-def same(a: RoutingStats, b: RoutingStats) -> bool:
-    """Whether two have the same sums, bit for bit."""
-    return a.clusters == b.clusters and all(
+def check_same(a: RoutingStats, b: RoutingStats) -> None:
+    """End the script unless two have the same sums, bit for bit."""
+    same = a.clusters == b.clusters and all(
         np.array_equal(getattr(a.sums(n), name), getattr(b.sums(n), name), equal_nan=True)
         for n in range(len(a.specs))
-        for name in ("n_tokens", "counts", "top1_counts", "p_sum", "scalars")
+        for name in FIELDS
     )
+    if not same:
+        raise SystemExit("The tree of merges gave other sums than the single merge.")
+
+
+def of_pairs(results: Results, pairs: int, sequences: int, width: int) -> None:
+    """Add what merging so many pairs takes."""
+    with tempfile.TemporaryDirectory() as aside:
+        began = time.perf_counter()
+        paths = write_shards(Path(aside), pairs, sequences)
+        say(f"{pairs} pairs written in {time.perf_counter() - began:.0f} s")
+        peak, seconds = merge(Path(aside, "flat.json"), paths)
+        top, tree_peak, tree_seconds = tree(Path(aside), paths, width)
+        flat = RoutingStats.load(Path(aside, "flat.json"))
+        check_same(flat, RoutingStats.load(top))
+    what = f"{pairs:,} pairs, {len(flat.clusters):,} sequences"
+    results.figure(f"{what}: one merge, peak", peak, "MiB")
+    results.figure(f"{what}: of which the sums of the result", held_mib(flat), "MiB")
+    results.figure(f"{what}: one merge", seconds, "s")
+    results.figure(f"{what}: tree of {width} at a time, peak of a merge", tree_peak, "MiB")
+    results.figure(f"{what}: tree of {width} at a time, all merges", tree_seconds, "s")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--sequences", type=int, default=8)
+    parser = arguments(__doc__, rounds=1, quick_rounds=1)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[10, 60, 1000])
+    parser.add_argument("--sequences", type=int, default=8, help="of each pair")
     parser.add_argument("--width", type=int, default=100, help="pairs of one merge of the tree")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    print("| pairs | sequences | flat: peak, MiB | s | held, MiB | tree: peak, MiB | s | same |", flush=True)
-    print("|---|---|---|---|---|---|---|---|")
-    for pairs in options.pairs:
-        with tempfile.TemporaryDirectory() as aside:
-            began = time.perf_counter()
-            paths = write_shards(Path(aside), pairs, options.sequences)
-            print(f"{pairs} pairs written in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-            peak, seconds = merge(Path(aside, "flat.json"), paths)
-            top, tree_peak, tree_seconds = tree(Path(aside), paths, options.width)
-            flat, treed = RoutingStats.load(Path(aside, "flat.json")), RoutingStats.load(top)
-            rows.append({
-                "pairs": pairs, "sequences": len(flat.clusters), "flat_peak_bytes": peak, "flat_seconds": seconds,
-                "held_bytes": held(flat), "tree_width": options.width, "tree_peak_bytes": tree_peak,
-                "tree_seconds": tree_seconds, "same_sums": same(flat, treed),
-            })  # fmt: skip
-        row = rows[-1]
-        cells = [pairs, row["sequences"], f"{peak / 2**20:.0f}", f"{seconds:.1f}", f"{row['held_bytes'] / 2**20:.1f}"]
-        cells += [f"{tree_peak / 2**20:.0f}", f"{tree_seconds:.1f}", "yes" if row["same_sums"] else "NO"]
-        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    parser.add_argument("--merge", nargs="+", help=argparse.SUPPRESS)
+    args = parsed(parser)
+    if args.merge:
+        merge_here(args.merge)
+        return
+    results = Results("merge", args.quick)
+    for pairs in (4,) if args.quick else args.pairs:
+        of_pairs(results, pairs, args.sequences, 2 if args.quick else args.width)
+    results.note(
+        f"Pairs of shards of moebench-nano, {args.sequences} sequences each; the tree's sums are those of the single "
+        "merge, bit by bit."
+    )
+    results.finish(args.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ python benchmarks/run.py --only-page    # the table and the picture again, from 
 Each part is a script in this folder, found by its name in `PARTS`, that writes its results with ``--json`` in the shape
 of `_bench.Results`. One that fails, or is not there, costs the others nothing. Beside the files go README.md, with all
 tables, ratios.svg, and the table of peers in docs/benchmarks.md. For figures, let nothing else run; on two cores all
-parts take some 20 minutes; cpu_path.py, less_work.py, streaming.py, ranks.py and merge.py are run by themselves.
+parts take some 50 minutes.
 """
 
 from __future__ import annotations
@@ -51,11 +51,20 @@ PARTS: Mapping[str, Part] = {
         "The same at real width", "overhead.py", ("--part", "width", "--rounds", "4", "--tokens", "512"), 3, True
     ),
     "experts": Part("What hearing every expert adds to a forward", "experts.py", (), 2, True),
+    "cpu_path": Part("Experts on a CPU", "cpu_path.py", (), 3, True),
+    "less_work": Part("What analyze leaves out", "less_work.py", (), 5, True),
+    "streaming": Part("Layer by layer against in memory", "streaming.py", (), 6, True),
+    "batches": Part("Batches fitted to memory", "batches.py", (), 3, True),
+    "ranks": Part("Two ranks against one process", "ranks.py", (), 5, True),
     "memory": Part("Memory against tokens, experts and layers", "memory.py", (), 3),
     "bootstrap": Part("Statistics of a large model", "statistics_speed.py", (), 1),
+    "merge": Part("Merging many pairs", "merge.py", (), 5),
     "page": Part("Pages", "page.py", (), 1),
     "startup": Part("Start-up", "startup.py", ("--rounds", "5"), 1.5),
     "serve": Part("Serving", "serve.py", ("--part", "nano", "--rounds", "12", "--tokens", "64"), 2),
+    "lab_step": Part(
+        "An update of `lab train` against PyTorch", "lab_step.py", ("--rounds", "12", "--clock", "cpu"), 1
+    ),
 }
 """In the order of the page."""
 

@@ -1,92 +1,112 @@
-"""Streaming against a model in memory: wall time and peak memory, and memory against the number of tokens.
+"""Streaming against a model in memory, and what reading the next layer ahead gives: seconds and peak memory.
 
-    python benchmarks/streaming.py --model FOLDER --output results.json [--rounds 5] [--texts 8] [--length 128]
-    python benchmarks/streaming.py --tokens --output results.json
+python benchmarks/streaming.py [--rounds 5] [--model FOLDER] [--texts 8] [--length 128] [--quick] [--json PATH]
 
-Every run is a process of its own; the arms of a round follow one another, and ratios are of one round. FOLDER is one
-that scripts/make_big_checkpoint.py wrote and that fits into memory. With --tokens the model in the package is streamed
-over 10 thousand and 1 million tokens, with all hidden states on the disk.
+Every run is a process of its own, and arms take turns: the model in memory, streamed, and streamed without reading
+ahead. What is timed is the whole of ``analyze``, loading included. "cold": before a run the system is told to forget
+the pages of the model's files, so that every byte comes from the disk; "warm": they stay where the system has them.
+FOLDER is a checkpoint that fits into memory, as scripts/make_big_checkpoint.py writes them; without it one of
+`_models.SMALL`'s widths with 8 layers is written, 0.9 GB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
+import os
 import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from _bench import Results, arguments, in_turn, parsed, peak_mib, run_child
+from _models import SMALL, TINY, write_checkpoint
 
-RUN = """
-import json, sys, time
-from pathlib import Path
 import mlx_moebench
-model, options = json.loads(sys.argv[1])
-rows, length = options.pop("texts"), options["max_length"]
-texts = [" ".join(str((row * 7919 + n * 31) % 9973) for n in range(length)) for row in range(rows)]
-wall, cpu = time.perf_counter(), time.process_time()
-stats = mlx_moebench.analyze(model, {"numbers": texts}, device="cpu", **options)
-lines = Path("/proc/self/status").read_text().splitlines()
-peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-print(json.dumps({"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, "peak_bytes": peak,
-                  "tokens": stats.n_tokens}))
-"""
+
+SHAPE = replace(SMALL, name="OLMoE-shaped, 8 layers", layers=8)
+RESIDENT, STREAMED, UNREAD = "in memory", "streamed", "streamed, not read ahead"
+STREAM = {RESIDENT: "off", STREAMED: "on", UNREAD: "on"}
+STATES = {"cold": "cold files", "warm": "warm files"}
 
 
-def run(model: str | None, **options: Any) -> dict[str, float]:
-    """One run in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        options["output"] = str(Path(folder) / "out.json")
-        command = [sys.executable, "-c", RUN, json.dumps([model, options])]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+def measure_here(model: str, arm: str, texts: int, length: int) -> None:
+    """One run in this process; says its seconds and its peak in MiB."""
+    if arm == UNREAD:
+        from mlx_moebench.models.prefetch import Prefetch
+
+        Prefetch.start = lambda self, layer: None  # type: ignore[method-assign]
+    rows = [" ".join(str((row * 7919 + n * 31) % 9973) for n in range(length)) for row in range(texts)]
+    start = time.perf_counter()
+    mlx_moebench.analyze(model, {"numbers": rows}, max_length=length, stream=STREAM[arm])
+    print("\n" + json.dumps([time.perf_counter() - start, peak_mib()]))
 
 
-def against_memory(model: str, rounds: int, texts: int, length: int) -> dict[str, Any]:
-    """Rounds of both arms, and the quartiles of the ratios of their times."""
-    every = []
-    for number in range(rounds):
-        arms = ("off", "on") if number % 2 else ("on", "off")
-        every.append({arm: run(model, texts=texts, max_length=length, stream=arm) for arm in arms})
-        print(every[-1], file=sys.stderr)
-    ratios = [one["on"]["seconds"] / one["off"]["seconds"] for one in every]
-    return {"rounds": every, "seconds_on_over_off": dict(zip(("25%", "50%", "75%"), quartiles(ratios), strict=True))}
+def forget_files(folder: Path) -> None:
+    """Have the system drop the pages of all files in a folder."""
+    for path in folder.iterdir():
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)  # only pages that are on the disk can be dropped
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
 
 
-def quartiles(values: list[float]) -> list[float]:
-    return [float(value) for value in np.percentile(values, (25, 50, 75))]
+def arm_of(model: Path, arm: str, state: str, options: list[str], peaks: list[float]) -> Callable[[], float]:
+    """Seconds of one run in a process of its own; its peak is added to ``peaks``."""
+
+    def once() -> float:
+        if state == "cold":
+            forget_files(model)
+        said = run_child([__file__, "--measure", arm, "--model", str(model), *options])
+        seconds, peak = json.loads(said.splitlines()[-1])
+        peaks.append(peak)
+        return float(seconds)
+
+    return once
 
 
-def against_tokens() -> dict[str, Any]:
-    """Peak memory of the embedded model, all hidden states on the disk."""
-    sizes = {"10k": 40, "1M": 3907}
-    runs = {
-        name: run(None, texts=texts, max_length=256, batch_size=8, stream="on", stream_memory=0)
-        for name, texts in sizes.items()
-    }
-    return runs | {"peak_1M_over_10k": runs["1M"]["peak_bytes"] / runs["10k"]["peak_bytes"]}
+def of_state(results: Results, model: Path, state: str, rounds: int, options: list[str]) -> None:
+    """Add the ratios of one state of the files."""
+    peaks: dict[str, list[float]] = {arm: [] for arm in STREAM}
+    arms = {arm: arm_of(model, arm, state, options, peaks[arm]) for arm in STREAM}
+    times = in_turn(arms, rounds, STATES[state])
+    for what, over in ((STREAMED, RESIDENT), (STREAMED, UNREAD)):
+        results.ratio(f"{what}, {STATES[state]}", over, times[what], times[over])
+    results.ratio(
+        f"{STREAMED}, {STATES[state]}", RESIDENT, peaks[STREAMED][-rounds:], peaks[RESIDENT][-rounds:], "MiB, peak"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--model")
-    parser.add_argument("--tokens", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--model", type=Path, metavar="FOLDER")
     parser.add_argument("--texts", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    result = (
-        against_tokens()
-        if arguments.tokens
-        else against_memory(arguments.model, arguments.rounds, arguments.texts, arguments.length)
-    )
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({key: value for key, value in result.items() if key != "rounds"}, indent=1))
+    parser.add_argument("--measure", choices=STREAM, help=argparse.SUPPRESS)
+    args = parsed(parser)
+    if args.measure:
+        measure_here(str(args.model), args.measure, args.texts, args.length)
+        return
+    results = Results("streaming", args.quick)
+    texts, length = (2, 16) if args.quick else (args.texts, args.length)
+    with ExitStack() as stack:
+        model, shape = args.model, TINY if args.quick else SHAPE
+        if model is None:
+            aside = stack.enter_context(tempfile.TemporaryDirectory())
+            model = write_checkpoint(Path(aside) / "model", shape)
+        states = [state for state in STATES if state == "warm" or hasattr(os, "posix_fadvise")]
+        for state in states:
+            of_state(results, model, state, args.rounds, ["--texts", str(texts), "--length", str(length)])
+        size = sum(path.stat().st_size for path in model.glob("*.safetensors")) / 1e9
+        name = shape.name if args.model is None else args.model.name
+    results.note(f"{name}, {size:.3g} GB of weights; {texts} texts of at most {length} tokens.")
+    if "cold" not in states:
+        results.note("This system cannot be told to forget files, so they were warm.")
+    results.finish(args.json)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ STREAM = ("auto", "on", "off")
 UNQUANTISED = 16
 """The ``router_bits`` that leave routers as they are."""
 
+AUTO = "auto"
+"""The ``batch_size`` that fits batches to memory."""
+
 SPLITS = ("file", "blank", "line")
 LONG = ("truncate", "windows")
 
@@ -125,7 +128,7 @@ class Reading:
     or what stands between ``blank`` lines; of other data sets every row is one. long: what becomes of a document that
     is longer than a sequence, in every format: ``truncate`` keeps the first one, ``windows`` all of them; None for
     windows where a document is a whole file, which may be a book, and truncate where a file holds many. batch_size:
-    sequences per forward pass.
+    sequences per forward pass, or ``auto`` for as many of about the same length as `measure.fit` gives.
     shard: ``i/n``, only rows with row % n == i - 1.
 
     Raises `DataError` for fewer than one of anything, a shard of another form, and a word that is none of these.
@@ -136,7 +139,7 @@ class Reading:
     max_length: int = 256
     split_on: str = "file"
     long: str | None = None
-    batch_size: int = 8
+    batch_size: int | str = 8
     shard: str | None = None
 
     def __post_init__(self) -> None:
@@ -144,14 +147,22 @@ class Reading:
             raise DataError(f"max_samples is {self.max_samples}; ask for at least 1 document, or leave it out for all.")
         if self.max_length < 1:
             raise DataError(f"max_length is {self.max_length}; allow at least 1 token a sequence.")
-        if self.batch_size < 1:
-            raise DataError(f"batch_size is {self.batch_size}; put at least 1 sequence into a batch.")
+        if self.batch_size != AUTO and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise DataError(f"batch_size is {self.batch_size}; put at least 1 sequence into a batch, or say {AUTO}.")
         if self.split_on not in SPLITS:
             raise DataError(f"Text is not split on {self.split_on!r}; choose {', '.join(SPLITS)}.")
         if self.long not in (None, *LONG):
             raise DataError(f"There is no way {self.long!r} with long documents; choose {' or '.join(LONG)}.")
         if self.shard is not None:
             parse_shard(self.shard)
+
+    @property
+    def rows(self) -> int:
+        """``batch_size`` where a batch's logits are held at once. Raises DataError for `AUTO`, which counts routing
+        alone."""
+        if self.batch_size == AUTO:
+            raise DataError(f"batch_size {AUTO!r} is for measuring routing alone; give the sequences of a batch here.")
+        return int(self.batch_size)
 
     def of_corpus(self) -> Json:
         """The keywords of `data.read_corpus`."""
@@ -328,7 +339,7 @@ class Choices(LoadingChoices, total=False):
     max_length: int
     split_on: str
     long: str | None
-    batch_size: int
+    batch_size: int | str
     shard: str | None
     tau: float
     collapse_on: str

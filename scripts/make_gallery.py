@@ -28,11 +28,14 @@ WIDE = 1050
 
 DOMAINS = [f"results/routing_stats_nano_{name}.json" for name in ("math", "general", "code")]
 TRAINING = "adapters/floor"
+PRETRAINING = ["--steps", "100", "--batch-size", "8", "--vocab-size", "512", "--snapshot-every", "20"]
+"""Of a model of the lab on the bundled prompts, for the picture of its course."""
 INPUTS = {
     "coactivation": DOMAINS[:1],
     "comparison": ["results/comparisons/nano_4bit.json"],
     "dead": ["few/math.json", "few/general.json", "few/code.json"],
     "domains": ["results/profiles/nano.json"],
+    "dynamics": ["course.json"],
     "entropy": DOMAINS,
     "load": DOMAINS,
     "quant": ["results/quant_drift/nano_math.json"],
@@ -63,8 +66,8 @@ by their content; `NAME=PATH` names a run in the picture, `--title` replaces the
 
 In Python, `mlx_moebench.show.plots.get_plot(KIND).draw(read_inputs(INPUTS))` gives the matplotlib figure, to change
 what you like. A new kind is one file in `mlx_moebench/show/plots/`. The pictures below show the embedded
-model (dead experts on 16 tokens of each domain), reduced to three quarters of the pixels and to 256 colours;
-`make gallery` draws them again.
+model (dead experts on 16 tokens of each domain; of `dynamics` a model of the lab after 100 updates), reduced to three
+quarters of the pixels and to 256 colours; `make gallery` draws them again.
 """
 
 
@@ -103,6 +106,9 @@ def draw(folder: Path) -> None:
     (folder / "results").symlink_to(ROOT / "results", target_is_directory=True)
     (folder / "floor.yaml").write_text(FLOOR, encoding="utf-8")
     run(folder, "train", "-c", "floor.yaml", "--adapter-path", TRAINING, "--quiet")
+    run(folder, "lab", "train", *PRETRAINING, "-o", "runs/smoe", "--quiet")
+    course = ["--dataset", "general", "--max-length", "128", "-o", "course.json"]
+    run(folder, "dynamics", "runs/smoe", *course, "--quiet")
     run(folder, "analyze", "--output", "math.json", "--plot", "load.svg", "--quiet")
     for name in ("math", "general", "code"):
         few = ["--dataset", name, "--max-samples", "1", "--max-length", "16"]

@@ -133,7 +133,10 @@ def rendered(results: Path) -> dict[str, str]:
 
 def measured(results: Path) -> list[Path]:
     """The files that measurements wrote, by which the manifest vouches for the numbers in the pages."""
-    folders = ("comparisons", "experts", "lm_eval", "overlaps", "profiles", "quant_drift", "uncertainty", "vocabulary")
+    folders = (
+        "comparisons", "experts", "libmoe", "lm_eval", "overlaps",
+        "profiles", "quant_drift", "uncertainty", "vocabulary",
+    )  # fmt: skip
     single = ("token_intervals.json", "published.json", "ldiv_rescue.json", "ablation_comparison.csv")
     files = [*results.glob("routing_stats_*"), *(results / name for name in single)]
     return sorted([*files, *(path for folder in folders for path in (results / folder).glob("*.json"))])

@@ -65,15 +65,18 @@ FEW_FORMS = [
 ]
 """For what takes long of every model: `BY_DAY` by default, the other forms if slow, all others at night."""
 
+DAY_OR_NIGHT = [pytest.param(name, marks=() if name in BY_DAY else NIGHTLY) for name in CONFIGS]
+"""For many tests of each model: `BY_DAY` by default, all others at night."""
+
 few_forms = pytest.mark.parametrize("make_form", FEW_FORMS, indirect=True)
 
 
 def forms_first(names: Sequence[str]) -> list[Any]:
-    """Of these model types one of each form by default, the others if slow: for what is a model's own, not a form's."""
+    """One of each form by default, the others at night: for what is a model's own, not a form's."""
     by_day = {}
     for name in names:
         by_day.setdefault(FORM_OF[name], name)
-    return [name if name in by_day.values() else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return [name if name in by_day.values() else pytest.param(name, marks=NIGHTLY) for name in names]
 
 
 TINY_CONFIG: dict[str, Any] = CONFIGS["olmoe"]
@@ -99,7 +102,7 @@ def tiny_model() -> Any:
 
 @pytest.fixture(params=forms_first(list(CONFIGS)))
 def make_any(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """As ``make_tiny``; a test that uses it runs once per family, those beyond the first of a form if slow."""
+    """As ``make_tiny``; a test that uses it runs once per family, those beyond the first of a form at night."""
     return partial(build_tiny, model_type=request.param)
 
 
@@ -111,13 +114,13 @@ def shared_model(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(params=BY_FORM)
 def make_form(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """As ``make_any``; a test that uses it runs once per form of routing, and for the other families if slow."""
+    """As ``make_any``; a test that uses it runs once per form of routing, and for the other families at night."""
     return partial(build_tiny, model_type=request.param)
 
 
 @pytest.fixture
 def form_model(make_form: Callable[..., Any]) -> Any:
-    """A fresh tiny model; a test that uses it runs once per form of routing, and for the other families if slow."""
+    """A fresh tiny model; a test that uses it runs once per form of routing, and for the other families at night."""
     return make_form()
 
 

@@ -129,6 +129,7 @@ def test_coverage(case: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("n", [8, 25])
 @pytest.mark.parametrize("subjects", [12, 57])
 def test_coverage_in_full(n: int, subjects: int) -> None:

@@ -51,6 +51,7 @@ def test_cells_have_names_of_their_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "name",
     [
@@ -75,6 +76,7 @@ def test_intervals_hold_the_truth(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("shift", ["0.0", "0.3", "1.0"])
 @pytest.mark.parametrize("shape", ["E 8, K 1, even, all, equal", "E 128, K 2, steep, texts differ, equal"])
 def test_intervals_between_domains_hold_the_truth(shape: str, shift: str) -> None:

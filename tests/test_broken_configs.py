@@ -92,6 +92,7 @@ def test_a_sample_on_mlx(model_type: str, on_mlx: Callable[[str], Path]) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("cpu", "limited")
 @pytest.mark.filterwarnings(*QUIET)
 @pytest.mark.parametrize("model_type", sorted(row.model_type for row in RUNNABLE))
@@ -117,6 +118,7 @@ def test_a_sample_on_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.filterwarnings(*QUIET)
 @pytest.mark.parametrize("sixth", range(6))

@@ -36,6 +36,7 @@ HOLES: Mapping[tuple[str, str], str] = {
         (name, flag): why
         for name, why in {
             "demo": "it generates, for which all layers are needed for every token",
+            "dynamics": "what each token chose is compared, and kept for that",
             "evaluate": "it asks the same model again and again",
             "experts": "the same texts go through the model again and again",
             "perturb": "the losses come from the head, behind all layers",
@@ -45,6 +46,7 @@ HOLES: Mapping[tuple[str, str], str] = {
         for flag in ("--stream", "--stream-memory")
     },
     ("compare", "--resume"): "--output-dir keeps the pairs, and the same command continues from them",
+    ("dynamics", "--resume"): "--output-dir keeps the checkpoints, and the same command continues from them",
     ("demo", "--resume"): "nothing is kept",
     ("loss", "--resume"): "a run is short, and its tokens are not kept",
     ("demo", "--output"): "it is a page, not a file",
@@ -91,8 +93,6 @@ HOLES: Mapping[tuple[str, str], str] = {
     ("mlx-lm", "--quiet"): "its options are mlx-lm's",
     ("mlx-lm", "--seed"): "its options are mlx-lm's",
     ("mlx-lm", "--resume"): "its options are mlx-lm's",
-    ("lab", "--force"): "a folder that holds a model is continued with --resume, never replaced",
-    ("lab", "--level"): "one training has no intervals; they are over seeds",
     ("import", "--resume"): "it only reads files, and can simply be run again",
     ("merge", "--resume"): "it only reads files, and can simply be run again",
     ("plot", "--resume"): "it only reads files, and can simply be run again",

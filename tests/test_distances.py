@@ -182,6 +182,7 @@ def rejected_without_a_difference(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("case", UNEQUAL)
 def test_unequal_sides_of_one_load_are_rarely_told_apart(case: str, turned: bool) -> None:
@@ -190,6 +191,7 @@ def test_unequal_sides_of_one_load_are_rarely_told_apart(case: str, turned: bool
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("case", UNEQUAL)
 def test_unequal_sides_of_one_load_in_many_samples(case: str, turned: bool) -> None:

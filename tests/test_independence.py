@@ -107,6 +107,7 @@ def test_shifted_loads_have_their_information() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", NULLS)
 @pytest.mark.parametrize(
     "shape",

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
-from conftest import FEW_FORMS, NIGHTLY, build_tiny
+from conftest import DAY_OR_NIGHT, NIGHTLY, build_tiny
 from family_rows import BY_TYPE, FORMS, RUNNABLE, Row
 from test_every_family import IDS, mixed_in
 from watching import Recorder, Watch, forms, is_tapped, places, watch
@@ -26,13 +26,13 @@ from mlx_moebench.instrument.changes import (
     Without,
 )
 from mlx_moebench.instrument.interventions import Choice, Said, changing, hearing_outputs
-from mlx_moebench.instrument.tap import Swapped
+from mlx_moebench.instrument.taps import Swapped
 
 import mlx.core as mx  # isort: skip
 
 
 with_families = pytest.mark.parametrize(
-    "row", [pytest.param(BY_TYPE[param.values[0]], id=param.values[0], marks=param.marks) for param in FEW_FORMS]
+    "row", [pytest.param(BY_TYPE[param.values[0]], id=param.values[0], marks=param.marks) for param in DAY_OR_NIGHT]
 )
 with_variants = pytest.mark.parametrize(
     ("row", "change"),

@@ -70,6 +70,7 @@ def test_p_is_on_the_side_of_the_level_that_the_interval_is_on(level: float) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["E 64, K 1, steep, texts differ, S 20", "E 128, K 8, steep, all, S 40"])
 def test_counts_that_do_not_differ_are_rarely_called_different(name: str) -> None:
     measured = dict(PARTS["counts"]())[name](500, 1)

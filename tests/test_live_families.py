@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
-from conftest import FEW_FORMS
+from conftest import DAY_OR_NIGHT, FEW_FORMS
 from family_rows import BY_TYPE, CONFIGS
 from live_situations import COUNTED, PAGE, SITUATIONS, Situation, draft_rejected, outcome, page, read_page, wide
 
@@ -16,7 +16,7 @@ WINDOWS = ("sliding_window", "sliding_window_size")
 
 
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda one: one.title.replace(" ", "_"))
-@pytest.mark.parametrize("model_type", FEW_FORMS)
+@pytest.mark.parametrize("model_type", DAY_OR_NIGHT)
 def test_what_the_page_says_comes_of_it(model_type: str, situation: Situation) -> None:
     assert outcome(situation, model_type) == read_page()[model_type][situation.title]
 

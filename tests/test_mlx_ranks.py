@@ -127,9 +127,22 @@ def test_two_ranks_give_exactly_the_counts_of_one_process(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_profiles_are_shared_too(tmp_path: Path) -> None:
+def test_two_ranks_stream_to_the_counts_of_one(tmp_path: Path) -> None:
+    """Each reads every layer, and takes its half of the texts through it, with hidden states on the disk."""
+    output = tmp_path / "two.json"
+    streamed = ("--stream", "on", "--stream-memory", "0", "--output", str(output))
+    done = launch(tmp_path, "-m", "mlx_moebench", "analyze", *FEW, *streamed)
+    assert output.exists(), done.stdout + done.stderr
+    assert_counts_of(analyze(None, "math", **ONE), RoutingStats.load(output))
+    assert [done_in(part) for part in parts_of(output)] == [(11, 11), (10, 10)]
+    assert not list(tmp_path.glob("*.stream"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["off", "on"])
+def test_profiles_are_shared_too(stream: str, tmp_path: Path) -> None:
     arguments = ["profile", "--domain", "math", "--domain", "code", *FEW]
-    done = launch(tmp_path, "-m", "mlx_moebench", *arguments, "--output", "p", "--json")
+    done = launch(tmp_path, "-m", "mlx_moebench", *arguments, "--stream", stream, "--output", "p", "--json")
     (model,) = json.loads(done.stdout)["models"]
     main([*arguments, "--output", str(tmp_path / "one")])
     for domain in ("math", "code"):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from dynamics_files import write as write_course
 from page_inputs import (
     HEBREW,
     HOSTILE,
@@ -479,6 +480,7 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
             saved(tmp_path, "top1.json", specs=(RouterSpec(0, 0, "mlp", 8, 1),)),
             RESULTS / "uncertainty" / "nano_math.json",
             RESULTS / "quant_drift" / "nano_math.json",
+            write_course(tmp_path / "course.json"),
             RESULTS / "comparisons" / "nano_decode.json",
             RESULTS / "routing_stats_olmoe_counts.json",
         ],
@@ -487,7 +489,7 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
     data = _Page(build_page(found)).data()
     assert [section["id"] for section in data["sections"]] == [
         *("load", "layers", "domains", "differences", "differences1", "coactivation", "dead", "uncertainty", "quant"),
-        "training",
+        *("dynamics", "training"),
     ]
     assert data["shared"][drawings(data, "load")[2]["rows"]][0] == "0 attention"
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from dynamics_files import write as write_course
 from matplotlib.figure import Figure
 from routing_reference import make_stats
 
@@ -33,6 +34,7 @@ KINDS = {
     "comparison": [RESULTS / "comparisons" / "nano_4bit.json"],
     "dead": ["a.json", "b.json"],
     "domains": [RESULTS / "profiles" / "nano.json"],
+    "dynamics": ["course.json"],
     "entropy": ["a.json", "b.json"],
     "load": ["a.json", "b.json"],
     "quant": [RESULTS / "quant_drift" / "nano_math.json"],
@@ -50,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plots")
     for letter in "ab":
         make_stats(sha=letter * 64).save(path / f"{letter}.json", PLAN)
+    write_course(path / "course.json")
     (path / "training").mkdir()
     report = {
         "model": "tiny",
@@ -302,6 +305,7 @@ def test_wrong_inputs_are_one_clear_sentence(tmp_path: Path) -> None:
         ("specialisation", single, "two or more domains"),
         ("comparison", single, "two comparable stats pairs"),
         ("uncertainty", single, "loss --output"),
+        ("dynamics", single, "dynamics CHECKPOINTS --output FILE"),
         ("quant", single, "compare MODEL --quant ARM --output FILE"),
         ("training", single, "the folder that train wrote"),
         ("load", training, "give a stats pair"),

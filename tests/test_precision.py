@@ -43,14 +43,11 @@ IDS = [[5, 17, 250, 3, 88], [301, 2, 2, 76, 130]]
 SCHEMA = Path(__file__).parents[1] / "mlx_moebench" / "routing" / "schema" / "routing_stats.schema.json"
 # A pack that is quantised in any case leaves nothing to choose.
 ROWS = [row for row in RUNNABLE if "quantization" not in row.config]
-by_family, by_form = (
-    pytest.mark.parametrize(
-        "row",
-        [pytest.param(row, id=row.model_type, marks=() if row.model_type in FORMS.values() else m) for row in ROWS],
-    )
-    for m in (pytest.mark.slow, NIGHTLY)
+by_form = pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=row.model_type, marks=() if row.model_type in FORMS.values() else NIGHTLY) for row in ROWS],
 )
-"""One model of each form by default, the others if slow or at night."""
+"""One model of each form by default, the others at night."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +100,7 @@ def check(selections: list[list[int]], row: Row) -> None:
 # -- quantising on load --------------------------------------------------------------------------------------------
 
 
-@by_family
+@by_form
 @pytest.mark.parametrize("bits", [4, 8])
 def test_experts_get_the_bits_and_routers_keep_8(folders: dict[str, Path], row: Row, bits: int) -> None:
     checkpoint = load_checkpoint(folders[row.model_type], bits=bits)

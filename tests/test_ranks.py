@@ -145,8 +145,9 @@ def test_coverage_roughly() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("n", [20, pytest.param(100, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("n", [20, 100])
 def test_coverage(case: str, n: int) -> None:
     """1,000 samples: the standard error of a coverage of 95% is 0.7 points."""
     assert 0.935 <= coverage(case, n, 1000, seed=11) <= 0.99

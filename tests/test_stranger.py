@@ -33,6 +33,7 @@ def hhi(s: Sums) -> Floats:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_metric_is_one_function_and_one_row(tmp_path: Path) -> None:
     """With what is generated made again, the quick core passes, and the metric is in reports, tables and figures."""
     tree = copy_tree(tmp_path / "tree")

@@ -14,8 +14,9 @@ import pytest
 from family_rows import BY_TYPE, CONFIGS, ROWS
 
 from mlx_moebench import RoutingStats, analyze, profile
+from mlx_moebench.data import Batch
 from mlx_moebench.errors import ModelLoadError, MoebenchError, StatsError
-from mlx_moebench.options import Loading, Saving
+from mlx_moebench.options import Loading, Plan, Saving
 from mlx_moebench.routing.sums import FIELDS
 
 mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
@@ -30,6 +31,7 @@ from mlx_moebench.measure.keep import PROGRESS, check_replaceable, work_folder  
 from mlx_moebench.models.streamed import StreamedModel  # noqa: E402
 
 TEXTS = {"texts": ["the experts that score highest " * n for n in (3, 1, 4, 2, 5)]}
+PLAN = Plan(resamples=100)
 FEW: dict[str, Any] = {"max_length": 24, "batch_size": 2, "device": "cpu"}
 
 
@@ -57,22 +59,23 @@ def both_ways(model: Any) -> tuple[LiveRoutingStats, LiveRoutingStats]:
     for first, length in ((0, 24), (3, 17), (6, 9)):
         mask = np.ones((3, length), dtype=bool)
         mask[1, length - 4 :] = False
-        batches.append((rng.integers(1, 200, (3, length)), mask, [first, first + 1, first + 2]))
+        rows = (first, first + 1, first + 2)
+        batches.append(Batch(rng.integers(1, 200, (3, length), dtype=np.int32), mask, rows, (0, 0, 0), 0))
     whole = LiveRoutingStats(model)
     with whole:
-        for ids, mask, rows in batches:
-            with whole.batch(mask=mask, ids=rows):
-                model(mx.array(ids))
+        for batch in batches:
+            with whole.batch(mask=batch.mask, ids=batch.rows):
+                model(mx.array(batch.ids))
     by_layer, layers = LiveRoutingStats(model), StreamedModel(model, Weights(Path(), (), {}))
     states: list[Any] = [(None, None)] * len(batches)
     with by_layer, layers:
         for layer in range(streaming.EMBEDDINGS, by_layer.specs[-1].layer + 1):
             numbers = streaming.routers_of(by_layer, layer)
-            for place, (ids, mask, rows) in enumerate(batches):
+            for place, batch in enumerate(batches):
                 before, chosen = states[place]
                 part = Part(numbers, chosen)
-                with by_layer.batch(mask=mask, ids=rows, part=part):
-                    state = (layers.run(ids, layer, before), part.after if numbers else chosen)
+                with by_layer.batch(mask=batch.mask, ids=batch.rows, part=part):
+                    state = (layers.run(batch, layer, before), part.after if numbers else chosen)
                     layers.evaluate(state)
                 states[place] = layers.unpacked(*layers.packed(state))
             layers.drop(layer)
@@ -218,11 +221,30 @@ def test_generation_and_models_in_memory_are_refused_by_name(tiny_checkpoint: Pa
         analyze(model, TEXTS, tokenizer=tokenizer, stream="on", **FEW)
 
 
-def test_arms_are_refused_by_name(tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize("memory", [None, 0])
+def test_arms_are_streamed_to_the_same_numbers(memory: int | None, tiny_checkpoint: Path) -> None:
+    """Reference and arm, one layer of each at a time; tokens are paired layer by layer."""
     from mlx_moebench.analysis.quant import quant_drift
 
-    with pytest.raises(MoebenchError, match=r"two whole models in memory: leave --stream on out"):
-        quant_drift(tiny_checkpoint, ["4/8"], TEXTS, stream="on", **FEW)
+    whole, streamed = (
+        quant_drift(tiny_checkpoint, ["4/8", "stored/4"], TEXTS, stream=stream, stream_memory=memory, plan=PLAN, **FEW)
+        for stream in ("off", "on")
+    )
+    assert json.dumps(streamed) == json.dumps(whole)
+    assert any(router["own"]["exact_set_rate"]["value"] < 1 for router in whole["arms"][1]["routers"])
+
+
+def test_arms_are_streamed_where_not_both_models_fit(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference fits alone, and the arm beside it does not: then neither is held."""
+    from mlx_moebench.analysis.quant import quant_drift
+
+    choices: dict[str, Any] = {"plan": PLAN, **FEW}
+    whole = quant_drift(tiny_checkpoint, ["4/8", "4/4"], TEXTS, **choices)
+    asked, said = iter([2**40]), []
+    monkeypatch.setattr("mlx_moebench.models.room.free_memory", lambda: next(asked, 1000))
+    streamed = quant_drift(tiny_checkpoint, ["4/8", "4/4"], TEXTS, tell=said.append, **choices)
+    assert json.dumps(streamed) == json.dumps(whole)
+    assert len(said) == 1  # of the arm; from then on it is meant
 
 
 def test_a_profile_is_streamed_to_the_same_numbers(
@@ -238,6 +260,47 @@ def test_a_profile_is_streamed_to_the_same_numbers(
     ran = killed_at(monkeypatch, 99, 0)
     profile([tiny_checkpoint], domains, stream="on", output=tmp_path / "on", resume=True, **FEW)
     assert ran == []
+
+
+def test_a_layer_is_read_once_for_all_domains(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    own = StreamedModel.read
+    monkeypatch.setattr(StreamedModel, "read", lambda self, layer: read.append(layer) or own(self, layer))
+    profile([tiny_checkpoint], {"a": TEXTS["texts"], "b": ["others"] * 3}, stream="on", **FEW)
+    assert read == [-1, 0, 1]
+
+
+@pytest.mark.parametrize(("layer", "batch"), [(0, 4), (1, 2), (1, 4), (2, 4)])
+def test_a_profile_that_ended_goes_on_at_its_layer(
+    layer: int, batch: int, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches of the first domain and two of the second; what a domain has behind it is not run again."""
+    domains = {"a": TEXTS["texts"], "b": ["a router sends every token"] * 3}
+    (whole,) = profile([tiny_checkpoint], domains, stream="off", **FEW)
+    choices: dict[str, Any] = {"output": tmp_path, "stream_memory": 0, **FEW}
+    with monkeypatch.context() as patch:
+        before = killed_at(patch, layer, batch)
+        with pytest.raises(KilledError):
+            profile([tiny_checkpoint], domains, stream="on", **choices)
+    ran = killed_at(monkeypatch, 99, 0)
+    (streamed,) = profile([tiny_checkpoint], domains, resume=True, **choices | {"stream": "on"})
+    assert_same(whole.merged, streamed.merged)
+    done = before.count(layer) // 3 * 3  # the first domain had this layer behind it, or not
+    assert ran.count(layer) == 5 - done
+    assert not any(at < layer for at in ran if layer > 0 and at >= 0)
+    assert not list(tmp_path.rglob("*.stream"))
+
+
+def test_the_experts_after_the_last_router_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where experts are grouped on a CPU they are run when they are called, unless nobody reads what they return."""
+    from mlx_moebench.instrument import cpu_path
+
+    ran: list[Any] = []
+    own = cpu_path.grouped_experts
+    monkeypatch.setattr(cpu_path, "WORTH_IT", 1)
+    monkeypatch.setattr(cpu_path, "grouped_experts", lambda *args, **more: ran.append(1) or own(*args, **more))
+    analyze(stream="on", max_samples=2, max_length=16, device="cpu")
+    assert len(ran) == (5 if cpu_path.has_cpu_path() else 0)  # of 6 layers, one batch
 
 
 def test_words_and_sizes_that_are_none_are_refused() -> None:

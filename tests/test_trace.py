@@ -296,7 +296,7 @@ def test_the_budget_is_what_is_written(
     ("text", "size"), [("2GB", 2_000_000_000), ("1.5 mb", 1_500_000), ("7", 7), ("10k", 10_000), ("3B", 3)]
 )
 def test_sizes(text: str, size: int) -> None:
-    from mlx_moebench.cli._options import size_in_bytes
+    from mlx_moebench.cli._values import size_in_bytes
 
     assert size_in_bytes(None, None, text) == size  # type: ignore[arg-type]  # it names them in its error only
 

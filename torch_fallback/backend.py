@@ -13,8 +13,10 @@ from transformers import Cache
 
 from mlx_moebench.allocator import keep_freed_memory
 from mlx_moebench.checkpoints import Checkpoint, LoadedModel
+from mlx_moebench.checkpoints import size as sizes
 from mlx_moebench.data import Batch
 from mlx_moebench.errors import needed
+from mlx_moebench.families import family_for
 from mlx_moebench.measure.facts import loaded_facts
 from mlx_moebench.measure.predictions import Places, log_likelihoods
 from mlx_moebench.options import Loading, Step, Tell
@@ -25,7 +27,7 @@ from mlx_moebench.types import HostArray, Json, Network, Tokenizer
 
 from . import ranks
 from .caches import bytes_per_token, cache_argument, copies, empty_cache, returned_cache
-from .capture import config_of, transformers_model, until_last_router
+from .capture import config_of, locate, transformers_model, until_last_router
 from .environment import chosen_device, environment
 from .live import TorchRoutingStats, model_facts
 from .loading import load_checkpoint
@@ -56,6 +58,15 @@ class Torch:
     def facts(self, checkpoint: Checkpoint | LoadedModel) -> Json:
         loaded = loaded_facts(checkpoint) if isinstance(checkpoint, Checkpoint) else {}
         return model_facts(checkpoint.model) | loaded
+
+    def parts(self, checkpoint: Checkpoint | LoadedModel) -> list[sizes.Part]:
+        """Of a model in 4 bit the packed shapes, of which a token is thought to take less than it does."""
+        family, specs = family_for(config_of(checkpoint.model)), [one.spec for one in locate(checkpoint.model)]
+        places, found = sizes.Places.of(family, specs, torch=True), []
+        for name, value in checkpoint.model.named_parameters():
+            role, layer, share = places.role(name, value.shape)
+            found.append(sizes.Part(name, role, layer, tuple(value.shape), 0, share))
+        return found
 
     def environment(self) -> Json:
         return environment(self._device)

@@ -97,7 +97,7 @@ def experts(
     decides = {"model": identity, "data": texts.facts, "batch_size": reading.batch_size}
     decides |= {key: environment.get(key) for key in ("device", "blas", "mlx")}  # another arithmetic rounds otherwise
     kept = KeptSums(output, decides, saving.resume)
-    made = contributed(checkpoint, texts, reading.batch_size, step, kept)
+    made = contributed(checkpoint, texts, reading.rows, step, kept)
     step("comparing the weights", 0, 0)
     alike = weight_similarity(checkpoint.model) if weights else ["it was not asked for"] * len(made.specs)
     step("computing the intervals", 0, 0)

@@ -2,17 +2,19 @@
 
 The reference runs a batch, and beside each of its layers the arm's layer of the same place sees the same input; what
 comes out of that is dropped. So the arm's routers are heard where nothing but their own layer differs. Then the arm
-runs the batch by itself. Both models are in memory; of tokens only margins and kept sets are.
+runs the batch by itself. Both models are in memory, or of both one layer at a time; of tokens only margins and kept
+sets are.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +22,16 @@ import numpy.typing as npt
 from ..data import Batch
 from ..errors import RoutingError
 from ..measure.backends import Backend
+from ..measure.streaming import Layers, routers_of
 from ..pair.stats import RecordedStats, RoutingStats
 from ..routing.comparison.choices import Choices, by_cluster, exact_set, kl_divergence, routing_overlap, top1_flip
+from ..routing.forwards import Part
 from ..routing.record import Array, Mask, Routing
 from ..routing.recorder import Recorder
 from ..routing.sums import Floats
 from ..routing.tally import log_distribution, selection_margin_of, selection_matrix
 from ..routing.tokens import TokenBlock, ranked
-from ..types import HostArray
+from ..types import HostArray, Json
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +82,83 @@ class Beside:
             self._inner.forward(self._arm, batch, False)
         return out
 
+    def by_layer(self, reference: Any) -> Any:
+        """The reference, a checkpoint whose layers are read one by one, with those of the arm beside them."""
+        return replace(reference, layers=LayersBeside(self, reference.layers, self._arm.layers))
+
     def statistics(self) -> RoutingStats:
         """Those of the arm, of the same sequences as the reference's."""
         self.own.texts |= self.reference.texts
         self.own.sources = self.reference.sources
         return RoutingStats.merge([self.own])
+
+
+class LayersBeside:
+    """`streaming.Layers` of a reference and an arm of the same files: one layer of each is in memory.
+
+    What a layer made is (of the reference, of the arm, what the arm's last router so far chose).
+    """
+
+    def __init__(self, runner: Beside, reference: Layers, arm: Layers) -> None:
+        self._runner, self._reference, self._arm = runner, reference, arm
+        self.count = reference.count
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for layers in (self._reference, self._arm):
+                stack.enter_context(layers)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def bytes_of(self, layer: int) -> int:
+        """Bytes that a layer takes in the files, which both models read."""
+        return self._reference.bytes_of(layer)
+
+    def read(self, layer: int) -> None:
+        """Have the parameters of a layer of both in memory."""
+        self._reference.read(layer)
+        self._arm.read(layer)
+
+    def ahead(self, layer: int) -> None:
+        """Begin to read the bytes of a layer, which the arm reads from the same pages."""
+        self._reference.ahead(layer)
+
+    def drop(self, layer: int) -> None:
+        """Let go of a layer of both."""
+        self._reference.drop(layer)
+        self._arm.drop(layer)
+
+    def run(self, batch: Batch, layer: int, before: Any) -> Any:
+        """Both layers on what their own models made, and the arm's on what the reference made."""
+        given, own_given, chosen = (None, None, None) if before is None else before
+        own = self._runner.own
+        out = self._reference.run(batch, layer, given)
+        if numbers := routers_of(own, layer):
+            with own.aside(batch.mask):
+                self._arm.hear(batch, layer, given)
+        part = Part(numbers, chosen)
+        with own.batch(mask=batch.mask, ids=batch.rows, part=part):
+            own_out = self._arm.run(batch, layer, own_given)
+        return out, own_out, part.after if numbers else chosen
+
+    def hear(self, batch: Batch, layer: int, before: Any) -> None:
+        """As `run`, which needs both outputs anyway."""
+        self.run(batch, layer, before)
+
+    def evaluate(self, state: Any) -> int:
+        """Compute a state; returns its bytes."""
+        return self._reference.evaluate(state)
+
+    def packed(self, state: Any) -> tuple[dict[str, HostArray], Json]:
+        """A state as arrays of the host."""
+        return self._reference.packed(state)
+
+    def unpacked(self, arrays: Mapping[str, HostArray], facts: Json) -> Any:
+        """The state that `packed` was given."""
+        return self._reference.unpacked(arrays, facts)
 
 
 @cache
@@ -105,6 +181,15 @@ def _keeping(base: Any) -> Any:
                 self.evaluate([array for r in self.beside.values() for array in (r.logits, r.indices)])
             finally:
                 self._aside = None
+
+        def begin(self) -> None:
+            self.kept = {}
+            if self._aside is None:
+                super().begin()
+
+        def end(self, failed: bool = False) -> None:
+            if self._aside is None:
+                super().end(failed)
 
         def record(self, number: int, logits: Array, indices: Array, shape: tuple[int, ...]) -> None:
             if self._aside is None:
@@ -153,16 +238,17 @@ def _apart(value: Any) -> Any:
 
 @dataclass
 class Pairing:
-    """A `Watch` that compares, batch by batch, what the reference and the arm of a `Beside` chose."""
+    """A `Watch` that compares, batch by batch, what the reference and the arm of a `Beside` chose: all routers at once,
+    or those of one layer after the other. By router and batch it keeps what `Drift` has."""
 
     runner: Beside
     logits: bool = False
     rows: list[HostArray] = field(default_factory=list)
     lengths: list[HostArray] = field(default_factory=list)
-    sums: list[HostArray] = field(default_factory=list)
-    same_input: list[HostArray] = field(default_factory=list)
-    margin: list[HostArray] = field(default_factory=list)
-    exact: list[HostArray] = field(default_factory=list)
+    sums: dict[int, list[HostArray]] = field(default_factory=lambda: defaultdict(list))
+    same_input: dict[int, list[HostArray]] = field(default_factory=lambda: defaultdict(list))
+    margin: dict[int, list[HostArray]] = field(default_factory=lambda: defaultdict(list))
+    exact: dict[int, list[HostArray]] = field(default_factory=lambda: defaultdict(list))
     counts: dict[tuple[str, int], HostArray] = field(default_factory=dict)
 
     def begin(self, tokenizer: Any) -> None:
@@ -172,24 +258,23 @@ class Pairing:
         """Records are compared whole, once both models have run."""
 
     def count(self, batch: Batch, ids: HostArray, stats: Recorder, logits: Any) -> None:
-        """Compare the routers of a batch."""
+        """Compare the routers that were heard of a batch."""
         row = np.nonzero(batch.mask)[0]
-        self.rows.append(np.asarray(batch.rows, dtype=np.int64))
-        self.lengths.append(batch.mask.sum(axis=1))
         a, b, c = self.runner.reference.kept, self.runner.own.kept, self.runner.own.beside
         if not a.keys() == b.keys() == c.keys():
             raise RoutingError("The layers of these two models cannot be run side by side: their routers differ.")
-        reference = [_Said(a[number], batch.mask, stats) for number in sorted(a)]
-        own, beside = ([_Said(of[number], batch.mask, stats) for number in sorted(a)] for of in (b, c))
-        for who, said in (("reference", reference), ("arm", own)):
-            for number, one in enumerate(said):
-                self.counts[who, number] = self.counts.get((who, number), 0) + one.counts
-        pairs = [[x.beside(y) for x, y in zip(reference, others, strict=True)] for others in (own, beside)]
-        tables = [np.stack([by_cluster(one.table, row, len(batch.rows)) for one in those]) for those in pairs]
-        self.sums.append(tables[0])
-        self.same_input.append(tables[1])
-        self.margin.append(np.stack([one.margin for one in pairs[0]]).astype(np.float32))
-        self.exact.append(np.stack([one.exact for one in pairs[0]]).astype(np.bool_))
+        if 0 in a:
+            self.rows.append(np.asarray(batch.rows, dtype=np.int64))
+            self.lengths.append(batch.mask.sum(axis=1))
+        for number in sorted(a):
+            reference, own, beside = (_Said(of[number], batch.mask, stats) for of in (a, b, c))
+            for who, said in (("reference", reference), ("arm", own)):
+                self.counts[who, number] = self.counts.get((who, number), 0) + said.counts
+            choices = reference.beside(own)
+            self.sums[number].append(by_cluster(choices.table, row, len(batch.rows)))
+            self.same_input[number].append(by_cluster(reference.beside(beside).table, row, len(batch.rows)))
+            self.margin[number].append(choices.margin.astype(np.float32))
+            self.exact[number].append(choices.exact.astype(np.bool_))
 
     def drift(self, reference: RoutingStats, arm: RoutingStats) -> Drift:
         """Everything; raises `RoutingError` unless what was compared is what was counted, on both sides."""
@@ -201,11 +286,13 @@ class Pairing:
         return Drift(
             np.concatenate(self.rows),
             np.concatenate(self.lengths).astype(np.int64),
-            np.concatenate(self.sums, axis=1),
-            np.concatenate(self.same_input, axis=1),
-            np.concatenate(self.margin, axis=1),
-            np.concatenate(self.exact, axis=1),
+            *(_by_router(of) for of in (self.sums, self.same_input, self.margin, self.exact)),
         )
+
+
+def _by_router(batches: Mapping[int, list[HostArray]]) -> HostArray:
+    """[L, ...] of the batches of each router."""
+    return np.stack([np.concatenate(batches[number]) for number in sorted(batches)])
 
 
 class _Said:

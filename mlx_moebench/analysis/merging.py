@@ -48,7 +48,7 @@ def merge_candidates(
     dataset = reusable(dataset)
     to_choose, to_judge = (replace(options, reading=replace(options.reading, shard=s)) for s in (CHOOSING, JUDGING))
     texts = corpus_texts(checkpoint, runner.config(checkpoint.model), dataset, to_choose.reading, "all")
-    made = contributed(checkpoint, texts, options.reading.batch_size, within(step, "comparing outputs", 0, 2))
+    made = contributed(checkpoint, texts, options.reading.rows, within(step, "comparing outputs", 0, 2))
     step("comparing weights", 0, 0)
     alike = weight_similarity(checkpoint.model)
     tested = Tested.begin(runner, checkpoint, dataset, to_judge, step=within(step, "as it is", 1, 2))

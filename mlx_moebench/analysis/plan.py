@@ -13,18 +13,13 @@ from typing import NamedTuple
 
 from ..checkpoints.described import PLAIN, Described
 from ..checkpoints.shapes import WIDTH
-from ..checkpoints.size import Part, active, by_layer, by_role, held, total
-from ..families.settings import Key, value_of
+from ..checkpoints.size import SLACK, Part, active, by_layer, by_role, held, total, widest
+from ..families.settings import HEADS, value_of
 from ..types import Json
 from .rates import NETWORK, Machine, Rates, Span
 
-_HEADS = Key(("num_attention_heads", "n_heads", "n_head", "num_heads"), 32)
-
 ROOM = 0.25
 """The share of what streaming leaves of memory that hidden states may take before they go to disk."""
-
-SLACK = 1.5
-"""Of activations, so that they are counted from above: peaks measured were 0.7 to 1.14 of the sum (docs/plan.md)."""
 
 _STATES = 2
 """Generations of hidden states at once: what a block reads, and what it writes."""
@@ -188,13 +183,9 @@ def working_bytes(described: Described, machine: Machine, holding: Holding, work
 
     On a CPU the attention scores, too, which no kernel there avoids: float32, before and after their softmax.
     """
-    widest = max(
-        (sum(_width(part) for part in parts) for parts in by_layer(holding.parts).values()),
-        default=0,
-    )
     scores = 0
     if machine.kind == "cpu":
-        heads = int(value_of(described.config, _HEADS))
+        heads = int(value_of(described.config, HEADS))
         scores = 2 * 4 * heads * work.batch * min(work.length, work.tokens)
     unpacked = 0
     if holding.unpacks:
@@ -202,15 +193,7 @@ def working_bytes(described: Described, machine: Machine, holding: Holding, work
             sum(part.numbers * holding.size for part in parts if part.role == "experts")
             for parts in by_layer(holding.parts).values()
         )
-    return round(SLACK * (work.batch * widest * holding.size + scores)) + unpacked
-
-
-def _width(part: Part) -> int:
-    """Numbers that go into and come out of a matrix for one token."""
-    if len(part.shape) < 2:
-        return 0
-    used = round(part.share * part.shape[0]) if part.role == "experts" and len(part.shape) > 2 else 1
-    return max(1, used) * (part.shape[-1] + part.shape[-2])
+    return round(SLACK * (work.batch * widest(holding.parts) * holding.size + scores)) + unpacked
 
 
 def operations(parts: Iterable[Part], tokens: int) -> int:

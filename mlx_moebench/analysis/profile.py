@@ -13,8 +13,10 @@ from ..data.importers import split_name
 from ..errors import DataError, MoebenchError
 from ..files import plain_name
 from ..measure.backends import Backend, backend_named
-from ..measure.keep import check_replaceable, is_streamed
-from ..measure.run import measure
+from ..measure.keep import check_replaceable
+from ..measure.run import Task, measure_each
+from ..measure.sharing import rank_output
+from ..measure.streaming import stream_of
 from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, Tell, quiet_step, quiet_tell, takes
 from ..pair.profile import Profile, rename
 from ..pair.stats import RoutingStats
@@ -113,28 +115,35 @@ def _profile_model(
     name: str, planned: Planned, options: Options, runner: Backend, plain: dict[str, Corpus], step: Step, tell: Tell
 ) -> Profile:
     step(f"loading {name}", 0, 0)
-    checkpoint = runner.open(planned.models[name], options.loading, step, tell)
+    savings = {domain: replace(options.saving, output=planned.pairs[name, domain]) for domain in planned.domains}
+    loading, place = options.loading, runner.ranks()
+    for saving in savings.values():  # as the runs that are gone on with began
+        own = saving.output if saving.output is None or place is None else rank_output(saving.output, *place)
+        loading = replace(loading, stream=stream_of(loading, replace(saving, output=own), None))
+    checkpoint = runner.open(planned.models[name], loading, step, tell)
     corpora = _corpora(planned.domains, checkpoint.tokenizer, options.reading, plain)
     # What is asked of the weights is done.
-    loaded = Loading(backend=options.loading.backend, device=options.loading.device)
+    loaded = Loading(backend=loading.backend, device=loading.device, stream_memory=loading.stream_memory)
+    tasks = [
+        Task(corpus, replace(options, loading=loaded, saving=savings[domain]), _told(step, f"{name} on {domain}"))
+        for domain, corpus in corpora.items()
+    ]
+    measured = measure_each(checkpoint, tasks, runner=runner, step=_told(step, name), tell=tell)
+    step(f"comparing the domains of {name}", 0, 0)
     parts: dict[str, RoutingStats] = {}
     reports: dict[str, Json] = {}
-    for domain, corpus in corpora.items():
-
-        def named(what: str, done: int, total: int, where: str = f"{name} on {domain}") -> None:
-            step(f"{where}: {what}", done, total)
-
-        saving = replace(options.saving, output=planned.pairs[name, domain])
-        streams = checkpoint.layers is not None or (saving.output is not None and is_streamed(saving.output))
-        one = replace(options, loading=options.loading if streams else loaded, saving=saving)
-        # A streamed model is spent after one data set, and opened again for the next.
-        measured = measure(planned.models[name] if streams else checkpoint, corpus, one, runner=runner, step=named)
-        parts[domain] = measured.stats["prefill"]
-        reports[domain] = measured.reports.get("prefill") or parts[domain].report(options.plan)
-    step(f"comparing the domains of {name}", 0, 0)
-    for domain, part in parts.items():
-        rename(part, domain)
+    for domain, one in zip(corpora, measured, strict=True):
+        parts[domain] = one.stats["prefill"]
+        reports[domain] = one.reports.get("prefill") or parts[domain].report(options.plan)
+        rename(parts[domain], domain)
     return Profile(name, RoutingStats.merge(list(parts.values())), reports, options.plan)
+
+
+def _told(step: Step, where: str) -> Step:
+    def named(what: str, done: int, total: int) -> None:
+        step(f"{where}: {what}", done, total)
+
+    return named
 
 
 def _corpora(

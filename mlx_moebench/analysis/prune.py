@@ -77,7 +77,7 @@ def prune(
         texts = question_texts(checkpoint, config, choosing, positions, questions.shots)
     else:
         texts = corpus_texts(checkpoint, config, dataset, to_choose.reading, "all")
-    made = contributed(checkpoint, texts, options.reading.batch_size, within(step, "choosing", 0, random + 2))
+    made = contributed(checkpoint, texts, options.reading.rows, within(step, "choosing", 0, random + 2))
     orders = ordered(by, made, texts, of_routers)
     tested = Tested.begin(runner, checkpoint, dataset, to_judge, judging, within(step, "as it is", 1, random + 2))
     settings = {"by": by, "keep": keep, "how": how, "random": random, "positions": positions}

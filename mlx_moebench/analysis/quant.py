@@ -15,7 +15,7 @@ from ..data import Dataset, reusable
 from ..errors import MoebenchError
 from ..measure.backends import Backend, backend_named, check_alone
 from ..measure.run import measure
-from ..options import Choices, Flag, Loading, Options, Plan, Reading, Step, quiet_step, takes
+from ..options import Choices, Flag, Loading, Options, Plan, Reading, Step, Tell, quiet_step, quiet_tell, takes
 from ..pair import compare
 from ..pair.report import data_section
 from ..pair.stats import RoutingStats
@@ -45,6 +45,7 @@ def quant_drift(
     *,
     output_dir: str | Path | None = None,
     step: Step = quiet_step,
+    tell: Tell = quiet_tell,
     **choices: Unpack[Choices],
 ) -> Json:
     """How each router of ``model`` chooses when its weights are quantised, beside how it chooses as stored.
@@ -56,10 +57,12 @@ def quant_drift(
     quantisation causes, where the arms tell. output_dir: keep each arm here when it is done; the same call goes on from
     there. The other keywords are those of `analyze` for a run without output.
 
-    Two models are in memory at a time. Returns the report as JSON has it (schema/quant_drift.schema.json). Raises what
+    Two models are in memory at a time, or where that is too much (``stream``) one layer of each; then the reference is
+    read once more for every arm. Returns the report as JSON has it (schema/quant_drift.schema.json). Raises what
     `analyze` raises, and `MoebenchError` for what is no arm.
     """
-    return drift_report(model, dataset, arms_named(list(arms)), Options.of(choices), output_dir=output_dir, step=step)
+    options = Options.of(choices)
+    return drift_report(model, dataset, arms_named(list(arms)), options, output_dir=output_dir, step=step, tell=tell)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def drift_report(
     *,
     output_dir: str | Path | None = None,
     step: Step = quiet_step,
+    tell: Tell = quiet_tell,
 ) -> Json:
     """`quant_drift` with its arms and options made."""
     if not arms:
@@ -88,11 +92,6 @@ def drift_report(
         raise MoebenchError("Layers have nothing to resample here: choose bca or percentile.")
     if options.loading.backend != "mlx":
         raise MoebenchError("Arms are quantised as MLX does it; leave out the backend torch.")
-    if options.loading.stream == "on":
-        raise MoebenchError(
-            "Arms are compared token by token with two whole models in memory: leave --stream on out, or measure each "
-            "with analyze --bits and compare the pairs."
-        )
     runner = backend_named("mlx")
     check_alone(runner, "Arms are compared token by token")
     find(model, None, options.loading.trust_remote_code, unquantised=True)  # before anything is loaded
@@ -100,16 +99,13 @@ def drift_report(
     runner.select_device(options.loading.device)
     kept = None if output_dir is None else KeptArms(Path(output_dir), model, dataset, options)
     every: list[Against] = []
-    reference: Any = None
+    models = _Models(runner, model, options.loading, step, tell)
     for number, arm in enumerate(arms):
         step("arms", number, len(arms))
         if kept is not None and (found := kept.find(arm)) is not None:
             every.append(Against(arm, *found))
             continue
-        if reference is None:
-            step("loading the model", 0, 0)
-            reference = runner.load(model, options.loading, step)
-        every.append(_run(runner, reference, model, arm, dataset, options, step))
+        every.append(side_by_side(arm, *models.beside(arm), dataset, options, _told(step, arm)))
         if kept is not None:
             kept.keep(arm, every[-1].reference, every[-1].stats, every[-1].drift)
         runner.forget()
@@ -117,15 +113,40 @@ def drift_report(
     return report_of(every, options)
 
 
-def _run(
-    runner: Backend, reference: Any, model: Any, arm: Arm, dataset: Dataset, options: Options, step: Step
-) -> Against:
+def _told(step: Step, arm: Arm) -> Step:
     def named(what: str, done: int, total: int) -> None:
         step(f"{arm.name}: {what}", done, total)
 
-    named("quantising", 0, 0)
-    quantised = runner.load(model, arm.of(options.loading), step)
-    return side_by_side(arm, reference, quantised, dataset, options, named)
+    return named
+
+
+class _Models:
+    """The reference, which stays while it is in memory, and the arms; streamed where not both fit."""
+
+    def __init__(self, runner: Backend, model: str | Path | None, loading: Loading, step: Step, tell: Tell) -> None:
+        self._runner, self._model, self._loading, self._step, self._tell = runner, model, loading, step, tell
+        self._reference: Any = None
+
+    def beside(self, arm: Arm) -> tuple[Any, Any]:
+        """The reference and an arm; both in memory, or the layers of both to be read one by one."""
+        if self._reference is None:
+            self._step("loading the model", 0, 0)
+            self._reference = self._open(self._loading)
+        reference = self._reference
+        _told(self._step, arm)("quantising", 0, 0)
+        quantised = self._open(arm.of(self._loading))
+        streamed = [one.layers is not None for one in (reference, quantised)]
+        if any(streamed):
+            self._reference = None  # a streamed model is spent after one arm
+            self._loading = replace(self._loading, stream="on")
+        if any(streamed) and not all(streamed):
+            del reference, quantised
+            self._runner.forget()
+            return self.beside(arm)
+        return reference, quantised
+
+    def _open(self, loading: Loading) -> Any:
+        return self._runner.open(self._model, loading, self._step, self._tell)
 
 
 def side_by_side(
@@ -134,8 +155,12 @@ def side_by_side(
     """Two checkpoints of one form on the same batches; the first is the reference."""
     runner: Any = Beside(backend_named("mlx"), quantised)
     watch = Pairing(runner)
+    if getattr(reference, "layers", None) is not None:
+        reference = runner.by_layer(reference)
     # The reference is loaded: what is asked of loading was done.
-    plain = replace(options, loading=Loading(device=options.loading.device))
+    plain = replace(
+        options, loading=Loading(device=options.loading.device, stream_memory=options.loading.stream_memory)
+    )
     try:
         stats = measure(reference, dataset, plain, runner=runner, watch=watch, step=step).stats["prefill"]
     finally:

@@ -54,7 +54,7 @@ def reweight(
     runner, checkpoint = loaded(model, options.loading, step)
     check_changes(checkpoint.model)
     texts = question_texts(checkpoint, runner.config(checkpoint.model), choosing, positions, questions.shots)
-    made = contributed(checkpoint, texts, options.reading.batch_size, within(step, "choosing", 0, shuffled + 2))
+    made = contributed(checkpoint, texts, options.reading.rows, within(step, "choosing", 0, shuffled + 2))
     factors = factors_of(made, texts, strength)
     tested = Tested.begin(runner, checkpoint, dataset, options, judging, within(step, "as it is", 1, shuffled + 2))
     report = tested.report(

@@ -76,7 +76,7 @@ class Tested:
         reference = run(checkpoint, dataset, options, step=step)
         seconds = perf_counter() - start
         length = runner.config(checkpoint.model).get("max_position_embeddings")
-        exam = None if mmlu is None else Exam(mmlu, length, options.reading.batch_size)
+        exam = None if mmlu is None else Exam(mmlu, length, options.reading.rows)
         before = [] if exam is None else exam.answers(checkpoint, step=step)
         return cls(
             checkpoint, specs, dataset, options, reference, Paired(reference, options.plan), exam, before, seconds

@@ -32,6 +32,10 @@ NF4_BLOCK, NF4_TABLE = 64, 64
 """Weights that share a scale of 4 bytes in NF4, and bytes of the table of 16 values beside each packed weight."""
 
 
+SLACK = 1.5
+"""Of activations, so that they are counted from above: peaks measured were 0.7 to 1.14 of the sum (docs/plan.md)."""
+
+
 class Part(NamedTuple):
     """A parameter. shape: unpacked. nbytes: as it is held in memory, scales included. share: of it that one token
     uses, K / E for routed experts and 1 for all else. layer: the block that it is in, if any."""
@@ -189,6 +193,19 @@ def by_layer(parts: Iterable[Part]) -> dict[int, list[Part]]:
         if part.layer is not None:
             blocks.setdefault(part.layer, []).append(part)
     return dict(sorted(blocks.items()))
+
+
+def widest(parts: Iterable[Part]) -> int:
+    """Numbers that go into and come out of the matrices of one block for one token, K times for experts; of the block
+    where they are most."""
+    return max((sum(_width(part) for part in block) for block in by_layer(parts).values()), default=0)
+
+
+def _width(part: Part) -> int:
+    if len(part.shape) < 2:
+        return 0
+    used = round(part.share * part.shape[0]) if part.role == "experts" and len(part.shape) > 2 else 1
+    return max(1, used) * (part.shape[-1] + part.shape[-2])
 
 
 def affine_bytes(shape: Sequence[int], bits: int, plain: int = 2) -> int:

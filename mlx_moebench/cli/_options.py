@@ -6,7 +6,6 @@ A group of them reaches its command as the one object of `mlx_moebench.options` 
 from __future__ import annotations
 
 import copy
-import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -19,6 +18,7 @@ import click
 from click.core import ParameterSource
 
 from ..options import (
+    AUTO,
     BITS,
     COLLAPSE_SHARES,
     DTYPES,
@@ -35,25 +35,10 @@ from ..options import (
 )
 from ._completion import complete_data, complete_models
 from ._early import check_adapter, check_data, check_models
+from ._values import Sequences, size_or_none
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-def size_in_bytes(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    """Click callback: bytes, written as ``500MB`` or ``2 GB`` in decimal units."""
-    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip(), re.IGNORECASE)
-    if not size:
-        raise click.BadParameter(f"{value!r} is not a size: write 500MB or 2GB.", context, parameter)
-    return int(float(size[1]) * _UNITS[size[2].upper()])
-
-
-def size_or_none(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Click callback: as `size_in_bytes`, where nothing need be given."""
-    return None if value is None else size_in_bytes(context, parameter, value)
-
 
 LOADING: Mapping[str, Decorator] = {
     "backend": click.option(
@@ -119,6 +104,13 @@ LOADING: Mapping[str, Decorator] = {
 }
 """How a model is loaded: all of them stand in every command that loads one; the tests list the exceptions."""
 
+
+def batch_size_option(text: str, default: int = 8, fitted: bool = False) -> Decorator:
+    """--batch-size. fitted: whether it may be ``auto``."""
+    kind, metavar = (Sequences(min=1), f"N|{AUTO}") if fitted else (click.IntRange(min=1), None)
+    return click.option("--batch-size", type=kind, metavar=metavar, default=default, show_default=True, help=text)
+
+
 READING: Mapping[str, Decorator] = {
     "text_field": click.option("--text-field", help="Field of a row that holds the text.  [default: found by name]"),
     "max_samples": click.option(
@@ -144,8 +136,10 @@ READING: Mapping[str, Decorator] = {
         help="What becomes of a document of more than --max-length tokens, in every format: cut off, or cut into "
         "windows.  [default: windows where it is a whole file, else truncate]",
     ),
-    "batch_size": click.option(
-        "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences per forward pass."
+    "batch_size": batch_size_option(
+        "Sequences per forward pass; auto: as many of about the same length as make 2,048 tokens, and fit into 512 MiB "
+        "of work.",
+        fitted=True,
     ),
 }
 """How a data set is read."""
@@ -256,9 +250,8 @@ def reading_options(*, dataset: bool = True, batch_size: tuple[int, str] | None 
     )
     options = dict(READING)
     if batch_size is not None:
-        options["batch_size"] = click.option(
-            "--batch-size", type=click.IntRange(min=1), default=batch_size[0], show_default=True, help=batch_size[1]
-        )
+        default, text = batch_size
+        options["batch_size"] = batch_size_option(text, default)
     options_of = grouped("reading", Reading, options)
     return (lambda command: named(options_of(command))) if dataset else options_of
 

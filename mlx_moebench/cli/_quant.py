@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ def quant(
     from ..analysis.arms import arms_named
     from ..analysis.quant import drift_report
     from ..files import check_output, write_aside
+    from ..options import quiet_tell
     from ..pair.seal import sealed_text
     from ..show.plots import check_plot
     from ..show.plots.quant import plot_quant
@@ -62,7 +64,8 @@ def quant(
         check_plot(plot)
     hold(*([output] if output else []), *([folder / "arms"] if folder else []))
     with progress(quiet) as step:
-        report = drift_report(model.model, dataset, arms, options, output_dir=folder, step=step)
+        tell = quiet_tell if quiet else partial(say, err=True)
+        report = drift_report(model.model, dataset, arms, options, output_dir=folder, step=step, tell=tell)
     text = sealed_text(report)
     if output:
         write_aside({output: text.encode()})

@@ -22,10 +22,10 @@ from ._options import (
     quiet_option,
     reading_options,
     resume_option,
-    size_in_bytes,
     typed,
 )
 from ._streams import say
+from ._values import size_in_bytes
 
 if TYPE_CHECKING:
     from ..options import Flag, Loading, Plan, Reading

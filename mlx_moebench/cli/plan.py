@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ._completion import complete_models
-from ._options import READING, STREAMING, json_option, loading_options
+from ._options import READING, STREAMING, batch_size_option, json_option, loading_options
 
 if TYPE_CHECKING:
     from ..options import Loading
@@ -39,7 +39,7 @@ Examples:
     "--tokens", type=click.IntRange(min=1), default=100_000, show_default=True, help="Tokens to measure, in all."
 )
 @READING["max_length"]
-@READING["batch_size"]
+@batch_size_option("Sequences per forward pass.")
 @json_option("all numbers, each with its unit in its key,")
 def command(
     model: str | None,

@@ -4,7 +4,19 @@ Imports NumPy and the standard library only; a tokenizer is whatever object the 
 """
 
 from .corpus import Corpus, Dataset, Document, bundled_names, read_corpus, split_field
-from .encode import Batch, Sequence, batches, bos_policy, encode, encode_text, in_shard, pad_id, text_hashes
+from .encode import (
+    Batch,
+    RowsOf,
+    Sequence,
+    batches,
+    bos_policy,
+    encode,
+    encode_text,
+    grouped,
+    in_shard,
+    pad_id,
+    text_hashes,
+)
 from .memory import reusable
 
 __all__ = [
@@ -12,12 +24,14 @@ __all__ = [
     "Corpus",
     "Dataset",
     "Document",
+    "RowsOf",
     "Sequence",
     "batches",
     "bos_policy",
     "bundled_names",
     "encode",
     "encode_text",
+    "grouped",
     "in_shard",
     "pad_id",
     "read_corpus",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,8 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, max_length: int) -> list[Sequen
             windows = [(window, ids[start : start + max_length]) for window, start in enumerate(starts)]
             sequences += [Sequence(document.row, window, part, truncated=False) for window, part in windows]
         elif len(ids):
-            sequences.append(Sequence(document.row, 0, ids[:max_length], truncated=len(ids) > max_length))
+            # A copy: a view would hold all tokens of the document.
+            sequences.append(Sequence(document.row, 0, ids[:max_length].copy(), truncated=len(ids) > max_length))
     if not sequences:
         raise DataError(f"{corpus.name} gives no token with this tokenizer; give a data set with text it can encode.")
     return sequences
@@ -110,12 +111,12 @@ def _beginning(
             if len(ids) < max_length + MARGIN:
                 before = None
             elif before is not None and np.array_equal(before, kept):
-                return before[:max_length], True
+                return before[:max_length].copy(), True
             else:
                 before = kept
         length *= 2
     ids = np.asarray(tokenizer.encode(text, **options), dtype=np.int32)
-    return ids[:max_length], len(ids) > max_length
+    return ids[:max_length].copy(), len(ids) > max_length
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
@@ -168,17 +169,34 @@ def pad_id(tokenizer: Tokenizer) -> int:
     return next(int(token) for token in ids if token is not None)
 
 
-def batches(sequences: list[Sequence], batch_size: int, pad_id: int = 0) -> Iterator[Batch]:
-    """Batches of ``batch_size`` sequences (the last may be smaller), longest sequences first.
+RowsOf = int | Callable[[int], int]
+"""How many sequences a batch has, or how many one has whose longest is so long."""
 
-    Sorted by length over the whole set, ties by row and window: little padding, the largest batch first so that a
-    lack of memory shows at once, and the same batches whatever the order of ``sequences``.
+
+def batches(sequences: list[Sequence], batch_size: RowsOf, pad_id: int = 0) -> Iterator[Batch]:
+    """Batches of ``batch_size`` sequences (the last may be smaller), longest sequences first; see `grouped`.
 
     Raises DataError when batch_size < 1.
     """
-    Reading(batch_size=batch_size)  # which knows what can be asked for
+    return (_pad(group, pad_id) for group in grouped(sequences, batch_size))
+
+
+def grouped(sequences: list[Sequence], batch_size: RowsOf) -> list[list[Sequence]]:
+    """The sequences of each batch.
+
+    Sorted by length over the whole set, ties by row and window: little padding, the largest batch first so that a
+    lack of memory shows at once, and the same batches whatever the order of ``sequences``.
+    """
+    if isinstance(batch_size, int):
+        Reading(batch_size=batch_size)  # which knows what can be asked for
     ordered = sorted(sequences, key=lambda sequence: (-len(sequence.ids), sequence.row, sequence.window))
-    return (_pad(ordered[start : start + batch_size], pad_id) for start in range(0, len(ordered), batch_size))
+    groups: list[list[Sequence]] = []
+    start = 0
+    while start < len(ordered):
+        rows = batch_size if isinstance(batch_size, int) else batch_size(len(ordered[start].ids))
+        groups.append(ordered[start : start + rows])
+        start += rows
+    return groups
 
 
 def _pad(sequences: list[Sequence], pad_id: int) -> Batch:

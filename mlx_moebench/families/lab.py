@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from array_api_compat import array_namespace
 
 from ..routing.record import Array, Kind
 from .base import Family, RouterForm
+from .layers import listed
 from .rules import Groups, Parameters, Rule
 from .settings import Config, Key, count, value_of
 
 MODEL_TYPE = "moebench_lab"
+UPCYCLED = "moebench_lab_llama"
+"""A dense llama of which some blocks got a router of the lab."""
 
 N_SPECIAL = Key("num_special_experts", 0)
 SPECIAL = Key("special_experts", None)
@@ -58,29 +61,39 @@ def _is_any(indices: Array, kinds: tuple[Kind, ...], kind: Kind) -> Array:
     return (indices >= first) & (indices < first + kinds.count(kind))
 
 
-FAMILIES = (
-    Family(
-        name=MODEL_TYPE,
-        model_types=(MODEL_TYPE,),
-        routers=(
-            RouterForm(
-                "mlp",
-                "mlp.gate",
-                "mlp.experts",
-                LabRule(
-                    Key("scoring_func", "softmax"),
-                    groups=Groups(Key("n_group", 1), Key("topk_group", 1), fill=-float("inf")),
-                    normalise=Key("norm_topk_prob", True),
-                    scale=Key("routed_scaling_factor", 1.0),
-                ),
-                bias="mlp.selection_bias",
-                extra=N_SPECIAL,
-                extra_kinds=SPECIAL,
+_SCRATCH = Family(
+    name=MODEL_TYPE,
+    model_types=(MODEL_TYPE,),
+    routers=(
+        RouterForm(
+            "mlp",
+            "mlp.gate",
+            "mlp.experts",
+            LabRule(
+                Key("scoring_func", "softmax"),
+                groups=Groups(Key("n_group", 1), Key("topk_group", 1), fill=-float("inf")),
+                normalise=Key("norm_topk_prob", True),
+                scale=Key("routed_scaling_factor", 1.0),
             ),
+            bias="mlp.selection_bias",
+            extra=N_SPECIAL,
+            extra_kinds=SPECIAL,
         ),
-        n_experts="num_experts",
-        top_k="num_experts_per_tok",
-        dense=True,
-        module="mlx_moebench.lab.decoder",
+    ),
+    n_experts="num_experts",
+    top_k="num_experts_per_tok",
+    dense=True,
+    module="mlx_moebench.lab.decoder",
+)
+
+FAMILIES = (
+    _SCRATCH,
+    replace(
+        _SCRATCH,
+        name=UPCYCLED,
+        model_types=(UPCYCLED,),
+        layers=listed,
+        dense=False,
+        module="mlx_moebench.lab.llama",
     ),
 )

@@ -116,6 +116,11 @@ def interleaved(config: Config) -> Sequence[int]:
     return [layer for layer in all_layers(config) if layer % step == step - 1]
 
 
+def listed(config: Config) -> Sequence[int]:
+    """Those in ``moe_layers``."""
+    return sorted(setting(config, "moe_layers"))
+
+
 def listed_or_interleaved(config: Config) -> Sequence[int]:
     """Those in ``moe_layers``; without it the last of every ``interleave_moe_layer_step`` blocks."""
     listed = value_of(config, Key("moe_layers", None))

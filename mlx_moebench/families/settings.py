@@ -28,6 +28,9 @@ class Key(NamedTuple):
 VOCABULARY = Key(("vocab_size", "num_vocab"), None)
 """The number of token ids."""
 
+HEADS = Key(("num_attention_heads", "n_heads", "n_head", "num_heads"), 32)
+"""The heads of an attention layer that have queries of their own."""
+
 
 def names_of(keys: Keys) -> tuple[str, ...]:
     """``keys`` as a tuple, also where there is only one."""

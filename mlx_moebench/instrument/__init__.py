@@ -9,7 +9,7 @@ from .facts import model_facts  # noqa: E402
 from .generation import batch_generate, stream_generate  # noqa: E402
 from .live import LiveRoutingStats, attach  # noqa: E402
 from .models import config_of  # noqa: E402
-from .tap import Sink  # noqa: E402
+from .taps import Sink  # noqa: E402
 
 __all__ = [
     "Capture",

@@ -24,23 +24,8 @@ from ..families.base import module_at, stored_weight
 from ..routing.record import Array, RouterSpec, Routing
 from ..types import Facts
 from .models import config_of, family_of, is_of_mlx_vlm
-from .tap import (
-    ExpertTap,
-    LayerTap,
-    Listener,
-    RouterTap,
-    Sink,
-    TrunkTap,
-    tap_chooser,
-    tap_experts,
-    tap_gate,
-    tap_layer,
-    tap_loop,
-    tap_of,
-    tap_raw_gate,
-    tap_trunk,
-    untap,
-)
+from .tap import tap_chooser, tap_experts, tap_gate, tap_layer, tap_loop, tap_of, tap_raw_gate, tap_trunk, untap
+from .taps import ExpertTap, LayerTap, Listener, RouterTap, Sink, TrunkTap
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwiGLU, SwitchGLU
 from ..routing.record import Array
 from .capture import experts_of, is_traced
 from .grouped import Grouping, grouped_experts
-from .tap import RouterTap, tap_experts, tap_of, untap, untapped
+from .tap import tap_experts, tap_of, untap, untapped
+from .taps import RouterTap
 
 ENVIRONMENT_VARIABLE = "MLX_MOEBENCH_CPU_PATH"
 
@@ -34,25 +35,32 @@ UNPACKED = 32
 
 
 class _Here(threading.local):
-    """Whether the forwards of this thread are run for what their routers say alone."""
+    """Whether the forwards of this thread are run for what their routers say alone, or even each layer is."""
 
     only_routing: bool = False
+    each_layer: bool = False
 
 
 _here = _Here()
 
 
 @contextmanager
-def only_routing() -> Iterator[None]:
+def only_routing(each_layer: bool = False) -> Iterator[None]:
     """Nobody reads what forwards of this thread return: the experts after the last router need not be computed.
 
-    They are if someone does, as mlx-lm computes them.
+    They are if someone does, as mlx-lm computes them. each_layer: nobody reads what any layer returns.
     """
-    before, _here.only_routing = _here.only_routing, True
+    before = _here.only_routing, _here.each_layer
+    _here.only_routing, _here.each_layer = True, each_layer
     try:
         yield
     finally:
-        _here.only_routing = before
+        _here.only_routing, _here.each_layer = before
+
+
+def is_for_routing_alone() -> bool:
+    """Whether this thread is inside `only_routing`: what is computed at once is then computed for nobody."""
+    return _here.only_routing
 
 
 def has_cpu_path() -> bool:
@@ -70,9 +78,9 @@ def use_cpu_path(model: nn.Module) -> None:
         return
     every = experts_of(model)
     for experts in every:
-        kind = untapped(experts)
-        if kind in _CLASSES:
-            _become(experts, _CLASSES[kind][experts is every[-1]])
+        for module in experts.modules():  # those of the lab have it inside
+            if (kind := untapped(module)) in _CLASSES:
+                _become(module, _CLASSES[kind][experts is every[-1]])
 
 
 def leave_cpu_path(model: nn.Module) -> None:
@@ -98,7 +106,8 @@ class _Grouped:
 
     def _is_worth_it(self, x: Array, indices: Array, projections: list[Any]) -> bool:
         """Whether to group; decided by shapes alone, and before anything is evaluated."""
-        if not has_cpu_path() or (self.last and _here.only_routing) or x.shape[:-1] != indices.shape[:-1]:
+        unread = _here.each_layer or (self.last and _here.only_routing)
+        if not has_cpu_path() or unread or x.shape[:-1] != indices.shape[:-1]:
             return False
         if not all(type(p) is SwitchLinear or _is_packed(p) for p in projections):
             return False

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from ..blas import NumpyThreads, numpy_threads
 from ..routing.record import Array
+from ..types import HostArray
 from .capture import is_traced
 
 Floats = npt.NDArray[np.float32]
@@ -44,13 +46,18 @@ class Grouping:
 
     @classmethod
     def of(cls, indices: Array, n_experts: int) -> Grouping:
-        """indices: [..., K] of experts in 0 ... n_experts - 1; evaluated here, so it must not be a placeholder."""
-        chosen = np.array(indices).astype(np.min_scalar_type(n_experts)).reshape(-1)  # small integers sort by radix
-        order = np.argsort(chosen, kind="stable")
-        ends = np.cumsum(np.bincount(chosen, minlength=n_experts)).tolist()
+        """indices: [..., K] of experts, those of n_experts or more in no part; evaluated here, so no placeholder."""
+        chosen = np.minimum(np.array(indices), n_experts).astype(np.min_scalar_type(n_experts)).reshape(-1)
+        order = np.argsort(chosen, kind="stable")  # small integers sort by radix
+        ends = np.cumsum(np.bincount(chosen, minlength=n_experts)[:n_experts]).tolist()
         starts = [0, *ends[:-1]]
         parts = ((expert, start, stop) for expert, (start, stop) in enumerate(zip(starts, ends, strict=True)))
         return cls(order, order // indices.shape[-1], tuple(part for part in parts if part[1] < part[2]))
+
+    def outputs(self, width: int) -> Floats:
+        """[N K, width] to be filled part by part, 0 where no part is."""
+        whole = sum(stop - start for _, start, stop in self.parts) == self.order.size
+        return (np.empty if whole else np.zeros)((self.order.size, width), dtype=np.float32)
 
     @property
     def inverse(self) -> npt.NDArray[np.int64]:
@@ -58,6 +65,17 @@ class Grouping:
         inverse = np.empty_like(self.order)
         inverse[self.order] = np.arange(len(self.order))
         return inverse
+
+
+class Network(NamedTuple):
+    """What an expert does with its rows, and the gradient of that.
+
+    forward: (rows [n, D], the expert's weights) -> [n, D]. backward: (rows, gradient in the output [n, D], weights) ->
+    (gradient in rows [n, D], for each weight the two matrices whose product [.., n] [n, ..] is its gradient).
+    """
+
+    forward: Callable[[Floats, Sequence[Floats]], HostArray]
+    backward: Callable[[Floats, Floats, Sequence[Floats]], tuple[HostArray, tuple[tuple[HostArray, HostArray], ...]]]
 
 
 def grouped_experts(x: Array, indices: Array, gate: Array, up: Array, down: Array, *, frozen: bool = False) -> Array:
@@ -73,26 +91,32 @@ def grouped_experts(x: Array, indices: Array, gate: Array, up: Array, down: Arra
     """
     if is_traced(x, indices, gate, up, down):
         return gathered_experts(x, indices, gate, up, down)
-    grouping, shape = Grouping.of(indices, gate.shape[0]), tuple(indices.shape)
-    weights = [_shared(weight) for weight in (gate, up, down)]
+    return run_grouped(_GLU, x, indices, (gate, up, down), frozen=frozen)
+
+
+def run_grouped(network: Network, x: Array, indices: Array, weights: Sequence[Array], *, frozen: bool = False) -> Array:
+    """What ``network`` makes of each token with the weights [E, .., ..] of the experts that it chose, as in
+    `grouped_experts`; 0, with no gradient, for an index of E or more. Nothing may be a placeholder of `mx.compile`."""
+    grouping, shape = Grouping.of(indices, weights[0].shape[0]), tuple(indices.shape)
+    shared = [shared_memory(weight) for weight in weights]
 
     @mx.custom_function
     def run(x: Array, *_: Array) -> Array:
-        return mx.array(_forward(grouping, _shared(x), *weights)).reshape(*shape, -1)
+        return mx.array(_forward(network, grouping, shared_memory(x), shared)).reshape(*shape, -1)
 
     @run.vjp
     def run_vjp(primals: Array | Sequence[Array], cotangent: Array, output: Array) -> Array | tuple[Array, ...]:
         x = primals if isinstance(primals, mx.array) else primals[0]
-        dy = _shared(cotangent).reshape(grouping.order.size, -1)
-        dx, d_weights = _backward(grouping, dy, _shared(x), *weights, frozen=frozen)
+        dy = shared_memory(cotangent).reshape(grouping.order.size, -1)
+        dx, d_weights = _backward(network, grouping, dy, shared_memory(x), shared, frozen=frozen)
         d_x = mx.array(dx).reshape(*shape, -1).sum(axis=1)
         return d_x if frozen else (d_x, *map(mx.array, d_weights))
 
     @run.jvp
     def run_jvp(primals: Sequence[Array], tangents: Sequence[Array]) -> Array:
-        raise NotImplementedError("grouped_experts has no forward derivative; take mx.vjp or mx.grad.")
+        raise NotImplementedError("grouped experts have no forward derivative; take mx.vjp or mx.grad.")
 
-    y: Array = run(x) if frozen else run(x, gate, up, down)
+    y: Array = run(x) if frozen else run(x, *weights)
     return y
 
 
@@ -109,52 +133,87 @@ def gathered_experts(x: Array, indices: Array, gate: Array, up: Array, down: Arr
     return y[mx.argsort(order)].reshape(*indices.shape, -1)
 
 
-def _shared(array: Array) -> Floats:
+def shared_memory(array: Array) -> Floats:
     """The memory of an MLX array, which is evaluated for it."""
     return np.asarray(memoryview(array))
 
 
-def _forward(grouping: Grouping, x: Floats, gate: Floats, up: Floats, down: Floats) -> Floats:
+def _forward(network: Network, grouping: Grouping, x: Floats, weights: Sequence[Floats]) -> Floats:
     """[N K, D]"""
-    y = np.empty((grouping.order.size, down.shape[1]), dtype=np.float32)
+    y = grouping.outputs(x.shape[1])
 
     def run(part: tuple[int, int, int]) -> None:
         expert, start, stop = part
         rows = x[grouping.rows[start:stop]]
-        g, u = rows @ gate[expert].T, rows @ up[expert].T
-        u *= g
-        np.negative(g, out=g)
-        u /= _one_plus_exp(g)
-        y[grouping.order[start:stop]] = u @ down[expert].T
+        y[grouping.order[start:stop]] = network.forward(rows, [weight[expert] for weight in weights])
 
-    _in_threads(run, [block for part in grouping.parts for block in _blocks(part)])
+    in_threads(run, [block for part in grouping.parts for block in _blocks(part)])
     return y
 
 
 def _backward(
-    grouping: Grouping, dy: Floats, x: Floats, gate: Floats, up: Floats, down: Floats, *, frozen: bool
+    network: Network, grouping: Grouping, dy: Floats, x: Floats, weights: Sequence[Floats], *, frozen: bool
 ) -> tuple[Floats, tuple[Floats, ...]]:
     """The gradient in each selection's input, [N K, D], and unless they are frozen in the weights; dy: [N K, D]."""
-    dx = np.empty((grouping.order.size, x.shape[1]), dtype=np.float32)
-    d_weights = () if frozen else tuple(np.zeros(weight.shape, dtype=np.float32) for weight in (gate, up, down))
+    dx = grouping.outputs(x.shape[1])
+    d_weights = () if frozen else tuple(np.zeros(weight.shape, dtype=np.float32) for weight in weights)
 
     def run(part: tuple[int, int, int]) -> None:
         expert = part[0]
+        own = [weight[expert] for weight in weights]
         for _, start, stop in _blocks(part):
             places = grouping.order[start:stop]
-            rows, d_out = x[grouping.rows[start:stop]], dy[places]
-            g, u = rows @ gate[expert].T, rows @ up[expert].T
-            sigmoid = 1 / _one_plus_exp(-g)
-            silu = g * sigmoid
-            d_hidden = d_out @ down[expert]
-            d_u = d_hidden * silu
-            d_g = d_hidden * u * (sigmoid + silu * (1 - sigmoid))
-            dx[places] = d_g @ gate[expert] + d_u @ up[expert]
-            for whole, to, of in zip(d_weights, (d_g, d_u, d_out), (rows, rows, silu * u), strict=False):
+            dx[places], pairs = network.backward(x[grouping.rows[start:stop]], dy[places], own)
+            for whole, (to, of) in zip(d_weights, pairs, strict=False):
                 whole[expert] += to.T @ of
 
-    _in_threads(run, list(grouping.parts))
+    in_threads(run, list(grouping.parts))
     return dx, d_weights
+
+
+def _glu(rows: Floats, weights: Sequence[Floats]) -> HostArray:
+    gate, up, down = weights
+    g, u = rows @ gate.T, rows @ up.T
+    u *= g
+    np.negative(g, out=g)
+    u /= _one_plus_exp(g)
+    return u @ down.T
+
+
+def _glu_backward(
+    rows: Floats, d_out: Floats, weights: Sequence[Floats]
+) -> tuple[HostArray, tuple[tuple[HostArray, HostArray], ...]]:
+    gate, up, down = weights
+    g, u = rows @ gate.T, rows @ up.T
+    sigmoid = 1 / _one_plus_exp(-g)
+    silu = g * sigmoid
+    d_hidden = d_out @ down
+    d_u = d_hidden * silu
+    d_g = d_hidden * u * (sigmoid + silu * (1 - sigmoid))
+    return d_g @ gate + d_u @ up, ((d_g, rows), (d_u, rows), (d_out, silu * u))
+
+
+def _relu(rows: Floats, weights: Sequence[Floats]) -> HostArray:
+    first, second = weights
+    h: HostArray = rows @ first.T
+    np.maximum(h, 0, out=h)
+    return h @ second.T
+
+
+def _relu_backward(
+    rows: Floats, d_out: Floats, weights: Sequence[Floats]
+) -> tuple[HostArray, tuple[tuple[HostArray, HostArray], ...]]:
+    first, second = weights
+    h = rows @ first.T
+    np.maximum(h, 0, out=h)
+    d_hidden = d_out @ second
+    d_hidden *= h > 0
+    return d_hidden @ first, ((d_hidden, rows), (d_out, h))
+
+
+_GLU = Network(_glu, _glu_backward)
+RELU = Network(_relu, _relu_backward)
+"""W2 relu(W1 x), the weights being W1 [E, H, D] and W2 [E, D, H]."""
 
 
 def _one_plus_exp(z: Floats) -> Floats:
@@ -173,7 +232,7 @@ def _blocks(part: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
 _turn = threading.Lock()  # the number of BLAS threads is one for the process, and so are the cores
 
 
-def _in_threads(run: Callable[[tuple[int, int, int]], None], parts: list[tuple[int, int, int]]) -> None:
+def in_threads(run: Callable[[tuple[int, int, int]], None], parts: list[tuple[int, int, int]]) -> None:
     """``run`` every part, the largest first, in as many threads as a product may use, with one thread for each product.
 
     Many small products in a thread each are faster than one after the other in several, whose threads wait for one

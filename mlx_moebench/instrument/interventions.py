@@ -19,7 +19,7 @@ from ..families import RouterForm
 from ..families.rules import NEVER
 from ..routing.record import Array, RouterSpec, Routing
 from .capture import Capture, routing_from
-from .tap import OutputSink, RouterTap, Swapped
+from .taps import OutputSink, RouterTap, Swapped
 
 
 @dataclass(frozen=True)

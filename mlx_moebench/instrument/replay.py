@@ -21,7 +21,7 @@ import mlx.nn as nn
 
 from ..errors import RoutingError
 from ..types import Json
-from .tap import LayerDone
+from .taps import LayerDone
 
 _REPLAY = "_moebench_replay"
 
@@ -102,22 +102,28 @@ def taken_apart(value: Any, home: str) -> tuple[list[mx.array], Json]:
     Raises RoutingError for anything else that is neither an array, a tuple, list or dict of them, nor a constant.
     """
     arrays: list[mx.array] = []
+    return arrays, _skeleton(value, home, arrays)
 
-    def skeleton(part: Any) -> Json:
-        if isinstance(part, mx.array):
-            arrays.append(part)
-            return {"array": len(arrays) - 1}
-        if type(part) in (tuple, list):
-            return {type(part).__name__: [skeleton(one) for one in part]}
-        if type(part) is dict:
-            return {"dict": {key: skeleton(one) for key, one in part.items()}}
-        if part is None or isinstance(part, bool | int | float | str):
-            return {"constant": part}
-        if type(part).__module__ == home and not isinstance(part, nn.Module):
-            return {"object": [type(part).__name__, {key: skeleton(one) for key, one in vars(part).items()}]}
-        raise RoutingError(f"A block of this model returned a {type(part).__name__}; run it with --stream off.")
 
-    return arrays, skeleton(value)
+def _skeleton(part: Any, home: str, arrays: list[mx.array]) -> Json:
+    """The skeleton of a part, whose arrays are added to ``arrays``.
+
+    No function inside `taken_apart`: one that calls itself is held by itself, and all arrays with it, until Python
+    looks for cycles many batches later.
+    """
+    if isinstance(part, mx.array):
+        arrays.append(part)
+        return {"array": len(arrays) - 1}
+    if type(part) in (tuple, list):
+        return {type(part).__name__: [_skeleton(one, home, arrays) for one in part]}
+    if type(part) is dict:
+        return {"dict": {key: _skeleton(one, home, arrays) for key, one in part.items()}}
+    if part is None or isinstance(part, bool | int | float | str):
+        return {"constant": part}
+    if type(part).__module__ == home and not isinstance(part, nn.Module):
+        fields = {key: _skeleton(one, home, arrays) for key, one in vars(part).items()}
+        return {"object": [type(part).__name__, fields]}
+    raise RoutingError(f"A block of this model returned a {type(part).__name__}; run it with --stream off.")
 
 
 def put_together(arrays: list[mx.array], skeleton: Json, home: str) -> Any:

@@ -14,6 +14,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.base import BaseModelArgs, create_attention_mask, scaled_dot_product_attention
 
+from ..instrument.cpu_path import has_cpu_path
+from ..instrument.softmax import softmax
 from ..routing.record import Array, Routing
 from .experts import Experts
 from .routers import Axes, route, router_named
@@ -66,8 +68,18 @@ class Attention(nn.Module):
         queries, keys = self.rope(queries, offset=offset), self.rope(keys, offset=offset)
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
-        out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
+        if cache is None and has_cpu_path():
+            out = _attention(queries * self.scale, keys, values)
+        else:
+            out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, S, -1))
+
+
+def _attention(queries: Array, keys: Array, values: Array) -> Array:
+    """Causal attention of [B, H, S, W], where MLX has no kernel for it that has a gradient, and a slow softmax."""
+    length = queries.shape[2]
+    hidden = mx.triu(mx.full((length, length), -mx.inf), 1)
+    return softmax(queries @ keys.swapaxes(-1, -2) + hidden) @ values
 
 
 class FeedForward(nn.Module):
@@ -83,20 +95,26 @@ class FeedForward(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Gate, experts, and what the router's axes add: a bias of the choice, a shared FFN."""
+    """Gate, experts, and what the router's axes add: a bias of the choice, a shared FFN.
 
-    def __init__(self, args: ModelArgs, moe_layer: int) -> None:
+    args: `ModelArgs`, or those of another decoder that have the same names.
+    """
+
+    experts_type: type[Experts] = Experts
+    shared_type: type[Any] = FeedForward
+
+    def __init__(self, args: Any, moe_layer: int) -> None:
         super().__init__()
-        self._axes = args
+        self._axes: Axes = args
         router = router_named(args.router)
         self.gate = router.make_gate(args, args.hidden_size, moe_layer)
         self._carries = router.gate is not None and router.gate.carries
-        self.experts = Experts(args, args.hidden_size, args.moe_intermediate_size)
+        self.experts = self.experts_type(args, args.hidden_size, args.moe_intermediate_size)
         if args.selection_bias:
             self.selection_bias = mx.zeros((len(args.kinds),))
             self.freeze(keys="selection_bias", recurse=False)  # moved by rule, once per step, never by a gradient
         if args.shared_experts:
-            self.shared = FeedForward(args.hidden_size, args.shared_experts * args.moe_intermediate_size)
+            self.shared = self.shared_type(args.hidden_size, args.shared_experts * args.moe_intermediate_size)
 
     def __call__(self, x: Array, before: Array | None = None) -> tuple[Array, Array]:
         """(output [B, S, D], the router's logits [B, S, R]); before: the logits of the router before it."""
@@ -178,3 +196,8 @@ class Model(nn.Module):
     def layers(self) -> list[DecoderLayer]:
         layers: list[DecoderLayer] = self.model.layers
         return layers
+
+
+def sparse_layers(model: nn.Module) -> list[Any]:
+    """The blocks that have a router, of any model of the lab."""
+    return [layer for layer in model.layers if layer.sparse]

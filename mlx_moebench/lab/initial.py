@@ -37,14 +37,19 @@ def initialise(model: nn.Module, args: ModelArgs, seed: int, router_std: float |
         std = fan_in**-0.5 * (1.0 if name.endswith(UNSCALED) else scale)
         if name.endswith("gate.weight") and router_std is not None:
             std = router_std
-        drawn = std * mx.random.normal(value.shape, key=mx.random.key(seed << 32 | zlib.crc32(name.encode())))
+        drawn = std * normal(name, value.shape, seed)
         if args.unit_rows and name.endswith("gate.weight"):
-            drawn = _of_one_norm(drawn, std)
+            drawn = of_one_norm(drawn, std)
         weights.append((name, drawn))
     model.load_weights(weights, strict=False)
 
 
-def _of_one_norm(rows: Array, std: float) -> Array:
+def normal(name: str, shape: tuple[int, ...], seed: int) -> Array:
+    """Numbers from N(0, 1) that follow from seed and name alone."""
+    return mx.random.normal(shape, key=mx.random.key(seed << 32 | zlib.crc32(name.encode())))
+
+
+def of_one_norm(rows: Array, std: float) -> Array:
     """``rows`` [R, D] of the norm that rows of this deviation have on average, std sqrt(D)."""
     norm = mx.sqrt(mx.square(rows).sum(axis=-1, keepdims=True))
     return rows * (std * rows.shape[-1] ** 0.5 / mx.maximum(norm, 1e-12))

@@ -26,8 +26,13 @@ SNAPSHOTS = "steps"
 
 
 def save_checkpoint(folder: Path, model: Model, optimizer: optim.Optimizer, facts: Json) -> None:
-    """Weights, selection biases, optimizer and random state in one file, and ``facts`` with the ``iteration``."""
-    arrays = {f"model.{name}": value for name, value in tree_flatten(model.parameters())}
+    """What is trained, selection biases, optimizer and random state in one file; ``facts`` has the ``iteration``."""
+    trained = dict(tree_flatten(model.trainable_parameters()))
+    arrays = {
+        f"model.{name}": value
+        for name, value in tree_flatten(model.parameters())
+        if name in trained or name.endswith("selection_bias")
+    }
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
     save_arrays(folder / FILE, arrays | {"random.key": random_key()}, facts)
 
@@ -57,7 +62,7 @@ def restore_checkpoint(folder: Path, model: Model, optimizer: optim.Optimizer) -
     for name, value in load_arrays(folder / FILE).items():
         part, _, rest = name.partition(".")
         parts[part].append((rest, value))
-    model.load_weights(parts["model"])
+    model.load_weights(parts["model"], strict=False)  # what was frozen is in the model itself
     optimizer.state = tree_unflatten(parts["optimizer"])
     high, low = (int(word) for word in np.array(dict(parts["random"])["key"]))
     mx.random.seed(high << 32 | low)  # the seed is the key: MLX's state cannot be assigned
@@ -66,13 +71,20 @@ def restore_checkpoint(folder: Path, model: Model, optimizer: optim.Optimizer) -
 def save_model(folder: Path, model: Model, tokenizer: PreTrainedTokenizerFast) -> None:
     """A folder that ``mlx_moebench.load`` takes: config.json, the tokenizer, model.safetensors, the last one last."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"architectures": ["LabForCausalLM"], **asdict(model.args), "eos_token_id": tokenizer.eos_token_id}
+    args = {key: value for key, value in asdict(model.args).items() if value is not None}
+    config = {"architectures": ["LabForCausalLM"], **args, "eos_token_id": tokenizer.eos_token_id}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token or tokenizer.eos_token,
-        "model_max_length": model.args.max_position_embeddings,
     }
+    optional = {
+        "model_max_length": model.args.max_position_embeddings,
+        "bos_token": tokenizer.bos_token,
+        "unk_token": tokenizer.unk_token,
+        "chat_template": tokenizer.chat_template,
+    }
+    settings |= {key: value for key, value in optional.items() if value is not None}
     write_aside({
         folder / "config.json": _json(config),
         folder / "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),

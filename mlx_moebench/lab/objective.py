@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from ..errors import RoutingError
 from ..instrument import capture
+from ..instrument.softmax import cross_entropy
 from ..routing.record import Array
 from ..train.losses import (
     TokenSums,
@@ -55,7 +55,7 @@ class Objective:
     def __call__(self, ids: Array) -> tuple[Array, Measured]:
         self._seen = {}
         logits = self._model(ids[:, :-1])
-        ce = nn.losses.cross_entropy(logits, ids[:, 1:], reduction="mean")
+        ce = cross_entropy(logits, ids[:, 1:]).mean()
         seen, self._seen = self._seen, {}
         if self._capture is None:
             return ce, Measured(mx.stop_gradient(ce), mx.zeros(0), mx.zeros(0), [])

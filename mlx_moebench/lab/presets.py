@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from ..errors import TrainingError, did_you_mean
 from ..families.lab import MODEL_TYPE
 from ..types import Json
-from .decoder import Model, ModelArgs
+from .decoder import Model, ModelArgs, sparse_layers
 from .routers import Axes, Sizes, Spec, router_named, router_names
 
 DENSE = "dense"
@@ -120,10 +120,11 @@ def count_parameters(model: Model) -> Counts:
     total = _parameters(model)
     if not args.num_experts:
         return Counts(total, total, 0)
-    matrices = ("input_linear", "output_linear")
-    experts = sum(_parameters(layer.mlp.experts[name]) for layer in model.layers for name in matrices)
+    sparse = sparse_layers(model)
+    networks = (part for layer in sparse for part in layer.mlp.experts.children().values())
+    experts = sum(_parameters(part) for part in networks if isinstance(part, nn.Module))
     idle = experts * (args.num_experts - args.num_experts_per_tok) // args.num_experts
-    return Counts(total, total - idle, _parameters(model.layers[min(1, args.num_hidden_layers - 1)].mlp.gate))
+    return Counts(total, total - idle, _parameters(sparse[min(1, len(sparse) - 1)].mlp.gate))
 
 
 def _parameters(module: nn.Module) -> int:

@@ -8,6 +8,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -15,13 +16,14 @@ import numpy as np
 from mlx_lm.generate import generate_step
 from transformers import PreTrainedTokenizerFast
 
+from ..allocator import keep_freed_memory
 from ..checkpoints import shortened
 from ..data.training_log import FILE as LOG
 from ..environment import environment
 from ..errors import TrainingError
 from ..files import check_output, write_aside
 from ..locks import holding
-from ..models import select_device
+from ..models import load_checkpoint, select_device
 from ..options import Reading, Step, quiet_step
 from ..pair.seal import sealed_text
 from ..signals import Asked, Stopped, deferring
@@ -29,11 +31,12 @@ from ..train.checkpoint import FILE as CHECKPOINT
 from ..train.log import TrainingLog, finite
 from ..types import Json
 from . import keep
-from .decoder import Model
+from .decoder import Model, sparse_layers
 from .initial import initialise
 from .objective import Objective
 from .presets import count_parameters
-from .settings import FREE_TO_CHANGE, Pretraining
+from .routers import Axes
+from .settings import FREE_TO_CHANGE, TRAINED_WITH, Pretraining, with_axes
 from .steps import Updated, Updater, held_out_ce
 from .text import Blocks, Order, load_tokenizer, pack, read_texts, train_tokenizer
 
@@ -71,7 +74,7 @@ def pretrain(
     command: str | None = None,
     step: Step = quiet_step,
 ) -> Json:
-    """Train a lab model from scratch into ``folder`` and return the report, which also lies there.
+    """Train a lab model, from scratch or on from ``start``, into ``folder`` and return the report, which lies there.
 
     The folder gets config.json, tokenizer and model.safetensors, so that it is a checkpoint for ``load`` and all
     commands; copies of it in ``steps/``, if asked for; ``training_log.jsonl`` with a line for every update;
@@ -81,7 +84,8 @@ def pretrain(
     Raises MoebenchError subclasses; what was saved before stays.
     """
     settings = settings.resolved()
-    select_device(device)
+    if select_device(device) == "cpu":
+        keep_freed_memory()
     group, folder = mx.distributed.init(), Path(folder)
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder} is no folder; name one with --output.")
@@ -123,8 +127,8 @@ def _prepared(
     step("reading the text", 0, 0)
     corpora = read_texts(settings.data, reading)
     trained = settings.vocab_size is not None
-    if before is not None:
-        tokenizer = load_tokenizer(folder)
+    if before is not None or settings.start is not None:
+        tokenizer = load_tokenizer(folder if before is not None else settings.start)
     else:
         step("training the tokenizer" if trained else "loading the tokenizer", 0, 0)
         tokenizer = (
@@ -134,10 +138,8 @@ def _prepared(
     blocks = pack(corpora, tokenizer, settings.seq_length, settings.held_out, step)
     if before is not None:
         _check_same(before, settings, blocks, folder)
-    args = settings.model_args(len(tokenizer))
     mx.random.seed(settings.seed)  # of expert dropout
-    model = Model(args)
-    initialise(model, args, settings.seed, settings.router_std)
+    model = _model(settings, len(tokenizer), folder if before is not None else settings.start)
     model.train()
     optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
     optimizer.init(model.trainable_parameters())
@@ -147,6 +149,29 @@ def _prepared(
     data = [{"name": corpus.name, "sha256": corpus.sha256, "documents": len(corpus.documents)} for corpus in corpora]
     log = TrainingLog(folder / LOG if group.rank() == 0 else None, start or None)
     return _Run(settings, folder, group, blocks, tokenizer, model, optimizer, log, step, data), start
+
+
+def _model(settings: Pretraining, vocab_size: int, place: str | Path | None) -> Model:
+    """The model to train: a new one, or with ``start`` that of the folder ``place``."""
+    if settings.start is None:
+        args = settings.model_args(vocab_size)
+        model = Model(args)
+        initialise(model, args, settings.seed, settings.router_std)
+        return model
+    going_on: Any = load_checkpoint(place, dtype="float32").model
+    if not isinstance(going_on.args, Axes):
+        raise TrainingError(
+            f"{place} is no model of the lab; give one of lab train or lab upcycle, or fine-tune it by train."
+        )
+    changed = with_axes(going_on.args, settings.axes, among=TRAINED_WITH)
+    for name in settings.axes:
+        setattr(going_on.args, name, getattr(changed, name))  # which its mixtures share
+    if settings.freeze:
+        going_on.freeze()
+        for layer in sparse_layers(going_on):
+            layer.mlp.unfreeze()
+            layer.mlp.freeze(keys="selection_bias", recurse=False)
+    return going_on  # type: ignore[no-any-return]
 
 
 def _check_same(before: Json, settings: Pretraining, blocks: Blocks, folder: Path) -> None:
@@ -211,7 +236,7 @@ def _progress(run: _Run, updated: Updated, done: int, speeds: list[float]) -> st
     left = (run.settings.steps or 0) - done
     seconds = left * updated.tokens / speed
     clock = f"{int(seconds // 60)}:{int(seconds % 60):02d}"
-    return f"training {run.settings.router}: CE {updated.ce:.3f}, {speed:,.0f} tokens/s, {clock} left"
+    return f"training {run.model.args.router}: CE {updated.ce:.3f}, {speed:,.0f} tokens/s, {clock} left"
 
 
 def _after(run: _Run, step: int, updated: Updated, rate: float, speed: float) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from ..errors import TrainingError, did_you_mean
 from ..types import Json
@@ -18,6 +18,9 @@ from .text import BUNDLED
 FREE_TO_CHANGE = ("save_every", "snapshot_every", "eval_every", "eval_batches")
 """Settings that a run may be resumed with other values of, because the weights do not depend on them."""
 
+TRAINED_WITH = ("balance", "balance_weight", "eta", "reward", "bias_update", "expert_dropout")
+"""Axes of a router that its training alone looks at."""
+
 _RECIPE = ("seq_length", "batch_size", "micro_batch_size", "steps", "warmup", "clip", "learning_rate")
 
 
@@ -27,6 +30,9 @@ class Pretraining:
 
     preset, router, spec, flops: see `presets.model_args`. axes: further axes of the router, by name. combine: ``half``
     gives routed and shared output half a weight each.
+    start: the folder of a model of the lab to go on with, upcycled or not, in the place of a new one: size, router and
+    tokenizer are its own, the preset gives the recipe, and of the axes those of `TRAINED_WITH` may be changed. freeze:
+    train its gates and experts alone.
     data: what `read_corpus` takes, or ``bundled``. text_field, max_samples, split_on: how it is read. held_out: every
     so many-th block is for validation. tokenizer: a folder or file, None for the embedded model's; vocab_size: of one
     that is trained on the data.
@@ -44,6 +50,8 @@ class Pretraining:
     flops: float = 1.0
     combine: str = "add"
     axes: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
+    freeze: bool = False
     data: str = BUNDLED
     text_field: str | None = None
     max_samples: int | None = None
@@ -74,7 +82,7 @@ class Pretraining:
         given = {name: getattr(preset, name) for name in _RECIPE if getattr(self, name) is None}
         if "micro_batch_size" in given and self.batch_size is not None:
             given["micro_batch_size"] = min(preset.micro_batch_size, self.batch_size)
-        if self.tokenizer is None and self.vocab_size is None:
+        if self.tokenizer is None and self.vocab_size is None and self.start is None:
             given["vocab_size"] = preset.vocab_size
         if self.data_seed is None:
             given["data_seed"] = self.seed
@@ -90,6 +98,10 @@ class Pretraining:
                 )
         if self.tokenizer is not None and self.vocab_size is not None:
             raise TrainingError("A tokenizer that is given has its own size; leave out --tokenizer or --vocab-size.")
+        if self.start is not None and (other := self._of_a_new_model()):
+            raise TrainingError(f"{other} is for a new model, and this one goes on with {self.start}; leave it out.")
+        if self.freeze and self.start is None:
+            raise TrainingError("freeze is for a model that is trained already; give it as start (--from).")
         least = {"seq_length": 2, "held_out": 2, "warmup": 0, "save_every": 1, "eval_every": 0, "snapshot_every": 0}
         for one in fields(self):
             value = getattr(self, one.name)
@@ -101,25 +113,19 @@ class Pretraining:
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name} is {getattr(self, name)!r}; give more than 0.")
 
+    def _of_a_new_model(self) -> str | None:
+        """The first setting that makes a new model, among those that are given."""
+        names = ("router", "spec", "flops", "combine", "tokenizer", "vocab_size", "router_std")
+        defaults = {one.name: one.default for one in fields(self)}
+        return next((name for name in names if getattr(self, name) != defaults[name]), None)
+
     def model_args(self, vocab_size: int) -> ModelArgs:
         """The model's config, with this many token ids. Raises TrainingError for axes that there are not."""
         preset = preset_named(self.preset)
         if self.seq_length is not None:
             preset = replace(preset, seq_length=self.seq_length)
         args = model_args(preset, self.router, self.spec, vocab_size, self.flops)
-        known = {one.name: one.type for one in fields(Axes)}
-        for name, value in self.axes.items():
-            if name not in known:
-                raise TrainingError(f"A router has no axis {name!r}.{did_you_mean(name, list(known))}")
-            if type(value) is not type(before := getattr(args, name)) and not (
-                isinstance(before, float) and type(value) is int
-            ):
-                raise TrainingError(f"{name} is {value!r}; give a value like {before!r}.")
-        args = replace(args, **self.axes)
-        if args.balance not in get_args(Balance):
-            raise TrainingError(f"balance is {args.balance!r}.{did_you_mean(args.balance, list(get_args(Balance)))}")
-        if args.balance == "ternary" and "neg" not in args.kinds:
-            raise TrainingError("The ternary balance is for experts that are added and taken off; choose another.")
+        args = with_axes(args, self.axes)
         if self.combine == "half":
             if not args.shared_experts:
                 raise TrainingError("combine = half is for routers with shared experts; leave it out.")
@@ -139,3 +145,27 @@ class Pretraining:
             return self.learning_rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+A = TypeVar("A", bound=Axes)
+
+
+def with_axes(args: A, axes: Mapping[str, Any], among: Sequence[str] | None = None) -> A:
+    """``args`` with these axes of its router changed; among: those that may be. Raises TrainingError for others, and
+    for values that an axis cannot have."""
+    known = [one.name for one in fields(Axes)]
+    for name, value in axes.items():
+        if name not in known:
+            raise TrainingError(f"A router has no axis {name!r}.{did_you_mean(name, known)}")
+        if among is not None and name not in among:
+            raise TrainingError(f"{name} is the model's own and stays; only {', '.join(among)} can be changed.")
+        if type(value) is not type(before := getattr(args, name)) and not (
+            isinstance(before, float) and type(value) is int
+        ):
+            raise TrainingError(f"{name} is {value!r}; give a value like {before!r}.")
+    args = replace(args, **axes)
+    if args.balance not in get_args(Balance):
+        raise TrainingError(f"balance is {args.balance!r}.{did_you_mean(args.balance, list(get_args(Balance)))}")
+    if args.balance == "ternary" and "neg" not in args.kinds:
+        raise TrainingError("The ternary balance is for experts that are added and taken off; choose another.")
+    return args

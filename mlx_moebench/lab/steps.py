@@ -11,11 +11,11 @@ import numpy as np
 from mlx.utils import tree_map
 from numpy.typing import NDArray
 
-from ..routing.record import Array
+from ..instrument.softmax import cross_entropy
 from ..routing.sums import Floats
 from ..train.losses import TokenSums, balanced_bias
 from ..types import Json
-from .decoder import Model
+from .decoder import Model, sparse_layers
 from .objective import Measured, Objective
 
 
@@ -88,7 +88,7 @@ class Updater:
         """Once per update, by the choices of its whole batch."""
         rate = self._model.args.bias_update
         if self._model.args.selection_bias and rate:
-            for layer, one in zip(self._model.layers, sums, strict=True):
+            for layer, one in zip(sparse_layers(self._model), sums, strict=True):
                 layer.mlp.selection_bias = balanced_bias(layer.mlp.selection_bias, one.counts[0], rate)
 
     def _updated(
@@ -111,7 +111,7 @@ class Updater:
 def _weighted(before: Json | None, new: Json, weight: float) -> Json:
     """``before`` + weight * new."""
     if before is None:
-        return tree_map(lambda g: g * weight, new)  # type: ignore[no-any-return]
+        return new if weight == 1 else tree_map(lambda g: g * weight, new)
     return tree_map(lambda a, g: a + g * weight, before, new)  # type: ignore[no-any-return]
 
 
@@ -129,7 +129,6 @@ def held_out_ce(model: Model, rows: NDArray[np.int32], micro_batch_size: int) ->
     total = 0.0
     for start in range(0, len(rows), micro_batch_size):
         ids = mx.array(rows[start : start + micro_batch_size])
-        ce: Array = nn.losses.cross_entropy(model(ids[:, :-1]), ids[:, 1:], reduction="sum")
-        total += float(ce)
+        total += float(cross_entropy(model(ids[:, :-1]), ids[:, 1:]).sum())
     model.train()
     return total / int(rows.shape[0] * (rows.shape[1] - 1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..checkpoints import Checkpoint, LoadedModel
+from ..checkpoints.size import Part
 from ..data import Batch
 from ..errors import NO_MLX, MissingExtraError, MoebenchError, did_you_mean, missing_package, renamed
 from ..options import Loading, Step, Tell
@@ -47,6 +48,9 @@ class Backend(Protocol):
 
     def facts(self, checkpoint: Any) -> Json:
         """The ``model`` section of a report."""
+
+    def parts(self, checkpoint: Any) -> list[Part]:
+        """Every parameter of the model by its unpacked shape; nothing is read, and no bytes are counted."""
 
     def environment(self) -> Json:
         """The ``environment`` section of a report."""

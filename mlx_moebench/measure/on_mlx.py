@@ -14,11 +14,14 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 
 from ..checkpoints import Checkpoint, LoadedModel, read_json
+from ..checkpoints import size as sizes
 from ..data import Batch
 from ..environment import environment
 from ..errors import MoebenchError
 from ..instrument import LiveRoutingStats, config_of, model_facts, stream_generate
+from ..instrument.capture import routers_of
 from ..instrument.cpu_path import only_routing
+from ..instrument.models import family_of
 from ..models import load_checkpoint, open_checkpoint, select_device
 from ..options import Loading, Step, Tell
 from ..pair.model import named, origin
@@ -81,6 +84,17 @@ class MLX:
 
     def facts(self, checkpoint: Any) -> Json:
         return checkpoint_facts(checkpoint.model, checkpoint)
+
+    def parts(self, checkpoint: Any) -> list[sizes.Part]:
+        model = checkpoint.model
+        places = sizes.Places.of(family_of(model), routers_of(model))
+        found = []
+        for path, module in model.named_modules():
+            for name, array in module.items():
+                if isinstance(array, mx.array) and not ("scales" in module and name in ("scales", "biases")):
+                    role, layer, share = places.role(f"{path}.{name}")
+                    found.append(sizes.Part(f"{path}.{name}", role, layer, _shape(module, name), 0, share))
+        return found
 
     def environment(self) -> Json:
         return environment()
@@ -153,6 +167,13 @@ class MLX:
                 "is saved where the command has an output, and --resume continues from it."
             ) from error
         return {phase: RoutingStats.merge(_read(parts)) for phase, parts in blobs.items()}
+
+
+def _shape(module: Any, name: str) -> tuple[int, ...]:
+    """Of a parameter, as it is when it is unpacked."""
+    shape = tuple(module[name].shape)
+    packed = name == "weight" and "scales" in module
+    return (*shape[:-1], module.scales.shape[-1] * module.group_size) if packed else shape
 
 
 def of_all_ranks(blob: bytes) -> list[bytes]:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..data import (
-    Batch,
-    Corpus,
-    Dataset,
-    Sequence,
-    batches,
-    bos_policy,
-    encode,
-    in_shard,
-    pad_id,
-    read_corpus,
-    text_hashes,
-)
-from ..errors import DataError, MoebenchError
+from ..checkpoints import Checkpoint
+from ..data import Batch, Dataset
+from ..errors import MoebenchError
 from ..locks import holding
 from ..memory import check_room
 from ..options import (
@@ -39,16 +29,15 @@ from ..options import (
 from ..pair.stats import RecordedStats, RoutingStats
 from ..pair.storage import decode_output, save_pairs
 from ..routing.record import Phase
-from ..routing.stats import Cluster
-from ..types import Facts, Json
-from .backends import Backend, backend_named, checkpoint_of
-from .facts import check_vocabulary
+from ..types import Json
+from .backends import Backend, backend_named
 from .keep import Keeper, check_saving, outputs_of
 from .keep_layers import LayerKeeper
 from .sharing import check_together, of_rank, shares_the_model
-from .streaming import run_layers, stream_of
+from .streaming import Run, run_layers, stream_of
 from .trace import TraceWriter, budget
 from .watch import Watch
+from .work import Work, opened, prepare
 
 PHASES: tuple[tuple[Phase, ...], ...] = (("prefill",), ("prefill", "decode"))
 """The phases of a run without generation, and with it."""
@@ -119,8 +108,9 @@ def analyze(
     long : str or None
         Whether longer documents are cut off (``truncate``) or into ``windows``, in every format; None for windows where
         a document is a whole file, and truncate where a file holds many.
-    batch_size : int
-        Sequences per forward pass.
+    batch_size : int or str
+        Sequences per forward pass, or ``auto`` for as many of about the same length as `fit.TOKENS` and `fit.MEMORY`
+        allow.
     shard : str or None
         ``i/n``: only rows with row % n == i - 1 of the documents chosen. `RoutingStats.merge` puts shards together.
     tau, collapse_on : float and str
@@ -178,6 +168,15 @@ def analyze_generation(
     return measure(model, dataset, options, generate=max_tokens, tokenizer=tokenizer, step=step, tell=tell).stats
 
 
+@dataclass(frozen=True)
+class Task:
+    """One data set to measure, and what is told of its progress."""
+
+    dataset: Dataset
+    options: Options = field(default_factory=Options)
+    step: Step = quiet_step
+
+
 def measure(
     model: Any,
     dataset: Dataset,
@@ -190,144 +189,173 @@ def measure(
     tell: Tell = quiet_tell,
     watch: Watch | None = None,
 ) -> Measured:
-    """Run every sequence of ``dataset``; see `analyze`.
+    """Run every sequence of ``dataset``; see `analyze` and `measure_each`."""
+    task = Task(dataset, options, step)
+    several = measure_each(
+        model, [task], runner=runner, tokenizer=tokenizer, generate=generate, step=step, tell=tell, watch=watch
+    )
+    return several[0]
 
-    runner: the backend, where it is not the one that ``options`` names. generate: tokens to continue each prompt for,
-    one prompt at a time. watch: sees tokens where no trace does. Where several processes share the work, each keeps its
-    own at `sharing.rank_output` and the first one the whole at the output. Where they share the model instead, so that
-    each sees the same routers, all run everything, and what the first one counts is kept.
+
+def measure_each(
+    model: Any,
+    tasks: Sequence[Task],
+    *,
+    runner: Backend | None = None,
+    tokenizer: Any = None,
+    generate: int | None = None,
+    step: Step = quiet_step,
+    tell: Tell = quiet_tell,
+    watch: Watch | None = None,
+) -> list[Measured]:
+    """Measure one model on several data sets, one after the other; streamed, each layer is read once for all of them.
+
+    tasks: the options of all load the model alike. runner: the backend, where it is not the one that they name.
+    generate: tokens to continue each prompt for, one prompt at a time. watch: sees tokens where no trace does; of a
+    checkpoint that is streamed layer by layer. Where several processes share the work, each keeps its own at
+    `sharing.rank_output` and the first one the whole at the output. Where they share the model instead, so that each
+    sees the same routers, all run everything, and what the first one counts is kept.
     """
-    runner = runner or backend_named(options.loading.backend)
+    runner = runner or backend_named(tasks[0].options.loading.backend)
     if generate is not None:
-        _check_generation(generate, options.saving)
-        options = replace(options, reading=replace(options.reading, batch_size=1))
-    whole, place = options.saving.output, runner.ranks()
+        tasks = [replace(task, options=_one_by_one(task.options, generate)) for task in tasks]
+    place = runner.ranks()
     together = place is not None and shares_the_model(model)
+    first = place is None or place[0] == 0
+    writes = first or not together
+    own = [replace(task, options=_own(task.options, place, together)) for task in tasks]
+    with ExitStack() as stack:
+        for task, mine in zip(tasks, own, strict=True):
+            whole = task.options.saving.output if first else None
+            stack.enter_context(holding(*outputs_of(whole, mine.options.saving, writes)))
+            check_saving(mine.options.saving, generate is not None, writes)
+        works = _prepared(runner, model, own, tokenizer, generate, step, tell, watch)
+        each = zip(works, own, strict=True)
+        measured: Iterator[Measured] = (_run(runner, work, one, generate, tell, watch, writes) for work, one in each)
+        if getattr(works[0].checkpoint, "layers", None) is not None:
+            measured = iter(_run_streamed(runner, works, own, step, watch, writes))
+        if place is None or together:
+            return list(measured)
+        return [_gathered(runner, one, task, first) for one, task in zip(measured, tasks, strict=True)]
+
+
+def _one_by_one(options: Options, generate: int) -> Options:
+    _check_generation(generate, options.saving)
+    return replace(options, reading=replace(options.reading, batch_size=1))
+
+
+def _own(options: Options, place: tuple[int, int] | None, together: bool) -> Options:
+    """The options of this process."""
     if together:
         check_together(options.saving)
-    elif place is not None:
-        options = of_rank(place, options)
-    first = place is None or place[0] == 0
-    with holding(*outputs_of(whole if first else None, options.saving, writes=first or not together)):
-        check_saving(options.saving, generate is not None, writes=first or not together)
-        work = _prepare(runner, model, dataset, options, tokenizer, generate, step, tell, watch)
-        measured = _run(runner, work, options, generate, step, tell, watch, first or not together)
-        if place is None or together:
-            return measured
-        step("waiting for the other processes", 0, 0)
-        stats = runner.gather(measured.stats)
-        if whole is None or not first:
-            return Measured(stats, {})
-        paths: dict[Phase, Path] = {"prefill": Path(whole), "decode": decode_output(whole)}
-        reports = save_pairs([(one, paths[phase]) for phase, one in stats.items()], options.plan)
-        return Measured(stats, dict(zip(stats, reports, strict=True)))
+        return options
+    return options if place is None else of_rank(place, options)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What is to be run, and the facts that a report says of it."""
-
-    checkpoint: Any
-    sequences: list[Sequence]
-    batch_size: int
-    sources: dict[str, Json]
-
-    def batches(self) -> Iterator[Batch]:
-        """What the model is given; the same every time."""
-        return batches(self.sequences, self.batch_size, pad_id(self.checkpoint.tokenizer))
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(s.ids) for s in self.sequences)
-
-    @property
-    def texts(self) -> dict[Cluster, int]:
-        """By which a text is known that occurs twice."""
-        hashes = text_hashes(self.sequences)
-        return {(sha, row): text for sha in self.sources for row, text in hashes.items()}
-
-
-def _prepare(
+def _prepared(
     runner: Backend,
     model: Any,
-    dataset: Dataset,
-    options: Options,
+    tasks: Sequence[Task],
     tokenizer: Any,
     generate: int | None,
     step: Step,
     tell: Tell,
     watch: Watch | None,
-) -> _Work:
-    reading = options.reading
-    stream = stream_of(options.loading, options.saving, _whole(options.saving, generate, watch))
-    runner.select_device(options.loading.device)
+) -> list[Work]:
+    """The model, and every data set, read before the first is measured."""
+    loading = tasks[0].options.loading
+    streamed = isinstance(model, Checkpoint) and model.layers is not None
+    for task in tasks:
+        whole = _whole(task.options.saving, generate, None if streamed else watch)
+        if streamed and whole is not None:
+            raise MoebenchError(f"{whole}, and the layers of this checkpoint are read one by one.")
+        loading = replace(loading, stream=stream_of(loading, task.options.saving, whole))
+    runner.select_device(loading.device)
     step("loading the model", 0, 0)
-    checkpoint = _checkpoint(runner, model, tokenizer, replace(options.loading, stream=stream), step, tell)
+    checkpoint = model if streamed else opened(runner, model, tokenizer, loading, step, tell)
     step("reading the text", 0, 0)
-    corpus = read_corpus(dataset, **reading.of_corpus(), tokenizer=checkpoint.tokenizer)
-    every = encode(corpus, checkpoint.tokenizer, reading.max_length)
-    sequences = in_shard(every, reading.shard)
-    _check_fit(runner.config(checkpoint.model), sequences, generate or 0)
-    facts = _data_facts(corpus, every, checkpoint.tokenizer, reading) | {"parts": [_part(sequences, reading)]}
-    if generate:
-        facts["generation"] = {"max_tokens": generate, "sampling": "greedy"}
-    return _Work(checkpoint, sequences, reading.batch_size, {corpus.sha256: facts})
+    logits = watch is not None and watch.logits
+    return [prepare(runner, checkpoint, task.dataset, task.options.reading, generate, logits) for task in tasks]
+
+
+def _gathered(runner: Backend, measured: Measured, task: Task, first: bool) -> Measured:
+    """What all processes measured of one data set; saved by the first."""
+    task.step("waiting for the other processes", 0, 0)
+    stats, whole = runner.gather(measured.stats), task.options.saving.output
+    if whole is None or not first:
+        return Measured(stats, {})
+    paths: dict[Phase, Path] = {"prefill": Path(whole), "decode": decode_output(whole)}
+    reports = save_pairs([(one, paths[phase]) for phase, one in stats.items()], task.options.plan)
+    return Measured(stats, dict(zip(stats, reports, strict=True)))
 
 
 def _run(
-    runner: Backend,
-    work: _Work,
-    options: Options,
-    generate: int | None,
-    step: Step,
-    tell: Tell,
-    watch: Watch | None,
-    writes: bool,
+    runner: Backend, work: Work, task: Task, generate: int | None, tell: Tell, watch: Watch | None, writes: bool
 ) -> Measured:
-    checkpoint, saving = work.checkpoint, options.saving
+    checkpoint, options, step = work.checkpoint, task.options, task.step
+    saving = options.saving
     writer = None if saving.trace is None else TraceWriter(saving, PHASES[bool(generate)])
     watch = writer or watch
     if watch is not None:
         watch.begin(checkpoint.tokenizer)
-    stats = _recorder(runner, work, options, watch)
-    stats.texts |= work.texts
+    stats = work.recorder(runner, options, watch)
     decode = None
     if generate:
         decode = stats.filling("decode")
         decode.texts |= work.texts
     if saving.trace is not None:
         tell(budget(stats, saving, work.tokens, len(work.sequences), generate or 0))
-    output = None if saving.output is None else Path(saving.output)
-    keeper = Keeper(stats, output, options.plan, decode, writer, writes=writes)
+    keeper = Keeper(stats, _path(saving), options.plan, decode, writer, writes=writes)
     doing = "generating, sequences" if generate else "measuring, sequences"
     with stats:
         planned = keeper.resume(work.batches()) if saving.resume else work.batches()
-        if getattr(checkpoint, "layers", None) is not None:
-            _stream(work, stats, keeper, options, step)
-        else:
-            with keeper:
-                for batch in planned:
-                    step(doing, keeper.sequences, len(work.sequences))
-                    _run_batch(runner, checkpoint, stats, batch, generate, watch)
-                    keeper.count(batch)
-                step("computing the intervals", 0, 0)
-                keeper.finish()
+        with keeper:
+            for batch in planned:
+                step(doing, keeper.sequences, len(work.sequences))
+                _run_batch(runner, checkpoint, stats, batch, generate, watch)
+                keeper.count(batch)
+            step("computing the intervals", 0, 0)
+            keeper.finish()
     phases = _phases(stats, decode)
     return Measured(phases, dict(zip(phases, keeper.reports, strict=False)))
 
 
-def _stream(work: _Work, stats: RecordedStats, keeper: Keeper, options: Options, step: Step) -> None:
-    """As `_run`, layer by layer; of a run that is finished nothing is left to do but to say so."""
-    layers, output = work.checkpoint.layers, options.saving.output
-    by_layer = LayerKeeper(stats, None if output is None else Path(output), stats.specs[-1].layer + 1)
-    if not keeper.sequences:
-        if options.saving.resume:
-            by_layer.resume()
-        run_layers(layers, stats, work.batches, by_layer, options.loading.stream_memory, step)
-        keeper.count_all(work.batches())
-    step("computing the intervals", 0, 0)
-    keeper.finish()
-    by_layer.finish()
+def _run_streamed(
+    runner: Backend, works: Sequence[Work], tasks: Sequence[Task], step: Step, watch: Watch | None, writes: bool
+) -> list[Measured]:
+    """As `_run`, all together, layer by layer; of a task that is finished nothing is left to do but to say so."""
+    if watch is not None:
+        watch.begin(works[0].checkpoint.tokenizer)
+    with ExitStack() as stack:
+        every: list[tuple[Keeper, Run]] = []
+        for work, task in zip(works, tasks, strict=True):
+            stats = stack.enter_context(work.recorder(runner, task.options, watch))
+            saving, count = task.options.saving, stats.specs[-1].layer + 1
+            keeper = Keeper(stats, _path(saving), task.options.plan, writes=writes)
+            if saving.resume:
+                keeper.resume(work.batches())
+            by_layer = LayerKeeper(stats, _path(saving), count)
+            if saving.resume and not keeper.sequences:
+                by_layer.resume()
+            every.append((keeper, Run(stats, work.batches, by_layer, task.step, watch)))
+        left = [run for keeper, run in every if not keeper.sequences]
+        if left:
+            run_layers(works[0].checkpoint.layers, left, tasks[0].options.loading.stream_memory, step)
+        for (keeper, run), task in zip(every, tasks, strict=True):
+            if run in left:
+                keeper.count_all(iter(run.planned()))
+            task.step("computing the intervals", 0, 0)
+            keeper.finish()
+            run.keeper.finish()
+    phases = [_phases(run.stats, None) for _, run in every]
+    return [
+        Measured(of_task, dict(zip(of_task, keeper.reports, strict=False)))
+        for of_task, (keeper, _) in zip(phases, every, strict=True)
+    ]
+
+
+def _path(saving: Saving) -> Path | None:
+    return None if saving.output is None else Path(saving.output)
 
 
 def _whole(saving: Saving, generate: int | None, watch: Watch | None) -> str | None:
@@ -340,22 +368,9 @@ def _whole(saving: Saving, generate: int | None, watch: Watch | None) -> str | N
 
 
 def _phases(prefill: RoutingStats, decode: RoutingStats | None) -> dict[Phase, RoutingStats]:
-    """Merged alone they are plain statistics, without the model, which live ones hold on to."""
+    """As plain statistics, without the model, which live ones hold on to."""
     every = (prefill,) if decode is None else (prefill, decode)
-    return {one.phase: RoutingStats.merge([one]) for one in every}
-
-
-def _recorder(runner: Backend, work: _Work, options: Options, watch: Watch | None) -> RecordedStats:
-    command = {} if options.saving.command is None else {"command": options.saving.command}
-    return runner.recorder(
-        work.checkpoint.model,
-        tokens=None if watch is None else watch.record,
-        tau=options.flag.tau,
-        collapse_on=options.flag.collapse_on,
-        model=runner.facts(work.checkpoint),
-        sources=work.sources,
-        environment=runner.environment() | command,
-    )
+    return {one.phase: one.handed_over(RoutingStats) for one in every}
 
 
 def _run_batch(
@@ -378,53 +393,3 @@ def _check_generation(max_tokens: int, saving: Saving) -> None:
         raise MoebenchError(f"Generate at least 1 token, not {max_tokens}.")
     if saving.trace_predictions:
         raise MoebenchError("Generated tokens are the model's predictions already: leave out the trace's predictions.")
-
-
-def _check_fit(config: Facts, sequences: list[Sequence], generate: int) -> None:
-    """Raise DataError for an id or a position that the model lacks, which MLX would look up without a word."""
-    check_vocabulary(config, max(int(s.ids.max()) for s in sequences))
-    positions = config.get("max_position_embeddings")
-    longest = max(len(s.ids) for s in sequences) + generate
-    if positions is not None and longest > positions:
-        room = positions - generate
-        advice = f"use --max-length {room}" if room > 1 else "generate fewer"
-        raise DataError(
-            f"A sequence has {longest} tokens{' with those to generate' if generate else ''}, but the model has "
-            f"{positions} positions: {advice}."
-        )
-
-
-def _checkpoint(runner: Backend, model: Any, tokenizer: Any, loading: Loading, step: Step, tell: Tell) -> Any:
-    if model is None or isinstance(model, str | Path):
-        if tokenizer is not None:
-            raise MoebenchError("A tokenizer goes with a model object; a folder or hub id brings its own.")
-        return runner.load(model, loading, step) if loading.stream == "off" else runner.open(model, loading, step, tell)
-    if loading.stream == "on":
-        raise MoebenchError("This model is in memory already; to stream its layers, name its folder or hub id instead.")
-    if loading.asked:
-        raise MoebenchError(f"This model is loaded already; give {' and '.join(loading.asked)} when loading it.")
-    return checkpoint_of(model, tokenizer, runner.name)
-
-
-def _data_facts(corpus: Corpus, sequences: list[Sequence], tokenizer: Any, reading: Reading) -> Json:
-    return corpus.facts() | {
-        "max_length": reading.max_length,
-        "documents": len({s.row for s in sequences}),
-        "truncated_sequences": 0,
-        "padding": "right, masked",
-        "bos": bos_policy(sequences, tokenizer),
-        "max_samples": reading.max_samples,
-    }
-
-
-def _part(sequences: list[Sequence], reading: Reading) -> Json:
-    """What this run has to measure, of which nothing is done; see `routing.parts`."""
-    return {
-        "shard": reading.shard,
-        "documents": len({s.row for s in sequences}),
-        "sequences": len(sequences),
-        "sequences_done": 0,
-        "batch_size": reading.batch_size,
-        "batches": -(-len(sequences) // reading.batch_size),
-        "batches_done": 0,
-    }

@@ -40,6 +40,7 @@ class States:
         self._packer, self._folder, self._limit, self._kept, self._run = packer, folder, limit, kept, run
         self._held: dict[tuple[int, int], tuple[Any, int]] = {}
         self._bytes = 0
+        self._expected: tuple[int, int] | None = None
         self.written = 0
         """Bytes in the files of the generation that is being made."""
 
@@ -70,11 +71,19 @@ class States:
             path.unlink(missing_ok=True)
         self.written = 0
 
-    def check_disk(self, size: int, share: float) -> None:
-        """Raise `StatsError` where the disk has no room for two generations of states, of which those of a ``share`` of
-        all tokens take ``size`` bytes."""
-        whole = size / share
-        needed = int(2 * whole if self._kept else max(0.0, whole - self._limit))
+    def expect(self, positions: int, limit: int) -> None:
+        """Say that so many positions are to come, here and beside it, of whose states ``limit`` bytes stay in memory:
+        `check_disk` then looks once whether the disk has room for them."""
+        self._expected = positions, limit
+
+    def check_disk(self, size: float) -> None:
+        """Raise `StatsError` where the disk has no room for two generations of the states that are expected, of
+        ``size`` bytes each."""
+        if self._expected is None:
+            return
+        (positions, limit), self._expected = self._expected, None
+        whole = size * positions
+        needed = int(2 * whole if self._kept else max(0.0, whole - limit))
         if needed and (free := shutil.disk_usage(self._made()).free) < needed:
             raise StatsError(
                 f"Hidden states between two layers take up to {needed / 1e9:,.1f} GB in {self._folder}, where "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +17,10 @@ from ..pair.stats import RecordedStats
 from ..routing.forwards import Part
 from ..routing.stats import RoutingSums
 from ..signals import check
-from ..types import HostArray
 from .keep import is_streamed, unfinished
 from .keep_layers import LayerKeeper
 from .states import Packer, States
+from .watch import Watch
 
 EMBEDDINGS = -1
 """The layer before the first."""
@@ -52,8 +53,11 @@ class Layers(Packer, Protocol):
     def drop(self, layer: int) -> None:
         """Let go of a layer."""
 
-    def run(self, ids: HostArray, layer: int, before: Any) -> Any:
-        """What a layer makes of ids [B, S] and of what the layer before it made, None for -1; not evaluated."""
+    def run(self, batch: Batch, layer: int, before: Any) -> Any:
+        """What a layer makes of a batch and of what the layer before it made, None for -1; not evaluated."""
+
+    def hear(self, batch: Batch, layer: int, before: Any) -> None:
+        """As `run`, for what the routers say alone."""
 
     def evaluate(self, state: Any) -> int:
         """Compute a state; returns its bytes."""
@@ -81,68 +85,96 @@ def stream_of(loading: Loading, saving: Saving, whole: str | None) -> str:
     )
 
 
-def run_layers(
-    layers: Layers,
-    stats: RecordedStats,
-    planned: Callable[[], Iterable[Batch]],
-    keeper: LayerKeeper,
-    limit: int | None,
-    step: Step,
-) -> None:
-    """Run all batches through every layer up to that of the last router, and count what the routers say.
+@dataclass(eq=False)
+class Run:
+    """One data set on its way through the layers.
 
-    planned: makes the batches anew for every layer. limit: bytes of hidden states that stay in memory. Layers that
-    ``keeper`` has already are neither read nor run.
+    planned: makes its batches anew for every layer. keeper: knows which layers it has been through. watch: sees every
+    batch once for each layer with routers.
+    """
+
+    stats: RecordedStats
+    planned: Callable[[], Iterable[Batch]]
+    keeper: LayerKeeper
+    step: Step
+    watch: Watch | None = None
+
+    @property
+    def positions(self) -> int:
+        """Positions of all its batches, padding included, which has hidden states, too."""
+        return sum(batch.mask.size for batch in self.planned())
+
+
+def run_layers(layers: Layers, runs: Sequence[Run], limit: int | None, step: Step) -> None:
+    """Take all data sets through every layer up to that of the last router, and count what the routers say.
+
+    limit: bytes of hidden states that stay in memory, of all together. A layer is read once, and not where every
+    keeper has it already; a data set that was through it is not run again.
     """
     limit = free_memory() // PART_OF_FREE if limit is None else limit
-    states = States(layers, keeper.folder, limit, kept=keeper.kept, run=keeper.run)
-    last = stats.specs[-1].layer
-    clock = _Clock(layers, keeper.done, last)
+    first, last = min(run.keeper.done for run in runs), runs[0].stats.specs[-1].layer
+    kept = [(run, _states(layers, run.keeper, limit // len(runs))) for run in runs]
+    clock = _Clock(layers, first, last)
     with ExitStack() as stack:
-        stack.enter_context(keeper.telling())
+        for run in runs:
+            stack.enter_context(run.keeper.telling())
         stack.enter_context(layers)
-        if keeper.done:
+        if first:
             layers.drop(EMBEDDINGS)
-        for layer in range(keeper.done or EMBEDDINGS, last + 1):
+        for layer in range(first or EMBEDDINGS, last + 1):
             step(f"reading {clock.at(layer)}", 0, 0)
             if layer < last:  # of the last one MLX reads what the routers need, when they need it
                 layers.read(layer)
                 layers.ahead(layer + 1)
-            _run_layer(layers, stats, planned, states, layer, last, clock.at(layer), step)
+            todo = [(run, states) for run, states in kept if run.keeper.done == max(layer, 0)]
+            if layer == EMBEDDINGS:
+                todo[0][1].expect(sum(run.positions for run, _ in todo), limit)
+            for run, states in todo:
+                with _alone(run, runs):
+                    _run_layer(layers, run, states, layer, last, clock.at(layer))
+                if layer != EMBEDDINGS:
+                    run.keeper.keep(layer)
+                    states.forget(layer - 1)
             layers.drop(layer)
-            if layer != EMBEDDINGS:
-                keeper.keep(layer)
-                states.forget(layer - 1)
 
 
-def _run_layer(
-    layers: Layers,
-    stats: RecordedStats,
-    planned: Callable[[], Iterable[Batch]],
-    states: States,
-    layer: int,
-    last: int,
-    where: str,
-    step: Step,
-) -> None:
+def _states(layers: Layers, keeper: LayerKeeper, limit: int) -> States:
+    return States(layers, keeper.folder, limit, kept=keeper.kept, run=keeper.run)
+
+
+@contextmanager
+def _alone(run: Run, runs: Sequence[Run]) -> Iterator[None]:
+    """Of all statistics that are attached to the model, let those of one data set hear it."""
+    others = [other.stats for other in runs if other is not run]
+    for stats in others:
+        stats.resting = True
+    try:
+        yield
+    finally:
+        for stats in others:
+            stats.resting = False
+
+
+def _run_layer(layers: Layers, run: Run, states: States, layer: int, last: int, where: str) -> None:
     """One layer, all batches. A state is (what the layer made, what the last router so far chose)."""
-    numbers = routers_of(stats, layer)
-    batches = _count(stats)
-    for number, batch in enumerate(planned()):
-        step(f"{where}, batches", number, batches)
+    stats = run.stats
+    numbers, batches = routers_of(stats, layer), _count(stats)
+    for number, batch in enumerate(run.planned()):
+        run.step(f"{where}, batches", number, batches)
         check()
         check_room()
         before, chosen = (None, None) if layer == EMBEDDINGS else states.take(layer - 1, number)
         part = Part(numbers, chosen)
         with stats.batch(mask=batch.mask, ids=batch.rows, part=part):
-            after = layers.run(batch.ids, layer, before)
+            after = layers.run(batch, layer, before)
             if layer < last:
                 state = (after, part.after if numbers else chosen)
                 size = layers.evaluate(state)
         if layer < last:
-            if number == 0 and layer == EMBEDDINGS:
-                states.check_disk(size, batch.mask.size / _tokens(planned()))
+            states.check_disk(size / batch.mask.size)
             states.put(layer, number, state, size)
+        if run.watch is not None and numbers:
+            run.watch.count(batch, batch.ids, stats, None)
 
 
 def routers_of(stats: RoutingSums, layer: int) -> range:
@@ -154,11 +186,6 @@ def routers_of(stats: RoutingSums, layer: int) -> range:
 def _count(stats: RoutingSums) -> int:
     ((_, facts),) = stats.sources.items()
     return int(facts["parts"][0]["batches"])
-
-
-def _tokens(batches: Iterable[Batch]) -> int:
-    """Positions of all batches, padding included, which has hidden states, too."""
-    return sum(batch.mask.size for batch in batches)
 
 
 class _Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,7 +38,7 @@ from .routers import check_unquantised_routers, quantised, take_routers, unpacke
 from .streamed import StreamedModel
 from .writers import mlx_settings, model_classes, unlike_stock, unlike_stock_sentence
 
-_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+MLX_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
 @takes(Loading, without=("backend", "device", "stream", "stream_memory"))
@@ -116,7 +117,7 @@ def _opened(model: str | Path | None, loading: Loading, revision: str | None) ->
         warnings.warn(unlike_stock_sentence(name, unlike, located.config), UserWarning, stacklevel=3)
     if unquantised:
         check_unquantised(config, name)  # again, because some formats say so in another file than config.json
-    tokenizer = _tokenizer(folder, config, loading.trust_remote_code)
+    tokenizer = read_tokenizer(folder, config, loading.trust_remote_code)
     source, computed = _original_routers(network, family, config, name, loading)
     printed = fingerprint(located.weights, _router_values(network, family, config))
     if adapter is not None:
@@ -131,11 +132,11 @@ def _opened(model: str | Path | None, loading: Loading, revision: str | None) ->
     weight_bits = stored_bits(experts)
     dtype = _checked_dtype(loading.dtype, expert_modules)
     if dtype is not None:
-        network.set_dtype(_DTYPES[dtype])
+        network.set_dtype(MLX_DTYPES[dtype])
     elif computed is not None:
         for router in _routers(network, family, config):
             router.set_dtype(computed)  # or their logits would lift all that follows to another dtype
-    _try(network, folder)
+    try_out(network, folder)
     use_cpu_path(network)
     checkpoint = Checkpoint(
         model=network,
@@ -269,13 +270,15 @@ def _check_dtypes(model: nn.Module, name: str) -> None:
                 )
 
 
-def _try(model: nn.Module, folder: Path) -> None:
+def try_out(model: nn.Module, folder: Path) -> None:
     """Put a few tokens through the model. What its settings make impossible shows in shapes, so nothing is computed."""
     with said(f"{folder}: mlx-lm built a model that cannot run", "mend config.json or fetch it again"):
         model(mx.zeros((1, 4), dtype=mx.int32))
 
 
-def _tokenizer(folder: Path, config: Json, trust_remote_code: bool) -> TokenizerWrapper:
+def read_tokenizer(folder: Path, config: Json, trust_remote_code: bool) -> TokenizerWrapper:
+    # It wonders at a model_type that it has no class for, though a tokenizer needs none.
+    logging.getLogger("transformers.configuration_utils").setLevel(logging.ERROR)
     # Said either way: left open, transformers would stop and ask on the terminal.
     extra = {"trust_remote_code": trust_remote_code}
     try:

@@ -11,6 +11,8 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from ..checkpoints.weights import Weights
+from ..data import Batch
+from ..instrument.cpu_path import only_routing
 from ..instrument.replay import Replay, put_together, taken_apart
 from ..instrument.tap import untapped
 from ..types import HostArray, Json
@@ -87,9 +89,15 @@ class StreamedModel:
                     if isinstance(value, mx.array) and not name.startswith("_"):
                         module[name] = _nothing(value)
 
-    def run(self, ids: HostArray, layer: int, before: Any) -> Any:
-        """What block ``layer`` makes of ids [B, S], and of what the one before it made; see `Replay.run`."""
-        return self._replay.run(mx.array(ids), layer, before)
+    def run(self, batch: Batch, layer: int, before: Any) -> Any:
+        """What block ``layer`` makes of a batch, and of what the one before it made; see `Replay.run`."""
+        with only_routing():  # else the CPU path would run the experts after the last router, and read them
+            return self._replay.run(mx.array(batch.ids), layer, before)
+
+    def hear(self, batch: Batch, layer: int, before: Any) -> None:
+        """As `run`, for what the routers say alone."""
+        with only_routing(each_layer=True):
+            self._replay.run(mx.array(batch.ids), layer, before)
 
     def evaluate(self, state: Any) -> int:
         """Compute every array of a state; returns their bytes."""

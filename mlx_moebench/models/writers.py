@@ -38,8 +38,12 @@ def mlx_settings(family: Family, config: Json) -> Json:
 
 
 def _section(family: Family, config: Json) -> Json:
-    rope = config.get("rope_parameters") or {}
-    settings = family.renamed(config)
+    return family.renamed(config) | rotary_settings(config)
+
+
+def rotary_settings(config: Json) -> Json:
+    """What transformers 5 writes inside rope_parameters, under the keys that mlx-lm reads."""
+    rope, settings = config.get("rope_parameters") or {}, {}
     if "rope_theta" in rope:  # it counts before one beside it
         settings["rope_theta"] = rope["rope_theta"]
     if "partial_rotary_factor" in rope and config.get("partial_rotary_factor") is None:

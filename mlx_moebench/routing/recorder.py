@@ -55,6 +55,9 @@ class Recorder(Announced):
     """Forwards of one position whose tallies are made in one, where their rows are the same: what generates token by
     token is slowed by how many things are computed, not by how large they are. Sums round otherwise then."""
 
+    resting: bool = False
+    """Whether forwards are not heard: those of other data, which the same model runs in turn."""
+
     def __init__(
         self,
         specs: Sequence[RouterSpec],
@@ -172,6 +175,8 @@ class Recorder(Announced):
 
     def begin(self) -> None:
         """A forward of the whole model starts in this thread."""
+        if self.resting:
+            return
         here = self._here
         here.running, here.forward = True, None
         here.cached = cached = self.cached()  # now: its layers add to it before the first router is heard
@@ -193,6 +198,8 @@ class Recorder(Announced):
 
     def end(self, failed: bool = False) -> None:
         """The forward of this thread is over; one that failed does not count, which its error says."""
+        if self.resting:
+            return
         here = self._here
         forward, here.forward, here.running = here.forward, None, False
         self._busy.discard(threading.get_ident())

@@ -140,6 +140,14 @@ class RoutingSums:
         for number, counts in enumerate(part._transitions):
             self.add_transition(number, counts)
 
+    def handed_over(self, kind: type[Kind]) -> Kind:
+        """These sums as plain statistics of ``kind``, not copied: nothing may be added here afterwards."""
+        self._sync()
+        plain = kind(self.specs, **self.facts())
+        plain.texts, plain.dropped = self.texts, self.dropped
+        plain._rows, plain._sums, plain._transitions = self._rows, self._sums, self._transitions
+        return plain
+
     # -- reading -----------------------------------------------------------------------------------------------
 
     @property

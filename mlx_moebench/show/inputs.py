@@ -78,7 +78,7 @@ class Inputs:
 
     profiles: what lies between the domains, {name of a run or model: `domain_report` with its settings}.
     comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``loss``; quants: of
-    ``compare --quant``.
+    ``compare --quant``; dynamics: of ``dynamics``.
     notes: what a reader must know of how these came together, such as why two runs were not compared.
     """
 
@@ -86,6 +86,7 @@ class Inputs:
     profiles: Mapping[str, Json] = field(default_factory=dict)
     comparisons: tuple[Json, ...] = ()
     uncertainties: tuple[Json, ...] = ()
+    dynamics: tuple[Json, ...] = ()
     quants: tuple[Json, ...] = ()
     trainings: tuple[Training, ...] = ()
     notes: tuple[str, ...] = ()
@@ -159,12 +160,14 @@ class _Reader:
         self.comparisons: list[Json] = []
         self.uncertainties: list[Json] = []
         self.quants: list[Json] = []
+        self.dynamics: list[Json] = []
         self.trainings: list[Training] = []
         self._seen: set[Path] = set()
 
     @property
     def anything(self) -> bool:
-        return any((self.groups, self.profiles, self.comparisons, self.uncertainties, self.quants, self.trainings))
+        kinds = (self.comparisons, self.uncertainties, self.quants, self.dynamics, self.trainings)
+        return any((self.groups, self.profiles, *kinds))
 
     def read(self, path: Path, label: str | None) -> None:
         """Add what is at ``path``; the same file a second time is nothing new."""
@@ -204,6 +207,9 @@ class _Reader:
         elif keys >= {"arms", "separations"}:
             require(content, ("model", "data", "settings", "measures"), path)
             self.quants.append(content)
+        elif keys >= {"checkpoints", "overall", "trends"}:
+            require(content, ("model", "data", "settings", "routers", "depth"), path)
+            self.dynamics.append(content)
         elif keys >= {"routers", "summary", "data", "model"}:
             self._add_pair(read_pair(path, label))
         else:
@@ -271,11 +277,12 @@ class _Reader:
             tuple(runs),
             profiles,
             (*self.comparisons, *comparisons),
-            tuple(self.uncertainties),
-            tuple(self.quants),
-            tuple(self.trainings),
-            tuple(notes),
-            plan,
+            uncertainties=tuple(self.uncertainties),
+            dynamics=tuple(self.dynamics),
+            quants=tuple(self.quants),
+            trainings=tuple(self.trainings),
+            notes=tuple(notes),
+            plan=plan,
         )
 
     def _named_runs(self, plans: Sequence[Plan]) -> list[Run]:

@@ -1,6 +1,7 @@
 """How many inputs are tried, and what none of them may do: hang, take a gigabyte, or end in an unforeseen error.
 
-By default some 25 inputs a class of readers, always the same; `-m slow` tries 10,000, or MOEBENCH_FUZZ_INPUTS of them.
+By default some 25 inputs a class of readers, always the same; `-m nightly` tries 10,000, or
+MOEBENCH_FUZZ_INPUTS of them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class HangError(BaseException):
     """An input took too long. No `Exception`, so that no reader takes it for what a library raises."""
 
 
-@pytest.fixture(params=[QUICK, pytest.param(FULL, marks=pytest.mark.slow)], ids=["quick", "full"])
+@pytest.fixture(
+    params=[QUICK, pytest.param(FULL, marks=(pytest.mark.slow, pytest.mark.nightly))], ids=["quick", "full"]
+)
 def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
     """``tried(strategy, check, share=1)``: check so many inputs; ``share`` of those of the class is this test's.
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from .comparison import ComparisonFile
+from .dynamics import DynamicsFile
 from .experts import ExpertsFile
 from .facts import SumsFacts, TraceManifest
 from .profile import ProfileFile
@@ -23,6 +24,7 @@ FILES: dict[str, tuple[str, Any]] = {
     "routing_stats": ("Routing statistics report", Report),
     "profile": ("Profile", ProfileFile),
     "comparison": ("Comparison", ComparisonFile),
+    "dynamics": ("Routers over a training", DynamicsFile),
     "experts": ("Experts", ExpertsFile),
     "quant_drift": ("Drift of routing under quantisation", QuantFile),
 }

@@ -11,6 +11,7 @@ from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
 from ..names import HEADS, OPEN, SCORES, SUMMARY, flag_of, label_and_unit, model_name, router_forms, sizes, tie_warnings
 from ..numbers import count, decimals, percent
+from ..tables.dynamics import COURSE
 from ..tables.quant import COLUMNS
 from ..tables.training import ENDS, ROWS
 from .card import words_of
@@ -30,6 +31,7 @@ def to_markdown(inputs: Inputs) -> str:
         *(_comparison(comparison) for comparison in inputs.comparisons),
         *(_uncertainty(report) for report in inputs.uncertainties),
         *(_quantised(report) for report in inputs.quants),
+        *(_followed(report) for report in inputs.dynamics),
         *(_training(training) for training in inputs.trainings),
     ):
         lines += [*part, ""]
@@ -182,6 +184,24 @@ def _quantised(report: Facts) -> Iterator[str]:
     yield from listed(cells)
 
 
+def _followed(report: Facts) -> Iterator[str]:
+    cells = Cells()
+    yield f"## Checkpoints of {text(model_name(report['model']))} on {text(report['data']['name'])}"
+    yield ""
+    for kind, course in report["overall"].items():
+        rows = [
+            [
+                text(str(one["name"])),
+                text(kind),
+                *(cells.cell(at[name] if name in at else at["metrics"][name], 3) for name, _ in COURSE),
+            ]
+            for one, at in zip(report["checkpoints"], course, strict=True)
+        ]
+        yield from table(["checkpoint", "routers", *(head for _, head in COURSE)], rows)
+        yield ""
+    yield from listed(cells)
+
+
 def _training(training: Training) -> Iterator[str]:
     report, cells = training.report, Cells()
     yield f"## Training {text(training.name)}"
@@ -210,6 +230,7 @@ def _provenance(inputs: Inputs) -> Iterator[str]:
         *(comparison[side] for comparison in inputs.comparisons for side in "ab"),
         *inputs.uncertainties,
         *inputs.quants,
+        *inputs.dynamics,
     ]
     rows, seen = [], set()
     for report in reports:

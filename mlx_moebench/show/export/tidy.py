@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...printable import csv_cell
 from ...routing.metrics import METRICS
 from ...types import Facts, Json
+from ..figures.dynamics import OWN, label_of
 from ..inputs import Inputs
 from ..names import OPEN, SCORES, flag_of, model_name, side_name
 from ..tables.profile import BETWEEN, between_rows, sizes_of
@@ -28,13 +29,19 @@ def to_csv(inputs: Inputs) -> str:
     routers of its kind: their mean, or the largest where ``metric`` begins with peak\\_. Of domains: what lies between
     them, ``finding.NAME`` (1 for yes, 0 for no) and ``word.WORD`` (1). Of comparisons: ``difference.METRIC``, B minus
     A. Of reports of loss: rank correlations with the loss, and mean losses of tenths. Of quantised arms:
-    ``quant.ARM.MEASURE``, and ``same_input`` of each. A training's log has a row per
+    ``quant.ARM.MEASURE``, and ``same_input`` of each. Of checkpoints: ``dynamics.MEASURE@CHECKPOINT``, and
+    ``depth.MARGIN@CHECKPOINT`` and ``trend.MEASURE`` of all routers of a kind. A training's log has a row per
     step already; its runs before and after are runs here.
     """
+    return csv_of(_rows(inputs))
+
+
+def csv_of(rows: Iterable[Json]) -> str:
+    """Rows of `COLUMNS` as CSV."""
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
     writer.writeheader()
-    for row in _rows(inputs):
+    for row in rows:
         writer.writerow({key: int(value) if isinstance(value, bool) else csv_cell(value) for key, value in row.items()})
     return out.getvalue()
 
@@ -52,6 +59,8 @@ def _rows(inputs: Inputs) -> Iterator[Json]:
         yield from _losses(report)
     for report in inputs.quants:
         yield from _quantised(report)
+    for report in inputs.dynamics:
+        yield from followed(report)
 
 
 def _report(report: Facts) -> Iterator[Json]:
@@ -137,6 +146,29 @@ def _quantised(report: Facts) -> Iterator[Json]:
                 for key, suffix in (("own", ""), ("same_input", ".same_input")):
                     entry, metric = row[key][name], f"quant.{arm['arm']}.{name}{suffix}"
                     yield about | where | _number(metric, measure["unit"], entry["value"], entry, level)
+
+
+def followed(report: Facts) -> Iterator[Json]:
+    """The rows of a report of ``dynamics``."""
+    level, about = report["settings"]["ci"]["level"], _about(report["model"], report["data"])
+    names = [str(one["name"]) for one in report["checkpoints"]]
+    places = [(_identity(router), router["checkpoints"]) for router in report["routers"]]
+    places += [({"router": kind}, course) for kind, course in report["overall"].items()]
+    for where, course in places:
+        for name, at in zip(names, course, strict=True):
+            entries = {measure: at[measure] for measure in OWN} | at["metrics"]
+            for measure, entry in entries.items():
+                metric, unit = f"dynamics.{measure}@{name}", label_of(measure)[1]
+                yield about | where | _number(metric, unit, entry["value"], entry, level)
+    for kind, rows in report["depth"].items():
+        for name, at in zip(names, rows, strict=True):
+            for margin, entry in at.items():
+                slope, unit = entry["slope"], f"{label_of(margin)[1]} per layer"
+                yield about | {"router": kind} | _number(f"depth.{margin}@{name}", unit, slope["value"], slope, level)
+    for kind, trends in report["trends"].items():
+        for measure, entry in trends.items():
+            row = _number(f"trend.{measure}", label_of(measure)[1], entry["value"], entry, level)
+            yield about | {"router": kind} | row
 
 
 def _about(model: Facts, data: Facts) -> Json:

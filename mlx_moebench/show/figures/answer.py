@@ -14,6 +14,7 @@ from .base import Value, labels, value_of
 from .differences import DifferenceSeries, difference_series
 from .domains import DomainSeries, domain_series
 from .drawing import CLEAR
+from .dynamics import DynamicsSeries, dynamics_series
 from .quant import QuantSeries, quant_series
 from .training import training_series
 from .uncertainty import uncertainty_series
@@ -47,6 +48,7 @@ def answer(inputs: Inputs) -> Answer:
     sentences += [_flags(run) for run in inputs.runs if run.name not in inputs.profiles]
     sentences += [_uncertainty(report) for report in inputs.uncertainties]
     sentences += [_quantised(quant_series(report)) for report in inputs.quants]
+    sentences += [_followed(dynamics_series(report)) for report in inputs.dynamics]
     facts = tuple(fact for run in inputs.runs for fact in _facts(run))
     return Answer(tuple(sentences), facts, tuple(dict.fromkeys([*inputs.notes, *_cautions(inputs)])))
 
@@ -182,6 +184,19 @@ def _quantised(series: QuantSeries) -> str:
     )
 
 
+def _followed(series: DynamicsSeries) -> str:
+    """How much of its routing a training had at its start, and how much still moved at its end."""
+    parts = []
+    for kind, course in series.overall.items():
+        of = f" ({kind} routers)" if len(series.overall) > 1 else ""
+        parts.append(
+            f"{_words(course['saturation'][0])} of a token's experts at {isolated(series.names[0])} are those of "
+            f"{isolated(series.names[-1])}{of}; from {isolated(series.names[0])} to {isolated(series.names[1])} "
+            f"{_words(course['change_rate'][1])} of them changed, to the last one {_words(course['change_rate'][-1])}"
+        )
+    return f"{isolated(series.name)}, {count(len(series.names), 'checkpoint')}: {'; '.join(parts)}."
+
+
 def _facts(run: Run) -> Iterator[Fact]:
     summaries = run.report.get("summary_by_router") or {"": run.report["summary"]}
     for kind, summary in summaries.items():
@@ -192,7 +207,8 @@ def _facts(run: Run) -> Iterator[Fact]:
 
 
 def _cautions(inputs: Inputs) -> Iterator[str]:
-    reports: Sequence[Facts] = [*(run.report for run in inputs.runs), *inputs.uncertainties, *inputs.quants]
+    others = (*inputs.uncertainties, *inputs.quants, *inputs.dynamics)
+    reports: Sequence[Facts] = [*(run.report for run in inputs.runs), *others]
     for report in reports:
         yield from map(str, report["model"].get("warnings") or ())
         yield from (f"{part}." for part in missing(report["data"]))

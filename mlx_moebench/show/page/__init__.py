@@ -74,6 +74,7 @@ def _title(inputs: Inputs) -> str:
     names = [*(run.name for run in inputs.runs), *inputs.profiles, *(t.name for t in inputs.trainings)]
     names += [str(report["data"]["name"]) for report in inputs.uncertainties]
     names += [f"{report['model']['id']}, quantised" for report in inputs.quants]
+    names += [f"{report['model']['id']} over a training" for report in inputs.dynamics]
     names += ["comparison"] if inputs.comparisons and not names else []
     shown = list(dict.fromkeys(names))
     return "Routing of " + ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

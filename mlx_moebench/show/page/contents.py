@@ -14,6 +14,7 @@ from ..figures import (
     CoactivationSeries,
     DifferenceSeries,
     DomainSeries,
+    DynamicsSeries,
     QuantSeries,
     TrainingSeries,
     UncertaintySeries,
@@ -21,17 +22,23 @@ from ..figures import (
     change_heat,
     coactivation_heat,
     coactivation_series,
+    course_chart,
     dead_chart,
+    depth_chart,
     difference_series,
     distance_chart,
     divergence_chart,
     domain_series,
+    dynamics_series,
     effect_chart,
     information_chart,
     kept_chart,
     kinds_of,
+    label_of,
     layer_chart,
     layer_series,
+    layers_chart,
+    load_course,
     load_heat,
     load_series,
     loss_chart,
@@ -91,6 +98,8 @@ def sections(inputs: Inputs) -> Iterator[Section]:
         yield _uncertainty(uncertainty_series(report), place)
     for place, report in enumerate(inputs.quants):
         yield _quantised(quant_series(report), place)
+    for place, report in enumerate(inputs.dynamics):
+        yield _dynamics(dynamics_series(report), place)
     for place, training in enumerate(inputs.trainings):
         yield _training(training_series(training), place)
 
@@ -346,6 +355,25 @@ def _quantised(series: QuantSeries, place: int) -> Section:
     by_margin = (Figure({"": margin_chart(series, kind)}) for kind in kinds_of(series.routers))
     heading = f"Experts kept when weights are quantised: {isolated(series.name)}"
     return Section(_id("quant", place), heading, ((Figure({"": kept_chart(series)}), *by_margin),))
+
+
+def _dynamics(series: DynamicsSeries, place: int) -> Section:
+    """The course of the measures that mean most, any of them layer by layer, margins by depth, and loads."""
+    kinds, parts = kinds_of(series.routers), []
+    margins = [name for name in ("margin_prob", "margin_weight") if name in series.measures]
+    for kind in kinds:
+        pairs = (("saturation", "saturation_top1"), ("change_rate", "change_rate_top1"), ("eae", "ewa"))
+        parts.append(tuple(Figure({"": course_chart(series, names, kind)}) for names in pairs))
+        by_layer = {name: layers_chart(series, name, kind) for name in series.measures}
+        options = tuple((name, label_of(name)[0]) for name in series.measures)
+        measures = Figure(by_layer, "measure", (Choice("measure", "Quantity", options),))
+        depths: dict[str, Drawing] = {name: depth_chart(series, name, kind) for name in margins}
+        chosen = Choice("margin", "Margin", tuple((name, label_of(name)[0]) for name in margins))
+        parts.append((measures, Figure(depths, "margin", (chosen,))))
+    loads = {str(n): load_course(series, n) for n in range(len(series.routers))}
+    layer = Choice("router", "Layer", tuple((str(n), label) for n, label in enumerate(labels(series.routers))))
+    heading = f"Checkpoints of a training: {isolated(series.name)}"
+    return Section(_id("dynamics", place), heading, (*parts, Figure(loads, "router", (layer,))))
 
 
 def _training(series: TrainingSeries, place: int) -> Section:

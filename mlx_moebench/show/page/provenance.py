@@ -35,6 +35,9 @@ def provenance(inputs: Inputs) -> list[tuple[str, list[tuple[str, str]]]]:
         arms = ", ".join(arm["arm"] for arm in report["arms"])
         rows = [("arms", arms), *_report(report)]
         parts.append((f"Quantised arms on {report['data']['name']}", rows))
+    for report in inputs.dynamics:
+        rows = [("checkpoints", ", ".join(str(one["name"]) for one in report["checkpoints"])), *_report(report)]
+        parts.append((f"Checkpoints on {report['data']['name']}", rows))
     for training in inputs.trainings:
         rows = [*_flat("routing loss", (training.report.get("settings") or {}).get("routing_loss") or {})]
         parts.append((f"Training {training.name}", rows + _command(training.report)))

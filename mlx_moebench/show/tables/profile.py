@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -151,10 +151,10 @@ def _cells(name: str, unit: str, entry: Json) -> Json:
     return {"metric": name, "unit": unit, **{key: entry.get(key) for key in ("value", "low", "high", "reason")}}
 
 
-def tidy_csv(rows: Iterator[Json]) -> bytes:
-    """The rows as CSV with a header; an undefined number is an empty cell."""
+def tidy_csv(rows: Iterable[Json], columns: Sequence[str] = COLUMNS) -> bytes:
+    """The rows as CSV with a header; an undefined number, or a column that a row lacks, is an empty cell."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue().encode()
