@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -78,14 +79,20 @@ class Perturbation:
             raise MoebenchError(f"{text!r} is no perturbation: it takes a {of} above 0.")
         return cls(kind, number)
 
-    def check(self, specs: Sequence[RouterSpec]) -> None:
-        """Raise `MoebenchError` where a router has too few experts for it."""
-        for spec in specs:
-            k, columns = spec.top_k, spec.n_experts
+    def check(self, specs: Sequence[RouterSpec], eligible: Sequence[int] = ()) -> None:
+        """Raise `MoebenchError` where a router has too few experts for it.
+
+        eligible: of each, how many a token can choose from, where that is not all of them.
+        """
+        for spec, columns in zip(specs, eligible or [spec.n_experts for spec in specs], strict=True):
+            k = spec.top_k
+            if self.kind.name == "random-top1":
+                columns = spec.n_experts  # of any group
             last = {"drop-top1": k + 1, "drop-top1-2": k + 2, "random-top1": k + 1, "k": self.number}
             if last.get(self.kind.name, k) > columns:
                 raise MoebenchError(
-                    f"{self.name} needs {last[self.kind.name]:g} experts, and {spec.name} chooses {k} of {columns}."
+                    f"{self.name} needs {last[self.kind.name]:g} experts, and {spec.name} chooses {k} of {columns}"
+                    f"{'' if columns == spec.n_experts else ', those of the groups that a token is left'}."
                 )
             if self.kind.name == "remove-top1" and k == 1:
                 raise MoebenchError(f"{self.name} leaves nothing of {spec.name}, which chooses 1 expert.")
@@ -111,6 +118,16 @@ class Perturbation:
             "noise": lambda: InputNoise(self.number, seed),
         }
         return made[self.kind.name]()
+
+
+def default_for(specs: Sequence[RouterSpec], eligible: Sequence[int] = ()) -> list[Perturbation]:
+    """Those of `DEFAULT` that every router can do."""
+    found = []
+    for one in perturbations_named(DEFAULT):
+        with suppress(MoebenchError):
+            one.check(specs, eligible)
+            found.append(one)
+    return found
 
 
 def perturbations_named(texts: Sequence[str]) -> list[Perturbation]:

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("mlx.core", reason="needs MLX")
 
 from click.testing import CliRunner
-from conftest import FEW_FORMS, built
+from conftest import FEW_FORMS, build_tiny, built
 from family_rows import BY_TYPE, Row
 from mmlu_files import write_mmlu
 from watching import Recorder, Watch, places, unwatch
@@ -29,7 +29,7 @@ from mlx_moebench.analysis.kept_sums import partial_path
 from mlx_moebench.checkpoints import LoadedModel
 from mlx_moebench.cli import group, main
 from mlx_moebench.data import Sequence
-from mlx_moebench.errors import DataError, MoebenchError, StatsError
+from mlx_moebench.errors import DataError, MoebenchError, RoutingError, StatsError
 from mlx_moebench.evaluate.mmlu import evaluate_mmlu
 from mlx_moebench.instrument import capture
 from mlx_moebench.models import Checkpoint, load_checkpoint
@@ -253,6 +253,24 @@ def test_two_experts_as_one_and_back(nano: Checkpoint) -> None:
     assert mx.array_equal(nano.model(ids), before)
     with pytest.raises(MoebenchError, match="unpacked"), merged(load_checkpoint(None, bits=4).model, 0, (0, 1), (1, 1)):
         pass
+
+
+def test_weights_that_are_not_finite_are_of_the_router_that_gave_them(nano: Checkpoint) -> None:
+    for router in (0, 2):
+        model = build_tiny()
+        gate = model.layers[router].mlp.gate
+        gate.weight = mx.where(mx.arange(8)[:, None] == 3, float("nan"), gate.weight)
+        with pytest.raises(RoutingError, match=rf"layer.{router}.mlp: the router gave weights"):
+            summed(model, nano.tokenizer, [[0, 10]] * 3, 2)
+
+
+@pytest.mark.slow
+def test_one_expert_a_token_has_no_pairs(nano: Checkpoint) -> None:
+    model = LoadedModel(build_tiny(num_experts_per_tok=1, vocab_size=4096), nano.tokenizer)
+    report = experts(model, "math", positions="all", plan=PLAN, reading=Reading(max_samples=10, max_length=6))
+    alike = report["routers"][0]["output_similarity"]["signed"]
+    assert (alike["value"], alike["reason"]) == (None, "no token chose two experts")
+    assert report["routers"][0]["sorted_weights"] == [1.0]
 
 
 def test_what_cannot_be_asked_is_a_sentence(nano: Checkpoint, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
+from conftest import FORMS, build_tiny, built, save_checkpoint
+from family_rows import BY_TYPE
 from mmlu_files import write_mmlu
 
 from mlx_moebench.analysis.answers import Exam, Questions, effect_on_answers, halves
 from mlx_moebench.analysis.contributed import contributed
-from mlx_moebench.analysis.expert_texts import corpus_texts
+from mlx_moebench.analysis.expert_texts import CHOOSING, JUDGING, corpus_texts, question_texts
 from mlx_moebench.analysis.merging import FEWEST, merge_candidates
 from mlx_moebench.analysis.perturb import perturb
-from mlx_moebench.analysis.prune import CHOOSING, JUDGING, prune
-from mlx_moebench.analysis.rankings import PRIOR, ranked, shrunk_accuracy
+from mlx_moebench.analysis.prune import ordered, prune
+from mlx_moebench.analysis.rankings import PRIOR, Size, ranked, shrunk_accuracy
 from mlx_moebench.analysis.reweight import reweight
+from mlx_moebench.checkpoints import LoadedModel
 from mlx_moebench.cli import main
 from mlx_moebench.data import encode, read_corpus
 from mlx_moebench.errors import DataError, MoebenchError, StatsError
@@ -35,6 +39,7 @@ import mlx.core as mx  # isort: skip
 READING = Reading(max_samples=24, max_length=16, batch_size=4)
 OPTIONS = Options(reading=READING, plan=Plan(resamples=200))
 SUBJECTS = ("anatomy", "virology")
+usage = namedtuple("usage", "total used free")
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +242,117 @@ def test_the_commands(tmp_path: Path, questions: Questions, capsys: pytest.Captu
         assert json.loads(out.read_text())["complete"]
     main(["perturb", "--what", "drop-top1", *asked, *few])
     assert "accuracy change" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **more: Any) -> None:
+        raise AssertionError("it ran")
+
+    for name in ("prune", "reweight", "merging"):
+        monkeypatch.setattr(f"mlx_moebench.analysis.{name}.contributed", never)
+
+
+def test_what_cannot_be_done_is_said_before_anything_runs(
+    nano: Checkpoint, tmp_path: Path, questions: Questions, nothing_runs: None
+) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "a").write_text("mine")
+    (tmp_path / "one.txt").write_text("One document.")
+    one_by_one = LoadedModel(built(FORMS["softmax_loop"]), nano.tokenizer)
+    packed = load_checkpoint(None, bits=4)
+
+    def refused(said: str, measure: Any, model: Any = nano, dataset: Any = "math", **more: Any) -> None:
+        with pytest.raises(MoebenchError, match=said):
+            measure(model, dataset, OPTIONS, **more)
+
+    refused("would choose 2 of 1", prune, keep=0.05)
+    refused("holds something", prune, export=full)
+    refused("is a file", prune, export=tmp_path / "one.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+        refused("has 0.00 GB free, and the smaller checkpoint takes 0.01 GB", prune, export=tmp_path / "less")
+    refused("one by one", prune, one_by_one)
+    refused("one by one", reweight, one_by_one, questions=questions)
+    refused("--no-measure", merge_candidates, one_by_one)
+    refused("--no-measure", merge_candidates, packed)
+    refused("one document", prune, dataset=str(tmp_path / "one.txt"))
+    refused("one document", merge_candidates, dataset=str(tmp_path / "one.txt"))
+    assert [path.name for path in full.iterdir()] == ["a"]
+
+
+@pytest.mark.slow
+def test_an_export_is_whole_or_not_there(nano: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped while it is written, or while it is timed: nothing, or all of it, which --resume takes."""
+    target, out = tmp_path / "less", tmp_path / "p.json"
+
+    def run(**more: Any) -> dict[str, Any]:
+        options = Options(reading=READING, plan=OPTIONS.plan, saving=Saving(out, True))
+        return prune(nano, "math", options, random=0, export=target, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_moebench.checkpoints.pruned.shutil.copyfile", _stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert {path.name for path in tmp_path.iterdir()} == {"p.json"}
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_moebench.checkpoints.pruned.shutil.copyfile", _full)
+        with pytest.raises(MoebenchError, match="less: No space left"):
+            run()
+    assert {path.name for path in tmp_path.iterdir()} == {"p.json"}
+    (tmp_path / ".less.partial").mkdir()  # what a killed one leaves
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_moebench.analysis.speed.generation_speed", _stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    written = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    made = run()["export"]
+    assert written == {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    assert made["bytes_after"] < made["bytes_before"]
+    assert {path.name for path in tmp_path.iterdir()} == {"p.json", "less"}
+    with pytest.raises(MoebenchError, match="another choice"):
+        prune(nano, "math", Options(reading=READING, saving=Saving(tmp_path / "q.json", True)), keep=0.5, export=target)
+
+
+def _full(*args: Any, **more: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def _stopped(*args: Any, **more: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_accuracy_that_ranks_nothing_is_said(nano: Checkpoint, questions: Questions) -> None:
+    """Where all answers are right, every expert has the accuracy of all."""
+    mmlu = questions.read()
+    made = contributed(nano, question_texts(nano, nano.config, mmlu, "last", 0), 8)
+    texts = question_texts(nano, nano.config, mmlu, "last", 0)
+    of_routers = [Size(16, 12, 1)] * len(made.specs)
+    assert len(ordered("accuracy", made, texts, of_routers)) == len(made.specs)
+    for answer in made.answers or ():
+        answer["correct"] = True
+    with pytest.raises(MoebenchError, match="tells no expert from another"):
+        ordered("accuracy", made, texts, of_routers)
+
+
+@pytest.mark.parametrize("k", [1, 8])
+def test_perturbations_by_default_are_those_that_can_be(k: int, tmp_path: Path) -> None:
+    config = BY_TYPE["olmoe"].config | {"num_experts_per_tok": k}
+    folder = save_checkpoint(tmp_path / "model", build_tiny(num_experts_per_tok=k), config)
+    report = perturb(folder, "math", max_samples=2, max_length=6, plan=OPTIONS.plan)
+    names = [one["perturbation"] for one in report["runs"]]
+    assert ("remove-top1" in names) == (k == 8)
+    assert ("drop-top1" in names) == (k == 1)
+    with pytest.raises(MoebenchError, match=r"remove-top1|drop-top1"):
+        perturb(folder, "math", ["remove-top1" if k == 1 else "drop-top1"], max_samples=2, plan=OPTIONS.plan)
+
+
+def test_ranks_stay_in_the_groups_that_a_token_is_left(tmp_path: Path) -> None:
+    grouped = FORMS["sigmoid_groups"]
+    row = BY_TYPE[grouped].config
+    k = (row.get("num_experts") or row["n_routed_experts"]) // row["n_group"]
+    limit = {"topk_group": 1, "num_experts_per_tok": k}
+    folder = save_checkpoint(tmp_path / "model", build_tiny(model_type=grouped, **limit), row | limit)
+    with pytest.raises(MoebenchError, match="of the groups that a token is left"):
+        perturb(folder, "math", ["drop-top1"], max_samples=2)

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX")
 
-from conftest import FEW_FORMS, build_tiny, save_checkpoint
+from conftest import FEW_FORMS, FORMS, build_tiny, save_checkpoint
 from family_rows import BY_TYPE
 
 from mlx_moebench.analysis.rankings import Size, random_order, sizes
@@ -128,6 +128,16 @@ def test_sizes_that_cannot_be() -> None:
     for keep, said in ((1.0, "between 0 and 1"), (0.99, "keeps all"), (0.1, "would choose 2 of 1")):
         with pytest.raises(MoebenchError, match=said):
             sizes(family, config, specs, keep)
+
+
+@pytest.mark.parametrize("name", [FORMS["sigmoid_groups"], FORMS["softmax_groups"]])
+def test_groups_compared_by_their_best_two_keep_two(name: str) -> None:
+    """With one, neither mlx-lm nor transformers runs what is exported."""
+    model = build_tiny(model_type=name, num_experts_per_tok=2)
+    family, config, specs = family_of(model), config_of(model), routers_of(model)
+    with pytest.raises(MoebenchError, match="best two"):
+        sizes(family, config, specs, 0.25)
+    assert all(size.n_kept == 8 for size in sizes(family, config, specs, 0.5))
 
 
 def test_the_order_is_written_a_layer_a_line() -> None:

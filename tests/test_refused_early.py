@@ -29,6 +29,8 @@ REFUSED = {
     "loss --output x.txt": "ends in .json",
     "evaluate --model moebench-nan": "Did you mean 'moebench-nano'?",
     "evaluate --task arc_easy --subjects anatomy": "--subjects belongs to --task mmlu",
+    "experts prune --keep 1.0": "0<x<1",
+    "experts reweight --strength 0": "x>0",
     "train --model moebench-nan": "Did you mean 'moebench-nano'?",
     "demo --model moebench-nan": "Did you mean 'moebench-nano'?",
     "compare a.json b.json": "No stats pair at a.json",

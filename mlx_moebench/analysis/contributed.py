@@ -41,7 +41,7 @@ def contributed(
     """One forward of every sequence, in batches. What is kept grows with neither the tokens nor their experts.
 
     kept: where it is saved meanwhile, and gone on from.
-    Raises `RoutingError` where an expert returns what is not finite.
+    Raises `RoutingError` where a gate weight, or what an expert returns, is not finite.
     """
     heard, kept = _Heard(texts), kept or KeptSums(None, {}, False)
     single = texts.questions is not None and all(

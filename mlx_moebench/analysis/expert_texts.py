@@ -21,6 +21,9 @@ from ..routing.repeats import Units, text_hash, units_of
 from ..types import HostArray, Json
 from .answers import exam_facts
 
+CHOOSING, JUDGING = "1/2", "2/2"
+"""Documents to choose by, and others to judge by."""
+
 Positions = Literal["last", "answer", "all"]
 POSITIONS: tuple[Positions, ...] = ("last", "answer", "all")
 """Which tokens count: the last one of a prompt, which the answer is read from; the answer's own; or all of a prompt."""
@@ -57,11 +60,15 @@ class Texts:
 
 
 def corpus_texts(checkpoint: Any, config: Json, dataset: Dataset, reading: Reading, positions: Positions) -> Texts:
-    """The sequences of a corpus; raises what `data.read_corpus` and `data.encode` do, and `DataError` for answers."""
-    if positions == "answer":
-        raise DataError("Texts of a data set have no answers: count their last token or all, or give questions.")
+    """The sequences of a corpus, which has no answers; raises what `data.read_corpus` and `data.encode` do."""
     corpus = read_corpus(dataset, **reading.of_corpus(), tokenizer=checkpoint.tokenizer)
-    every = in_shard(encode(corpus, checkpoint.tokenizer, reading.max_length), reading.shard)
+    whole = encode(corpus, checkpoint.tokenizer, reading.max_length)
+    if reading.shard == CHOOSING and len({sequence.row % 2 for sequence in whole}) < 2:
+        raise DataError(
+            f"{corpus.name} is one document, which cannot be split into some to choose by and others to judge by: give "
+            "more, or make documents of its paragraphs with --split-on blank."
+        )
+    every = in_shard(whole, reading.shard)
     check_vocabulary(config, max(int(s.ids.max()) for s in every))
     hashes = text_hashes(every)
     units = units_of(hashes[s.row] for s in every)

@@ -104,12 +104,9 @@ def merged(model: nn.Module, number: int, pair: tuple[int, int], shares: Sequenc
     that chooses both has the merged one twice, so its two weights add up. Raises `MoebenchError` for experts that are
     packed, called one by one, or under an adapter.
     """
-    module, one_by_one, n = list(_experts(model))[number]
+    check_merging(model)
+    module, _, n = list(_experts(model))[number]
     parts = held(module, n)
-    if one_by_one or not parts or any("scales" in part or "lora_a" in part for part in module.modules()):
-        raise MoebenchError(
-            "Only experts whose weights are stored together, unpacked and without an adapter, can merge."
-        )
     first, second = pair
     share = shares[0] / sum(shares) if sum(shares) else 0.5
     before = [part.array for part in parts]
@@ -122,6 +119,17 @@ def merged(model: nn.Module, number: int, pair: tuple[int, int], shares: Sequenc
     finally:
         for (part, key), whole in zip(parts, before, strict=True):
             part[key] = whole
+
+
+def check_merging(model: nn.Module) -> None:
+    """Raise `MoebenchError` for experts that `merged` cannot make one of."""
+    for module, one_by_one, n in _experts(model):
+        packed = any("scales" in part or "lora_a" in part for part in module.modules())
+        if one_by_one or packed or not held(module, n):
+            raise MoebenchError(
+                "Only experts whose weights are stored together, unpacked and without an adapter, can merge; list the "
+                "pairs with --no-measure."
+            )
 
 
 def nearest_pairs(similarity: HostArray, most: int) -> list[tuple[int, int]]:

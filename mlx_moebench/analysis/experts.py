@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data import Dataset
+from ..data.mmlu import Mmlu
+from ..errors import DataError
 from ..evaluate.accuracy import summarise
 from ..evaluate.expert_accuracy import ExpertAccuracy, expert_accuracy
 from ..files import write_aside
@@ -18,6 +20,7 @@ from ..pair.seal import sealed_text
 from ..routing.comparison.choices import Estimate
 from ..routing.comparison.differences import benjamini_hochberg
 from ..routing.contributions import ContributionSums
+from ..routing.intervals.bootstrap import Interval
 from ..routing.intervals.ratios import ratio_intervals
 from ..routing.record import RouterSpec
 from ..types import Json
@@ -42,16 +45,17 @@ def texts_of(
     runner: Any,
     checkpoint: Any,
     dataset: Dataset | None,
-    questions: Questions | None,
+    mmlu: Mmlu | None,
     reading: Reading,
     positions: Positions,
+    shots: int,
 ) -> Texts:
-    """A corpus, or questions where no ``dataset`` is named."""
+    """A corpus, or questions where there are some."""
     config = runner.config(checkpoint.model)
-    if dataset is not None:
-        return corpus_texts(checkpoint, config, dataset, reading, positions)
-    questions = questions or Questions()
-    return question_texts(checkpoint, config, questions.read(), positions, questions.shots)
+    if mmlu is not None:
+        return question_texts(checkpoint, config, mmlu, positions, shots)
+    assert dataset is not None
+    return corpus_texts(checkpoint, config, dataset, reading, positions)
 
 
 def experts(
@@ -81,9 +85,13 @@ def experts(
 
     reading, plan = reading or Reading(batch_size=4), plan or Plan()
     check_plan(plan)
+    if dataset is not None and positions == "answer":
+        raise DataError("Texts of a data set have no answers: count their last token or all, or give questions.")
+    questions = questions or Questions()
+    mmlu = questions.read() if dataset is None else None
     runner, checkpoint = loaded(model, loading or Loading(), step)
     step("reading the text", 0, 0)
-    texts = texts_of(runner, checkpoint, dataset, questions, reading, positions)
+    texts = texts_of(runner, checkpoint, dataset, mmlu, reading, positions, questions.shots)
     saving, identity, environment = saving or Saving(), runner.facts(checkpoint), runner.environment()
     output = None if saving.output is None else Path(saving.output)
     decides = {"model": identity, "data": texts.facts, "batch_size": reading.batch_size}
@@ -172,6 +180,7 @@ def _intervals(sums: ContributionSums, texts: Texts, plan: Plan) -> list[Json]:
         over, under = sums.of_units(name), sums.of_units(of)
         (interval,) = ratio_intervals(over[:, None], under[:, None], texts.strata, plan)
         value = float(over.sum() / under.sum()) if under.sum() else float("nan")
+        interval = interval if under.sum() else Interval(reason="no token chose two experts")
         made.append(Estimate(value, interval).to_dict())
     return made
 

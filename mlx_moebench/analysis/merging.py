@@ -14,10 +14,9 @@ from ..routing.contributions import ContributionSums
 from ..types import Json
 from .changed import run
 from .contributed import contributed
-from .expert_texts import corpus_texts
-from .expert_weights import merged, nearest_pairs, weight_similarity
+from .expert_texts import CHOOSING, JUDGING, corpus_texts
+from .expert_weights import check_merging, merged, nearest_pairs, weight_similarity
 from .kept_runs import KeptRuns, within
-from .prune import CHOOSING, JUDGING
 from .tested import SECTIONS, Tested, check_plan, loaded
 
 SCHEMA_VERSION = "1"
@@ -44,6 +43,8 @@ def merge_candidates(
     """
     check_plan(options.plan)
     runner, checkpoint = loaded(model, options.loading, step)
+    if measure:
+        check_merging(checkpoint.model)
     dataset = reusable(dataset)
     to_choose, to_judge = (replace(options, reading=replace(options.reading, shard=s)) for s in (CHOOSING, JUDGING))
     texts = corpus_texts(checkpoint, runner.config(checkpoint.model), dataset, to_choose.reading, "all")

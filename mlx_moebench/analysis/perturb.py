@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ..data import Dataset
 from ..errors import MoebenchError
 from ..options import Choices, Flag, Loading, Options, Reading, Saving, Step, quiet_step, takes
-from ..perturbations import DEFAULT, Perturbation, perturbations_named
+from ..perturbations import Perturbation, default_for, perturbations_named
 from ..routing.record import RouterSpec
 from ..types import Json
 from .answers import Questions
 from .kept_runs import KeptRuns, within
+from .rankings import groups_of
 
 if TYPE_CHECKING:
     from ..instrument.interventions import Change
@@ -32,7 +33,7 @@ BATCH_SIZE = 4
 def perturb(
     model: Any = None,
     dataset: Dataset = "math",
-    perturbations: Sequence[str] = DEFAULT,
+    perturbations: Sequence[str] | None = None,
     *,
     by_layer: bool = False,
     questions: Questions | None = None,
@@ -41,7 +42,8 @@ def perturb(
 ) -> Json:
     """Change what the routers of ``model`` choose, and measure its loss against that of the model as it is.
 
-    perturbations: names, see `perturbations.KINDS`; each of all routers, and with by_layer of each router alone, too.
+    perturbations: names, see `perturbations.KINDS`; without, those of `perturbations.DEFAULT` that the routers can do.
+    Each of all routers, and with by_layer of each router alone, too.
     Every run sees the same batches, so that the change of the loss and the share of tokens whose most likely next token
     stays are paired, with intervals over sequences. ``sets_kept`` is the share of tokens whose set of experts a router
     would have chosen unchanged on the hidden state that it got. questions: of MMLU, which every run answers too: then
@@ -53,14 +55,14 @@ def perturb(
     router cannot do.
     """
     options = Options.of({"batch_size": BATCH_SIZE, **choices})
-    arms = perturbations_named(list(perturbations))
+    arms = None if perturbations is None else perturbations_named(list(perturbations))
     return perturb_report(model, dataset, arms, options, by_layer=by_layer, questions=questions, step=step)
 
 
 def perturb_report(
     model: Any,
     dataset: Dataset,
-    perturbations: Sequence[Perturbation],
+    perturbations: Sequence[Perturbation] | None,
     options: Options,
     *,
     by_layer: bool = False,
@@ -68,23 +70,30 @@ def perturb_report(
     step: Step = quiet_step,
 ) -> Json:
     """`perturb` with its perturbations and options made."""
-    if not perturbations:
+    if perturbations is not None and not perturbations:
         raise MoebenchError("Name a perturbation, such as drop-top1.")
     if options.saving.trace is not None:
         raise MoebenchError("A trace is written by analyze; leave it out here.")
+    from ..instrument.capture import routers_of
     from ..instrument.changes import Only
+    from ..instrument.interventions import check_changes
+    from ..instrument.models import config_of, family_of
     from .tested import SECTIONS, Tested, check_plan, loaded
 
     check_plan(options.plan)
-    runner, checkpoint = loaded(model, options.loading, step)
     mmlu = None if questions is None else questions.read()
+    runner, checkpoint = loaded(model, options.loading, step)
+    check_changes(checkpoint.model)
+
+    specs, family, config = routers_of(checkpoint.model), family_of(checkpoint.model), config_of(checkpoint.model)
+    eligible = [groups_of(family, config, spec).eligible(spec.n_experts) for spec in specs]
+    perturbations = default_for(specs, eligible) if perturbations is None else perturbations
 
     def fit(specs: Sequence[RouterSpec]) -> None:
         for one in perturbations:
-            one.check(specs)
+            one.check(specs, eligible)
 
     tested = Tested.begin(runner, checkpoint, dataset, options, mmlu, within(step, "as it is", 0, 1), fit)
-    specs = tested.specs
     planned = list(_planned(perturbations, len(specs), by_layer))
     report = tested.report(KIND, SCHEMA_VERSION, {})
     kept = KeptRuns(report, options.saving, SECTIONS, lambda one: (one["perturbation"], one["router"]))

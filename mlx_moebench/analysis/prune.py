@@ -15,15 +15,18 @@ from mlx.utils import tree_flatten
 
 from ..data import Dataset, reusable
 from ..errors import MoebenchError
-from ..instrument.capture import experts_of
+from ..families import Family
+from ..instrument.capture import experts_of, routers_of
 from ..instrument.changes import How, Without
+from ..instrument.interventions import check_changes
 from ..instrument.models import family_of
 from ..options import Options, Step, quiet_step
 from ..pair.stats import RoutingStats
+from ..routing.record import RouterSpec
 from ..types import Json
 from .answers import Questions, halves
 from .contributed import Contributed, contributed
-from .expert_texts import Positions, Texts, corpus_texts, question_texts
+from .expert_texts import CHOOSING, JUDGING, Positions, Texts, corpus_texts, question_texts
 from .experts import flags_of
 from .kept_runs import KeptRuns, within
 from .rankings import By, Size, random_order, ranked, scores, sizes
@@ -31,8 +34,6 @@ from .tested import SECTIONS, Tested, check_plan, loaded
 
 SCHEMA_VERSION = "1"
 KIND = "pruning"
-CHOOSING, JUDGING = "1/2", "2/2"
-"""Documents to choose by, and others to judge by."""
 
 
 def prune(
@@ -61,20 +62,22 @@ def prune(
         raise MoebenchError("Half of the documents choose and half judge; leave the shard out.")
     if by == "accuracy" and questions is None:
         raise MoebenchError("Pruning by accuracy needs questions: give a folder of MMLU, or the hub.")
-    runner, checkpoint = loaded(model, options.loading, step)
     if export is not None:
-        _check_export(checkpoint, how)
+        _check_target(Path(export), how, options)
+    choosing, judging = (None, None) if questions is None else halves(questions.read())
+    runner, checkpoint = loaded(model, options.loading, step)
+    check_changes(checkpoint.model)
+    config, family, specs = runner.config(checkpoint.model), family_of(checkpoint.model), routers_of(checkpoint.model)
+    of_routers = sizes(family, config, specs, keep)
+    if export is not None:
+        _check_export(checkpoint, Path(export), family, specs, of_routers)
     dataset = reusable(dataset)
     to_choose, to_judge = (replace(options, reading=replace(options.reading, shard=s)) for s in (CHOOSING, JUDGING))
-    choosing, judging = (None, None) if questions is None else halves(questions.read())
-    config = runner.config(checkpoint.model)
     if by == "accuracy" and questions is not None and choosing is not None:
         texts = question_texts(checkpoint, config, choosing, positions, questions.shots)
     else:
         texts = corpus_texts(checkpoint, config, dataset, to_choose.reading, "all")
     made = contributed(checkpoint, texts, options.reading.rows, within(step, "choosing", 0, random + 2))
-    family = family_of(checkpoint.model)
-    of_routers = sizes(family, config, made.specs, keep)
     orders = ordered(by, made, texts, of_routers)
     tested = Tested.begin(runner, checkpoint, dataset, to_judge, judging, within(step, "as it is", 1, random + 2))
     settings = {"by": by, "keep": keep, "how": how, "random": random, "positions": positions}
@@ -106,10 +109,16 @@ def prune(
 def ordered(by: By, made: Contributed, texts: Texts, of_routers: Sequence[Size]) -> list[list[int]]:
     """Of each router its experts, the one worth most first."""
     correct, _ = flags_of(made.answers)
-    return [
-        ranked(scores(by, sums, texts.units.labels, correct)[: size.n_experts])
+    every = [
+        scores(by, sums, texts.units.labels, correct)[: size.n_experts]
         for sums, size in zip(made.sums, of_routers, strict=True)
     ]
+    if by == "accuracy" and all(len(set(values[np.isfinite(values)].tolist())) < 2 for values in every):
+        raise MoebenchError(
+            "Accuracy tells no expert from another: all answers are right, or all wrong, or every question chose the "
+            "same experts. Ask for more questions, or count their last token alone."
+        )
+    return [ranked(values) for values in every]
 
 
 def _masks(tested: Tested, of_routers: Sequence[Size], orders: Sequence[Sequence[int]]) -> dict[int, Any]:
@@ -162,13 +171,31 @@ def against_random(tested: Tested, runs: Sequence[Json]) -> Json:
     }
 
 
-def _check_export(checkpoint: Any, how: How) -> None:
+def _check_target(folder: Path, how: How, options: Options) -> None:
+    from ..checkpoints.pruned import check_target
+
     if how != "route-around":
         raise MoebenchError("An exported checkpoint routes around the experts that it lacks; leave --how zero out.")
+    check_target(folder, options.saving.resume)
+
+
+def _check_export(
+    checkpoint: Any, folder: Path, family: Family, specs: Sequence[RouterSpec], of_routers: Sequence[Size]
+) -> None:
+    """Raise now what would end an export after all has run."""
+    from ..checkpoints.folder import read_config
+    from ..checkpoints.pruned import check_disk, planned
+    from ..checkpoints.weights import read_weights
+
     if getattr(checkpoint, "path", None) is None:
         raise MoebenchError("Only a model loaded from a folder or the hub can be exported: name it.")
     if checkpoint.adapter or checkpoint.quantised_on_load or checkpoint.routers_from:
         raise MoebenchError("The stored weights are exported: leave out the adapter, --bits and --routers-from.")
+    kept = {number: range(size.n_kept) for number, size in enumerate(of_routers)}
+    weights = read_weights(checkpoint.path)
+    planned(read_config(checkpoint.path), weights, family, specs, kept)
+    if not folder.exists():
+        check_disk(folder, weights, min(size.n_kept / size.n_experts for size in of_routers))
 
 
 def _exported(tested: Tested, report: Json, folder: Path, change: Without, options: Options, step: Step) -> Json:
@@ -180,7 +207,7 @@ def _exported(tested: Tested, report: Json, folder: Path, change: Without, optio
     kept = {number: section["kept"] for number, section in enumerate(report["routers"])}
     order = {number: section["order"] for number, section in enumerate(report["routers"])}
     path, family = tested.checkpoint.path, family_of(tested.checkpoint.model)
-    facts = export_pruned(path, folder, family, tested.specs, kept, order)
+    facts = export_pruned(path, folder, family, tested.specs, kept, order, options.saving.resume)
     loading = options.loading
     smaller = load_checkpoint(folder, loading)
     ids = _first_ids(tested, options)

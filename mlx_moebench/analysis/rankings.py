@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,27 @@ class Size:
         return mask
 
 
+class Limit(NamedTuple):
+    """A router chooses from ``kept`` of ``number`` groups of neighbours, which have ``at_least`` experts each."""
+
+    number: int = 1
+    kept: int = 1
+    at_least: int = 1
+
+    def eligible(self, n_experts: int) -> int:
+        """Experts that one token can choose from."""
+        return n_experts // self.number * self.kept
+
+
+def groups_of(family: Family, config: Config, spec: RouterSpec) -> Limit:
+    """The limit of a router's choice; one group where it has none."""
+    groups = family.form(spec.router).rule.groups
+    if groups is None or not groups.dropped(config):
+        return Limit()
+    least = 2 if groups.by == "top2" else 1
+    return Limit(int(value_of(config, groups.number)), int(value_of(config, groups.kept)), least)
+
+
 def sizes(family: Family, config: Config, specs: Sequence[RouterSpec], keep: float) -> list[Size]:
     """Of each router; where it limits its choice to groups of experts, each group loses as many.
 
@@ -87,15 +108,17 @@ def sizes(family: Family, config: Config, specs: Sequence[RouterSpec], keep: flo
         raise MoebenchError(f"Keep is a share of the experts between 0 and 1, got {keep:g}.")
     made = []
     for spec in specs:
-        rule = family.form(spec.router).rule
-        limited = rule.groups is not None and rule.groups.dropped(config) > 0
-        groups = int(value_of(config, rule.groups.number)) if rule.groups is not None and limited else 1
-        of_these = int(value_of(config, rule.groups.kept)) if rule.groups is not None and limited else 1
+        groups, of_these, at_least = groups_of(family, config, spec)
         n = spec.n_experts if spec.kinds is None else spec.kinds.count("ffn")
         each = max(1, round(n * keep / groups))
         if each * groups >= n:
             raise MoebenchError(f"Keeping {keep:g} of {n} experts of {spec.name} keeps all of them; keep fewer.")
         if each * of_these < spec.top_k:
             raise MoebenchError(f"{spec.name} would choose {spec.top_k} of {each * of_these} experts; keep more.")
+        if each < at_least:
+            raise MoebenchError(
+                f"{spec.name} would have 1 expert in each of {groups} groups, which it compares by their best two; "
+                "keep more."
+            )
         made.append(Size(n, each * groups, groups))
     return made

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..data import Dataset
 from ..errors import MoebenchError
 from ..instrument.changes import Reweighted
+from ..instrument.interventions import check_changes
 from ..options import Options, Step, quiet_step
 from ..types import Json
 from .answers import Questions, halves
@@ -49,8 +50,9 @@ def reweight(
     if not 0 < strength < float("inf"):
         raise MoebenchError(f"A strength is above 0, got {strength:g}.")
     questions = questions or Questions()
-    runner, checkpoint = loaded(model, options.loading, step)
     choosing, judging = halves(questions.read())
+    runner, checkpoint = loaded(model, options.loading, step)
+    check_changes(checkpoint.model)
     texts = question_texts(checkpoint, runner.config(checkpoint.model), choosing, positions, questions.shots)
     made = contributed(checkpoint, texts, options.reading.rows, within(step, "choosing", 0, shuffled + 2))
     factors = factors_of(made, texts, strength)

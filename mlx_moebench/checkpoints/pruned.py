@@ -20,7 +20,7 @@ from ..families import Family
 from ..families.base import RouterForm
 from ..families.layers import n_layers
 from ..families.settings import SECTION, count, names_of
-from ..files import opened, read_header, written_aside
+from ..files import opened, probe_folder, read_header, read_text, written_aside
 from ..routing.record import RouterSpec
 from ..types import Json
 from .folder import read_config
@@ -113,24 +113,87 @@ class _Router:
             )
 
 
+def check_target(target: Path, again: bool = False) -> None:
+    """Raise where no checkpoint can be exported to the folder ``target``; again: unless one was, maybe this one."""
+    if target.is_dir():
+        if any(target.iterdir()) and not (again and (target / ORDER).is_file()):
+            raise ModelLoadError(f"{target} holds something already; name a new folder.")
+    elif target.exists():
+        raise ModelLoadError(f"{target} is a file; name a new folder.")
+    probe_folder(target.parent / target.name / "config.json")
+
+
+def check_disk(target: Path, weights: Weights, share: float) -> None:
+    """Raise ModelLoadError where the disk has no room for what an export keeps at least: ``share`` of every tensor."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    free, least = shutil.disk_usage(folder).free, share * weights.nbytes
+    if free < least:
+        raise ModelLoadError(
+            f"The disk of {target} has {free / 1e9:.2f} GB free, and the smaller checkpoint takes {least / 1e9:.2f} GB "
+            "or more: free some, or name a folder of another disk."
+        )
+
+
 def export_pruned(
-    source: Path, target: Path, family: Family, specs: Sequence[RouterSpec], kept: Kept, order: Kept
+    source: Path,
+    target: Path,
+    family: Family,
+    specs: Sequence[RouterSpec],
+    kept: Kept,
+    order: Kept,
+    again: bool = False,
 ) -> Json:
     """Write the checkpoint in ``source`` with the experts ``kept`` alone to the folder ``target``, which must be empty.
 
     order: of each router all experts, the one that is kept longest first, for `ORDER`. Config, tokenizer and code are
-    copied; what counts experts in the config is changed. Returns ``{"bytes_before", "bytes_after", "files"}``.
+    copied; what counts experts in the config is changed. The folder is there when all of it is. again: one that holds
+    the same choice is left as it is. Returns ``{"bytes_before", "bytes_after", "files"}``.
     Raises ModelLoadError where layers would differ in size, fewer experts than K stay, or the names are not known.
     """
     config, weights = read_config(source), read_weights(source)
+    changes, smaller = planned(config, weights, family, specs, kept)
+    check_target(target, again)
+    if not (again and (target / ORDER).is_file()):
+        _write(source, target, weights, changes, smaller, order_lines(specs, order))
+    elif read_config(target) != smaller or read_text(target / ORDER) != order_lines(specs, order):
+        raise ModelLoadError(f"{target} holds another choice of experts; name a new folder.")
+    after = sum((target / file.name).stat().st_size for file in weights.files)
+    return {"bytes_before": weights.nbytes, "bytes_after": after, "files": len(weights.files)}
+
+
+def planned(
+    config: Json, weights: Weights, family: Family, specs: Sequence[RouterSpec], kept: Kept
+) -> tuple[dict[str, _Change], Json]:
+    """(what becomes of each tensor that does not stay as it is, the config); raises as `export_pruned` does."""
     n_kept = _checked(specs, kept)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelLoadError(f"{target} holds something already; name a new folder.")
     routers = [_router(config, family, spec, kept[number]) for number, spec in enumerate(specs)]
     changes = dict(_changes(config, weights, routers))
     for router in routers:
         router.check()
-    target.mkdir(parents=True, exist_ok=True)
+    return changes, _smaller(config, family, routers[0].n_experts, n_kept)
+
+
+def _write(
+    source: Path, folder: Path, weights: Weights, changes: Mapping[str, _Change], smaller: Json, order: str
+) -> None:
+    """All files in a folder beside ``folder``, which is renamed when it is whole."""
+    target = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(target, ignore_errors=True)  # what a killed run left
+    target.mkdir(parents=True)
+    try:
+        _write_files(source, target, weights, changes)
+        (target / "config.json").write_text(json.dumps(smaller, indent=2) + "\n", encoding="utf-8")
+        (target / ORDER).write_text(order, encoding="utf-8")
+        target.replace(folder)
+    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise ModelLoadError(f"Cannot write {folder}: {error.strerror or error}.") from error
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def _write_files(source: Path, target: Path, weights: Weights, changes: Mapping[str, _Change]) -> None:
     index: dict[str, str] = {}
     for file in weights.files:
         _copy_weights(file, target / file.name, changes)
@@ -138,14 +201,10 @@ def export_pruned(
     for path in source.iterdir():
         if path.is_file() and path.suffix in _COPIED and path.name not in (INDEX, "config.json", ORDER):
             shutil.copyfile(path, target / path.name)
-    after = sum((target / file.name).stat().st_size for file in weights.files)
     if len(weights.files) > 1:
+        after = sum((target / file.name).stat().st_size for file in weights.files)
         whole = {"metadata": {"total_size": after}, "weight_map": dict(sorted(index.items()))}
         (target / INDEX).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
-    smaller = _smaller(config, family, routers[0].n_experts, n_kept)
-    (target / "config.json").write_text(json.dumps(smaller, indent=2) + "\n", encoding="utf-8")
-    (target / ORDER).write_text(order_lines(specs, order), encoding="utf-8")
-    return {"bytes_before": weights.nbytes, "bytes_after": after, "files": len(weights.files)}
 
 
 def order_lines(specs: Sequence[RouterSpec], order: Kept) -> str:

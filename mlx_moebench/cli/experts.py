@@ -221,7 +221,11 @@ def _run(
     "right the answers are where it is chosen.",
 )
 @click.option(
-    "--keep", type=float, default=0.75, show_default=True, help="Share of the experts of each router to keep."
+    "--keep",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.75,
+    show_default=True,
+    help="Share of the experts of each router to keep.",
 )
 @click.option(
     "--how",
@@ -258,7 +262,13 @@ def prune_command(**choices: Any) -> None:
     expose_value=False,
     help="What raises the weight of an expert.",
 )
-@click.option("--strength", type=float, default=1.0, show_default=True, help="Exponent of the factors.")
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Exponent of the factors.",
+)
 @click.option(
     "--shuffled",
     type=click.IntRange(min=0),

@@ -38,10 +38,10 @@ Examples:
 """
 
 
-def _named(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[Perturbation]:
-    """Click callback."""
+def _named(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[Perturbation] | None:
+    """Click callback; None where none is named."""
     try:
-        return perturbations_named(values or DEFAULT)
+        return perturbations_named(values) if values else None
     except MoebenchError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -57,7 +57,7 @@ def _named(context: click.Context, parameter: click.Parameter, values: tuple[str
     metavar="NAME[=NUMBER]",
     help="What is done to the choice; again for more: "
     + "; ".join(f"{kind.name}{f'={kind.number}' if kind.number else ''}, {kind.what}" for kind in KINDS)
-    + f".  [default: {', '.join(DEFAULT)}]",
+    + f".  [default: {', '.join(DEFAULT)}, where the routers can]",
 )
 @click.option("--by-layer", is_flag=True, help="Each of all routers, and then of each router alone.")
 @question_options("Put questions to every run, too.", "none are asked")
@@ -71,7 +71,7 @@ def command(
     dataset: str,
     loading: Loading,
     reading: Reading,
-    perturbations: list[Perturbation],
+    perturbations: list[Perturbation] | None,
     by_layer: bool,
     questions: Questions | None,
     plan: Plan,

@@ -217,11 +217,9 @@ class _Hub:
             try:
                 table = load_split(f"{HUB}:all:{named}")
             except DataError as error:
-                raise DataError(f"{str(error).rstrip('.')}, or give a folder of MMLU's files with --data.") from error
+                raise DataError(f"{str(error).rstrip('.')}, or give a folder of MMLU's files.") from error
             except MissingExtraError as error:
-                raise MissingExtraError(
-                    "Reading MMLU from the hub, and not from a folder with --data,", "data"
-                ) from error
+                raise MissingExtraError("Reading MMLU from the hub, and not from a folder,", "data") from error
             self._tables[split] = table_questions(table, f"hub:{HUB}:all:{named}")
         questions = self._tables[split].get(subject)
         if not questions:

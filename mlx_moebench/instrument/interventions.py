@@ -85,11 +85,7 @@ def changing(model: nn.Module, change: Change) -> Iterator[None]:
     `UnsupportedModelError` where a router is missing.
     """
     with Capture(model, _nothing) as taps:
-        if any(form.one_by_one for form in taps.forms):
-            raise MoebenchError(
-                "The blocks of this model call their experts one by one, so that another choice cannot take the place "
-                "of theirs."
-            )
+        _check_forms(taps)
         if any(tap.swap is not None for tap in taps.routers):
             raise MoebenchError("The routers of this model are changed already: end that first.")
         try:
@@ -99,6 +95,20 @@ def changing(model: nn.Module, change: Change) -> Iterator[None]:
         finally:
             for tap in taps.routers:
                 tap.swap = None
+
+
+def check_changes(model: nn.Module) -> None:
+    """Raise what `changing` would, before anything runs."""
+    with Capture(model, _nothing) as taps:
+        _check_forms(taps)
+
+
+def _check_forms(taps: Capture) -> None:
+    if any(form.one_by_one for form in taps.forms):
+        raise MoebenchError(
+            "The blocks of this model call their experts one by one, so that another choice cannot take the place of "
+            "theirs."
+        )
 
 
 @contextmanager

@@ -87,10 +87,12 @@ class ContributionSums:
     def add(self, unit: Integers, indices: Integers, weights: Reals, products: Reals, peaks: Reals) -> None:
         """Count P tokens: unit [P] of each; indices, weights and peaks [P, K]; products [P, K, K].
 
-        Raises `ValueError` where an expert returned something that is not finite.
+        Raises `ValueError` where a gate weight, or what an expert returned, is not finite.
         """
         if not len(unit):
             return
+        if not np.isfinite(weights).all():
+            raise ValueError("the router gave weights that are not finite")
         counts = self.own[indices]
         squares = np.einsum("pkk->pk", products).astype(np.float64)
         if not np.isfinite(squares[counts]).all():

@@ -59,7 +59,7 @@ def render(report: Json) -> Group:
         "gate entropy: of the K gate weights over their sum, nats; sd over tokens. outputs, weights: mean cosine of "
         "the outputs of two experts that a token chose, and of two experts' weights.\n"
         f"super: experts whose largest output is above {report['settings']['super_times']:g} times the median over the "
-        "router's experts, the number in brackets."
+        "router's chosen experts, the number in brackets."
     )
     if "answers" in report:
         note += (

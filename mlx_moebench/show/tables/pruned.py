@@ -58,10 +58,11 @@ def _beside(report: Json) -> list[Any]:
         lines.append(
             f"{made['folder']}: {_mega(made['bytes_after'])} of {_mega(made['bytes_before'])}; logits differ from the "
             f"masked model's by {made['logits']['difference']:.1e} at most, of {made['logits']['largest']:.1f}; "
-            f"generates {with_interval(speed['ratio']['value'], speed['ratio'], 2, decimals)} times as fast "
-            f"({decimals(speed['tokens_per_second'], 0)}, then {decimals(speed['tokens_per_second_after'], 0)} tokens "
-            f"a second; quartiles of {speed['rounds']} rounds), where the same model beside itself is "
-            f"{with_interval(speed['control']['value'], speed['control'], 2, decimals)}"
+            f"generates {with_interval(speed['ratio']['value'], speed['ratio'], 2, decimals)} times as fast, where the "
+            f"same model beside itself is {with_interval(speed['control']['value'], speed['control'], 2, decimals)} "
+            f"(medians and quartiles over {speed['rounds']} rounds, each side by side; medians apart: "
+            f"{decimals(speed['tokens_per_second'], 0)}, then {decimals(speed['tokens_per_second_after'], 0)} tokens a "
+            "second)"
         )
     return [sentences(lines)] if lines else []
 
@@ -134,7 +135,7 @@ def _use(one: Facts) -> list[str]:
 
 
 def _name(kind: str, seed: int | None) -> str:
-    return kind if seed is None else f"{kind} {seed}"
+    return kind if seed is None else f"{kind}, seed {seed}"
 
 
 def _chosen_on(report: Json) -> str:
