@@ -570,3 +570,20 @@ def test_fast_blas() -> None:
         assert loaded in CANDIDATES
         assert used.startswith(("libopenblas", "libmkl_rt"))
         assert blas_after(loaded)[:2] == [loaded, used]
+
+
+def test_without_mlx_no_blas_takes_the_place_of_torchs() -> None:
+    """torch would call the threads of OpenBLAS beside its own, and take two to three times as long."""
+    code = """
+import sys
+import mlx_moebench.analysis, mlx_moebench.evaluate, mlx_moebench.measure
+from mlx_moebench import blas
+print(blas._loaded, "mlx.core" in sys.modules)
+import mlx.core
+print(blas._loaded == blas.load_fast_blas() is not None)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "MLX_MOEBENCH_BLAS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    before, after = done.stdout.splitlines()
+    assert before == "None False", done.stderr
+    assert after == str(blas_after(None)[0] != "None")

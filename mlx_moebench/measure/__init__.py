@@ -1,8 +1,8 @@
 """Running a model over texts and keeping what its routers say, on any backend. Needs MLX only where it is used."""
 
-from ..blas import load_fast_blas
+from ..blas import load_fast_blas_before_mlx
 
-load_fast_blas()  # before anything here imports mlx
+load_fast_blas_before_mlx()
 
 from ..pair.storage import decode_output  # noqa: E402
 from .keep import check_replaceable  # noqa: E402
