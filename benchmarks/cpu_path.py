@@ -3,23 +3,26 @@
 python benchmarks/cpu_path.py [--rounds 9] [--clock wall] [--quick] [--json PATH]
 
 `_models.SMALL`, 8 x 256 tokens, float32 and random weights (transformers' are others of the same shapes), with the
-threads that the environment gives. Arms run in turn in one process, so that whatever else the machine does falls on
-all of them: read the ratios of rounds, not the times. "routing" runs what ``analyze`` does, tallies included: no head,
-no last experts. "two ranks" are two more processes with a BLAS thread each that measure half of the rows each, started
-together; processor time does not see them, and leaves them out.
+threads that the environment gives. Arms run in turn, so that whatever else the machine does falls on all of them: read
+the ratios of rounds, not the times. transformers have a process without the BLAS for MLX, which torch would take for
+its own and be slower by. "routing" runs what ``analyze`` does, tallies included: no head, no last experts. "two ranks"
+are two more processes with a BLAS thread each that measure half of the rows each, started together; processor time does
+not see them, and leaves them out.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from _bench import CLOCKS, Results, Worker, arguments, in_turn, parsed, serve_worker, timed
+from _bench import CLOCKS, Arm, Results, Worker, arguments, in_turn, parsed, serve_worker, timed
 from _models import SMALL, TINY, Shape, random_ids, random_model
 
 from mlx_moebench.allocator import keep_freed_memory
+from mlx_moebench.blas import ENVIRONMENT_VARIABLE
 from mlx_moebench.instrument import LiveRoutingStats
 from mlx_moebench.instrument.cpu_path import only_routing, use_cpu_path
 
@@ -76,6 +79,20 @@ def two_ranks(quick: bool) -> Iterator[Callable[[], None]]:
             worker.close()
 
 
+@contextmanager
+def transformers_alone(quick: bool, clock: str) -> Iterator[Arm]:
+    """The forward of transformers in a process of its own."""
+    os.environ[ENVIRONMENT_VARIABLE] = "off"
+    try:
+        worker = Worker(__file__, "--peer", "--clock", clock, *(["--quick"] if quick else []))
+    finally:
+        del os.environ[ENVIRONMENT_VARIABLE]
+    try:
+        yield worker.arm("forward")
+    finally:
+        worker.close()
+
+
 def serve_rank(rank: int, quick: bool) -> None:
     """Measure every second row when told to."""
     shape, tokens = shape_of(quick)
@@ -88,14 +105,17 @@ def main() -> None:
     parser = arguments(__doc__, rounds=9)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a busy machine")
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     args = parsed(parser)
+    shape, tokens = shape_of(args.quick)
+    if args.peer:
+        serve_worker({"forward": timed(transformers_forward(shape, random_ids(shape, ROWS, tokens)), args.clock)})
+        return
     keep_freed_memory()
     if args.rank is not None:
         serve_rank(args.rank, args.quick)
         return
-    shape, tokens = shape_of(args.quick)
-    host_ids = random_ids(shape, ROWS, tokens)
-    stock, ours, ids = random_model(shape), random_model(shape), mx.array(host_ids)
+    stock, ours, ids = random_model(shape), random_model(shape), mx.array(random_ids(shape, ROWS, tokens))
     use_cpu_path(ours)
     difference = mx.abs(stock(ids) - ours(ids)).max().item()
     runs: dict[str, Callable[[], object]] = {
@@ -103,12 +123,11 @@ def main() -> None:
         "ours, body": lambda: mx.eval(ours.model(ids)),
         "ours, with head": lambda: mx.eval(ours(ids)),
         "ours, routing": lambda: measure_routing(ours, ids),
-        PEER: transformers_forward(shape, host_ids),
     }
-    with two_ranks(args.quick) as ranks:
+    with two_ranks(args.quick) as ranks, transformers_alone(args.quick, args.clock) as peer:
         if args.clock == "wall":
             runs["ours, routing, two ranks"] = ranks
-        arms = {name: timed(run, args.clock) for name, run in runs.items()}
+        arms = {name: timed(run, args.clock) for name, run in runs.items()} | {PEER: peer}
         times = in_turn(arms, args.rounds, "cpu path")
     results = Results("cpu_path", args.quick)
     for base in (STOCK, PEER):
