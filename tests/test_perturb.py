@@ -151,6 +151,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     text = " ".join(capsys.readouterr().out.split())
     assert "of one router alone" in text
     assert "drop-top1" in text
+    assert "same next token: share" in text
+    assert "accuracy" not in text, "nothing was asked"
     assert json.loads(out.read_text())["complete"]
     main([*arguments, "--what", "k=1", "--json"])
     assert json.loads(capsys.readouterr().out)["runs"][0]["perturbation"] == "k=1"

@@ -24,17 +24,21 @@ def render(report: Json) -> Group:
     parts: list[Any] = [sentences([tested(report)], "bold"), _whole(report)]
     if any(one["router"] is not None for one in report["runs"]):
         parts.append(_alone(report))
-    note = f"{EFFECTS}\nsets kept: share of tokens whose set of experts a router would have chosen unchanged, on the "
-    note += "hidden state that it got; mean over routers."
+    note = effects_note(report)
+    note += (
+        "\nsets kept: share of tokens whose set of experts a router would have chosen unchanged, on the hidden state "
+    )
+    note += "that it got; mean over routers."
     return Group(*parts, interval_notes(note, effects(report["runs"]), report["settings"]["ci"]))
 
 
-EFFECTS = (
-    "loss change: mean over tokens of the loss of the next one, in nats, minus that of the model as it is; of the same "
-    "tokens, so paired.\nsame next token: share of tokens of which both find the same next one most likely.\n"
-    "accuracy change, same choice: of the answers to the questions, where there are any."
-)
-"""What the columns of an effect are."""
+def effects_note(report: Facts) -> str:
+    """What the columns of an effect are."""
+    note = (
+        "loss change: mean over tokens of the loss of the next one, in nats, minus that of the model as it is; of the "
+        "same tokens, so paired.\nsame next token: share of tokens of which both find the same next one most likely."
+    )
+    return note + "\naccuracy change, same choice: of the answers to the questions." * ("accuracy" in report)
 
 
 def tested(report: Facts) -> str:

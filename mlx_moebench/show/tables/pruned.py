@@ -10,7 +10,7 @@ from rich.table import Table
 from ...types import Facts, Json
 from ..numbers import count, decimals, with_interval
 from .base import Terminal, interval_notes, plain_table, router_table, sentences
-from .perturb import EFFECTS, effect_cells, effect_columns, effects, shown, tested
+from .perturb import effect_cells, effect_columns, effects, effects_note, shown, tested
 
 
 def print_pruned(report: Json, console: Console | None = None) -> None:
@@ -39,7 +39,7 @@ def render_pruned(report: Json) -> Group:
     table.add_row("as it is", *blank, *_use(before))
     for one in report["runs"]:
         table.add_row(_name(one["by"], one["seed"]), *effect_cells(one), *_use(one))
-    note = f"{EFFECTS}\nentropy, n_eff: means over routers; seconds: of the run; a mask saves none."
+    note = f"{effects_note(report)}\nentropy, n_eff: means over routers; seconds: of the run; a mask saves none."
     return Group(sentences(lines, "bold"), table, *_beside(report), _notes(report, note))
 
 
@@ -83,7 +83,7 @@ def render_reweighted(report: Json) -> Group:
         factors.add_column(name, justify="right")
     for router, cells in zip(report["routers"], names, strict=True):
         factors.add_row(*cells, *(decimals(pick(router["factors"]), 3) for pick in (min, max)))
-    return Group(sentences(lines, "bold"), table, factors, _notes(report, EFFECTS))
+    return Group(sentences(lines, "bold"), table, factors, _notes(report, effects_note(report)))
 
 
 def print_candidates(report: Json, console: Console | None = None) -> None:

@@ -97,7 +97,8 @@ Object.assign(
           named(data),
           `, ${phase}. Entropy in ${units.entropy}; selection margin: ${units.margin}; weight: ${units.weights}. ` +
             "Single tokens are a census of what is shown: they have no interval. " +
-            "␣ space, ⏎ end of line, ⇥ tab, ⋯ later piece of one character, � piece of a character or no valid text.",
+            "␣ space, ⏎ end of line, ⇥ tab, ⋯ later piece of one character, " +
+            "� piece of a character or no valid text.",
         ];
       }
 
