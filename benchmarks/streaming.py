@@ -34,9 +34,9 @@ STATES = {"cold": "cold files", "warm": "warm files"}
 
 def measure_here(model: str, arm: str, texts: int, length: int) -> None:
     """One run in this process; says its seconds and its peak in MiB."""
-    if arm == UNREAD:
-        from mlx_moebench.models.prefetch import Prefetch
+    from mlx_moebench.models.prefetch import Prefetch  # brings MLX, whose import no arm's clock is to hold
 
+    if arm == UNREAD:
         Prefetch.start = lambda self, layer: None  # type: ignore[method-assign]
     rows = [" ".join(str((row * 7919 + n * 31) % 9973) for n in range(length)) for row in range(texts)]
     start = time.perf_counter()
