@@ -22,6 +22,7 @@ from .provenance import provenance
 STYLES = ("page.css",)
 SCRIPTS = (
     "base.js",
+    "state.js",
     "numbers.js",
     "chart.js",
     "heatmap.js",
