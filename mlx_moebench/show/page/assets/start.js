@@ -104,6 +104,8 @@
 
   startTheme();
   buildSections();
+  MB.watchPins();
+  MB.watchSelection();
   watchAddress();
   watchWindow();
   watchPrinter();
