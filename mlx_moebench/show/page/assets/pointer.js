@@ -62,12 +62,7 @@ const pinBox = (host, figure, lines) => {
   const copy = MB.copyButton({ text: "Copy", "aria-label": "Copy these values" }, write);
   const close = MB.element("button", { type: "button", text: "Close", onclick: () => MB.unpin() });
   const buttons = MB.element("div", { class: "tools" }, copy, close);
-  const box = MB.element(
-    "div",
-    { class: "tip pinned", role: "group", "aria-label": "Pinned values" },
-    ...words,
-    buttons,
-  );
+  const box = MB.element("div", { class: "tip pin", role: "group", "aria-label": "Pinned values" }, ...words, buttons);
   host.after(box);
   return box;
 };
@@ -148,7 +143,7 @@ MB.still = (host) => {
 // Whatever lies outside of figures lets a pin go; Escape does, and the next one what is selected in all figures.
 MB.watchPins = () => {
   document.addEventListener("click", (event) => {
-    if (pin && !event.target.closest?.(".plot, .pinned")) MB.unpin();
+    if (pin && !event.target.closest?.(".plot, .pin")) MB.unpin();
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !MB.unpin()) MB.select({ router: null, expert: null });
@@ -176,6 +171,6 @@ MB.watchSelection = () => {
     bar.hidden = router === null && expert === null;
     const layer = router === null ? null : `layer ${MB.data.routers[router].label}`;
     const parts = [layer, expert === null ? null : `expert ${expert}`].filter(Boolean).join(", ");
-    words.textContent = parts && `${parts[0].toUpperCase()}${parts.slice(1)} in all figures`;
+    words.textContent = parts && `${parts[0].toUpperCase()}${parts.slice(1)} selected`;
   });
 };

@@ -76,7 +76,8 @@
     for (const moved of ["wheel", "touchmove"]) addEventListener(moved, MB.untip, { passive: true });
   };
 
-  // Paper is light, and shows every figure and where it comes from.
+  // Paper is light, and shows every figure, drawn as wide as A4 and Letter have room, and where it comes from.
+  const PAPER = 700;
   const watchPrinter = () => {
     let chosen;
     const opened = [];
@@ -88,12 +89,14 @@
         details.open = true;
         opened.push(details);
       }
+      MB.sheet = PAPER;
       for (const figure of MB.redraws) {
         figure.drawNow();
         figure.redraw();
       }
     });
     addEventListener("afterprint", () => {
+      MB.sheet = null;
       for (const details of opened.splice(0)) details.open = false;
       if (chosen) root.dataset.theme = chosen;
       else delete root.dataset.theme;
