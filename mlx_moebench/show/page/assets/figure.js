@@ -137,8 +137,11 @@ const anchorOf = (shown) => {
 MB.figure = (parent, figure, shared, id) => {
   const shown = new Shown(figure, shared, id);
   const parts = elementsOf(shown);
-  const fill = () => MB.pages(parts.body, shown.table, shown.drawing.label);
-  let drawn = false;
+  let [drawn, filled] = [false, false];
+  const fill = () => {
+    if (parts.details.open && !filled) MB.pages(parts.body, shown.table, shown.drawing.label);
+    filled = parts.details.open;
+  };
   const name = () => {
     parts.heading.textContent = shown.drawing.title;
     parts.caption.textContent = shown.caption;
@@ -148,7 +151,7 @@ MB.figure = (parent, figure, shared, id) => {
     name();
     shown.draw(parts.host);
     drawLegend(parts.legend, shown, redraw);
-    if (parts.details.open) fill();
+    fill();
   };
   const redraw = () => {
     MB.release(parts.host);
@@ -158,19 +161,26 @@ MB.figure = (parent, figure, shared, id) => {
     if (!drawn) draw();
     if (seen) seen.unobserve(parts.figure);
   };
-  // What is not on the screen is drawn again when it comes there.
-  const refresh = () => {
+  const near = () => {
     const box = parts.figure.getBoundingClientRect();
-    if (!drawn || !seen || (box.bottom > 0 && box.top < innerHeight)) return redraw();
+    return !drawn || !seen || (box.bottom > 0 && box.top < innerHeight);
+  };
+  // What is not on the screen is drawn again when it comes there.
+  const refresh = (isNear = near()) => {
+    if (isNear) return redraw();
     MB.release(parts.host);
     name();
     drawn = false;
     return seen.observe(parts.figure);
   };
-  const changed = () => (drawn ? refresh() : name());
+  const changed = () => {
+    filled = false;
+    if (drawn) refresh();
+    else name();
+  };
   for (const state of [shown.own, shared]) state.listeners.push(changed);
   keepFigure(shown, parts.details, { fill, changed });
-  MB.redraws.push({ redraw, refresh, drawNow: parts.figure.drawNow });
+  MB.redraws.push({ redraw, near, refresh, drawNow: parts.figure.drawNow });
   parent.append(parts.figure);
   if (seen) seen.observe(parts.figure);
   else draw();
@@ -186,7 +196,7 @@ const keepFigure = (shown, details, { fill, changed }) => {
   const open = (text) => (details.open = text === "open");
   MB.keep(`${shown.id}.table`, () => (details.open ? "open" : ""), open);
   details.addEventListener("toggle", () => {
-    if (details.open) fill();
+    fill();
     MB.remember(shown.id);
   });
 };

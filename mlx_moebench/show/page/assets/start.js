@@ -18,7 +18,11 @@
     MB.isDark = MB.dark();
     button.setAttribute("aria-pressed", String(MB.isDark));
   };
-  const redrawAll = () => MB.redraws.forEach((figure) => figure.refresh());
+  // Where they are is asked of all before the first is drawn, or the page would be laid out anew for each.
+  const redrawAll = () => {
+    const near = MB.redraws.map((figure) => figure.near?.() ?? true);
+    MB.redraws.forEach((figure, i) => figure.refresh(near[i]));
+  };
 
   const startTheme = () => {
     const before = stored();

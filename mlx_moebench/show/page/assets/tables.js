@@ -86,7 +86,7 @@ MB.table = ({ columns, rows }, most) => {
   return table;
 };
 
-const ROWS_SHOWN = 50;
+const ROWS_SHOWN = 25;
 
 // A table of one page of rows in `host`, and buttons that lead to the others.
 MB.pages = (host, table, label) => {
