@@ -101,7 +101,7 @@ MB.lookAt = (place) => {
   if (!element) return;
   element.drawNow?.();
   element.scrollIntoView();
-  if (element.tabIndex >= 0) element.focus({ preventScroll: true });
+  if (element.hasAttribute("tabindex")) element.focus({ preventScroll: true });
 };
 
 // What was chosen in the lists of a figure or a section, and who draws anew when it changes. id: of that figure or
