@@ -139,7 +139,7 @@ MB.figure = (parent, figure, shared, id) => {
   const parts = elementsOf(shown);
   let [drawn, filled] = [false, false];
   const fill = () => {
-    if (parts.details.open && !filled) MB.pages(parts.body, shown.table, shown.drawing.label);
+    if (parts.details.open && !filled) MB.pages(parts.body, shown.table, shown.drawing.title);
     filled = parts.details.open;
   };
   const name = () => {
