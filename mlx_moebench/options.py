@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -18,11 +18,14 @@ from typing import Any, Literal, Self, TypedDict, TypeVar
 from .errors import DataError, ModelLoadError, MoebenchError, did_you_mean
 from .types import Json
 
+_Item = TypeVar("_Item")
+
 Step = Callable[[str, int, int], None]
 """step(what, done, total) is told of progress; total 0 means unknown."""
 
 LISTENER: ContextVar[Step | None] = ContextVar("listener", default=None)
-"""Who is told of a download, wherever in a command it happens; None leaves it to the hub's client."""
+"""Who is told of what takes long wherever in a command it happens, as a download, whose progress None leaves to the
+hub's client, or intervals."""
 
 Tell = Callable[[str], None]
 """tell(line) is told what a user should know before a measurement starts."""
@@ -51,6 +54,18 @@ TRACE_LIMIT = 2 * 10**9
 
 def quiet_step(what: str, done: int, total: int) -> None:
     """A `Step` that says nothing."""
+
+
+def stepping(what: str | Callable[[_Item], str], items: Iterable[_Item]) -> Iterator[_Item]:
+    """``items`` one after the other, while whoever listens (`LISTENER`) is told how many of them are done.
+
+    what: what is being done, or a function that says so of an item.
+    """
+    every = list(items)
+    for done, item in enumerate(every):
+        if (step := LISTENER.get()) is not None:
+            step(what if isinstance(what, str) else what(item), done, len(every))
+        yield item
 
 
 def quiet_tell(line: str) -> None:

@@ -16,12 +16,12 @@ SECONDS = 30.0
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Step]:
+def progress(quiet: bool, first: float = SECONDS) -> Iterator[Step]:
     """A `Step` that draws one bar, or writes a line now and then to a log, or does nothing when ``quiet``.
 
-    Downloads that happen meanwhile are told to it, too.
+    What happens meanwhile inside of others, as downloads, is told to it, too. first: seconds until a log gets a line.
     """
-    with _steps(quiet) as step:
+    with _steps(quiet, first) as step:
         before = LISTENER.set(step)
         try:
             yield step
@@ -29,16 +29,16 @@ def progress(quiet: bool) -> Iterator[Step]:
             LISTENER.reset(before)
 
 
-def _steps(quiet: bool) -> AbstractContextManager[Step]:
+def _steps(quiet: bool, first: float) -> AbstractContextManager[Step]:
     if quiet:
         return nullcontext(quiet_step)
     if sys.stderr is None or not sys.stderr.isatty():
-        return nullcontext(_logged())
+        return nullcontext(_logged(first))
     return _bar()
 
 
-def _logged() -> Step:
-    spoke = time.monotonic()
+def _logged(first: float) -> Step:
+    spoke = time.monotonic() - SECONDS + first
 
     def step(what: str, done: int, total: int) -> None:
         nonlocal spoke

@@ -38,6 +38,9 @@ SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv"}
 PLANNED = {"ci": "method", "level": "level", "resamples": "resamples", "seed": "seed"}
 """Options of intervals, and the field of a plan that each is."""
 
+FIRST = 5.0
+"""Seconds after which a log is told what is being done: less is not waited for."""
+
 UNREADABLE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, StopIteration)
 """What an input raises that lacks something. RuntimeError: the last of them in a generator, and RecursionError."""
 
@@ -100,8 +103,7 @@ def command(
     place = output or (Path("report.html") if form == "html" else None)
     if place is not None:
         _check(place, form)
-    with readable(), progress(quiet) as step:
-        step("reading what was measured", 0, 0)
+    with readable(), progress(quiet, FIRST) as step:
         inputs = read_inputs(stats, plan=plan, chosen=chosen, allow=allow)
         step("making the page" if form == "html" else "writing it out", 0, 0)
         text = _page(inputs, title, trace, trace_phase) if form == "html" else _exported(inputs, form)

@@ -11,7 +11,7 @@ from ..data.importers import split_name
 from ..data.training_log import FILE as TRAINING_LOG
 from ..errors import MoebenchError, StatsError
 from ..files import plain_name
-from ..options import Plan
+from ..options import Plan, stepping
 from ..pair.comparison import compare
 from ..pair.comparison import of_this_version as comparison_of_this_version
 from ..pair.profile import domain_report, of_this_version, profile_settings, rename
@@ -143,7 +143,7 @@ def read_inputs(
     Raises `StatsError` for what is none of `TAKEN`, cannot be read, or lacks what its kind must have.
     """
     reader = _Reader()
-    for argument in arguments:
+    for argument in stepping(lambda one: f"reading {one}", arguments):
         label, path = split_name(str(argument)) if not Path(argument).exists() else (None, str(argument))
         reader.read(Path(path), label)
     if not reader.anything:
@@ -288,7 +288,8 @@ class _Reader:
     def _named_runs(self, plans: Sequence[Plan]) -> list[Run]:
         """A run of each group, no two of one name."""
         named: list[Run] = []
-        runs = [_run(group, plan) for group, plan in zip(self.groups, plans, strict=True)]
+        together = stepping("putting the runs together", zip(self.groups, plans, strict=True))
+        runs = [_run(group, plan) for group, plan in together]
         for group, run in zip(self.groups, runs, strict=True):
             alike = sum(run.name == other.name for other in runs) > 1
             name = f"{run.name} ({group.pairs[0].place.stem})" if alike else run.name
@@ -299,7 +300,7 @@ class _Reader:
         """(comparisons of the runs that are to be compared, why others cannot be)."""
         comparisons: list[Json] = []
         notes: list[str] = []
-        for pair in self._to_compare():
+        for pair in stepping("comparing", self._to_compare()):
             names = [runs[number].name for number in pair]
             places = [pair_paths(self.groups[number].pairs[0].place)[0] for number in pair]
             a, b = (runs[number].stats or place for number, place in zip(pair, places, strict=True))

@@ -121,9 +121,8 @@ def test_every_figure_has_a_link_that_leads_to_it(open_page: Any, nano: str) -> 
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied == page.url == f"{nano}#coactivation-1?load-1.view=1"
     other = open_page(copied, viewport=WIDE)
-    other.wait_for_function(
-        "(({ top }) => top > -5 && top < innerHeight)(document.getElementById('coactivation-1').getBoundingClientRect())"
-    )
+    top = "document.getElementById('coactivation-1').getBoundingClientRect().top"
+    other.wait_for_function(f"{top} > -5 && {top} < innerHeight")
     assert other.locator("#load-1 h3").inner_text().endswith("code")
 
 

@@ -1,4 +1,4 @@
-"""Reading values of the report in a real Chromium: with a finger, a mouse, the keyboard, at any size and in any colours."""
+"""Reading values of the report in a real Chromium: with a finger, a mouse, the keyboard, on any screen."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def test_a_tap_or_click_shows_a_value_that_stays(open_page: Any, nano: str, scre
     assert "selections by 15,258 tokens" in lines[1]
     box = page.locator(".pin").bounding_box()
     width = options["viewport"]["width"]
-    assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     press(page, options, cell(page, "load-1", 0, 1))
     assert page.locator(".pin").inner_text().startswith("Layer 0, expert 1\n")
@@ -223,7 +224,8 @@ def test_a_right_to_left_name_is_copied_without_its_marks(open_page: Any, tmp_pa
 
 def test_a_pin_of_a_chart_of_steps_selects_nothing(open_page: Any, tmp_path: Path) -> None:
     page = open_page(
-        written(tmp_path, [RESULTS / "routing_stats_nano_math.json", RESULTS / "uncertainty" / "nano_math.json"]), **WIDE
+        written(tmp_path, [RESULTS / "routing_stats_nano_math.json", RESULTS / "uncertainty" / "nano_math.json"]),
+        **WIDE,
     )
     drawn(page, "uncertainty-1").focus()
     for key in ("ArrowRight", "Enter"):

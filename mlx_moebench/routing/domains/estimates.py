@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import MoebenchError
-from ...options import Plan
+from ...options import Plan, stepping
 from ..intervals.bootstrap import Interval
 from ..intervals.corrected import Corrected, Drawn, corrected, error_parts, transformed
 from ..intervals.effective import Clusters, clusters, effective_clusters
@@ -95,9 +95,10 @@ def domain_estimates(
     halves: list[Halves] = []
     if not all(few):
         halves = [random_halves(np.zeros(len(m)), plan.resamples, (plan.seed, d)) for d, m in enumerate(members)]
+    each_router = stepping("between the domains, router by router", zip(routers, counted, few, strict=True))
     return [
         _point(s, members, each, reason, plan.level) if reason else _estimates(s, members, each, halves, plan.level)
-        for s, each, reason in zip(routers, counted, few, strict=True)
+        for s, each, reason in each_router
     ]
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ...options import Plan
+from ...options import Plan, stepping
 from ..metrics.registry import Metric, get_metric
 from ..sums import Floats, Sums
 from .bands import Estimates, maximum, share_bands, together
@@ -86,7 +86,8 @@ def _resampled(
 ) -> Measured:
     of_means = mean_intervals(routers, strata, plan, [m for m in metrics if m.interval == "mean"])
     halves = random_halves(strata, plan.resamples, plan.seed)
-    every = [_Router(sums, halves, metrics, plan.level) for sums in routers]
+    each = stepping("intervals, router by router", routers)
+    every = [_Router(sums, halves, metrics, plan.level) for sums in each]
     means = [_means(s, row) for s, row in zip(routers, of_means.rows, strict=True)]
     rows = [{**_plain(s, metrics), **row, **one.shown} for s, row, one in zip(routers, means, every, strict=True)]
     mean = {name: _over(means, name, interval) for name, interval in of_means.over.items()}

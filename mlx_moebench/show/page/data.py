@@ -33,8 +33,8 @@ Json = Json
 
 
 def page_data(inputs: Inputs) -> Json:
-    """Everything the page draws: ``sections``; lists that several figures need, in ``shared``; ``reasons``; ``routers``,
-    which a reader chooses by their number.
+    """Everything the page draws: ``sections``; lists that several figures need, in ``shared``; ``reasons``;
+    ``routers``, which a reader chooses by their number.
 
     An interval is [value, low, high]; without one it is [value, null, null, number of its reason in ``reasons``].
     """

@@ -245,6 +245,7 @@ const stepped = (points, at, [lines, along]) => {
 
 // One handler for a whole chart; a place is [line, point].
 const walkPoints = (host, chart, { svg, lines, frame }) => {
+  if (MB.sheet) return; // nobody goes about on paper
   const points = lines.map((line) => line.points);
   const ring = { r: 8, fill: "none", stroke: frame.fg, "stroke-width": 2, class: "ring" };
   const at = ([line, i]) => ({ x: frame.x(points[line][i].x), y: frame.y(points[line][i].y) });
