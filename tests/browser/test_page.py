@@ -329,30 +329,97 @@ def test_print_is_light_and_whole(open_page: Any, nano: str) -> None:
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
+def cpu(page: Any) -> Any:
+    """A function that returns the seconds which the page's main thread has computed since it was called before."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    last = 0.0
+
+    def since() -> float:
+        nonlocal last
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+        before, last = last, metrics["TaskDuration"]
+        return float(last - before)
+
+    return since
+
+
 def test_a_large_report_stays_small_and_quick(open_page: Any, large: Path) -> None:
-    assert large.stat().st_size < 8_000_000
-    started = time.perf_counter()
-    page = open_page(large.as_uri(), viewport=WIDE)
-    assert time.perf_counter() - started < 1
+    """By what the page computes, whatever else the machine does: a second to open, 0.1 s a click, tables included."""
+    assert large.stat().st_size < 3_000_000
+    page = open_page("about:blank", viewport=WIDE)
+    spent = cpu(page)
+    spent()
+    page.goto(large.as_uri())
+    assert spent() < 1
     page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
-    slowest = page.evaluate(
-        """() => [...document.querySelectorAll("main select")].flatMap((select) => {
-          select.scrollIntoView();
-          const timed = (option) => {
-            const started = performance.now();
-            select.value = option.value;
-            select.dispatchEvent(new Event("change"));
-            document.body.getBoundingClientRect();
-            return performance.now() - started;
-          };
-          // Others work on the machine, too: the quicker of two.
-          return [...select.options].slice(0, 4).map((option) => Math.min(timed(option), timed(option)));
-        })"""
-    )
-    assert len(slowest) > 20
-    assert max(slowest) < 100
-    click = "() => { const started = performance.now(); theme.click(); return performance.now() - started; }"
-    assert min(page.evaluate(click) for _ in range(3)) < 100
+
+    def quicker(*scripts: str) -> float:
+        """CPU seconds of the slowest of scripts, each the quicker of two: the first of a kind compiles."""
+        slowest = 0.0
+        for script in scripts:
+            each = []
+            for _ in range(2):
+                spent()
+                page.evaluate(script)
+                each.append(spent())
+            slowest = max(slowest, min(each))
+        return slowest
+
+    for number in range(page.locator("figure").count()):
+        figure = f"document.querySelectorAll('figure')[{number}]"
+        page.evaluate(f"{figure}.querySelector('summary').scrollIntoView()")
+        opened = f"{figure}.querySelector('details').open = false; {figure}.querySelector('summary').click()"
+        turned = f"[...{figure}.querySelectorAll('.paged button')].slice(2).forEach((button) => button.click())"
+        assert quicker(opened, turned) < 0.1, figure
+    choices = page.evaluate("[...document.querySelectorAll('main select')].map((s) => Math.min(3, s.options.length))")
+    assert sum(choices) > 15
+    for number, options in enumerate(choices):
+        select = f"document.querySelectorAll('main select')[{number}]"
+        page.evaluate(f"{select}.scrollIntoView()")
+        change = [
+            f"{select}.selectedIndex = {option}; {select}.dispatchEvent(new Event('change'))"
+            for option in range(options)
+        ]
+        assert quicker(*change) < 0.1, page.evaluate(f"{select}.id")
+
+
+def test_the_theme_of_a_large_report_changes_at_once(open_page: Any, large: Path) -> None:
+    page = open_page(large.as_uri(), viewport=WIDE)
+    page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
+    page.locator("#coactivation-1").scroll_into_view_if_needed()
+    spent = cpu(page)
+    each = []
+    for _ in range(3):
+        spent()
+        page.evaluate("theme.click()")
+        each.append(spent())
+    assert min(each) < 0.1
+
+
+def test_a_table_is_shown_a_page_at_a_time(open_page: Any, large: Path) -> None:
+    page = open_page(large.as_uri(), viewport=WIDE)
+    drawn(page, "load")
+    page.locator("#load figure summary").click()
+    table = page.locator("#load figure .paged")
+    table.locator("tbody tr").first.wait_for()
+    assert table.locator("tbody tr").count() == 25
+    assert table.get_by_role("status").inner_text() == "Rows 1 to 25 of 6,144"
+    table.get_by_text("Next", exact=True).click()
+    assert table.get_by_role("status").inner_text() == "Rows 26 to 50 of 6,144"
+    assert table.locator("tbody td").nth(3).inner_text() != ""
+    last = table.get_by_text("Last", exact=True)
+    last.focus()
+    page.keyboard.press("Enter")
+    assert table.get_by_role("status").inner_text() == "Rows 6,126 to 6,144 of 6,144"
+    assert table.locator("tbody tr").last.locator("td").nth(4).inner_text() == "127"
+    assert last.get_attribute("aria-disabled") == "true"
+    assert last.evaluate("(button) => button === document.activeElement")
+    # Another choice begins at its first rows.
+    choose(page, "load", "Data", "domain b")
+    table.get_by_text("Rows 1 to 25 of 6,144", exact=True).wait_for()
+    assert "domain b" in table.locator("tbody tr").first.inner_text()
 
 
 def test_a_cut_off_table_of_findings_looks_cut_off(open_page: Any, nano: str, large: Path) -> None:
