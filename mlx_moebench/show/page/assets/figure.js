@@ -86,6 +86,22 @@ const seen =
       )
     : null;
 
+// Figures that follow one choice are drawn together, when all have taken it: where they are and how wide is asked
+// first, or the page would be laid out anew for each.
+const waiting = new Map();
+const drawSoon = (figure) => {
+  if (!waiting.size) queueMicrotask(drawWaiting);
+  waiting.set(figure.host, figure);
+};
+const drawWaiting = () => {
+  const figures = [...waiting.values()];
+  waiting.clear();
+  const near = figures.map((figure) => figure.near());
+  for (const { host } of figures) host.room = host.clientWidth;
+  figures.forEach((figure, i) => figure.refresh(near[i]));
+  for (const { host } of figures) delete host.room;
+};
+
 // The elements of a figure, empty but for its controls and buttons.
 const elementsOf = (shown) => {
   const { label, title } = shown.drawing;
@@ -175,7 +191,7 @@ MB.figure = (parent, figure, shared, id) => {
   };
   const changed = () => {
     filled = false;
-    if (drawn) refresh();
+    if (drawn) drawSoon({ host: parts.host, near, refresh });
     else name();
   };
   for (const state of [shown.own, shared]) state.listeners.push(changed);

@@ -6,7 +6,7 @@
 MB.sheet = null;
 
 // How wide a drawing in this element may be.
-MB.room = (host) => MB.sheet ?? host.clientWidth;
+MB.room = (host) => MB.sheet ?? host.room ?? host.clientWidth;
 
 // draw() with all figures drawing vectors of this width.
 MB.onSheet = (width, draw) => {
