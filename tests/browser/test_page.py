@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +70,40 @@ def choose(page: Any, section: str, label: str, option: str) -> None:
     page.locator(f"#{section}").get_by_label(label, exact=True).first.select_option(label=option)
 
 
+def cpu(page: Any) -> Any:
+    """A function that returns the seconds which the page's main thread has computed since it was called before."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    last = 0.0
+
+    def since() -> float:
+        nonlocal last
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+        before, last = last, metrics["TaskDuration"]
+        return float(last - before)
+
+    return since
+
+
+def least(page: Any, spent: Any, script: str) -> float:
+    """CPU seconds of a script: the first of a kind compiles, and others that work on the machine cost its caches."""
+    seconds = 1.0
+    for _ in range(6):
+        spent()
+        page.evaluate(script)
+        seconds = min(seconds, spent())
+        if seconds < 0.1:
+            break
+    return seconds
+
+
 def test_it_opens_in_under_a_second(open_page: Any, nano: str) -> None:
-    started = time.perf_counter()
-    page = open_page(nano, viewport=WIDE)
-    assert time.perf_counter() - started < 1
+    page = open_page("about:blank", viewport=WIDE)
+    spent = cpu(page)
+    spent()
+    page.goto(nano)
+    assert spent() < 1
     assert page.inner_text("h1") == "Routing of moebench-nano"
     assert "of 6 routers" in page.inner_text(".lead")
     assert page.locator("nav a").all_inner_texts()[:3] == ["The answer", "Load", "Entropy and shares by layer"]
@@ -329,22 +358,6 @@ def test_print_is_light_and_whole(open_page: Any, nano: str) -> None:
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
-def cpu(page: Any) -> Any:
-    """A function that returns the seconds which the page's main thread has computed since it was called before."""
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
-    last = 0.0
-
-    def since() -> float:
-        nonlocal last
-        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
-        before, last = last, metrics["TaskDuration"]
-        return float(last - before)
-
-    return since
-
-
 def test_a_large_report_stays_small_and_quick(open_page: Any, large: Path) -> None:
     """By what the page computes, whatever else the machine does: a second to open, 0.1 s a click, tables included."""
     assert large.stat().st_size < 3_000_000
@@ -355,24 +368,16 @@ def test_a_large_report_stays_small_and_quick(open_page: Any, large: Path) -> No
     assert spent() < 1
     page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
 
-    def quicker(*scripts: str) -> float:
-        """CPU seconds of the slowest of scripts, each the quicker of two: the first of a kind compiles."""
-        slowest = 0.0
-        for script in scripts:
-            each = []
-            for _ in range(2):
-                spent()
-                page.evaluate(script)
-                each.append(spent())
-            slowest = max(slowest, min(each))
-        return slowest
+    def slowest(*scripts: str) -> float:
+        """CPU seconds of the slowest of scripts."""
+        return max((least(page, spent, script) for script in scripts), default=0.0)
 
     for number in range(page.locator("figure").count()):
         figure = f"document.querySelectorAll('figure')[{number}]"
         page.evaluate(f"{figure}.querySelector('summary').scrollIntoView()")
         opened = f"{figure}.querySelector('details').open = false; {figure}.querySelector('summary').click()"
         turned = f"[...{figure}.querySelectorAll('.paged button')].slice(2).forEach((button) => button.click())"
-        assert quicker(opened, turned) < 0.1, figure
+        assert slowest(opened, turned) < 0.1, figure
     choices = page.evaluate("[...document.querySelectorAll('main select')].map((s) => Math.min(3, s.options.length))")
     assert sum(choices) > 15
     for number, options in enumerate(choices):
@@ -382,7 +387,7 @@ def test_a_large_report_stays_small_and_quick(open_page: Any, large: Path) -> No
             f"{select}.selectedIndex = {option}; {select}.dispatchEvent(new Event('change'))"
             for option in range(options)
         ]
-        assert quicker(*change) < 0.1, page.evaluate(f"{select}.id")
+        assert slowest(*change) < 0.1, page.evaluate(f"{select}.id")
 
 
 def test_the_theme_of_a_large_report_changes_at_once(open_page: Any, large: Path) -> None:
@@ -390,12 +395,7 @@ def test_the_theme_of_a_large_report_changes_at_once(open_page: Any, large: Path
     page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
     page.locator("#coactivation-1").scroll_into_view_if_needed()
     spent = cpu(page)
-    each = []
-    for _ in range(3):
-        spent()
-        page.evaluate("theme.click()")
-        each.append(spent())
-    assert min(each) < 0.1
+    assert least(page, spent, "theme.click()") < 0.1
 
 
 def test_a_table_is_shown_a_page_at_a_time(open_page: Any, large: Path) -> None:
