@@ -7,8 +7,8 @@
     python scripts/run_testbed.py --only-page            # the page from the testbed.json in it
 
 DATA is a folder with the texts of `SOURCES` below, of which the script makes a file for each domain. Runs are those of
-`mlx-moebench lab testbed`: a finished run is kept and one that was stopped goes on, so the script can be started again at
-any time. `results/testbed` gets testbed.json, which `report` and `plot testbed` take, and a page with tables.
+`mlx-moebench lab testbed`: a finished run is kept and one that was stopped goes on, so the script can be started again
+at any time. `results/testbed` gets testbed.json, which `report` and `plot testbed` take, and a page with tables.
 """
 
 from __future__ import annotations

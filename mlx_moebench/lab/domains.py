@@ -74,7 +74,7 @@ def read_domains(domains: Mapping[str, str], reading: Reading) -> dict[str, Corp
 
 @dataclass(frozen=True, eq=False)
 class DomainBlocks(Blocks):
-    """`Blocks` of one domain each. names: of the D domains; starts [N], labels [N]: of every block its first id, domain.
+    """`Blocks` of one domain each. names: of the D domains; starts [N], labels [N]: first id and domain of every block.
 
     Every so many-th block of each domain is held out.
     """
@@ -101,11 +101,13 @@ class DomainBlocks(Blocks):
 
     def domains(self, blocks: NDArray[np.intp]) -> NDArray[np.int64]:
         """[B] the domain of each block."""
-        return self.labels[blocks]
+        labels: NDArray[np.int64] = self.labels[blocks]
+        return labels
 
     def of_domain(self, blocks: NDArray[np.intp], domain: int) -> NDArray[np.intp]:
         """Those of ``blocks`` that are of one domain."""
-        return blocks[self.labels[blocks] == domain]
+        inside: NDArray[np.intp] = blocks[self.labels[blocks] == domain]
+        return inside
 
     @property
     def sha256(self) -> str:
@@ -193,7 +195,7 @@ def repeats(blocks: DomainBlocks, batch_size: int, steps: int) -> dict[str, Repe
 
 
 def check_repeats(blocks: DomainBlocks, batch_size: int, steps: int, most: float) -> None:
-    """Raise TrainingError where domains cannot share an update evenly, or one would be seen more than ``most`` times."""
+    """Raise TrainingError where domains cannot share an update evenly, or one is seen more than ``most`` times."""
     if batch_size % (n := len(blocks.names)):
         raise TrainingError(
             f"batch_size is {batch_size}, which {n} domains cannot share evenly; use a multiple of {n}."

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import t
@@ -16,20 +16,31 @@ from .testbed import Testbed
 
 LEVEL = 0.95
 
-QUANTITIES: Mapping[str, tuple[str, str]] = {
-    "loss": ("Held-out loss, all domains alike", "nats per token"),
-    "specialisation": ("MI(domain; expert) / ln D", "of the most there can be"),
-    "spec_score": ("SpecScore", "of the way from random to reference"),
-    "nmi": ("NMI(domain; expert)", "of 1"),
-    "purity": ("Purity", "share of selections"),
-    "precision": ("Reference precision", "share of selections"),
-    "eae": ("H(f) / ln E", "of 1"),
-    "max_violation": ("MaxVio, held-out", "times the even load, over it"),
-    "max_violation_batch": ("MaxVio, of a batch", "times the even load, over it"),
-    "dead_experts": ("Dead experts", "experts per router"),
-    "top1_flip": ("First choices that flip, last snapshots", "share of tokens"),
+
+class Quantity(NamedTuple):
+    """What is compared. limits: of its range, which no interval leaves."""
+
+    words: str
+    unit: str
+    limits: tuple[float, float] = (0.0, 1.0)
+
+
+QUANTITIES: Mapping[str, Quantity] = {
+    "loss": Quantity("Held-out loss, all domains alike", "nats per token", (0.0, math.inf)),
+    "specialisation": Quantity("MI(domain; expert) / ln D", "of the most there can be"),
+    "spec_score": Quantity("SpecScore", "of the way from random to reference", (-math.inf, math.inf)),
+    "nmi": Quantity("NMI(domain; expert)", "of 1"),
+    "purity": Quantity("Purity", "share of selections"),
+    "precision": Quantity("Reference precision", "share of selections"),
+    "eae": Quantity("H(f) / ln E", "of 1"),
+    "max_violation": Quantity("MaxVio, held-out", "times the even load, over it", (0.0, math.inf)),
+    "max_violation_batch": Quantity("MaxVio, of a batch", "times the even load, over it", (0.0, math.inf)),
+    "dead_experts": Quantity("Dead experts", "experts per router", (0.0, math.inf)),
+    "top1_flip": Quantity("First choices that flip, last snapshots", "share of tokens"),
 }
-"""What is compared: words and unit. Means over the routers of a run, then over its seeds."""
+"""Means over the routers of a run, then over its seeds."""
+
+ANY = (-math.inf, math.inf)
 
 OF_ROUTERS = ("specialisation", "nmi", "purity", "precision", "eae", "max_violation", "dead_experts")
 
@@ -49,8 +60,8 @@ ORDERED = (
 loss. Source: Qiu et al. 2025 (global-batch balance), and the abstract of MoE Routing Testbed (2026)."""
 
 
-def interval(values: Sequence[float], level: float = LEVEL) -> Json:
-    """Mean of values of several seeds and its Student's t interval; null ends with the reason from one seed."""
+def interval(values: Sequence[float], limits: tuple[float, float] = ANY, level: float = LEVEL) -> Json:
+    """Mean of values of several seeds and its Student's t interval inside limits; from one seed the reason for none."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return {"value": None, "low": None, "high": None, "seeds": 0, "reason": "not known"}
@@ -58,7 +69,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Json:
     if n < 2:
         return {"value": mean, "low": None, "high": None, "seeds": n, "reason": "one seed gives no interval"}
     half = float(t.ppf((1 + level) / 2, n - 1)) * float(np.std(known, ddof=1)) / math.sqrt(n)
-    return {"value": mean, "low": mean - half, "high": mean + half, "seeds": n}
+    return {"value": mean, "low": max(mean - half, limits[0]), "high": min(mean + half, limits[1]), "seeds": n}
 
 
 def quantity(run: Json, name: str) -> float:
@@ -83,7 +94,7 @@ def result(bed: Testbed, runs: Sequence[Json], command: str | None = None) -> Js
         "domains": domains,
         "chance": {"purity": 1 / len(domains), "precision": 1 / len(domains), "specialisation": 0.0},
         "level": LEVEL,
-        "quantities": {name: {"words": words, "unit": unit} for name, (words, unit) in QUANTITIES.items()},
+        "quantities": {name: {"words": one.words, "unit": one.unit} for name, one in QUANTITIES.items()},
         "sizes": [_size(preset, of) for preset, of in sizes.items()],
         "environment": environment(),
         "command": command,
@@ -126,7 +137,11 @@ _BOUNDS = ("random", "reference")
 
 def _method(name: str, runs: Mapping[int, Json], scores: Mapping[int, float]) -> Json:
     method, seeds = METHODS[name], sorted(runs)
-    values = {key: interval([quantity(runs[seed], key) for seed in seeds]) for key in QUANTITIES if key != "spec_score"}
+    values = {
+        key: interval([quantity(runs[seed], key) for seed in seeds], one.limits)
+        for key, one in QUANTITIES.items()
+        if key != "spec_score"
+    }
     no_score = {"value": None, "low": None, "high": None, "seeds": 0, "reason": "a bound was not run"}
     values["spec_score"] = interval([scores[seed] for seed in seeds]) if scores else no_score
     first = runs[seeds[0]]
@@ -161,10 +176,13 @@ def _words(words: Sequence[str | None]) -> dict[str, int]:
 def _course(every: Sequence[Sequence[Json]]) -> list[Json]:
     """Flips at every snapshot, over the seeds that have it."""
     steps = sorted({point["step"] for course in every for point in course})
-    of: Callable[[int, str], list[float]] = lambda step, key: [  # noqa: E731
-        point[key] for course in every for point in course if point["step"] == step
+
+    def of(step: int, key: str) -> list[float]:
+        return [point[key] for course in every for point in course if point["step"] == step]
+
+    return [
+        {"step": s, **{key: interval(of(s, key), (0.0, 1.0)) for key in ("top1_flip", "change_rate")}} for s in steps
     ]
-    return [{"step": s, **{key: interval(of(s, key)) for key in ("top1_flip", "change_rate")}} for s in steps]
 
 
 def _order(runs: Mapping[str, Mapping[int, Json]], name: str, method: str, other: str, sign: int) -> Json:
@@ -173,8 +191,6 @@ def _order(runs: Mapping[str, Mapping[int, Json]], name: str, method: str, other
     seeds = sorted(a.keys() & b.keys())
     found: dict[str, Any] = interval([quantity(a[seed], name) - quantity(b[seed], name) for seed in seeds])
     low, high = found["low"], found["high"]
-    if low is None or low <= 0 <= high:
-        answer = "open"
-    else:
-        answer = "yes" if (low > 0) == (sign > 0) else "no"
+    known = low is not None and not low <= 0 <= high
+    answer = ("yes" if (low > 0) == (sign > 0) else "no") if known else "open"
     return {"quantity": name, "method": method, "other": other, "expected": sign, **found, "answer": answer}

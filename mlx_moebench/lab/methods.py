@@ -1,4 +1,4 @@
-"""What the routing testbed compares: ways to balance a router, each with the tokens over which it does, and two bounds."""
+"""What the routing testbed compares: ways to balance a router, the tokens over which each does, and two bounds."""
 
 from __future__ import annotations
 

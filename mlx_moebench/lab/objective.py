@@ -25,7 +25,6 @@ from ..train.losses import (
 )
 from .decoder import Model, ModelArgs
 
-
 _FIELDS = tuple(field.name for field in fields(TokenSums))
 
 

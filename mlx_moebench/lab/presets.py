@@ -52,7 +52,8 @@ PRESETS = {
     "158m": Preset(16, 512, 4, 82, 66, 8, 128, 6, 8000, 1024, 64, 16, 100_000, 0, 0.1, 2.5e-4),
     "679m": Preset(18, 1024, 4, 128, 66, 8, 256, 6, 8000, 1024, 64, 16, 400_000, 4000, 0.25, 2.5e-4),
 }
-"""The three of the testbed are its sizes; ``158m`` and ``679m`` are as in tables 5 and 6 of LibMoE, but with 4 heads, which alone give its parameters."""
+"""Those of the testbed are ours, the third of 30 times the FLOPs of the first. ``158m`` and ``679m`` are as in tables 5
+and 6 of LibMoE, but with 4 heads, which alone give its parameters."""
 
 
 def preset_named(name: str) -> Preset:

@@ -141,8 +141,9 @@ def _prepared(
     if labelled:
         assert settings.batch_size is not None
         assert settings.steps is not None
-        blocks: Blocks = pack_domains(labelled, tokenizer, settings.seq_length, settings.held_out, step)
-        check_repeats(blocks, settings.batch_size, settings.steps, settings.most_repeats)
+        of = pack_domains(labelled, tokenizer, settings.seq_length, settings.held_out, step)
+        blocks: Blocks = of
+        check_repeats(of, settings.batch_size, settings.steps, settings.most_repeats)
     else:
         blocks = pack(corpora, tokenizer, settings.seq_length, settings.held_out, step)
     if before is not None:

@@ -36,10 +36,10 @@ class Pretraining:
     start: the folder of a model of the lab to go on with, upcycled or not, in the place of a new one: size, router and
     tokenizer are its own, the preset gives the recipe, and of the axes those of `TRAINED_WITH` may be changed. freeze:
     train its gates and experts alone.
-    data: what `read_corpus` takes, or ``bundled``; domains: instead of it a data set for each name, whose sequences are
-    of one domain each and of which every update has as many, none seen more than most_repeats times. text_field, max_samples, split_on: how it is read. held_out: every
-    so many-th block is for validation. tokenizer: a folder or file, None for the embedded model's; vocab_size: of one
-    that is trained on the data.
+    data: what `read_corpus` takes, or ``bundled``; domains: in its place a data set for each name. Sequences are then
+    of one domain each, every update has as many of each, and none is seen more than most_repeats times.
+    text_field, max_samples, split_on: how text is read. held_out: every so many-th block is for validation. tokenizer:
+    a folder or file, None for the embedded model's; vocab_size: of one that is trained on the data.
     steps: updates of batch_size sequences of seq_length tokens, run micro_batch_size at a time over all ranks.
     learning_rate falls in a cosine to a tenth after ``warmup`` updates; weight_decay is on every weight; clip is the
     largest norm of a gradient. z_weight: of the router z-loss. router_std: of the gates' first weights.

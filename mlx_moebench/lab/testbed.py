@@ -9,8 +9,8 @@ it uses its experts meanwhile, and what that costs or gains in loss.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from ..data.training_log import FILE as LOG
 from ..data.training_log import read_log
 from ..environment import environment
 from ..errors import StatsError, TrainingError
-from ..files import write_aside
+from ..files import check_output, write_aside
 from ..instrument.live import LiveRoutingStats
 from ..instrument.softmax import cross_entropy
 from ..options import Plan, Reading, Step, quiet_step
 from ..pair.profile import domain_report
 from ..pair.seal import check_json_seal, sealed_text
-from ..routing.comparison.dynamics import SHARES
+from ..routing.comparison.choices import SHARES
 from ..routing.domains.information import matched, purity
 from ..routing.metrics import get_metric
 from ..routing.sums import Sums
@@ -36,7 +36,7 @@ from ..types import HostArray, Json
 from . import keep
 from .decoder import of_domains
 from .domains import DomainBlocks, check_domains, pack_domains, read_domains
-from .methods import FLOOR_WEIGHT, METHODS, Method
+from .methods import FLOOR_WEIGHT, METHODS, Method, method_named
 from .presets import preset_named
 from .pretrain import REPORT, pretrain
 from .settings import Pretraining
@@ -52,7 +52,6 @@ MOST_FLIPS = 8
 """Those of a domain whose choices are compared from snapshot to snapshot."""
 
 SNAPSHOTS = 5
-FAMILY = "smoe"
 LAST = 0.2
 """The part of a training, at its end, over whose updates the largest violation of a batch is averaged."""
 
@@ -167,6 +166,48 @@ def run(
     return measured
 
 
+def finished(folder: Path) -> list[Json]:
+    """What was measured of the runs in ``folder``, method by method."""
+    places = (folder.glob(f"{name}-seed*/{MEASURED}") for name in METHODS)
+    return [read_run(path) for of_method in places for path in sorted(of_method)]
+
+
+def run_all(
+    bed: Testbed,
+    folder: str | Path,
+    methods: Sequence[str] = (),
+    seeds: int = 1,
+    *,
+    device: str = "auto",
+    command: str | None = None,
+    step: Step = quiet_step,
+) -> Json:
+    """Run methods, by default all, with seeds from 0, and write what all runs in ``folder`` say to testbed.json there.
+
+    Runs that are finished are kept, and one that was stopped goes on; testbed.json is written after each. Runs of one
+    seed see the same batches and begin with the same weights but for what their routers are.
+
+    Returns the report as `ladder.result` makes it. Raises TrainingError or DataError for what cannot be run.
+    """
+    from .ladder import result
+
+    folder = Path(folder)
+    chosen = [method_named(name) for name in (methods or METHODS)]
+    check_output(folder / RESULT, ".json", "result of lab testbed", ("sizes", "domains"))
+    prepare(bed, folder, step)
+    plan = [(method, seed) for seed in range(seeds) for method in chosen]
+    for number, (method, seed) in enumerate(plan, 1):
+        which = f"{method.name}, seed {seed} ({number} of {len(plan)})"
+
+        def told(what: str, done: int, total: int, which: str = which) -> None:
+            step(f"{which}: {what}", done, total)
+
+        run(bed, method, seed, folder, device=device, step=told)
+        made = result(bed, finished(folder), command)
+        write_aside({folder / RESULT: sealed_text(made).encode()})
+    return made
+
+
 def read_run(path: Path) -> Json:
     """A sealed file of a run. Raises TrainingError where it is damaged."""
     try:
@@ -188,7 +229,7 @@ def _comparable(settings: Pretraining) -> Json:
 
 
 def measure(bed: Testbed, place: Path, method: Method, seed: int, step: Step = quiet_step) -> Json:
-    """What a trained run says of held-out sequences: loss and routing by domain, and how it changed over its training."""
+    """What a trained run says of held-out sequences, loss and routing by domain, and how its routing changed."""
     blocks = _blocks(bed, place, step)
     chosen = _held_out(blocks, MOST_SEQUENCES)
     step("measuring", 0, 0)

@@ -16,8 +16,8 @@ from ..types import Json
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
-    "a report of loss (loss --output), of quantised arms (compare --quant --output) or of checkpoints (dynamics "
-    "--output), or the folder of a training"
+    "a report of loss (loss --output), of lab testbed, of quantised arms (compare --quant --output) or of checkpoints "
+    "(dynamics --output), or the folder of a training"
 )
 """What an argument may be."""
 

@@ -78,7 +78,7 @@ class Inputs:
 
     profiles: what lies between the domains, {name of a run or model: `domain_report` with its settings}.
     comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``loss``; quants: of
-    ``compare --quant``; dynamics: of ``dynamics``.
+    ``compare --quant``; dynamics: of ``dynamics``; testbeds: of ``lab testbed``.
     notes: what a reader must know of how these came together, such as why two runs were not compared.
     """
 
@@ -87,10 +87,15 @@ class Inputs:
     comparisons: tuple[Json, ...] = ()
     uncertainties: tuple[Json, ...] = ()
     dynamics: tuple[Json, ...] = ()
+    testbeds: tuple[Json, ...] = ()
     quants: tuple[Json, ...] = ()
     trainings: tuple[Training, ...] = ()
     notes: tuple[str, ...] = ()
     plan: Plan = field(default_factory=Plan)
+
+
+TESTBED = "testbed.json"
+"""What `lab testbed` leaves in its folder."""
 
 
 @dataclass
@@ -161,12 +166,13 @@ class _Reader:
         self.uncertainties: list[Json] = []
         self.quants: list[Json] = []
         self.dynamics: list[Json] = []
+        self.testbeds: list[Json] = []
         self.trainings: list[Training] = []
         self._seen: set[Path] = set()
 
     @property
     def anything(self) -> bool:
-        kinds = (self.comparisons, self.uncertainties, self.quants, self.dynamics, self.trainings)
+        kinds = (self.comparisons, self.uncertainties, self.quants, self.dynamics, self.testbeds, self.trainings)
         return any((self.groups, self.profiles, *kinds))
 
     def read(self, path: Path, label: str | None) -> None:
@@ -174,6 +180,8 @@ class _Reader:
         if path.is_dir():
             if (path / "profile.json").is_file():
                 self.read(path / "profile.json", label)
+            elif (path / TESTBED).is_file():
+                self.read(path / TESTBED, label)
             elif any((path / name).is_file() for name in (TRAINING_REPORT, TRAINING_LOG)):
                 self._add_training(path, label)
             else:
@@ -207,6 +215,9 @@ class _Reader:
         elif keys >= {"arms", "separations"}:
             require(content, ("model", "data", "settings", "measures"), path)
             self.quants.append(content)
+        elif keys >= {"sizes", "quantities", "chance"}:
+            require(content, ("domains", "quantities", "sizes", "chance", "level"), path)
+            self.testbeds.append(content)
         elif keys >= {"checkpoints", "overall", "trends"}:
             require(content, ("model", "data", "settings", "routers", "depth"), path)
             self.dynamics.append(content)
@@ -279,6 +290,7 @@ class _Reader:
             (*self.comparisons, *comparisons),
             uncertainties=tuple(self.uncertainties),
             dynamics=tuple(self.dynamics),
+            testbeds=tuple(self.testbeds),
             quants=tuple(self.quants),
             trainings=tuple(self.trainings),
             notes=tuple(notes),

@@ -21,7 +21,7 @@ OUT = -20.0
 """The logit of an expert that a token does not go to: p = 2e-9 beside one that it goes to."""
 
 _SPREAD = 0x9E3779B9
-"""2^32 over the golden ratio, odd: neighbours end far from each other (Knuth, The Art of Computer Programming 3, 6.4)."""
+"""2^32 over the golden ratio, odd: neighbours end far apart (Knuth, The Art of Computer Programming 3, 6.4)."""
 
 
 Keys = Callable[[Any, Array, int, Array | None], Array]

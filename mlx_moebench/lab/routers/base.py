@@ -15,8 +15,16 @@ from ...routing.record import Array, Kind, Routing
 
 Score = Literal["softmax", "sigmoid"]
 Balance = Literal[
-    *("none", "switch", "sequence", "global", "hetero", "ternary", "entropy"),
-    *("floor", "floor_sequence", "floor_global"),
+    "none",
+    "switch",
+    "sequence",
+    "global",
+    "hetero",
+    "ternary",
+    "entropy",
+    "floor",
+    "floor_sequence",
+    "floor_global",
 ]
 Spec = Literal["paper", "libmoe"]
 """``paper``: as the method's own paper has it. ``libmoe``: as the code of LibMoE trains it, where that differs."""

@@ -16,6 +16,7 @@ from .domains import DomainSeries, domain_series
 from .drawing import CLEAR
 from .dynamics import DynamicsSeries, dynamics_series
 from .quant import QuantSeries, quant_series
+from .testbed import sentences as testbed_sentences
 from .training import training_series
 from .uncertainty import uncertainty_series
 
@@ -49,6 +50,7 @@ def answer(inputs: Inputs) -> Answer:
     sentences += [_uncertainty(report) for report in inputs.uncertainties]
     sentences += [_quantised(quant_series(report)) for report in inputs.quants]
     sentences += [_followed(dynamics_series(report)) for report in inputs.dynamics]
+    sentences += [sentence for report in inputs.testbeds for sentence in testbed_sentences(report)]
     facts = tuple(fact for run in inputs.runs for fact in _facts(run))
     return Answer(tuple(sentences), facts, tuple(dict.fromkeys([*inputs.notes, *_cautions(inputs)])))
 

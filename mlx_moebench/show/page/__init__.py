@@ -75,6 +75,7 @@ def _title(inputs: Inputs) -> str:
     names += [str(report["data"]["name"]) for report in inputs.uncertainties]
     names += [f"{report['model']['id']}, quantised" for report in inputs.quants]
     names += [f"{report['model']['id']} over a training" for report in inputs.dynamics]
+    names += [f"the testbed on {', '.join(report['domains'])}" for report in inputs.testbeds]
     names += ["comparison"] if inputs.comparisons and not names else []
     shown = list(dict.fromkeys(names))
     return "Routing of " + ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

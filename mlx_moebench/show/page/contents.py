@@ -60,6 +60,7 @@ from ..inputs import Inputs, Run, View
 from ..names import SCORES, isolated, label_and_unit, unit_of_text
 from ..numbers import count, difference, number, percent, with_interval
 from .parts import Choice, Drawing, Figure, Nothing, Part, Section, Table
+from .testbed import testbed_sections
 
 MAX_PAIRS = 3_000_000
 """Bytes that the co-activation of all routers may take, before base64."""
@@ -100,6 +101,8 @@ def sections(inputs: Inputs) -> Iterator[Section]:
         yield _quantised(quant_series(report), place)
     for place, report in enumerate(inputs.dynamics):
         yield _dynamics(dynamics_series(report), place)
+    for place, report in enumerate(inputs.testbeds):
+        yield from testbed_sections(report, place)
     for place, training in enumerate(inputs.trainings):
         yield _training(training_series(training), place)
 
