@@ -41,6 +41,7 @@ INPUTS = {
     "quant": ["results/quant_drift/nano_math.json"],
     "shares": DOMAINS,
     "specialisation": ["results/profiles/nano.json"],
+    "testbed": ["results/testbed/testbed.json"],
     "training": [TRAINING],
     "uncertainty": ["results/uncertainty/nano_math.json"],
 }

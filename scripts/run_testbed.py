@@ -156,7 +156,8 @@ def train_all(todo: Sequence[Planned], args: argparse.Namespace) -> list[str]:
 
 def collected(runs: Path) -> dict[str, Any]:
     """What the finished runs say together."""
-    measured, seconds = [], {}
+    measured: list[dict[str, Any]] = []
+    seconds: dict[str, list[float]] = {}
     for which in planned(list(SIZES)):
         place = run_folder(runs / which.preset, which.method, which.seed)
         if (place / MEASURED).exists():

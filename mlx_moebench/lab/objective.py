@@ -89,7 +89,7 @@ class Objective:
         if self._args.balance in GLOBAL:
             self._past.append(sums)
             if self._args.window:
-                self._past = self._past[len(self._past) - self._args.window + 1 :] if self._args.window > 1 else []
+                del self._past[: max(len(self._past) - self._args.window + 1, 0)]
 
     def state(self) -> dict[str, Array]:
         """What is remembered, by name: a checkpoint keeps it."""

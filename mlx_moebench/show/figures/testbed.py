@@ -134,7 +134,7 @@ def map_heat(report: Facts, size: Facts, method: Facts, router: int) -> Heat:
     return Heat(
         f"{method['name']}, layer {of['layer']}: domains and experts",
         f"Heatmap of the share of each domain's tokens that use each expert, {method['name']}, layer {of['layer']}",
-        "expert, in the order of the domain that it is matched to",
+        "expert, by its domain",
         "domain",
         rows,
         {

@@ -16,13 +16,16 @@ HEADS = {
     "loss": "loss, nats",
     "specialisation": "MI / ln D",
     "spec_score": "SpecScore",
+    "nmi": "NMI",
+    "purity": "purity",
     "precision": "precision",
     "eae": "H(f) / ln E",
     "max_violation": "MaxVio",
+    "max_violation_batch": "MaxVio, batch",
     "dead_experts": "dead",
     "top1_flip": "flips",
 }
-"""Columns, of the quantities of `lab.ladder`."""
+"""Short names of the quantities of `lab.ladder`; a terminal has room for those of `SHOWN`."""
 
 EXPECTED = {1: "higher", -1: "lower"}
 
