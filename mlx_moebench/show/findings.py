@@ -9,16 +9,6 @@ from ..types import Facts, Json
 from .names import isolated
 from .numbers import count
 
-COLOURS = {
-    "collapsed": "#000000",
-    "dominated": "#D55E00",
-    "idle": "#E69F00",
-    "specialised": "#CC79A7",
-    "balanced": "#009E73",
-    "open": "0.8",
-}
-"""Of words in pictures."""
-
 ANSWER = "an answer, which has no interval of its own"
 
 MOST_NAMED = 4

@@ -27,7 +27,7 @@ from .domains import (
     share_chart,
     spread_chart,
 )
-from .drawing import CLEAR, Chart, Heat, Line, Measure, Points, Reference, Scale, kinds_of
+from .drawing import ALL, CLEAR, Chart, Heat, Line, Measure, Points, Reference, Scale, Style, kinds_of, styles_of
 from .dynamics import (
     DynamicsSeries,
     chance_of,
@@ -45,6 +45,7 @@ from .training import TrainingSeries, training_charts, training_series
 from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncertainty_series
 
 __all__ = [
+    "ALL",
     "CLEAR",
     "LAYER_METRICS",
     "WITHOUT",
@@ -71,6 +72,7 @@ __all__ = [
     "RouterId",
     "RouterLoad",
     "Scale",
+    "Style",
     "TrainingSeries",
     "UncertaintySeries",
     "Value",
@@ -109,6 +111,7 @@ __all__ = [
     "router_heat",
     "share_chart",
     "spread_chart",
+    "styles_of",
     "training_charts",
     "training_series",
     "uncertainty_series",

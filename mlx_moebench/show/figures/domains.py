@@ -15,7 +15,7 @@ from ..findings import remarks
 from ..names import isolated, unit_of_text
 from ..numbers import percent
 from .base import RouterId, Value, intervals_of, labels, n_of, or_nan, router_id, value_of
-from .drawing import Chart, Heat, Line, Measure, Reference, Scale, kinds_of, points_of
+from .drawing import ALL, Chart, Heat, Line, Measure, Reference, Scale, kinds_of, points_of
 
 MANY = 8
 """Pairs of domains whose lines are shown at first."""
@@ -160,7 +160,7 @@ def information_chart(series: DomainSeries, kind: str | None = None) -> Chart:
         points, places = points_of(series.ids, name)
         routers = [series.routers[place] for place in places]
         facts = _information_facts(routers)
-        lines.append(Line(f"{name} routers", points, tuple(r.mi for r in routers), facts))
+        lines.append(Line(f"{name} routers", points, tuple(r.mi for r in routers), facts, domain=ALL))
     intervals = intervals_of((r.mi for r in series.routers), series.level)
     return Chart(
         "What the domain tells about the expert",
@@ -212,6 +212,7 @@ def divergence_chart(series: DomainSeries, kind: str) -> Chart:
         f"{intervals}. {series.sizes}.",
         tuple(lines),
         line_head="domains",
+        first_hue=len(series.domains),
     )
 
 
@@ -234,7 +235,7 @@ def share_chart(series: DomainSeries, kind: str) -> Chart:
         ("Share of tokens {value}",),
         "The largest share of tokens that a single expert has in more than half of the domains. Unit: share of tokens. "
         f"{intervals_of((r.dominant for r in routers), series.level)}. Dotted: {odds}. {series.sizes}.",
-        (Line("", points, tuple(r.dominant for r in routers)),),
+        (Line("", points, tuple(r.dominant for r in routers), domain=ALL),),
         (Reference(odds, points.x, tuple(r.dominance for r in routers)),),
     )
 
@@ -254,7 +255,7 @@ def spread_chart(series: DomainSeries, kind: str) -> Chart:
         "Effective share of the experts, n_eff / E, of the domains mixed in equal parts. Unit: ratio. "
         f"{intervals_of((r.used for r in routers), series.level)}. Dotted: {half:g}, below which a router "
         f"whose domains share their experts is collapsed. {series.sizes}.",
-        (Line("", points, tuple(r.used for r in routers)),),
+        (Line("", points, tuple(r.used for r in routers), domain=ALL),),
         (Reference(f"r = {half:g}", points.x, (half,) * len(points.x)),),
     )
 
@@ -285,14 +286,14 @@ def router_heat(series: DomainSeries, place: int, most: float) -> Heat:
         ("layer", "router", "domain"),
         tuple((router.layer, router.router, isolated(domain)) for domain in series.domains),
         reasons=(one.reason,) * rows,
+        neutral=(router.even,) * rows,
     )
 
 
-def domain_heat(series: DomainSeries, domain: int, kind: str, most: float) -> Heat:
-    """Layers by experts on one domain: the same numbers, a layer in a row. Words stand beside the last domain."""
+def domain_heat(series: DomainSeries, domain: int, kind: str, most: float, *, words: bool = True) -> Heat:
+    """Layers by experts on one domain: the same numbers, a layer in a row. words: whether they stand beside."""
     points, places = points_of(series.ids, kind)
     routers = [series.routers[place] for place in places]
-    last = domain + 1 == len(series.domains)
     return Heat(
         series.domains[domain],
         f"Heatmap of the use of the experts on {series.domains[domain]}, layers by experts",
@@ -311,7 +312,9 @@ def domain_heat(series: DomainSeries, domain: int, kind: str, most: float) -> He
         "",
         ("layer", "router"),
         points.cells,
-        beside=tuple(r.word or "no word" for r in routers) if last else (),
+        beside=tuple(r.word or "no word" for r in routers) if words else (),
+        neutral=tuple(r.router.even for r in routers),
+        flags=tuple(r.word or "" for r in routers),
     )
 
 

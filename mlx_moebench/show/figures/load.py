@@ -21,6 +21,9 @@ from ..numbers import percent, with_interval
 from .base import RouterId, Value, labels, n_of, or_nan, router_id, value_of
 from .drawing import Chart, Heat, Line, Measure, Reference, Scale, points_of
 
+FLAGGED = {"yes": "collapsed", "open": "open"}
+"""The finding that a row of the load is marked for."""
+
 WITHOUT_SUMS = "the sums beside the report are missing"
 
 
@@ -224,6 +227,9 @@ def load_heat(series: LoadSeries, most: float, kind: str | None = None, *, brief
         tuple(_beside(share, one.flag, brief) for share, one in zip(series.busiest, routers, strict=True)),
         f"busiest, of tokens{series.marks}",
         "expert, busiest first in each layer",
+        neutral=tuple(one.router.even for one in routers),
+        flags=tuple(FLAGGED.get(one.flag, "") for one in routers),
+        flag_words=series.marks.removeprefix("; "),
     )
 
 
@@ -260,7 +266,7 @@ def dead_chart(views: Sequence[View], kind: str) -> Chart:
         }
         values = tuple(value_of(series.dead[place]) for place in places)
         note = n_of(series.n_sequences, series.n_tokens, unit_of_text(view.report["model"]))
-        lines.append(Line(view.name, points, values, facts, note))
+        lines.append(Line(view.name, points, values, facts, note, domain=view.domain))
         references.append(Reference("expected", points.x, expected, number))
     label, unit = label_and_unit("dead_experts")
     series = dead_series(views[0].report)

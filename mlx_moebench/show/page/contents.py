@@ -262,7 +262,7 @@ def _reason(value: Value) -> str:
 
 
 def _coactivation(runs: Sequence[Run]) -> Section:
-    measure = Choice("measure", "Show", (("lift", "lift"), ("share", "share of the row's tokens")))
+    measure = Choice("measure", "Show", (("lift", "lift over chance"), ("share", "share of the row's tokens")))
     order = Choice("order", "Experts in the order of", (BY_NUMBER, ("own", "their load")))
     one = len(runs) == 1
     room = MAX_PAIRS // len(runs)
