@@ -15,7 +15,8 @@ MOST_NAMED = 4
 """Experts that a sentence names at most."""
 
 DEFINITION = (
-    "r: share of the experts in effective use over all domains; s = MI(domain; expert) / ln D; one expert: the largest "
+    "r: share of the experts in effective use over all domains; MI: information of the domain of a text about the "
+    "expert of a selection; s = MI / ln D; one expert: the largest "
     "share of tokens that a single expert has in more than half of the domains; idle: experts with hardly any load on "
     "any domain."
 )

@@ -10,6 +10,7 @@ import numpy as np
 from ...routing.metrics import coactivation, coactivation_lift
 from ...routing.sums import Floats
 from ..inputs import Run
+from ..names import QUANTITIES
 from .base import RouterId, n_of, router_id
 from .drawing import Heat, Measure, Scale
 from .load import WITHOUT_SUMS
@@ -17,7 +18,7 @@ from .load import WITHOUT_SUMS
 WIDEST = 8.0
 """Lifts beyond this multiple of chance, or below its inverse, have the last colour."""
 
-BY_LIFT = "lift over chance ({})"
+BY_LIFT = QUANTITIES["lift"].symbol + " ({})"
 """What the colours of co-activation are."""
 
 
@@ -109,7 +110,13 @@ def coactivation_heat(series: CoactivationSeries, label: str, texts: str, note: 
         {
             "pairs": Measure("tokens with both", "tokens", cells),
             "lift": Measure(
-                "lift over chance", "ratio", cells, of_row, of_row, series.n_tokens / series.chance_lift, scale=by_lift
+                QUANTITIES["lift"].symbol,
+                "ratio",
+                cells,
+                of_row,
+                of_row,
+                series.n_tokens / series.chance_lift,
+                scale=by_lift,
             ),
             "raw": Measure("lift", "ratio", cells, of_row, of_row, series.n_tokens),
             "share": Measure(

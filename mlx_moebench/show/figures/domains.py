@@ -12,7 +12,7 @@ import numpy as np
 from ...routing.sums import Floats
 from ...types import Facts
 from ..findings import remarks
-from ..names import isolated, unit_of_text
+from ..names import QUANTITIES, isolated, unit_of_text
 from ..numbers import percent
 from .base import RouterId, Value, intervals_of, labels, n_of, or_nan, router_id, value_of
 from .drawing import ALL, Chart, Heat, Line, Measure, Reference, Scale, kinds_of, points_of
@@ -70,8 +70,8 @@ class DomainSeries:
     counts: Mapping[str, Mapping[str, int]]
     unit: str = "nats"
     definition: str = (
-        "MI(domain; expert) = H(mean load) - mean over domains of H(load), every domain weighted 1/D: how much the "
-        "domain of a text tells of the expert that gets a selection, corrected for what finite samples add. p: of the "
+        "MI = H(mean load) - mean over domains of H(load), every domain weighted 1/D: how much the domain of a text "
+        "tells of the expert that gets a selection, corrected for what finite samples add. p: of the "
         "test that all domains route alike, each with its own number, length and likeness of texts."
     )
     shares_definition: str = (
@@ -162,14 +162,15 @@ def information_chart(series: DomainSeries, kind: str | None = None) -> Chart:
         facts = _information_facts(routers)
         lines.append(Line(f"{name} routers", points, tuple(r.mi for r in routers), facts, domain=ALL))
     intervals = intervals_of((r.mi for r in series.routers), series.level)
+    information = QUANTITIES["domain_information"]
     return Chart(
-        "What the domain tells about the expert",
-        f"Information of the domain about the expert by layer, {series.name}",
+        information.title,
+        f"{information.title}, by layer, {series.name}",
         "layer",
-        series.unit,
-        "MI, nats",
+        information.head,
+        information.head,
         (
-            "MI(domain; expert) {value} nats, {of ln D} of ln D",
+            "MI {value} nats, {of ln D} of ln D",
             "p {p}, q {q}",
         ),
         f"{series.definition} Unit: {series.unit}; at most ln D = {series.highest:.3f}. {intervals}. {series.sizes}.",
@@ -200,12 +201,13 @@ def divergence_chart(series: DomainSeries, kind: str) -> Chart:
         for place, (first, second) in enumerate(routers[0].divergences)
     ]
     intervals = intervals_of((v for one in lines for v in one.values), series.level)
+    divergence = QUANTITIES["jensen_shannon"]
     return Chart(
-        f"How far the loads of two domains lie apart{_of_kind(series, kind)}",
-        f"Jensen-Shannon divergences of domains by layer, {series.name}",
+        f"{divergence.title}{_of_kind(series, kind)}",
+        f"{divergence.title}, by layer, {series.name}",
         "layer",
-        series.unit,
-        "JSD, nats",
+        divergence.head,
+        divergence.head,
         ("JSD {value} nats",),
         "Jensen-Shannon divergence of the loads of two domains, H((f + g) / 2) - (H(f) + H(g)) / 2. Unit: nats, at "
         "most ln 2 = 0.693, corrected for what finite samples add. "
@@ -227,7 +229,7 @@ def share_chart(series: DomainSeries, kind: str) -> Chart:
     routers = [series.routers[place] for place in places]
     odds = f"{float(series.thresholds['odds']):g} times the even odds, dominated above"
     return Chart(
-        f"One expert in most domains{_of_kind(series, kind)}",
+        f"{QUANTITIES['dominant_share'].label}{_of_kind(series, kind)}",
         f"Largest share of tokens of one expert in most domains by layer, {series.name}",
         "layer",
         "share of tokens",
@@ -244,13 +246,13 @@ def spread_chart(series: DomainSeries, kind: str) -> Chart:
     """The effective share of the experts that the domains, mixed in equal parts, use."""
     points, places = points_of(series.ids, kind)
     routers = [series.routers[place] for place in places]
-    half = float(series.thresholds["used"])
+    half, spread = float(series.thresholds["used"]), QUANTITIES["mixture_spread"]
     return Chart(
-        f"Experts in use, r{_of_kind(series, kind)}",
-        f"Effective share of the experts in use by layer, {series.name}",
+        f"{spread.title}{_of_kind(series, kind)}",
+        f"{spread.title}, by layer, {series.name}",
         "layer",
-        "ratio",
-        "r, ratio",
+        spread.head,
+        spread.head,
         ("r {value}",),
         "Effective share of the experts, n_eff / E, of the domains mixed in equal parts. Unit: ratio. "
         f"{intervals_of((r.used for r in routers), series.level)}. Dotted: {half:g}, below which a router "

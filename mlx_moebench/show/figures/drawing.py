@@ -233,7 +233,7 @@ class Heat:
     table says of a row, or in a square of all. x_ordered: name of the x axis where each row has an order of its own.
     neutral: what the measure with an interval is under even routing, or without a change, row by row: cells whose
     interval holds it are faded. flags: of each row the finding that it is marked for, empty for none, and
-    ``flag_words`` what the marks mean. groups: the number of the domain that each cell is most of, -1 for none, and
+    ``flag_words`` what the marks mean. groups: the number of the domain that each cell is most of, and
     their names.
     """
 

@@ -80,4 +80,5 @@ def layer_chart(views: Sequence[View], metric: str, kind: str, hidden: Collectio
         tuple(references),
         line_head="data",
         zero=False,
+        whole=get_metric(metric).integer,
     )

@@ -233,6 +233,36 @@ def load_heat(series: LoadSeries, most: float, kind: str | None = None, *, brief
     )
 
 
+@dataclass(frozen=True)
+class Favourites:
+    """The domain whose tokens use each expert of each router most, [E] numbers of ``domains``; -1 for no token."""
+
+    domains: tuple[str, ...]
+    experts: tuple[Numbers, ...]
+
+
+def favourite_domains(run: Run) -> Favourites | None:
+    """Of a run of several domains, the first of equal ones; None of one."""
+    if not run.domains:
+        return None
+    reports = list(run.domains.values())
+    experts = []
+    for number in range(len(run.report["routers"])):
+        entries = [report["routers"][number] for report in reports]
+        shares = np.array([np.array(e["selection_counts"]) / max(e["n_tokens"], 1) for e in entries])
+        experts.append(np.where(shares.max(axis=0) > 0, shares.argmax(axis=0), -1).astype(np.int64))
+    return Favourites(tuple(run.domains), tuple(experts))
+
+
+def grouped(heat: Heat, favourites: Favourites | None) -> Heat:
+    """The load of a run with the favourite domain of each expert, by which it may be sorted."""
+    if favourites is None:
+        return heat
+    groups = tuple(np.where(one < 0, len(favourites.domains), one) for one in favourites.experts)
+    names = (*favourites.domains, "no domain")
+    return replace(heat, tip=(*heat.tip, "Most of {group}"), groups=groups, group_names=names)
+
+
 def _load_measures(routers: Sequence[RouterLoad], bands: Sequence[Band], unit: str, most: float) -> dict[str, Measure]:
     counts = tuple(one.counts for one in routers)
     tokens = tuple(one.n_tokens for one in routers)
@@ -284,6 +314,7 @@ def dead_chart(views: Sequence[View], kind: str) -> Chart:
         tuple(lines),
         tuple(references),
         line_head="data",
+        whole=True,
     )
 
 

@@ -105,7 +105,7 @@ def draw_panels(
         figure = Figure(figsize=(WIDTH, min(HEIGHT, AROUND + title * len(lines) + sum(heights))), layout="constrained")
         grid = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights)
         axes = []
-        for row, line in zip(grid, lines, strict=True):
+        for below, (row, line) in enumerate(zip(grid, lines, strict=True), start=1):
             for axis in row[len(line) :]:
                 axis.remove()
             for place, (axis, (panel, matrix)) in enumerate(zip(row, line, strict=False)):
@@ -113,7 +113,7 @@ def draw_panels(
                 axes.append(axis)
                 if not place:
                     axis.set_ylabel(panel.heat.y)
-                if row is grid[-1] or len(lines[-1]) <= place:
+                if below == len(lines) or len(lines[below]) <= place:
                     axis.set_xlabel(panel.heat.x)
         yield figure, axes, image
 
@@ -200,7 +200,7 @@ def _hatch(axis: Any, faded: Floats) -> None:
         for (y, x0), (_, x1) in zip(starts - [0, 0.5], ends - [0, 0.5], strict=True)
     ]
     axis.add_patch(
-        PathPatch(Path.make_compound_path(*areas), fill=False, lw=0, hatch="////////", edgecolor="0.6", zorder=1.5)
+        PathPatch(Path.make_compound_path(*areas), fill=False, lw=0, hatch="/////", edgecolor="0.72", zorder=1.5)
     )
 
 

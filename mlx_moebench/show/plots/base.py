@@ -219,8 +219,9 @@ def _image(kind: str, figure: Figure) -> bytes:
 
 def headed(figures: Sequence[Figure], *texts: str) -> list[Figure]:
     """The pages of a picture under its heading, numbered where there are several."""
+    each = [line for text in texts for line in text.splitlines()]
     for number, figure in enumerate(figures):
-        figure.suptitle(lines(*texts, *([f"page {number + 1} of {len(figures)}"] if len(figures) > 1 else [])))
+        figure.suptitle(lines(*each, *([f"page {number + 1} of {len(figures)}"] if len(figures) > 1 else [])))
     return list(figures)
 
 

@@ -9,6 +9,7 @@ from ...errors import StatsError
 from ..colours import FINDINGS
 from ..figures import DomainSeries, domain_series, information_chart, kinds_of, share_chart, spread_chart
 from ..inputs import Inputs
+from ..names import QUANTITIES
 from ..numbers import percent
 from ._lines import draw_line, title_with
 from .base import HEIGHT, WIDTH, Plot, Span, headed, layer_ticks, look, paged, plain, tick, within
@@ -63,7 +64,7 @@ def _page(rows: Sequence[tuple[DomainSeries, str]], named: bool) -> Figure:
             tick(axis.yaxis)
             axis.grid(axis="y")
         if named:
-            row[0].set_ylabel(f"{plain(one.name, 28)}\n{kind} routers\nnats")
+            row[0].set_ylabel(f"{plain(one.name, 28)}\n{kind} routers\n{row[0].get_ylabel()}")
     for axis in axes[0, :2]:  # a limit that is set before all rows are drawn would cut the next ones
         axis.set_ylim(bottom=0)
     _legend(figure, axes[0, 1])
@@ -81,7 +82,7 @@ def _information(axis: Any, series: DomainSeries, kind: str) -> None:
     chart = information_chart(series, kind)
     (line,) = chart.lines
     draw_line(axis, line, **look(chart.styles()[0]))
-    title_with(axis, "information about the expert", f"at most ln {len(series.domains)} = {series.highest:.2f}")
+    title_with(axis, chart.title, f"at most ln {len(series.domains)} = {series.highest:.2f}")
     axis.set_ylabel(chart.y)
 
 
@@ -94,7 +95,7 @@ def _shares(axis: Any, series: DomainSeries, kind: str) -> None:
         if r.router.router == kind:
             colour = FINDINGS.get(r.word or "", "white")
             axis.plot(r.router.layer, 0.03, "s", color=colour, ms=4, transform=axis.get_xaxis_transform())
-    title_with(axis, "one expert in most domains", "dotted: dominated above; squares: word")
+    title_with(axis, QUANTITIES["dominant_share"].label, "dotted: dominated above; squares: word")
     axis.set_ylabel(chart.y)
 
 
@@ -103,7 +104,7 @@ def _spread(axis: Any, series: DomainSeries, kind: str) -> None:
     draw_line(axis, chart.lines[0], **look(chart.styles()[0]))
     (half,) = chart.references
     axis.axhline(half.y[0], color="0.35", ls=":", lw=1)
-    title_with(axis, "experts in use, r", f"dotted: {half.name}")
+    title_with(axis, QUANTITIES["mixture_spread"].title, f"dotted: {half.name}")
     axis.set_ylabel(chart.y)
     axis.set_ylim(0, 1.02)
 
