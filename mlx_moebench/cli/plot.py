@@ -21,6 +21,7 @@ Examples:
   mlx-moebench plot domains results/profile -o domains.pdf            the folder of a profile
   mlx-moebench plot coactivation math.json --layer 0 --layer 5 -o pairs.png
   mlx-moebench plot comparison before.json after.json -o effects.pdf
+  mlx-moebench plot load profile/ --layers 0-15 -o load.pdf           some layers; a PDF has as many pages as it takes
   mlx-moebench plot training adapters -o training.png
 """
 
@@ -46,7 +47,20 @@ class _Kinds(click.Group):
         )
 
 
+def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """``A-B``: the first and the last layer, or one alone."""
+    if value is None:
+        return None
+    first, _, last = value.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal()):
+        raise click.BadParameter(f"{value!r} are no layers: give the first and the last one, as in 0-15.", ctx, param)
+    if int(last or first) < int(first):
+        raise click.BadParameter(f"{value!r} ends before it begins.", ctx, param)
+    return int(first), int(last or first)
+
+
 _OPTIONS = {
+    "span": click.Option(["--layers", "span"], metavar="A-B", callback=_span, help="Only the routers of these layers."),
     "layers": click.Option(
         ["--layer", "layers"],
         multiple=True,
@@ -73,6 +87,9 @@ def _parameters(options: Iterable[str]) -> list[click.Parameter]:
         click.Option(["-o", "--output"], required=True, type=picture, help="The picture: .png, .svg or .pdf."),
         FORCE,
         *(_OPTIONS[name] for name in options),
+        click.Option(
+            ["--page"], type=click.IntRange(min=1), help="Only this page of several.  [default: all, numbered files]"
+        ),
         click.Option(["--title"], help="Instead of the one that says what is drawn; '' for none."),
     ]
 
@@ -84,6 +101,8 @@ def _draw(
     title: str | None,
     allow: tuple[str, ...] = (),
     layers: tuple[int, ...] | None = None,
+    span: tuple[int, int] | None = None,
+    page: int | None = None,
 ) -> None:
     from ..show.inputs import read_inputs
     from ..show.plots import check_plot, get_plot, write_picture
@@ -92,9 +111,9 @@ def _draw(
     plot = get_plot(kind)
     with readable():
         contents = read_inputs(inputs, allow=allow)
-        arguments = (contents,) if layers is None else (contents, layers)
-        write_picture(output, lambda: plot.draw(*arguments), title)
-    say(f"Wrote {output}")
+        further = {"layers": layers} if layers is not None else {"span": span} if "span" in plot.options else {}
+        written = write_picture(output, lambda: plot.every(contents, **further), title, page)
+    say(f"Wrote {', '.join(map(str, written))}")
 
 
 @click.group(cls=_Kinds, epilog=EPILOG, subcommand_metavar="KIND INPUTS... -o FILE", options_metavar="")

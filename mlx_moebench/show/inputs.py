@@ -46,16 +46,20 @@ class Run:
     def view(self, domain: str | None = None, name: str | None = None) -> View:
         """The run on all its data, or on one domain; by default under the name of that."""
         if domain is None:
-            return View(name or self.name, self.report, self.stats)
-        return View(name or domain, self.domains[domain], self.parts.get(domain))
+            return View(name or self.name, self.report, self.stats, "" if self.domains else None)
+        return View(name or domain, self.domains[domain], self.parts.get(domain), domain)
 
 
 class View(NamedTuple):
-    """One report with its sums, if they are there, under the name that tells it from others beside it."""
+    """One report with its sums, if they are there, under the name that tells it from others beside it.
+
+    domain: of several of a run the one that it is of, empty for all of them together; None where there are not several.
+    """
 
     name: str
     report: Facts
     stats: RoutingStats | None = None
+    domain: str | None = None
 
     @property
     def size(self) -> str:

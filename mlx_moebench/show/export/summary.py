@@ -9,7 +9,20 @@ from ..figures import answer, difference_series, domain_series
 from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
-from ..names import HEADS, OPEN, SCORES, SUMMARY, flag_of, label_and_unit, model_name, router_forms, sizes, tie_warnings
+from ..names import (
+    HEADS,
+    NUMBERS,
+    OPEN,
+    QUANTITIES,
+    SCORES,
+    SUMMARY,
+    flag_of,
+    label_and_unit,
+    model_name,
+    router_forms,
+    sizes,
+    tie_warnings,
+)
 from ..numbers import count, decimals, percent
 from ..tables.dynamics import COURSE
 from ..tables.quant import COLUMNS
@@ -97,8 +110,7 @@ def _domains(name: str, profile: Facts) -> Iterator[str]:
     yield f"## Between the domains of {text(name)}: {', '.join(text(domain) for domain in series.domains)}"
     yield ""
     several = len({r["router"] for r in profile["routers"]}) > 1
-    columns = ["layer", *(["router"] if several else []), "word", "r, share of experts", "s, share of ln D"]
-    columns += ["one expert, share of tokens", "idle, share of experts", "information of the domain, nats", "p"]
+    columns = ["layer", *(["router"] if several else []), "word", *(QUANTITIES[key].head for key in NUMBERS), "p"]
     columns.append("whom, and what is open")
     rows = []
     for r, of_router in zip(profile["routers"], series.routers, strict=True):

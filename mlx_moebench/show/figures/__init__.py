@@ -27,7 +27,21 @@ from .domains import (
     share_chart,
     spread_chart,
 )
-from .drawing import CLEAR, Chart, Heat, Line, Measure, Points, Reference, Scale, kinds_of
+from .drawing import (
+    ALL,
+    CLEAR,
+    DASHES,
+    Chart,
+    Heat,
+    Line,
+    Measure,
+    Points,
+    Reference,
+    Scale,
+    Style,
+    kinds_of,
+    styles_of,
+)
 from .dynamics import (
     DynamicsSeries,
     chance_of,
@@ -39,13 +53,27 @@ from .dynamics import (
     load_course,
 )
 from .layers import LAYER_METRICS, LayerSeries, layer_chart, layer_series
-from .load import Band, DeadSeries, LoadSeries, RouterLoad, dead_chart, dead_series, load_heat, load_series, none_dead
+from .load import (
+    Band,
+    DeadSeries,
+    LoadSeries,
+    RouterLoad,
+    dead_chart,
+    dead_series,
+    favourite_domains,
+    grouped,
+    load_heat,
+    load_series,
+    none_dead,
+)
 from .quant import QuantSeries, arm_words, kept_chart, margin_chart, quant_series
 from .training import TrainingSeries, training_charts, training_series
 from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncertainty_series
 
 __all__ = [
+    "ALL",
     "CLEAR",
+    "DASHES",
     "LAYER_METRICS",
     "WITHOUT",
     "Answer",
@@ -71,6 +99,7 @@ __all__ = [
     "RouterId",
     "RouterLoad",
     "Scale",
+    "Style",
     "TrainingSeries",
     "UncertaintySeries",
     "Value",
@@ -91,6 +120,8 @@ __all__ = [
     "domain_series",
     "dynamics_series",
     "effect_chart",
+    "favourite_domains",
+    "grouped",
     "information_chart",
     "kept_chart",
     "kinds_of",
@@ -109,6 +140,7 @@ __all__ = [
     "router_heat",
     "share_chart",
     "spread_chart",
+    "styles_of",
     "training_charts",
     "training_series",
     "uncertainty_series",

@@ -31,6 +31,8 @@ from ..figures import (
     domain_series,
     dynamics_series,
     effect_chart,
+    favourite_domains,
+    grouped,
     information_chart,
     kept_chart,
     kinds_of,
@@ -57,7 +59,7 @@ from ..figures.base import labels, n_of, router_id
 from ..figures.differences import Effect
 from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, View
-from ..names import SCORES, isolated, label_and_unit, unit_of_text
+from ..names import NUMBERS, QUANTITIES, SCORES, isolated, label_and_unit, unit_of_text
 from ..numbers import count, difference, number, percent, with_interval
 from .parts import Choice, Drawing, Figure, Nothing, Part, Section, Table
 from .testbed import testbed_sections
@@ -136,20 +138,26 @@ def _kinds(views: Sequence[View]) -> list[str]:
 def _load(runs: Sequence[Run]) -> Section:
     every = [[(view, load_series(view)) for view in _shown_views(run)] for run in runs]
     most = max(series.most for views in every for _, series in views)
-    figures = []
+    figures, flagged = [], False
     for run, views in zip(runs, every, strict=True):
         named = len(runs) > 1 or len(views) > 1
         drawings: dict[str, Drawing] = {}
+        favourites = favourite_domains(run)
         for place, (view, series) in enumerate(views):
-            heat = load_heat(series, most)
+            heat = grouped(load_heat(series, most), favourites)
+            flagged = flagged or any(heat.flags)
             title = f"{heat.title}: {_named(run, view, len(runs) > 1).name}" if named else heat.title
             label = f"Heatmap of the load of {run.name}, layers by experts"
             drawings[str(place)] = replace(heat, title=title, label=label)
         options = tuple((str(place), view.name) for place, (view, _) in enumerate(views))
         some = f" (the first {MOST_SHOWN} of {len(run.domains):,} domains)" if len(run.domains) > MOST_SHOWN else ""
         figures.append(Figure(drawings, "view", (Choice("view", f"Data{some}", options),)))
-    order = Choice("order", "Experts in the order of", (BY_NUMBER, ("each", "their load, each layer its own")))
-    return Section("load", "Load: which experts work", tuple(figures), (order,))
+    orders: tuple[tuple[str, str], ...] = (BY_NUMBER, ("each", "their load, each layer its own"))
+    if any(run.domains for run in runs):
+        orders = (*orders, ("group", "their favourite domain, then their load"))
+    rows = Choice("rows", "Layers", (("all", "all"), ("flagged", "flagged only")))
+    choices = (Choice("order", "Experts in the order of", orders), *([rows] if flagged else []))
+    return Section("load", "Load: which experts work", tuple(figures), choices)
 
 
 def _layers(runs: Sequence[Run], views: Sequence[View]) -> Section:
@@ -200,8 +208,8 @@ def _findings(series: DomainSeries) -> Table:
     return Table(
         f"Findings of {series.name}",
         (
-            *("layer", "word", "r, of experts", "s, of ln D", "one expert, of tokens", "idle, of experts"),
-            *("MI, nats", "p", "whom, and what is open"),
+            *("layer", "word", *(QUANTITIES[key].head for key in NUMBERS)),
+            *("p", "whom, and what is open"),
         ),
         tuple(rows),
         "Findings",
@@ -265,7 +273,7 @@ def _reason(value: Value) -> str:
 
 
 def _coactivation(runs: Sequence[Run]) -> Section:
-    measure = Choice("measure", "Show", (("lift", "lift"), ("share", "share of the row's tokens")))
+    measure = Choice("measure", "Show", (("lift", QUANTITIES["lift"].symbol), ("share", "share of the row's tokens")))
     order = Choice("order", "Experts in the order of", (BY_NUMBER, ("own", "their load")))
     one = len(runs) == 1
     room = MAX_PAIRS // len(runs)

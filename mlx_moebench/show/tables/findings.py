@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ...types import Facts, Json
 from ..findings import DEFINITION, counted, meanings, remarks
+from ..names import QUANTITIES
 from ..numbers import count, with_interval
 from .base import plain_table, sentences
 
@@ -34,10 +35,10 @@ def _table(routers: list[Json], domains: Sequence[str]) -> Table:
     table.add_column("layer", justify="right", no_wrap=True)
     if several:
         table.add_column("router")
-    for name in ("word", "r", "s"):
+    for name in ("word", *(QUANTITIES[key].symbol for key in ("mixture_spread", "specialisation"))):
         table.add_column(name, no_wrap=True)
-    for name in ("one expert", "idle"):
-        table.add_column(name)  # on a narrow terminal these wrap
+    for key in ("dominant_share", "idle_experts"):
+        table.add_column(QUANTITIES[key].symbol)  # on a narrow terminal these wrap
     for r in routers:
         parts = _numbers(r)
         table.add_row(
