@@ -22,12 +22,15 @@ from .provenance import provenance
 STYLES = ("page.css",)
 SCRIPTS = (
     "base.js",
+    "state.js",
+    "pointer.js",
+    "painting.js",
     "numbers.js",
     "chart.js",
     "heatmap.js",
     "tables.js",
     "figure.js",
-    "png.js",
+    "export.js",
     "sections.js",
 )
 """Files of ``assets``, in the order in which they are put into the page; those of a token view, then ``start.js``."""

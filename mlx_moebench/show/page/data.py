@@ -13,6 +13,7 @@ import numpy as np
 from ...types import HostArray, Json
 from ..colours import as_json
 from ..figures import CLEAR, DASHES, Chart, Heat, Line, Measure, Style, Value, domain_series
+from ..figures.base import labels, router_id
 from ..inputs import Inputs
 from .contents import sections
 from .parts import Drawing, Figure, Nothing, Part, Section, Table
@@ -33,7 +34,8 @@ Json = Json
 
 
 def page_data(inputs: Inputs) -> Json:
-    """Everything the page draws: ``sections``; lists that several figures need, ``shared``; ``reasons``; ``colours``.
+    """Everything the page draws: ``sections``; lists that several figures need, ``shared``; ``reasons``; ``colours``;
+    ``routers``, which a reader chooses by their number.
 
     An interval is [value, low, high]; without one it is [value, null, null, number of its reason in ``reasons``].
     """
@@ -45,6 +47,7 @@ def page_data(inputs: Inputs) -> Json:
         "shared": encoder.shared.known,
         "words": WORDS_OF_MANY,
         "reasons": encoder.reasons.known,
+        "routers": _routers(inputs),
     }
 
 
@@ -54,6 +57,18 @@ def domains_of(inputs: Inputs) -> Iterator[str]:
         yield from run.domains
     for name, profile in inputs.profiles.items():
         yield from domain_series(name, profile).domains
+
+
+def _routers(inputs: Inputs) -> list[Json]:
+    """Layer, kind, label and number of experts of every router: those of what has most of them on this page."""
+    runs = [run.report["routers"] for run in inputs.runs]
+    others = (*inputs.profiles.values(), *inputs.comparisons, *inputs.uncertainties, *inputs.dynamics)
+    every = runs + [report["routers"] for report in others if report.get("routers")]
+    ids = [router_id(entry) for entry in max(every, key=len, default=[])]
+    return [
+        {"layer": one.layer, "router": one.router, "label": label, "experts": one.n_experts}
+        for one, label in zip(ids, labels(ids), strict=True)
+    ]
 
 
 class _Kept:

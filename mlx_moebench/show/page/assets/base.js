@@ -125,10 +125,14 @@ MB.tip = (lines, x, y) => {
   const tip = document.getElementById("tip");
   tip.replaceChildren(...lines.map((line) => MB.element("div", { text: line })));
   tip.hidden = false;
-  const { width, height } = tip.getBoundingClientRect();
+  MB.beside(tip, x, y);
+};
+// Puts a box beside a point of the window, where it is whole.
+MB.beside = (box, x, y) => {
+  const { width, height } = box.getBoundingClientRect();
   const right = document.documentElement.clientWidth;
-  tip.style.left = `${Math.max(4, Math.min(x + 14, right - width - 4))}px`;
-  tip.style.top = `${y + 18 + height > innerHeight ? Math.max(4, y - height - 12) : y + 18}px`;
+  box.style.left = `${Math.max(4, Math.min(x + 14, right - width - 4))}px`;
+  box.style.top = `${y + 18 + height > innerHeight ? Math.max(4, y - height - 12) : y + 18}px`;
 };
 MB.untip = () => {
   document.getElementById("tip").hidden = true;
@@ -152,7 +156,9 @@ MB.cell = (value) => {
   const text = MB.plain(String(value));
   return `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replace(/"/g, '""')}"`;
 };
-MB.csv = ({ columns, rows }) => [columns, ...rows].map((row) => row.map(MB.cell).join(",")).join("\n") + "\n";
+// table: of `MB.tableOf`.
+MB.csv = ({ columns, length, row }) =>
+  [columns, ...Array.from({ length }, (_, i) => row(i))].map((cells) => cells.map(MB.cell).join(",")).join("\n") + "\n";
 
 MB.fileName = (text) => {
   const words = MB.plain(text)
