@@ -29,8 +29,8 @@ LISTED = 60
 
 ORDER = (
     "The strongest first: by how many times an expert's share lies beyond what it is held against, counted from the "
-    "end of its interval that is nearest to that. A domain's share is held against the share on any other domain, a load "
-    "against the even one, a token against the experts of its text."
+    "end of its interval that is nearest to that. A domain's share is held against the share on any other domain, a "
+    "load against the even one, a token against the experts of its text."
 )
 
 

@@ -33,9 +33,9 @@ Json = Json
 
 
 def page_data(inputs: Inputs, tokens: Facts | None = None) -> Json:
-    """Everything the page draws: ``sections``; lists that several figures need, in ``shared``; ``reasons``; ``colours``.
+    """Everything the page draws: ``sections``; lists that several figures need, in ``shared``; ``reasons``.
 
-    tokens: the data of a token view, of which some sections tell.
+    ``colours`` are those of `show.colours`. tokens: the data of a token view, of which some sections tell.
 
     An interval is [value, low, high]; without one it is [value, null, null, number of its reason in ``reasons``].
     """
