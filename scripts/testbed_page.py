@@ -14,8 +14,8 @@ from mlx_moebench.show.figures.testbed import flip_chart, map_heat, ranked, size
 from mlx_moebench.show.numbers import percent, signed, with_interval
 from mlx_moebench.show.plots._heat import Panel, draw_even
 from mlx_moebench.show.plots._lines import draw_line
-from mlx_moebench.show.plots.base import COLOURS, WIDTH, lines, marker_of, write_picture
-from mlx_moebench.show.plots.testbed import draw_testbed
+from mlx_moebench.show.plots.base import WIDTH, lines, write_picture
+from mlx_moebench.show.plots.testbed import draw_testbed, looks
 from mlx_moebench.show.tables.testbed import HEADS
 
 PICTURES = {"testbed": "specialisation.png", "flips": "flips.png", "experts": "experts.png"}
@@ -63,10 +63,8 @@ def draw_flips(report: dict[str, Any]) -> Any:
     axes = figure.subplots(1, len(report["sizes"]), squeeze=False)[0]
     for axis, size in zip(axes, report["sizes"], strict=True):
         chart = flip_chart(report, size)
-        for number, line in enumerate(chart.lines):
-            style = "-" if number < len(COLOURS) else "--"
-            colour = COLOURS[number % len(COLOURS)]
-            draw_line(axis, line, colour, band=0.12, marker=marker_of(number), label=line.name, ls=style)
+        for line in chart.lines:
+            draw_line(axis, line, band=0.12, label=line.name, **looks(report)[line.name])
         axis.set_xlabel(chart.x)
         axis.set_title(size["preset"])
         axis.grid(axis="y")

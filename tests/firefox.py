@@ -109,7 +109,9 @@ class Firefox:
 
     def point(self, kind: str, selector: str, x: float, y: float, press: bool = True) -> None:
         """Move a ``mouse`` or a finger (``touch``) over an element, (x, y) from its corner, and press there."""
-        box = self.run("const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.x, b.y]", selector)
+        box = self.run(
+            "const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.x, b.y]", selector
+        )
         actions: list[dict[str, Any]] = [
             {"type": "pointerMove", "duration": 0, "x": round(box[0] + x), "y": round(box[1] + y)}
         ]

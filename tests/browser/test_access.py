@@ -89,7 +89,10 @@ def test_forced_colours_reach_what_is_drawn(open_page: Any, pages: dict[str, str
     assert page.evaluate("[MB.colour('fg'), MB.colour('bg')]") == ["CanvasText", "Canvas"]
     fills = page.evaluate("[...document.querySelectorAll('#layers-1 svg text')].map((t) => t.getAttribute('fill'))")
     assert set(fills) == {"CanvasText"}
-    assert page.locator("#load-1 canvas").first.evaluate("(c) => getComputedStyle(c.parentElement).forcedColorAdjust") == "none"
+    assert (
+        page.locator("#load-1 canvas").first.evaluate("(c) => getComputedStyle(c.parentElement).forcedColorAdjust")
+        == "none"
+    )
 
 
 def test_the_whole_page_can_be_used_by_keyboard(open_page: Any, pages: dict[str, str]) -> None:
@@ -99,7 +102,9 @@ def test_the_whole_page_can_be_used_by_keyboard(open_page: Any, pages: dict[str,
     seen: list[str] = []
     for _ in range(200):
         page.keyboard.press("Tab")
-        at = page.evaluate("(document.activeElement.closest('figure') ?? document.activeElement.closest('section'))?.id ?? ''")
+        at = page.evaluate(
+            "(document.activeElement.closest('figure') ?? document.activeElement.closest('section'))?.id ?? ''"
+        )
         if not seen or seen[-1] != at:
             seen.append(at)
         if at == "provenance":

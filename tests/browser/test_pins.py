@@ -223,7 +223,8 @@ def test_a_right_to_left_name_is_copied_without_its_marks(open_page: Any, tmp_pa
 
 def test_a_pin_of_a_chart_of_steps_selects_nothing(open_page: Any, tmp_path: Path) -> None:
     page = open_page(
-        written(tmp_path, [RESULTS / "routing_stats_nano_math.json", RESULTS / "uncertainty" / "nano_math.json"]), **WIDE
+        written(tmp_path, [RESULTS / "routing_stats_nano_math.json", RESULTS / "uncertainty" / "nano_math.json"]),
+        **WIDE,
     )
     drawn(page, "uncertainty-1").focus()
     for key in ("ArrowRight", "Enter"):

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ...types import HostArray, Json
+from ...types import Facts, HostArray, Json
 from ..colours import as_json
 from ..figures import CLEAR, DASHES, Chart, Heat, Line, Measure, Style, Value, domain_series
 from ..figures.base import labels, router_id
 from ..inputs import Inputs
 from .contents import sections
-from .parts import Drawing, Figure, Nothing, Part, Section, Table
+from .parts import Drawing, Figure, Nothing, Part, Section, Sketch, Table, Widget
 
 DIGITS = 5
 """Significant digits of what is measured; counts are exact."""
@@ -33,9 +33,11 @@ WORDS_OF_MANY = (
 Json = Json
 
 
-def page_data(inputs: Inputs) -> Json:
-    """Everything the page draws: ``sections``; lists that several figures need, ``shared``; ``reasons``; ``colours``;
-    ``routers``, which a reader chooses by their number.
+def page_data(inputs: Inputs, tokens: Facts | None = None) -> Json:
+    """Everything the page draws: ``sections``; lists that several figures need, ``shared``; ``reasons``; ``routers``,
+    which a reader chooses by their number.
+
+    ``colours`` are those of `show.colours`. tokens: the data of a token view, of which some sections tell.
 
     An interval is [value, low, high]; without one it is [value, null, null, number of its reason in ``reasons``].
     """
@@ -43,7 +45,7 @@ def page_data(inputs: Inputs) -> Json:
     encoder = _Encoder(domains)
     return {
         "colours": as_json(domains),
-        "sections": [encoder.section(section) for section in sections(inputs)],
+        "sections": [encoder.section(section) for section in sections(inputs, tokens)],
         "shared": encoder.shared.known,
         "words": WORDS_OF_MANY,
         "reasons": encoder.reasons.known,
@@ -105,6 +107,9 @@ class _Encoder:
             return {"note": part}
         if isinstance(part, Table):
             return {"table": vars(part)}
+        if isinstance(part, Widget):
+            arrays = {k: _whole(v) for k, v in part.data.items() if isinstance(v, np.ndarray)}
+            return {"widget": part.name, **part.data, **arrays}
         return {"pair": [self._figure(one) for one in part]} if isinstance(part, tuple) else self._figure(part)
 
     def _figure(self, figure: Figure) -> Json:
@@ -117,6 +122,8 @@ class _Encoder:
     def _drawing(self, drawing: Drawing) -> Json:
         if isinstance(drawing, Nothing):
             entry = {"kind": "nothing", **vars(drawing)}
+        elif isinstance(drawing, Sketch):
+            entry = {"kind": drawing.kind, "title": drawing.title, "label": drawing.label, **drawing.data}
         else:
             entry = self._chart(drawing) if isinstance(drawing, Chart) else self._heat(drawing)
         entry |= {name: self.shared(entry[name]) for name in WORDS_OF_MANY if name in entry}

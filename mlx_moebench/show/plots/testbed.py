@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StatsError
-from ...types import Facts
+from ...types import Facts, Json
+from ..figures.base import Value, value_of
+from ..figures.drawing import DASHES, HUES, Style
 from ..figures.testbed import plane_chart, ranked, size_name
 from ..inputs import Inputs
 from ..numbers import percent
-from .base import WIDTH, Plot, lines, marker_of, plain
+from .base import HEIGHT, WIDTH, Plot, lines, look, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-HEIGHT = 3.4
-"""Inches of a size."""
 
 PANELS = (("specialisation", "MI / ln D"), ("loss", "loss, nats per token"))
 
@@ -34,12 +33,12 @@ def draw_testbed(report: Facts) -> Figure:
     from matplotlib.figure import Figure
 
     sizes = report["sizes"][:3]
-    figure = Figure(figsize=(WIDTH, 0.7 + HEIGHT * 0.75 * len(sizes)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, min(HEIGHT, 0.7 + 2.6 * len(sizes))), layout="constrained")
     grid = figure.subplots(len(sizes), 3, squeeze=False, width_ratios=(1.2, 1, 1))
     for row, size in zip(grid, sizes, strict=True):
         _plane(row[0], report, size)
         for axis, (quantity, label) in zip(row[1:], PANELS, strict=True):
-            _ladder(axis, size, quantity, label)
+            _ladder(axis, report, size, quantity, label)
         row[2].set_yticklabels([])
     figure.suptitle(
         lines(
@@ -50,32 +49,42 @@ def draw_testbed(report: Facts) -> Figure:
     return figure
 
 
+def looks(report: Facts) -> dict[str, Json]:
+    """How each method looks, the same at every size."""
+    names = list(dict.fromkeys(one["name"] for size in report["sizes"] for one in size["methods"]))
+    places = (divmod(number, HUES) for number in range(len(names)))
+    styles = (Style(hue, turn % DASHES, (hue + turn) % HUES) for turn, hue in places)
+    return {name: look(style) for name, style in zip(names, styles, strict=True)}
+
+
 def _plane(axis: Any, report: Facts, size: Facts) -> None:
-    chart = plane_chart(report, size)
-    for number, line in enumerate(chart.lines):
-        value, x = line.values[0], line.points.x[0]
-        errors = [[value.value - value.low], [value.high - value.value]] if value.has_interval else None
-        colour = f"C{number}" if number < 8 else "0.4"
-        axis.errorbar([x], [value.value], errors, fmt=marker_of(number), color=colour, capsize=2, label=line.name)
+    chart, every = plane_chart(report, size), looks(report)
+    for line, method in zip(chart.lines, ranked(size), strict=True):
+        value = line.values[0]
+        _mark(axis, every[method["name"]], x=line.points.x[0], y=value.value, yerr=_ends(value.value, value))
     axis.set_xlabel(chart.x)
     axis.set_ylabel(chart.y)
     axis.set_title(plain(size_name(size), 90), fontsize=6.5, loc="left")
     axis.grid()
 
 
-def _ladder(axis: Any, size: Facts, quantity: str, label: str) -> None:
-    methods = ranked(size)
+def _ladder(axis: Any, report: Facts, size: Facts, quantity: str, label: str) -> None:
+    methods, every = ranked(size), looks(report)
     for place, method in enumerate(methods):
         entry = method["values"][quantity]
-        number = place
-        errors = None
-        if entry["low"] is not None:
-            errors = [[entry["value"] - entry["low"]], [entry["high"] - entry["value"]]]
-        colour = f"C{number}" if number < 8 else "0.4"
-        axis.errorbar([entry["value"]], [-place], xerr=errors, fmt=marker_of(number), color=colour, capsize=2)
+        value = value_of(entry["value"], entry)
+        _mark(axis, every[method["name"]], x=value.value, y=-place, xerr=_ends(value.value, value))
     axis.set_yticks([-place for place in range(len(methods))], [plain(one["name"]) for one in methods])
     axis.set_xlabel(label)
     axis.grid(axis="x")
+
+
+def _ends(middle: float, value: Value) -> list[list[float]] | None:
+    return [[middle - value.low], [value.high - middle]] if value.has_interval else None
+
+
+def _mark(axis: Any, style: Json, **place: Any) -> None:
+    axis.errorbar(fmt=style["marker"], color=style["color"], capsize=2, **place)
 
 
 PLOT = Plot(
