@@ -12,6 +12,7 @@ from .differences import (
     DifferenceSeries,
     LoadDifference,
     change_heat,
+    difference_sentence,
     difference_series,
     distance_chart,
     effect_chart,
@@ -41,8 +42,10 @@ from .dynamics import (
 from .layers import LAYER_METRICS, LayerSeries, layer_chart, layer_series
 from .load import Band, DeadSeries, LoadSeries, RouterLoad, dead_chart, dead_series, load_heat, load_series, none_dead
 from .quant import QuantSeries, arm_words, kept_chart, margin_chart, quant_series
+from .sentences import findings_sentence, report_sentence
 from .training import TrainingSeries, training_charts, training_series
 from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncertainty_series
+from .verdicts import Verdict, training_verdict
 
 __all__ = [
     "CLEAR",
@@ -74,6 +77,7 @@ __all__ = [
     "TrainingSeries",
     "UncertaintySeries",
     "Value",
+    "Verdict",
     "answer",
     "arm_words",
     "chance_of",
@@ -84,6 +88,7 @@ __all__ = [
     "dead_chart",
     "dead_series",
     "depth_chart",
+    "difference_sentence",
     "difference_series",
     "distance_chart",
     "divergence_chart",
@@ -91,6 +96,7 @@ __all__ = [
     "domain_series",
     "dynamics_series",
     "effect_chart",
+    "findings_sentence",
     "information_chart",
     "kept_chart",
     "kinds_of",
@@ -105,11 +111,13 @@ __all__ = [
     "margin_chart",
     "none_dead",
     "quant_series",
+    "report_sentence",
     "rho_chart",
     "router_heat",
     "share_chart",
     "spread_chart",
     "training_charts",
     "training_series",
+    "training_verdict",
     "uncertainty_series",
 ]
