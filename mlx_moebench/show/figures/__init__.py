@@ -7,6 +7,7 @@ a reason beside them.
 from .answer import Answer, Fact, answer
 from .base import RouterId, Value
 from .coactivation import CoactivationSeries, coactivation_heat, coactivation_series
+from .definitions import definitions
 from .differences import (
     WITHOUT,
     DifferenceSeries,
@@ -43,6 +44,7 @@ from .layers import LAYER_METRICS, LayerSeries, layer_chart, layer_series
 from .load import Band, DeadSeries, LoadSeries, RouterLoad, dead_chart, dead_series, load_heat, load_series, none_dead
 from .quant import QuantSeries, arm_words, kept_chart, margin_chart, quant_series
 from .sentences import findings_sentence, report_sentence
+from .strip import Place, Strip, strips
 from .training import TrainingSeries, training_charts, training_series
 from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncertainty_series
 from .verdicts import Verdict, training_verdict
@@ -67,6 +69,7 @@ __all__ = [
     "LoadDifference",
     "LoadSeries",
     "Measure",
+    "Place",
     "Points",
     "QuantSeries",
     "Reference",
@@ -74,6 +77,7 @@ __all__ = [
     "RouterId",
     "RouterLoad",
     "Scale",
+    "Strip",
     "TrainingSeries",
     "UncertaintySeries",
     "Value",
@@ -87,6 +91,7 @@ __all__ = [
     "course_chart",
     "dead_chart",
     "dead_series",
+    "definitions",
     "depth_chart",
     "difference_sentence",
     "difference_series",
@@ -116,6 +121,7 @@ __all__ = [
     "router_heat",
     "share_chart",
     "spread_chart",
+    "strips",
     "training_charts",
     "training_series",
     "training_verdict",

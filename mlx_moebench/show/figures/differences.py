@@ -169,8 +169,8 @@ def _moved(series: DifferenceSeries) -> str:
     where = labels(series.routers)[series.loads.index(most)]
     size = with_interval(most.l1.value, most.l1, 3)
     return (
-        f"the load moved by more than chance in {len(moved)} of {count(len(tested), noun)} (q < {CLEAR:g}), the most in "
-        f"layer {where} (L1 distance {size}, at most 2)"
+        f"the load moved by more than chance in {len(moved)} of {count(len(tested), noun)} (q < {CLEAR:g}), the most "
+        f"in layer {where} (L1 distance {size}, at most 2)"
     )
 
 

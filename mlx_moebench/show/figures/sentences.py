@@ -265,7 +265,9 @@ def load_sentence(name: str, report: Facts) -> str:
     known = [r for r in routers if r.get("top_share_token") is not None]
     parts = []
     if known:
-        parts.append(_busiest(max(known, key=lambda r: float(r["top_share_token"])), len({r["router"] for r in routers})))
+        parts.append(
+            _busiest(max(known, key=lambda r: float(r["top_share_token"])), len({r["router"] for r in routers}))
+        )
     if any("collapsed" in r for r in routers):
         parts += [_flagged(routers, settings), ONE_DOMAIN]
     said = ". ".join(f"{part[0].upper()}{part[1:]}" for part in parts) or "No token was measured"
@@ -295,12 +297,12 @@ def _flagged(routers: Sequence[Facts], settings: Facts) -> str:
             continue
         over, unsure = ([r for r, flag in of_kind if flag == wanted] for wanted in ("yes", "open"))
         of = _of(over, judged_ones, noun) if over else ""
-        parts.append(
-            f"in {of} one expert takes more than {tau} (flagged)"
-            if over
-            else f"{'the only' if len(judged_ones) == 1 else 'no'} {noun} has {'no' if len(judged_ones) == 1 else 'an'} "
-            f"expert with more than {tau} (flagged)"
-        )
+        if over:
+            parts.append(f"in {of} one expert takes more than {tau} (flagged)")
+        elif len(judged_ones) == 1:
+            parts.append(f"the only {noun} is not flagged: it has no expert with more than {tau}")
+        else:
+            parts.append(f"no {noun} is flagged: none has an expert with more than {tau}")
         if unsure:
             parts.append(f"in {_of(unsure, judged_ones, noun)} other texts may say otherwise (open)")
     return "; ".join(parts)
