@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...types import Facts
@@ -22,7 +22,7 @@ STATES = {
     "dominated": ("D", "dominated: one expert leads on most domains"),
     "idle": ("I", "idle: many experts have hardly any load"),
     "specialised": ("S", "specialised: the domains use different experts"),
-    "balanced": ("B", "balanced: none of these"),
+    "balanced": ("B", "balanced: nothing stands out"),
     "open": ("?", "open: these texts do not decide"),
     "flagged": ("!", "flagged: one expert takes more than tau"),
     "clear": ("-", "not flagged"),
@@ -50,26 +50,51 @@ class Place:
 
     @property
     def letter(self) -> str:
-        """What tells the state to those who see no colours; in brackets where it is only leant to."""
-        letter = STATES[self.state][0]
-        return f"({letter})" if self.leans else letter
+        """What tells the state to those who see no colours."""
+        return STATES[self.state][0]
+
+
+NUMBERS = {
+    "collapsed": "the share of the experts in effective use",
+    "dominated": "that expert's share of the tokens of most domains",
+    "idle": "the share of such experts",
+    "own": "an expert's share of the tokens of its own domain",
+    "specialised": "how much the domain tells of the expert, s",
+    "balanced": "how much the domain tells of the expert, s",
+    "open": "how much the domain tells of the expert, s",
+}
+"""What the number of a layer is, by its word; ``own`` of a specialised one that has an expert of its own."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """title: of what. section: the id of the section with the figures of its layers."""
+    """title: of what. section: the id of the section with the figures of its layers. numbers: what the number of each
+    state is, ``""`` for all.
+    """
 
     title: str
     section: str
     places: tuple[Place, ...]
+    numbers: Mapping[str, str]
 
     @property
     def legend(self) -> tuple[tuple[str, str, str], ...]:
         """(state, letter, words) of each state that occurs."""
         states = {place.state for place in self.places}
-        words = [(state, letter, text) for state, (letter, text) in STATES.items() if state in states]
-        lean = [("lean", "( )", "what the values lean to, without an interval")]
+        words = [
+            (state, letter, f"{text}{f' (number: {self.numbers[state]})' if state in self.numbers else ''}")
+            for state, (letter, text) in STATES.items()
+            if state in states
+        ]
+        lean = [("lean", "", "dashed: what the values lean to, without an interval")]
         return (*words, *(lean if any(place.leans for place in self.places) else []))
+
+    @property
+    def note(self) -> str:
+        """What the numbers of all are, and what stands below them."""
+        parts = [self.numbers.get("", "")]
+        parts += ["Small: the interval" if any(place.ends for place in self.places) else ""]
+        return "; ".join(filter(None, parts))
 
 
 def strips(inputs: Inputs) -> tuple[Strip, ...]:
@@ -90,8 +115,24 @@ def _section(name: str, place: int) -> str:
 
 
 def _of_profile(name: str, profile: Facts, place: int) -> Strip:
-    of = f"What the domains show of each layer of {isolated(name)}"
-    return Strip(of, _section("domains", place), tuple(_judged(profile["routers"])))
+    return _of_findings(name, profile["routers"], _section("domains", place))
+
+
+def _of_findings(name: str, routers: Sequence[Facts], section: str) -> Strip:
+    title = f"What the domains show of each layer of {isolated(name)}"
+    every = [judged(router) for router in routers]
+    numbers = {word: NUMBERS[word] for word in {one.shown or "open" for one in every}}
+    owning = [one for one in every if one.shown == "specialised" and _has_own(one)]
+    if owning:
+        alone = all(_has_own(one) for one in every if one.shown == "specialised")
+        numbers["specialised"] = NUMBERS["own"] + (
+            "" if alone else f", without such an expert {NUMBERS['specialised']}"
+        )
+    return Strip(title, section, tuple(_judged(routers)), numbers)
+
+
+def _has_own(one: Judged) -> bool:
+    return one.shown == "specialised" and one.own is not None and one.own[2] == one.own[2]
 
 
 def _judged(routers: Sequence[Facts]) -> Iterator[Place]:
@@ -110,7 +151,7 @@ def _judged(routers: Sequence[Facts]) -> Iterator[Place]:
 def _number(one: Judged) -> tuple[Value, str]:
     """The number that decides the word of a router, and a sentence for it with {} in its place."""
     word = one.shown
-    if word == "specialised" and one.own is not None and one.own[2] == one.own[2]:
+    if _has_own(one) and one.own is not None:
         expert, domain, here, _ = one.own
         ends = {"low": one.interval[0], "high": one.interval[1]} if one.interval else None
         # A name may hold braces.
@@ -128,9 +169,10 @@ def _number(one: Judged) -> tuple[Value, str]:
 def _of_report(name: str, report: Facts) -> Strip:
     routers = report["routers"]
     if any("findings" in r for r in routers):
-        return Strip(f"What the domains show of each layer of {isolated(name)}", "load", tuple(_judged(routers)))
+        return _of_findings(name, routers, "load")
     places = tuple(_flagged(label, r, report["settings"]) for label, r in _labelled(routers))
-    return Strip(f"The busiest expert of each layer of {isolated(name)}, of tokens", "load", places)
+    title = f"The busiest expert of each layer of {isolated(name)}"
+    return Strip(title, "load", places, {"": "Number: its share of the tokens"})
 
 
 def _labelled(routers: Sequence[Facts]) -> Iterator[tuple[str, Facts]]:
@@ -159,8 +201,8 @@ def _of_comparison(series: DifferenceSeries, place: int) -> Strip:
         words = f"Layer {label}: {STATES[state][1]}; distance of the loads {with_interval(load.l1.value, load.l1)} of 2"
         places.append(Place(label, load.router.layer, load.router.router, state, number, ends, words))
     first, second = map(isolated, (series.names[0], series.names[1]))
-    title = f"How far the load of {second} lies from that of {first}, of 2"
-    return Strip(title, _section("differences", place), tuple(places))
+    title = f"How far the load of {second} lies from that of {first}"
+    return Strip(title, _section("differences", place), tuple(places), {"": "Number: distance of the loads, 0 to 2"})
 
 
 def _written(value: Value, of_shares: bool = True) -> tuple[str, str]:
