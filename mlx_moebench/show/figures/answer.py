@@ -76,8 +76,9 @@ def _training(training: Training) -> str:
     ends = ""
     if len(series.steps) > 1:
         tenth = max(1, len(series.ce) // 10)
-        first, last = (number(float(part.mean())) for part in (series.ce[:tenth], series.ce[-tenth:]))
-        ends = f": cross-entropy of the batches went from {first} (first tenth) to {last} nats (last tenth)"
+        first, last = (float(part.mean()) for part in (series.ce[:tenth], series.ce[-tenth:]))
+        end = f"{number(last)} nats" if last == last else "no number"
+        ends = f": cross-entropy of the batches went from {number(first)} (first tenth) to {end} (last tenth)"
     return f"Training {isolated(series.name)}, {name}: {steps}{ends}."
 
 
