@@ -37,6 +37,16 @@ class Pair:
     stats: RoutingStats | None
 
 
+def check_there(path: Path) -> None:
+    """Raise `StatsError` where neither ``path`` nor a half of a pair of that name exists."""
+    try:
+        there = path.exists() or any(half.exists() for half in pair_paths(path))
+    except (OSError, ValueError) as error:
+        raise StatsError(f"{path} is no path ({error}): give {TAKEN}.") from error
+    if not there:
+        raise StatsError(f"There is no {path}: give {TAKEN}, each as PATH or NAME=PATH.")
+
+
 def read_pair(path: Path, label: str | None) -> Pair:
     """The pair at either of its names; raises `StatsError` where it lacks what can be shown."""
     report_path, sums_path = pair_paths(path)

@@ -71,6 +71,13 @@ def flags(router: Facts) -> Iterator[tuple[str, Json]]:
         yield f"word.{findings['word']}", {"value": 1, "reason": ANSWER}
 
 
+def open_because(router: Facts) -> str | None:
+    """Why a router's gravest open finding is open, and what would decide it; None where none is open."""
+    findings = router["findings"]["findings"]
+    gravest = next((findings[name] for name in NAMES if findings[name]["answer"] == "open"), None)
+    return None if gravest is None else _open(gravest).strip(" ()")
+
+
 def _reaches(part: Facts) -> bool:
     """Whether a number is at its threshold or above."""
     return part["value"] is not None and bool(part["value"] >= part["threshold"])

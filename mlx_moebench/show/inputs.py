@@ -20,7 +20,7 @@ from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths
 from ..types import Facts, Json
 from .domains import MOST_SHOWN, DomainReports
-from .files import TAKEN, Pair, pair_of_trace, read_pair, read_sealed, require, sums_of, training_log
+from .files import TAKEN, Pair, check_there, pair_of_trace, read_pair, read_sealed, require, sums_of, training_log
 from .names import model_name
 from .plans import chosen_of, plan_of
 
@@ -154,8 +154,10 @@ def read_inputs(
     Raises `StatsError` for what is none of `TAKEN`, cannot be read, or lacks what its kind must have.
     """
     reader = _Reader()
-    for argument in arguments:
-        label, path = split_name(str(argument)) if not Path(argument).exists() else (None, str(argument))
+    named = [split_name(str(argument)) for argument in arguments]
+    for _, path in named:  # before the first is read, which may take minutes
+        check_there(Path(path))
+    for label, path in named:
         reader.read(Path(path), label)
     if not reader.anything:
         raise StatsError(f"There is nothing to report: give {TAKEN}.")

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from ..pair.report import flag_open
 from ..routing.metrics import get_metric
 from ..types import Facts
-from .numbers import count
+from .numbers import UNDEFINED, count
 
 _SHOWN = (
     *("collapsed_fraction", "mean_entropy", "peak_top_share_token", "peak_top_load_ratio", "eae"),
@@ -195,6 +195,12 @@ def flag_of(router: Facts, settings: Facts) -> Flag:
         return "open"
     flags: dict[bool | None, Flag] = {True: "yes", False: "no", None: "null"}
     return flags[router.get("collapsed")]
+
+
+def flag_words(router: Facts, settings: Facts) -> str:
+    """The flag in words."""
+    flag = flag_of(router, settings)
+    return UNDEFINED if flag == "null" else flag
 
 
 def router_forms(report: Facts) -> set[str]:

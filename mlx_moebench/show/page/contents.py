@@ -283,16 +283,37 @@ def _coactivation(runs: Sequence[Run]) -> Section:
     order = Choice("order", "Experts in the order of", (BY_NUMBER, ("own", "their load")))
     one = len(runs) == 1
     room = MAX_PAIRS // len(runs)
-    figures = [_coactivation_figure(run, room, (measure, order) if one else ()) for run in runs]
-    narrow = all(r["n_experts"] <= MOST_BESIDE for run in runs for r in run.report["routers"])
-    parts: tuple[Part, ...] = (tuple(figures),) if narrow and not one else tuple(figures)
+    figures = [
+        found for run in runs if (found := _coactivation_figure(run, room, (measure, order) if one else ())) is not None
+    ]
     heading = "Co-activation: which experts are chosen together"
+    if not figures:
+        return Section("coactivation", heading, tuple(_no_pairs(run) for run in runs))
+    narrow = all(r["n_experts"] <= MOST_BESIDE for run in runs for r in run.report["routers"])
+    notes = tuple(_no_pairs(run) for run in runs if not _has_pairs(run))
+    parts: tuple[Part, ...] = (*notes, *((tuple(figures),) if narrow and not one else tuple(figures)))
     return Section("coactivation", heading, parts, () if one else (measure, order))
 
 
-def _coactivation_figure(run: Run, room: int, choices: tuple[Choice, ...]) -> Figure:
-    """A drawing per router, with as many pairs as there is room for. choices: of a run that stands alone."""
+def _has_pairs(run: Run) -> bool:
+    """Whether pairs of any router can be drawn."""
+    return any(coactivation_series(run, place).pairs is not None for place in range(len(run.report["routers"])))
+
+
+def _no_pairs(run: Run) -> str:
+    """Why there is nothing to draw of a run, in place of a figure and its lists."""
+    reason = coactivation_series(run, 0).reason or "its pairs were not kept"
+    return f"{isolated(run.name)}: there is nothing to draw: {reason}."
+
+
+def _coactivation_figure(run: Run, room: int, choices: tuple[Choice, ...]) -> Figure | None:
+    """A drawing per router, with as many pairs as there is room for; None where no router has any.
+
+    choices: of a run that stands alone.
+    """
     every = [coactivation_series(run, place) for place in range(len(run.report["routers"]))]
+    if not any(series.pairs is not None for series in every):
+        return None
     kept = _kept(every, room)
     known = sum(series.pairs is not None for series in every)
     left = known - len(kept)

@@ -29,7 +29,7 @@ MB.plain = (text) => text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "
 MB.count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
 MB.number = (x, digits = 3) => {
-  if (x === null || x === undefined || Number.isNaN(x)) return "null";
+  if (x === null || x === undefined || Number.isNaN(x)) return "not defined";
   const size = Math.abs(x);
   if (size !== 0 && size < 0.5 * 10 ** -digits) return x.toExponential(1);
   return x.toFixed(size < 10 ? digits : 1);
@@ -38,8 +38,9 @@ MB.number = (x, digits = 3) => {
 MB.signed = (x, digits = 3) => (x > 0 ? "+" : "") + MB.number(x, digits);
 
 // interval: [value, low, high, number of the reason why there are no low and high]
-MB.interval = ([value, low, high], digits = 3, write = MB.number) => {
-  if (value === null) return "null";
+MB.interval = (interval, digits = 3, write = MB.number) => {
+  const [value, low, high] = interval;
+  if (value === null) return MB.reason(interval) ? `not defined: ${MB.reason(interval)}` : "not defined";
   const words = write(value, digits);
   return low === null ? words : `${words} [${write(low, digits)}, ${write(high, digits)}]`;
 };
