@@ -129,6 +129,7 @@ class TokenSequence:
     continued: positions of tokens that are a later piece of the character that an earlier token starts.
     start: position of the first token in the document, prompt included. total: tokens that it had before a cut.
     against: number of the sequence of the same tokens that this one is compared with, such as before training.
+    after: number of the sequence that this one goes on with, such as the prompt of what was generated.
     """
 
     name: str
@@ -138,6 +139,7 @@ class TokenSequence:
     start: int = 0
     total: int | None = None
     against: int | None = None
+    after: int | None = None
 
     def first(self, tokens: int) -> TokenSequence:
         """Its first so many tokens."""
