@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ def checkpoint() -> Checkpoint:
 
 def test_the_prompt_is_routed_as_without_going_on_and_the_rest_as_by_generate(checkpoint: Checkpoint) -> None:
     heard: list[TokenSequence] = []
-    prompt, made = continue_text(checkpoint, TEXT, new_tokens=12, heard=lambda new: heard.append(new) or True)
+    prompt, made = continue_text(checkpoint, TEXT, new_tokens=12, heard=lambda new: heard.append(new.tokens) or True)
     alone = route_text(checkpoint, TEXT)
     assert list(prompt.tokens.texts) == list(alone.tokens.texts)
     for one, other in zip(prompt.tokens.choices, alone.tokens.choices, strict=True):
@@ -47,7 +46,7 @@ def test_the_prompt_is_routed_as_without_going_on_and_the_rest_as_by_generate(ch
 
 def test_tokens_are_told_once_each_and_in_order(checkpoint: Checkpoint) -> None:
     heard: list[TokenSequence] = []
-    prompt, made = continue_text(checkpoint, TEXT, new_tokens=9, heard=lambda new: heard.append(new) or True)
+    prompt, made = continue_text(checkpoint, TEXT, new_tokens=9, heard=lambda new: heard.append(new.tokens) or True)
     assert [new.start for new in heard] == [0, *range(len(prompt.tokens.texts) + 1, len(prompt.tokens.texts) + 9)]
     for number in range(6):
         told = np.concatenate([new.choices[number].experts for new in heard])
@@ -56,7 +55,7 @@ def test_tokens_are_told_once_each_and_in_order(checkpoint: Checkpoint) -> None:
 
 
 def test_it_stops_when_it_is_told_and_leaves_the_model_as_it_was(checkpoint: Checkpoint) -> None:
-    _, made = continue_text(checkpoint, TEXT, new_tokens=50, heard=lambda new: len(new.texts) > 1)
+    _, made = continue_text(checkpoint, TEXT, new_tokens=50, heard=lambda new: len(new.tokens.texts) > 1)
     assert made.stats.n_tokens == len(made.tokens.texts) == 2
     alone = route_text(checkpoint, TEXT)
     assert alone.stats.n_tokens == len(alone.tokens.texts)

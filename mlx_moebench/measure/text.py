@@ -15,7 +15,7 @@ from ..data import Batch, encode_text
 from ..data.pieces import piece_texts
 from ..errors import DataError
 from ..pair.stats import RecordedStats, RoutingStats
-from ..routing.record import Phase
+from ..routing.record import Phase, RouterSpec
 from ..routing.tokens import Choices, TokenBlock, TokenSequence, ranked
 from ..types import HostArray
 from .backends import Backend, backend_named
@@ -24,8 +24,18 @@ from .facts import check_vocabulary
 CHARACTERS = 64
 """Characters that are read for each token allowed: hardly a token has more, and a tokenizer need not see the rest."""
 
-Heard = Callable[[TokenSequence], bool]
-"""Is told the tokens that came since the last time, ``start`` their position, and says whether to go on."""
+
+@dataclass(frozen=True)
+class Grown:
+    """What came since the last time: the first of ``tokens`` is at its ``start``. prompt: tokens of the prompt."""
+
+    specs: Sequence[RouterSpec]
+    prompt: int
+    tokens: TokenSequence
+
+
+Heard = Callable[[Grown], bool]
+"""Is told what came, and says whether to go on."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ def continue_text(
     name: str = "text",
     max_tokens: int = 256,
     new_tokens: int = 64,
-    heard: Heard = lambda tokens: True,
+    heard: Heard = lambda grown: True,
 ) -> tuple[RoutedText, RoutedText]:
     """(the first ``max_tokens`` tokens of ``text``, at most ``new_tokens`` that the model goes on with).
 
@@ -76,7 +86,7 @@ def continue_text(
             with stats.holding():  # adds what was run, so that the blocks of this token are there
                 new = run.sequence([*prompt, *made], told)
             told += len(new.texts)
-            if not heard(new):
+            if not heard(Grown(stats.specs, len(prompt), new)):
                 break
     generated = run.part(stats, "decode", [*prompt, *made], start=len(prompt))
     return run.part(stats, "prefill", prompt), generated
