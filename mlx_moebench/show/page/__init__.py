@@ -19,7 +19,7 @@ from ..tokens import assets, script_json
 from .data import page_data
 from .provenance import provenance
 
-STYLES = ("page.css",)
+STYLES = ("page.css", "pictures.css")
 SCRIPTS = (
     "base.js",
     "numbers.js",
@@ -29,6 +29,10 @@ SCRIPTS = (
     "figure.js",
     "png.js",
     "sections.js",
+    "map.js",
+    "river.js",
+    "river_view.js",
+    "river_play.js",
 )
 """Files of ``assets``, in the order in which they are put into the page; those of a token view, then ``start.js``."""
 
@@ -41,9 +45,9 @@ def build_page(
     Everything that was given is data, never markup: it stands in the page as escaped text or as JSON in a script
     element that no browser runs, and a Content-Security-Policy allows nothing but the page's own scripts and style.
     """
-    data = page_data(inputs) | ({"tokens": tokens} if tokens is not None else {})
+    data = page_data(inputs, tokens) | ({"tokens": tokens} if tokens is not None else {})
     style = assets(*STYLES, *(TOKEN_STYLES if tokens is not None else ()))
-    script = assets(*SCRIPTS, *(TOKEN_SCRIPTS if tokens is not None else ()), "start.js")
+    script = assets(*SCRIPTS, *((*TOKEN_SCRIPTS, "map_view.js") if tokens is not None else ()), "start.js")
     settings: Json = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
     words = answer(inputs)

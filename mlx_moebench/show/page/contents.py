@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 
+from ...types import Facts
 from ..domains import MOST_SHOWN
 from ..figures import (
     LAYER_METRICS,
@@ -60,6 +61,7 @@ from ..inputs import Inputs, Run, View
 from ..names import SCORES, isolated, label_and_unit, unit_of_text
 from ..numbers import count, difference, number, percent, with_interval
 from .parts import Choice, Drawing, Figure, Nothing, Part, Section, Table
+from .pictures import river, token_map
 
 MAX_PAIRS = 3_000_000
 """Bytes that the co-activation of all routers may take, before base64."""
@@ -81,8 +83,8 @@ FIRST = (
 BY_NUMBER = ("number", "their number")
 
 
-def sections(inputs: Inputs) -> Iterator[Section]:
-    """Everything below the answer, in its order."""
+def sections(inputs: Inputs, tokens: Facts | None = None) -> Iterator[Section]:
+    """Everything below the answer, in its order. tokens: the data of a token view."""
     views = _views(inputs.runs)
     if inputs.runs:
         yield _load(inputs.runs)
@@ -92,6 +94,7 @@ def sections(inputs: Inputs) -> Iterator[Section]:
     for place, comparison in enumerate(inputs.comparisons):
         yield _differences(difference_series(comparison), place)
     if inputs.runs:
+        yield river(inputs.runs)
         yield _coactivation(inputs.runs)
         yield _dead(views)
     for place, report in enumerate(inputs.uncertainties):
@@ -102,6 +105,8 @@ def sections(inputs: Inputs) -> Iterator[Section]:
         yield _dynamics(dynamics_series(report), place)
     for place, training in enumerate(inputs.trainings):
         yield _training(training_series(training), place)
+    if tokens is not None:
+        yield token_map(tokens)
 
 
 def _id(name: str, place: int) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ...types import HostArray, Json
+from ...types import Facts, HostArray, Json
+from ..colours import as_json
 from ..figures import CLEAR, Chart, Heat, Line, Measure, Value
 from ..inputs import Inputs
 from .contents import sections
-from .parts import Drawing, Figure, Nothing, Part, Section, Table
+from .parts import Drawing, Figure, Nothing, Part, Section, Sketch, Table, Widget
 
 DIGITS = 5
 """Significant digits of what is measured; counts are exact."""
@@ -31,17 +32,18 @@ WORDS_OF_MANY = (
 Json = Json
 
 
-def page_data(inputs: Inputs) -> Json:
-    """Everything the page draws: ``sections``; lists that several figures need, in ``shared``; ``reasons``.
+def page_data(inputs: Inputs, tokens: Facts | None = None) -> Json:
+    """Everything the page draws, tokens of a trace too: ``sections``; lists that several figures need, in ``shared``; ``reasons``.
 
     An interval is [value, low, high]; without one it is [value, null, null, number of its reason in ``reasons``].
     """
     encoder = _Encoder()
     return {
-        "sections": [encoder.section(section) for section in sections(inputs)],
+        "sections": [encoder.section(section) for section in sections(inputs, tokens)],
         "shared": encoder.shared.known,
         "words": WORDS_OF_MANY,
         "reasons": encoder.reasons.known,
+        "colours": as_json(),
     }
 
 
@@ -79,6 +81,8 @@ class _Encoder:
             return {"note": part}
         if isinstance(part, Table):
             return {"table": vars(part)}
+        if isinstance(part, Widget):
+            return {"widget": part.name, **part.data}
         return {"pair": [self._figure(one) for one in part]} if isinstance(part, tuple) else self._figure(part)
 
     def _figure(self, figure: Figure) -> Json:
@@ -91,6 +95,8 @@ class _Encoder:
     def _drawing(self, drawing: Drawing) -> Json:
         if isinstance(drawing, Nothing):
             entry = {"kind": "nothing", **vars(drawing)}
+        elif isinstance(drawing, Sketch):
+            entry = {"kind": drawing.kind, "title": drawing.title, "label": drawing.label, **drawing.data}
         else:
             entry = self._chart(drawing) if isinstance(drawing, Chart) else self._heat(drawing)
         entry |= {name: self.shared(entry[name]) for name in WORDS_OF_MANY if name in entry}

@@ -1,6 +1,8 @@
 // What every figure uses: elements, numbers in words, colours, files to save. Text only ever becomes textContent.
 "use strict";
 const MB = { data: JSON.parse(document.getElementById("data").textContent), redraws: [] };
+MB.sketches = {}; // pictures with a script of their own: {draw(host, drawing, state), table(drawing, state)} by kind
+MB.widgets = {}; // what is no figure: a function of its section and its data, by name
 
 MB.element = (name, attributes = {}, ...children) => {
   const element = document.createElement(name);

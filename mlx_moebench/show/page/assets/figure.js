@@ -73,6 +73,7 @@ class Shown {
 
   draw(host) {
     const { drawing, lines } = this;
+    if (drawing.kind in MB.sketches) return MB.sketches[drawing.kind].draw(host, drawing, this.state);
     if (drawing.kind === "heat") return MB.heatmap(host, drawing, this.state);
     if (drawing.kind === "nothing") return nothing(host, drawing.reason);
     if (lines.some((line) => line.points.length)) return MB.chart(host, drawing, lines);

@@ -3,6 +3,7 @@
 
 MB.tableOf = (drawing, state) => {
   if (drawing.kind === "chart") return chartTable(drawing);
+  if (drawing.kind in MB.sketches) return MB.sketches[drawing.kind].table(drawing, state);
   if (drawing.kind === "nothing") return { columns: [], rows: [] };
   return drawing.diagonal.length ? pairTable(drawing, state) : heatTable(drawing);
 };
