@@ -68,7 +68,7 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
             generate = gr.Button("Generate", elem_id="generate", min_width=80)
             stop = gr.Button("Stop", elem_id="stop", min_width=80, interactive=False)
             share = gr.Button("Copy link", elem_id="share", min_width=80)
-        gr.HTML('<p id="shared" role="status"></p>', apply_default_css=False)
+        gr.HTML('<p id="shared" role="status"></p>', elem_id="shared-place", apply_default_css=False)
         message = gr.HTML(elem_id="message", apply_default_css=False)
         tokens = gr.HTML(
             "",

@@ -33,7 +33,11 @@ def grow(
     sentence.
     """
     every = sides_of(models, name, mode, texts)
-    parts = [_continued(side, max_tokens, new_tokens, _telling(every, n, tell)) for n, side in enumerate(every)]
+    names = [f"{side.name}, generated" if len(every) > 1 else "generated" for side in every]
+    parts = [
+        _continued(side, called, max_tokens, new_tokens, _telling(every, n, tell))
+        for n, (side, called) in enumerate(zip(every, names, strict=True))
+    ]
     sequences = []
     for number, (prompt, made) in enumerate(parts):
         sequences += [prompt.tokens, replace(made.tokens, after=2 * number)]
@@ -44,14 +48,16 @@ def grow(
     return shown_of(sides, sequences, mode, said)
 
 
-def _continued(side: Side, max_tokens: int, new_tokens: int, heard: Heard) -> tuple[RoutedText, RoutedText]:
+def _continued(
+    side: Side, made_name: str, max_tokens: int, new_tokens: int, heard: Heard
+) -> tuple[RoutedText, RoutedText]:
     """Prompt and what was generated of one side; of both, what was cut off is said."""
 
     def run(checkpoint: Checkpoint, text: str, name: str) -> tuple[RoutedText, RoutedText]:
         return continue_text(checkpoint, text, name=name, max_tokens=max_tokens, new_tokens=new_tokens, heard=heard)
 
     prompt, made = side.run(run)
-    return prompt, replace(made, tokens=replace(made.tokens, name=f"{side.name}, generated"), cut=prompt.cut)
+    return prompt, replace(made, tokens=replace(made.tokens, name=made_name), cut=prompt.cut)
 
 
 def _telling(sides: Sequence[Side], number: int, tell: Callable[[str], bool]) -> Heard:

@@ -22,8 +22,11 @@ from ..show.numbers import count
 from ..types import HostArray
 from .chance import LEVEL, against_even, apart, moved, stands_out
 
-HEIGHT, MARGIN, BELOW = 20, 74, 62
+HEIGHT, MARGIN, BELOW = 20, 74, 18
 """Pixels of a row, left of the first expert, and below the last row."""
+
+NARROW, LEAST = 230, 3
+"""Pixels that all experts of a row have on a phone, and that one has at least."""
 
 FAINT, STRONG = 0.12, 0.6
 """Opacity of the grey of what is as even as can be, and of what is at an end of the scale."""
@@ -135,28 +138,28 @@ def _note(real: npt.NDArray[np.bool_], p: Floats, what: str, test: str) -> str:
 
 
 def _drawn(figure: _Figure) -> str:
+    """As wide as there is room: places and widths of cells are shares of it."""
     specs, (rows, experts) = figure.specs, figure.values.shape
-    width = float(np.clip(640 / experts, 7, 24))
-    parts = []
+    names, cells = [], []
     for number, spec in enumerate(specs):
         y = HEIGHT * number
-        parts.append(f'<text x="{MARGIN - 6}" y="{y + 14}" text-anchor="end">{_row(spec, specs)}</text>')
+        names.append(f'<text x="{MARGIN - 6}" y="{y + 14}" text-anchor="end">{_row(spec, specs)}</text>')
         for expert in range(spec.n_experts):
-            x = MARGIN + width * expert
-            parts.append(_cell(figure, number, expert, f'x="{x:.1f}" y="{y}" width="{width - 1:.1f}"'))
-    parts.append(f'<text x="{MARGIN - 6}" y="{HEIGHT * rows + 13}" text-anchor="end">expert</text>')
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200) if step * width >= 22)
+            box = f'x="{100 * expert / experts:.2f}%" y="{y}" width="{100 / experts:.2f}%"'
+            cells.append(_cell(figure, number, expert, box))
+    names.append(f'<text x="{MARGIN - 6}" y="{HEIGHT * rows + 13}" text-anchor="end">expert</text>')
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, experts) if step * NARROW >= 20 * experts)
     for expert in range(0, experts, step):
-        x = MARGIN + width * (expert + 0.5)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT * rows + 13}" text-anchor="middle">{expert}</text>')
-    parts.append(_scale(figure, HEIGHT * rows + 24))
-    full = MARGIN + max(width * experts, 380)
+        x = 100 * (expert + 0.5) / experts
+        cells.append(f'<text x="{x:.2f}%" y="{HEIGHT * rows + 13}" text-anchor="middle">{expert}</text>')
     words = f"{figure.caption}: {figure.quantity}, of {experts} experts in {rows} rows; the table has numbers."
-    size = f'width="{full:.0f}" height="{HEIGHT * rows + BELOW}"'
+    height = f'height="{HEIGHT * rows + BELOW}"'
+    wide = f"min-width: {LEAST * experts}px; max-width: {max(24 * experts, NARROW)}px"
     return (
-        f'<figure><figcaption>{html.escape(figure.caption)}</figcaption><div class="wide">'
-        f'<svg role="img" aria-label="{html.escape(words)}" {size}>{"".join(parts)}</svg></div>'
-        f"<p>{html.escape(figure.note)}</p></figure>"
+        f'<figure><figcaption>{html.escape(figure.caption)}</figcaption><div class="wide load">'
+        f'<svg aria-hidden="true" class="names" width="{MARGIN}" {height}>{"".join(names)}</svg>'
+        f'<svg role="img" aria-label="{html.escape(words)}" style="{wide}" {height}>{"".join(cells)}</svg></div>'
+        f"{_scale(figure)}<p>{html.escape(figure.note)}</p></figure>"
     )
 
 
@@ -183,17 +186,14 @@ def _fill(place: float, real: bool) -> str:
     return f'style="--light:{ALL};--dark:{ALL_DARK};fill-opacity:{opacity:.2f}"'
 
 
-def _scale(figure: _Figure, y: int) -> str:
-    """The legend: 41 colours from the low end to the high one, with the ends and the middle named."""
-    bars = [
-        f'<rect x="{MARGIN + 3 * i}" y="{y}" width="3" height="10" {_fill(float(place), True)}/>'
-        for i, place in enumerate(np.linspace(-1, 1, 41))
-    ]
-    marks = [
-        f'<text x="{MARGIN + x}" y="{y + 22}" text-anchor="{anchor}">{value:.3g}</text>'
-        for x, anchor, value in zip((0, 61, 123), ("start", "middle", "end"), figure.ends, strict=True)
-    ]
-    marks.append(f'<text x="{MARGIN + 134}" y="{y + 10}">{html.escape(figure.quantity)}</text>')
-    grey = f'<rect x="{MARGIN + 134}" y="{y + 14}" width="12" height="10" {_fill(1.0, False)}/>'
-    marks.append(f'{grey}<text x="{MARGIN + 150}" y="{y + 23}">grey: chance gives as much</text>')
-    return "".join([*bars, *marks])
+def _scale(figure: _Figure) -> str:
+    """The legend: the colours from end to end, both and the middle named, and the grey."""
+    low, middle, high = (f"{value:.3g}" for value in figure.ends)
+    places = np.linspace(0, 1, 21)
+    ramps = [", ".join(mixed(stops, 2 * float(place) - 1) for place in places) for stops in (DIVERGING, DIVERGING_DARK)]
+    bar, dark = (f"linear-gradient(to right, {ramp})" for ramp in ramps)
+    return (
+        f'<div class="load-scale"><span>{low}</span><i style="--light: {bar}; --dark: {dark}"></i><span>{high}</span> '
+        f"{html.escape(figure.quantity)}, {middle} in the middle <span>"
+        f'<i class="grey" style="--light: {ALL}; --dark: {ALL_DARK}"></i> chance gives as much</span></div>'
+    )

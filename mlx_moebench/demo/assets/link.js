@@ -14,7 +14,7 @@ const MoebenchLink = (() => {
 
   const within = (text) => [...text].slice(0, MOST).join("");
 
-  // The widgets [model, mode, text, text B] of a link, where it is silent those that there are. offered: {models, modes}
+  // The widgets [model, mode, text, text B] of a link, or those there where it is silent. offered: {models, modes}
   const widgets = (hash, there, offered) => {
     if (!says(hash)) return there;
     const said = parts(hash);
@@ -42,7 +42,9 @@ const MoebenchLink = (() => {
     const length = [...text].length + [...second].length;
     if (length > MOST) {
       const [has, most] = [length, MOST].map((n) => n.toLocaleString("en"));
-      return { why: `No link: the text has ${has} characters, and a link takes at most ${most}. Shorten it to share it.` };
+      return {
+        why: `No link: the text has ${has} characters, and a link takes at most ${most}. Shorten it to share it.`,
+      };
     }
     const said = new URLSearchParams({ text });
     if (second) said.set("b", second);

@@ -1,3 +1,4 @@
+/* global element */
 // Words of a cell of the loads, for whoever points at it or presses it: what a title is for a mouse that waits.
 for (const kind of ["pointerover", "click"]) {
   element.addEventListener(kind, (event) => {

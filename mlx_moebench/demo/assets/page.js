@@ -1,5 +1,5 @@
 // The demo's own part of the page: the map with its player and the token view, from what the server gives: one JSON
-// object at the end, or while a text grows a line for every token. `MoebenchDemo.mount(element, props, watch, colours)`.
+// object at the end, or a line for every token while a text grows. `MoebenchDemo.mount(element, props, watch, colours)`
 globalThis.MoebenchDemo = (() => {
   "use strict";
 
@@ -10,7 +10,8 @@ globalThis.MoebenchDemo = (() => {
     const sides = [];
     for (const sequence of data.sequences) {
       const goesOn = sequence.after !== null && sequence.after !== undefined;
-      if (!goesOn) sides.push({ name: sequence.name, tokens: [], experts: [], weights: [], of: [], made: sequence.n_tokens });
+      if (!goesOn)
+        sides.push({ name: sequence.name, tokens: [], experts: [], weights: [], of: [], made: sequence.n_tokens });
       const side = sides[sides.length - 1];
       for (let token = sequence.first; token < sequence.end; token += 1) {
         const first = data.routers.map((_, router) => data.chosen(router, token)[0]);
@@ -47,7 +48,11 @@ globalThis.MoebenchDemo = (() => {
         const { growing, routers } = JSON.parse(value.slice(0, end));
         this.read = value.slice(0, end);
         this.sides = growing.map((name) => ({ name, tokens: [], experts: [], weights: [], made: 0 }));
-        Object.assign(this, { layers: namesOf(routers), n_experts: routers.map((one) => one.n_experts), growing: true });
+        Object.assign(this, {
+          layers: namesOf(routers),
+          n_experts: routers.map((one) => one.n_experts),
+          growing: true,
+        });
       }
       const end = value.lastIndexOf("\n") + 1;
       for (const line of value.slice(this.read.length, end).split("\n").filter(Boolean)) {

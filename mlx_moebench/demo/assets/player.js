@@ -1,9 +1,9 @@
 // The token x layer map with a slider over its tokens, and a button that plays them: what the demo shows first.
 //
 //   const player = new MoebenchPlayer(element, {colours, dark(), choose({token, layer, expert} or null)});
-//   player.show({layers: [L names], n_experts: [L], sides: [{name, tokens, experts, weights, made}], chosen(side, token,
-//     layer), growing}): one side or two; made: tokens before those that were generated; chosen: every expert of a cell
-//     with its weight, or null; growing: more tokens are coming
+//   player.show({layers: [L names], n_experts: [L], sides: [{name, tokens, experts, weights, made}],
+//     chosen(side, token, layer), growing}): one side or two; made: tokens before those that were generated; chosen:
+//     every expert of a cell with its weight, or null; growing: more tokens are coming
 //   player.at: {token, router, expert} that is chosen; player.go({token, router, expert}): choose it
 const MoebenchPlayer = (() => {
   "use strict";
@@ -31,7 +31,12 @@ const MoebenchPlayer = (() => {
       this.play = make("button", { type: "button", class: "mp-play", text: "Play" });
       this.back = make("button", { type: "button", "aria-label": "One token back", text: "‹" });
       this.step = make("button", { type: "button", "aria-label": "One token on", text: "›" });
-      this.slider = make("input", { type: "range", min: 1, step: 1, "aria-label": "Token up to which the map is shown" });
+      this.slider = make("input", {
+        type: "range",
+        min: 1,
+        step: 1,
+        "aria-label": "Token up to which the map is shown",
+      });
       this.where = make("output", { class: "mp-where" });
       this.map = make("div", {
         class: "mp-map",
@@ -95,7 +100,9 @@ const MoebenchPlayer = (() => {
       const cut = (side) => ({
         name: side.name,
         made: side.made - this.first,
-        ...Object.fromEntries(["tokens", "experts", "weights"].map((key) => [key, side[key].slice(this.first, this.end)])),
+        ...Object.fromEntries(
+          ["tokens", "experts", "weights"].map((key) => [key, side[key].slice(this.first, this.end)]),
+        ),
       });
       const counts = layers.map((_, layer) => this.counts(layer, experts[layer]));
       const data = {
@@ -214,7 +221,9 @@ const MoebenchPlayer = (() => {
     tell(lines) {
       const place = this.view?.here ?? null;
       const every = place && this.shown.chosen?.(place.side, this.first + place.token, place.layer);
-      const more = every ? [`All its experts (weight): ${every.map((c) => `${c.expert} (${figure(c.weight)})`).join(", ")}`] : [];
+      const more = every
+        ? [`All its experts (weight): ${every.map((c) => `${c.expert} (${figure(c.weight)})`).join(", ")}`]
+        : [];
       this.words.textContent = [...lines, ...more].join(". ");
     }
 
