@@ -186,7 +186,8 @@ def test_the_map_has_every_layer_and_plays(open_page: Any, demo: tuple[str, Path
     wait_for(page, "moebench-nano: 8 tokens")
     page.wait_for_function("document.querySelectorAll('.mp-map .mm-cell').length === 8 * 6")
     assert faint(page) == 0
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
     page.locator(".mp-play").click()
     assert faint(page) == 7
     page.clock.run_for(500)
@@ -286,7 +287,7 @@ def test_a_link_shows_what_was_shown(open_page: Any, demo: tuple[str, Path]) -> 
     wait_for(page, "text B: 2 tokens")
     page.wait_for_timeout(500)
     page.locator(".mp-map .mm-cell").nth(9).click()
-    page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
     page.locator("#share").click()
     link = page.locator("#shared input").input_value(timeout=20_000)
     assert len(page.url.split("#")) == 1  # nothing of a text is in the history of who typed it

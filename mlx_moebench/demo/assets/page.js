@@ -84,7 +84,11 @@ globalThis.MoebenchDemo = (() => {
     const draw = () => {
       const { value } = props;
       element.classList.toggle("nothing", !value);
-      if (!value) return;
+      if (!value) {
+        place.replaceChildren();
+        player.clear();
+        return;
+      }
       if (value.startsWith('{"growing"')) {
         place.replaceChildren();
         player.show(growing.take(value));
@@ -96,8 +100,9 @@ globalThis.MoebenchDemo = (() => {
       tokens = MoebenchTokens.mount(place, { ...data, view: { router, colour, expert } });
       player.show(whole(tokens.data));
       if (link && MoebenchLink.says(location.hash)) {
-        if (Number.isInteger(link.router)) tokens.show(link.router, link.expert);
         player.go(link);
+        const { router, expert } = player.at; // what of the link there is
+        if (router !== undefined) tokens.show(router, expert ?? null);
       }
       link = null;
     };

@@ -71,6 +71,14 @@ const MoebenchPlayer = (() => {
       this.later();
     }
 
+    // Nothing any more.
+    clear() {
+      this.stop();
+      clearTimeout(this.drawing);
+      Object.assign(this, { shown: null, drawing: null, at: {} });
+      for (const part of [this.map, this.words, this.note]) part.replaceChildren();
+    }
+
     // What grows fast is drawn as often as a quarter of the time allows.
     later() {
       if (this.drawing !== null) return;
