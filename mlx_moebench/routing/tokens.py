@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -12,6 +13,9 @@ from ..types import HostArray
 from .record import Array, Integers, Mask, Phase, Reals, Routing
 from .sums import Sums
 from .tally import entropy_of, log_distribution, selection_margin_of, selection_matrix
+
+if TYPE_CHECKING:
+    from .stats import Cluster
 
 TOKEN_SCALARS = ("entropy", "selection_margin")
 """The quantities of a token that are kept for every router, by their names in `tally.SCALARS`."""
@@ -43,7 +47,7 @@ class TokenBlock:
 
     number: of the router, in running order. start: position in its sequence of the first column. mask: [B, S] True at
     the tokens of this phase. experts, p, weights: [B, S, K]; scalars: [B, S] each of `TOKEN_SCALARS`.
-    sums: of each row's tokens, as they went into the statistics.
+    sums: of each row's tokens, as they went into the statistics. clusters: [B] whose tokens a row has.
     """
 
     phase: Phase
@@ -55,6 +59,7 @@ class TokenBlock:
     weights: Reals
     scalars: dict[str, Reals]
     sums: Sums
+    clusters: tuple[Cluster, ...]
 
 
 def token_routing(routing: Routing) -> TokenRouting:

@@ -101,8 +101,8 @@ globalThis.MoebenchDemo = (() => {
       player.show(whole(tokens.data));
       if (link && MoebenchLink.says(location.hash)) {
         player.go(link);
-        const { router, expert } = player.at; // what of the link there is
-        if (router !== undefined) tokens.show(router, expert ?? null);
+        const there = player.at; // what of the link there is
+        if (there.router !== undefined) tokens.show(there.router, there.expert ?? null);
       }
       link = null;
     };
