@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 pytest.importorskip("mlx.core", reason="needs MLX to route texts")
 
 import mlx_moebench
+from mlx_moebench.demo.growing import grow
+from mlx_moebench.demo.routed import Models
 from mlx_moebench.errors import DataError
 from mlx_moebench.measure.text import continue_text, route_text
 from mlx_moebench.models import Checkpoint, load_checkpoint
@@ -78,3 +82,38 @@ def test_torch_goes_on_as_mlx_does(checkpoint: Checkpoint) -> None:
         assert list(a.tokens.texts) == list(b.tokens.texts)
         for x, y in zip(a.tokens.choices, b.tokens.choices, strict=True):
             np.testing.assert_array_equal(x.experts, y.experts)
+
+
+def test_what_is_told_of_two_texts_is_a_header_and_a_line_a_token() -> None:
+    told: list[str] = []
+    shown = grow(
+        Models(), "moebench-nano", "two texts", ("A farmer has", "def f(x):"), 32, lambda t: told.append(t) or True, 6
+    )
+    header, *lines = map(json.loads, "".join(told).splitlines())
+    assert header["growing"] == ["text A", "text B"]
+    assert [router["n_experts"] for router in header["routers"]] == [16] * 6
+    data = json.loads(shown.tokens)
+    assert [s["name"] for s in data["sequences"]] == ["text A", "text A, generated", "text B", "text B, generated"]
+    assert [s["after"] for s in data["sequences"]] == [None, 0, None, 2]
+    sizes = [s["n_tokens"] for s in data["sequences"]]
+    assert sizes[1] == sizes[3] == 6
+    assert [(side, made) for side, _, made, _, _ in lines] == [
+        *[(0, 0)] * sizes[0], *[(0, 1)] * 6, *[(1, 0)] * sizes[2], *[(1, 1)] * 6,
+    ]  # fmt: skip
+    assert [text for _, text, *_ in lines][: sizes[0]] == list(
+        route_text(load_checkpoint(None), "A farmer has").tokens.texts
+    )
+    experts = np.frombuffer(base64.b64decode(data["routers"][3]["experts"]), np.uint8).reshape(-1, 2)
+    assert [first[3] for _, _, _, first, _ in lines] == experts[:, 0].tolist()
+
+
+def test_one_text_has_prompt_and_what_was_generated_beside_each_other() -> None:
+    shown = grow(Models(), "moebench-nano", "one text", ("A farmer has", ""), 32, lambda told: True, 5)
+    assert "generated minus the text" in shown.heatmap
+    assert "generated: 5 tokens" in shown.message
+    assert "at most 5 tokens" in shown.message
+
+
+def test_an_empty_text_cannot_be_continued() -> None:
+    with pytest.raises(DataError, match=r"^Text B: There is no token"):
+        grow(Models(), "moebench-nano", "two texts", ("a", " "), 32, lambda told: True, 5)
