@@ -20,6 +20,9 @@ Examples:
   mlx-moebench plot entropy base=a.json tuned=b.json -o entropy.pdf   with names of your own
   mlx-moebench plot domains results/profile -o domains.pdf            the folder of a profile
   mlx-moebench plot coactivation math.json --layer 0 --layer 5 -o pairs.png
+  mlx-moebench plot river math.json --layers 0-4 -o river.svg         moves from layer to layer
+  mlx-moebench plot tokens trace --sequence 2 -o tokens.pdf           a trace, or two side by side
+  mlx-moebench plot card math.json trace --card 3-7 -o card.png       one expert
   mlx-moebench plot comparison before.json after.json -o effects.pdf
   mlx-moebench plot training adapters -o training.png
 """
@@ -46,7 +49,30 @@ class _Kinds(click.Group):
         )
 
 
+class _Span(click.ParamType[tuple[int, int]]):
+    """``A-B``: the first and the last layer, or one alone."""
+
+    name = "A-B"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        first, _, last = value.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            self.fail(f"{value!r} are no layers: give the first and the last one, as in 0-15.", param, ctx)
+        if int(last or first) < int(first):
+            self.fail(f"{value!r} ends before it begins.", param, ctx)
+        return int(first), int(last or first)
+
+
 _OPTIONS = {
+    "span": click.Option(["--layers", "span"], type=_Span(), help="Only the routers of these layers.  [default: all]"),
+    "card": click.Option(
+        ["--card"],
+        metavar="LAYER-EXPERT",
+        help="Which expert, as its card on a page is called: 3-7, or 3-attention-7.  [default: what stands out most]",
+    ),
+    "sequence": click.Option(
+        ["--sequence"], type=click.IntRange(min=0), default=0, help="Which sequence of the trace, from 0.  [default: 0]"
+    ),
     "layers": click.Option(
         ["--layer", "layers"],
         multiple=True,
@@ -83,7 +109,7 @@ def _draw(
     output: Path,
     title: str | None,
     allow: tuple[str, ...] = (),
-    layers: tuple[int, ...] | None = None,
+    **further: object,
 ) -> None:
     from ..show.inputs import read_inputs
     from ..show.plots import check_plot, get_plot, write_picture
@@ -92,8 +118,7 @@ def _draw(
     plot = get_plot(kind)
     with readable():
         contents = read_inputs(inputs, allow=allow)
-        arguments = (contents,) if layers is None else (contents, layers)
-        write_picture(output, lambda: plot.draw(*arguments), title)
+        write_picture(output, lambda: plot.draw(contents, **further), title)
     say(f"Wrote {output}")
 
 

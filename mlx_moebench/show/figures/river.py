@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,9 @@ class RiverSeries:
 
     def lift(self, gap: int) -> Floats:
         """Moves over those of independent choices [n, m] from column ``gap`` to the next; NaN for an unused expert."""
-        return lift_of(self.moves[gap], self.columns[gap].loads, self.columns[gap + 1].loads, self.columns[gap].n_tokens)
+        return lift_of(
+            self.moves[gap], self.columns[gap].loads, self.columns[gap + 1].loads, self.columns[gap].n_tokens
+        )
 
 
 def lift_of(moves: Counts, here: Counts, there: Counts, n_tokens: int) -> Floats:
@@ -91,13 +94,11 @@ def river_series(run: Run) -> RiverSeries:
         reason = "moves between routers were not recorded"
     if reason is not None or stats is None:
         return RiverSeries(run.name, *sizes, (), (), reason)
-    columns = [_column(router, int(r["n_tokens"]), r["selection_counts"]) for router, r in zip(
-        routers, report["routers"], strict=True
-    )]
-    moves = [
-        _merged(stats.transition_counts(n), here, there)
-        for n, (here, there) in enumerate(zip(columns, columns[1:], strict=False))
+    columns = [
+        _column(router, int(r["n_tokens"]), r["selection_counts"])
+        for router, r in zip(routers, report["routers"], strict=True)
     ]
+    moves = [_merged(stats.transition_counts(n), here, there) for n, (here, there) in enumerate(pairwise(columns))]
     return _ordered(RiverSeries(run.name, *sizes, tuple(columns), tuple(moves)))
 
 
@@ -175,6 +176,4 @@ def _sorted(column: Column, order: npt.NDArray[np.intp], weights: Floats, centre
 def _cost(series: RiverSeries, excess: Sequence[Floats], orders: Sequence[npt.NDArray[np.intp]]) -> float:
     """How far the moves beyond chance go up and down, in column heights."""
     centres = [_centres(column, order) for column, order in zip(series.columns, orders, strict=True)]
-    return float(
-        sum((m * np.abs(np.subtract.outer(centres[n], centres[n + 1]))).sum() for n, m in enumerate(excess))
-    )
+    return float(sum((m * np.abs(np.subtract.outer(centres[n], centres[n + 1]))).sum() for n, m in enumerate(excess)))

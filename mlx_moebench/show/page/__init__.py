@@ -33,19 +33,29 @@ SCRIPTS = (
     "river.js",
     "river_view.js",
     "river_play.js",
+    "cards.js",
+    "card.js",
 )
 """Files of ``assets``, in the order in which they are put into the page; those of a token view, then ``start.js``."""
 
 
 def build_page(
-    inputs: Inputs, *, tokens: Facts | None = None, title: str | None = None, command: str | None = None
+    inputs: Inputs,
+    *,
+    tokens: Facts | None = None,
+    beside: Facts | None = None,
+    title: str | None = None,
+    command: str | None = None,
 ) -> str:
     """The page as HTML. tokens: the data of a token view (`tokens.token_data`), which becomes a section of its own.
+
+    beside: those of another trace, whose sentences stand beside the first one's in the map of tokens by layers.
 
     Everything that was given is data, never markup: it stands in the page as escaped text or as JSON in a script
     element that no browser runs, and a Content-Security-Policy allows nothing but the page's own scripts and style.
     """
-    data = page_data(inputs, tokens) | ({"tokens": tokens} if tokens is not None else {})
+    traced = {"tokens": tokens, "beside": beside}
+    data = page_data(inputs, tokens) | {name: of for name, of in traced.items() if of is not None}
     style = assets(*STYLES, *(TOKEN_STYLES if tokens is not None else ()))
     script = assets(*SCRIPTS, *((*TOKEN_SCRIPTS, "map_view.js") if tokens is not None else ()), "start.js")
     settings: Json = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}

@@ -61,7 +61,7 @@ from ..inputs import Inputs, Run, View
 from ..names import SCORES, isolated, label_and_unit, unit_of_text
 from ..numbers import count, difference, number, percent, with_interval
 from .parts import Choice, Drawing, Figure, Nothing, Part, Section, Table
-from .pictures import river, token_map
+from .pictures import cards, river, token_map
 
 MAX_PAIRS = 3_000_000
 """Bytes that the co-activation of all routers may take, before base64."""
@@ -95,6 +95,7 @@ def sections(inputs: Inputs, tokens: Facts | None = None) -> Iterator[Section]:
         yield _differences(difference_series(comparison), place)
     if inputs.runs:
         yield river(inputs.runs)
+        yield cards(inputs, tokens)
         yield _coactivation(inputs.runs)
         yield _dead(views)
     for place, report in enumerate(inputs.uncertainties):

@@ -33,7 +33,9 @@ Json = Json
 
 
 def page_data(inputs: Inputs, tokens: Facts | None = None) -> Json:
-    """Everything the page draws, tokens of a trace too: ``sections``; lists that several figures need, in ``shared``; ``reasons``.
+    """Everything the page draws: ``sections``; lists that several figures need, in ``shared``; ``reasons``.
+
+    ``colours`` are those of `show.colours`. tokens: the data of a token view, of which some sections tell.
 
     An interval is [value, low, high]; without one it is [value, null, null, number of its reason in ``reasons``].
     """
@@ -82,7 +84,8 @@ class _Encoder:
         if isinstance(part, Table):
             return {"table": vars(part)}
         if isinstance(part, Widget):
-            return {"widget": part.name, **part.data}
+            arrays = {k: _whole(v) for k, v in part.data.items() if isinstance(v, np.ndarray)}
+            return {"widget": part.name, **part.data, **arrays}
         return {"pair": [self._figure(one) for one in part]} if isinstance(part, tuple) else self._figure(part)
 
     def _figure(self, figure: Figure) -> Json:

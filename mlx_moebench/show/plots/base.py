@@ -59,14 +59,15 @@ class Plot:
 
     needs: the inputs it is drawn from, in words. draw: ``draw(inputs)``, or ``draw(inputs, layers)``; raises
     `StatsError` where the inputs lack it. options: those that mean something to it, ``layers`` to draw and what a
-    comparison is to ``allow``.
+    comparison is to ``allow``; ``span``: only the routers of these layers, (first, last); ``card``: which expert, named
+    as its card on a page; ``sequence``: which one of a trace.
     """
 
     name: str
     summary: str
     needs: str
     draw: Callable[..., Figure]
-    options: tuple[Literal["layers", "allow"], ...] = ()
+    options: tuple[Literal["layers", "allow", "span", "card", "sequence"], ...] = ()
 
 
 def views(inputs: Inputs, kind: str) -> list[View]:

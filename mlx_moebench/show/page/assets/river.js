@@ -27,7 +27,15 @@ const riverColumn = (column, height) => {
   });
 };
 
+const summed = new WeakMap();
+
+// What goes out of each node of a column, and into each of the next.
 const sums = (moves, n, m) => {
+  if (!summed.has(moves)) summed.set(moves, sumsOf(moves, n, m));
+  return summed.get(moves);
+};
+
+const sumsOf = (moves, n, m) => {
   const [rows, columns] = [new Float64Array(n), new Float64Array(m)];
   for (let i = 0; i < n; i += 1) {
     for (let j = 0; j < m; j += 1) {

@@ -89,20 +89,30 @@ MB.River = class {
 
   paintGap(group, gap) {
     const [x0, x1] = [this.x(gap) + MB.river.size.node, this.x(gap + 1)];
-    const m = this.nodes[gap + 1].length;
-    const most = this.flow ? Math.max(1e-9, ...this.flow.moves[gap]) : 1;
-    for (const ribbon of MB.river.ribbons(this.drawing, gap, this.nodes[gap], this.nodes[gap + 1])) {
+    const [from, to] = [this.nodes[gap], this.nodes[gap + 1]];
+    const [bright, dull] = [MB.colour("accent"), MB.colour("muted")];
+    const most = this.flow ? this.brightest(gap) : 1;
+    for (const ribbon of MB.river.ribbons(this.drawing, gap, from, to)) {
       const look = MB.river.look(ribbon.lift);
-      const share = this.flow ? this.flow.moves[gap][ribbon.i * m + ribbon.j] / most : null;
-      const [fill, opacity] =
-        share === null
-          ? [look.fill, look.opacity]
-          : [share > 0 ? MB.colour("accent") : MB.colour("muted"), share * 0.8 + 0.03];
+      const share = this.flow ? this.flow.moves[gap][ribbon.i * to.length + ribbon.j] / most : null;
+      const merged = from[ribbon.i].expert === null || to[ribbon.j].expert === null;
+      const lit = [share > 0 ? bright : dull, 0.03 + 0.8 * Math.min(merged ? 0.25 : 1, share)];
+      const [fill, opacity] = share === null ? [look.fill, look.opacity] : lit;
       const path = MB.svg("path", { d: MB.river.path(ribbon, x0, x1), fill, "fill-opacity": opacity.toFixed(3) });
       path.dataset.gap = gap;
       path.river = ribbon;
       group.append(path);
     }
+  }
+
+  // The largest flow of a gap between experts that stand alone: the merged ones would outshine them all.
+  brightest(gap) {
+    const [from, to] = [this.drawing.columns[gap], this.drawing.columns[gap + 1]];
+    const alone = this.flow.moves[gap].filter((_, at) => {
+      const [i, j] = [Math.floor(at / to.loads.length), at % to.loads.length];
+      return from.experts[i] !== null && to.experts[j] !== null;
+    });
+    return Math.max(1e-9, ...alone);
   }
 
   paintColumn(group, c) {
