@@ -50,7 +50,7 @@ def ladder_chart(report: Facts, size: Facts, quantity: str) -> Chart:
     return Chart(
         about["words"],
         f"{about['words']} of every method of the testbed, the most specialised first",
-        "method, the most specialised first",
+        "method, by its row in the table above",
         about["unit"],
         about["words"],
         ("{value:3}",),
