@@ -19,7 +19,7 @@ MB.linesOf = (chart, hidden, chosen) =>
       router: chart.layers ? MB.routerIn(chart.point_heads, places.cells[i]) : null,
     }));
     return {
-      ...MB.style(number),
+      ...MB.style(line.style),
       name: line.name,
       note: line.note,
       hidden: hidden(number),
@@ -81,9 +81,8 @@ const frameOf = (host, chart, shown, references) => {
   const height = Math.max(220, Math.min(330, width * 0.36));
   const [low, high] = verticalEnds(chart, shown, references);
   const [left, right] = horizontalEnds(chart, shown, references);
-  const yTicks = MB.ticks(low, high, Math.max(3, Math.floor(height / 48)));
-  let xTicks = MB.ticks(left, right, Math.max(3, Math.floor(width / 70)));
-  if (chart.layers) xTicks = xTicks.filter(Number.isInteger);
+  const yTicks = MB.ticks(low, high, Math.max(3, Math.floor(height / 48)), chart.whole);
+  const xTicks = MB.ticks(left, right, Math.max(3, Math.floor(width / 70)), chart.whole_x);
   const digits = decimals(yTicks);
   const widest = Math.max(...yTicks.map((tick) => tick.toFixed(digits).length));
   const margin = { left: 34 + 7.2 * widest, right: 12, top: 10, bottom: 42 };
@@ -102,6 +101,7 @@ const verticalEnds = (chart, shown, references) => {
   const known = values.filter(Number.isFinite);
   if (chart.zero) known.push(0);
   const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 1];
+  if (chart.whole) return [Math.min(low, 0), Math.max(1, high * 1.06)];
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   return [low - (chart.zero && low >= 0 ? 0 : room), high + room];
 };
@@ -203,11 +203,21 @@ const decimals = (ticks) => {
   return Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
 };
 
+const star = (x, y) => {
+  const at = (i) => [i % 2 ? 2 : 5, (i * Math.PI) / 5];
+  const points = Array.from({ length: 10 }, (_, i) => at(i));
+  return `M${points.map(([r, turn]) => `${x + r * Math.sin(turn)} ${y - r * Math.cos(turn)}`).join("L")}Z`;
+};
+
 MB.marker = (shape, x, y, attributes) => {
   const r = 3.6;
   const path = (d) => MB.svg("path", { d, ...attributes });
   if (shape === "square") return MB.svg("rect", { x: x - r, y: y - r, width: 2 * r, height: 2 * r, ...attributes });
   if (shape === "triangle") return path(`M${x} ${y - 4.5}L${x + 4.4} ${y + 3.4}L${x - 4.4} ${y + 3.4}Z`);
+  if (shape === "down") return path(`M${x} ${y + 4.5}L${x + 4.4} ${y - 3.4}L${x - 4.4} ${y - 3.4}Z`);
+  if (shape === "cross") return path(`M${x - r} ${y - r}L${x + r} ${y + r}M${x - r} ${y + r}L${x + r} ${y - r}`);
+  if (shape === "plus") return path(`M${x - r} ${y}L${x + r} ${y}M${x} ${y - r}L${x} ${y + r}`);
+  if (shape === "star") return path(star(x, y));
   if (shape === "diamond") return path(`M${x} ${y - 5}L${x + 5} ${y}L${x} ${y + 5}L${x - 5} ${y}Z`);
   return MB.svg("circle", { cx: x, cy: y, r, ...attributes });
 };

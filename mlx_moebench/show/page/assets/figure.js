@@ -63,15 +63,16 @@ class Shown {
 
   draw(host) {
     const { drawing, lines } = this;
+    if (drawing.kind in MB.sketches) return MB.sketches[drawing.kind].draw(host, drawing, this.state);
     if (drawing.kind === "heat") return MB.heatmap(host, drawing, this.state);
-    if (drawing.kind === "nothing") return nothing(host, drawing.reason);
+    if (drawing.kind === "nothing") return MB.nothing(host, drawing.reason);
     if (lines.some((line) => line.points.length)) return MB.chart(host, drawing, lines);
     const reason = MB.reason(drawing.lines.flatMap((line) => line.values)[0] ?? []);
-    return nothing(host, reason ?? "it is undefined here");
+    return MB.nothing(host, reason ?? "it is undefined here");
   }
 }
 
-const nothing = (host, reason) => {
+MB.nothing = (host, reason) => {
   host.replaceChildren(MB.element("p", { class: "note", text: `Nothing to draw: ${reason}.` }));
   MB.still(host);
 };

@@ -54,7 +54,15 @@ const descending = (keys) => byNumber(keys.length).sort((a, b) => keys[b] - keys
 
 MB.orders = (heat, value, choice) => {
   const lengths = MB.lengths(heat, heat.measures[heat.shown].cells);
+  if (choice === "group" && heat.groups === null) return MB.orders(heat, value, "each");
   const rowOf = (row) => byNumber(lengths[row]).map((column) => value(row, column) ?? -Infinity);
+  if (choice === "group") {
+    const groups = MB.rows(heat, heat.groups);
+    return lengths.map((_, row) => {
+      const of = rowOf(row);
+      return descending(of).sort((a, b) => groups[row][a] - groups[row][b]);
+    });
+  }
   if (choice === "each") return lengths.map((_, row) => descending(rowOf(row)));
   let order = byNumber(Math.max(...lengths));
   if (choice === "own") order = descending(heat.facts.own);
@@ -85,35 +93,77 @@ const describe = (heat, intervals, row, column) => {
 const namedIn = (heat, intervals, row, column, name) => {
   if (name === "row") return MB.shared(heat.rows)[row];
   if (name === "column") return String(column);
+  if (name === "group") return heat.group_names[MB.rows(heat, heat.groups)[row][column]];
   if (name.endsWith("^")) return intervals[name.slice(0, -1)](column, row);
   return name in intervals ? intervals[name](row, column) : heat.facts[name][row];
 };
 
-// state: {measure, order}, what is chosen of them.
+// A function from row and column to whether the interval there holds what is neutral; null where none has one.
+const uncertain = (heat) => {
+  const banded = Object.keys(heat.measures).find((name) => heat.measures[name].low !== null);
+  if (banded === undefined || !heat.neutral.length) return null;
+  const interval = MB.intervals(heat, banded);
+  return (row, column) => {
+    const [, low, high] = interval(row, column);
+    return low !== null && low <= heat.neutral[row] && heat.neutral[row] <= high;
+  };
+};
+
+// state: {measure, order, rows}, what is chosen of them.
 MB.heatmap = (host, heat, state) => {
   const shown = state.measure ?? heat.shown;
   const order = state.order ?? "number";
   const value = MB.values(heat, shown);
   const scale = SCALES[heat.measures[shown].scale.kind](heat.measures[shown].scale);
   const orders = MB.orders(heat, value, order);
-  const rows = heat.diagonal.length ? orders[0] : byNumber(MB.shared(heat.rows).length);
+  const rows = heat.diagonal.length ? orders[0] : rowsOf(heat, state.rows);
+  if (!rows.length) return MB.nothing(host, "no layer is flagged here");
   const frame = heatFrame(host, heat, rows, orders);
-  const colour = (row, column) => {
+  const faded = uncertain(heat);
+  const look = (row, column) => {
     const at = value(row, column);
-    return at === null ? null : MB.diverging(scale.place(at));
+    return at === null ? null : [MB.diverging(scale.place(at)), faded !== null && faded(row, column)];
   };
+  let anyFaded = false;
   const canvas = MB.painted(frame.width, frame.height, {}, (context, ratio) => {
     context.font = CANVAS_FONT;
     context.textBaseline = "middle";
-    drawCells(context, ratio, frame, colour);
+    anyFaded = drawCells(context, ratio, frame, look);
+    drawFlags(context, frame, heat);
+    if (order === "group" && heat.groups !== null) drawGroups(context, frame, heat);
     drawLabels(context, frame, heat, order);
   });
   const box = MB.element("div", { class: "heat" }, canvas);
-  host.replaceChildren(box, drawScale(scale, heat.measures[shown].scale.label, Math.min(420, frame.room - 10)));
+  const legend = drawScale(scale, heat.measures[shown].scale.label, Math.min(420, frame.room - 10));
+  host.replaceChildren(box, legend, ...keysOf(frame, heat, anyFaded, order));
   const names = Object.keys(heat.measures);
   const intervals = Object.fromEntries(names.map((name) => [name, MB.intervals(heat, name)]));
   const lines = ([row, place]) => describe(heat, intervals, rows[row], orders[rows[row]][place]);
   walkCells(host, { box, canvas, frame, heat, lines });
+};
+
+const rowsOf = (heat, choice) =>
+  byNumber(MB.shared(heat.rows).length).filter((row) => choice !== "flagged" || heat.flags[row]);
+
+// What marks, faded cells and groups mean, in words under the scale.
+const keysOf = (frame, heat, anyFaded, order) => {
+  const marked = frame.rows.some((row) => heat.flags[row]) && heat.flag_words;
+  const words = [
+    marked ? `Marked layers, by their busiest expert's share of tokens: ${heat.flag_words}.` : "",
+    anyFaded ? `${MB.forced() ? "Hatched" : "Faded"}: the interval holds even, so that the cell may be even.` : "",
+  ].filter(Boolean);
+  const parts = words.length ? [MB.element("p", { class: "note", text: words.join(" ") })] : [];
+  if (order === "group" && heat.groups !== null) parts.push(groupKey(heat));
+  return parts;
+};
+
+const groupKey = (heat) => {
+  const entries = heat.group_names.map((name) => {
+    const picture = MB.svg("svg", { width: 14, height: 12, "aria-hidden": "true" });
+    picture.append(MB.svg("rect", { width: 14, height: 12, fill: MB.domainColour(name) }));
+    return MB.element("li", { class: "key" }, picture, MB.element("bdi", { text: name }));
+  });
+  return MB.element("ul", { class: "legend" }, ...entries);
 };
 
 // Where everything of a heatmap stands. rows: their numbers from above.
@@ -124,7 +174,7 @@ const heatFrame = (host, heat, rows, orders) => {
   const wide = (text) => measure.measureText(text).width;
   const room = Math.max(260, MB.room(host));
   const labels = rows.map((row) => fitted(measure, MB.shared(heat.rows)[row], Math.max(60, Math.min(240, room / 3))));
-  const left = Math.ceil(Math.max(...labels.map(wide))) + 28;
+  const left = Math.ceil(Math.max(...labels.map(wide))) + 28 + (rows.some((row) => heat.flags[row]) ? FLAG : 0);
   const notes = heat.beside.length && room > 700 ? rows.map((row) => heat.beside[row]) : [];
   const right = notes.length ? Math.ceil(Math.max(wide(heat.beside_head), ...notes.map(wide))) + 14 : 4;
   const columns = Math.max(...orders.map((order) => order.length));
@@ -137,22 +187,77 @@ const heatFrame = (host, heat, rows, orders) => {
   return { room, labels, notes, left, top, cell, line, width, height, columns, rows, orders };
 };
 
-const drawCells = (context, ratio, frame, colour) => {
+const FADED = 0.35; // opacity of a cell that may be even
+
+MB.forced = () => matchMedia("(forced-colors: active)").matches;
+
+// look: [colour, whether it is faded], null of what is absent. Returns whether any was faded.
+const drawCells = (context, ratio, frame, look) => {
   const { left, top, cell, line } = frame;
-  const absent = MB.colour("absent");
+  const absent = [MB.colour("absent"), false];
+  const hatched = MB.forced();
+  let any = false;
   frame.rows.forEach((row, y) =>
     frame.orders[row].forEach((column, place) => {
-      context.fillStyle = colour(row, column) ?? absent;
+      const [colour, faded] = look(row, column) ?? absent;
+      any = any || faded;
+      context.fillStyle = colour;
+      context.globalAlpha = faded ? FADED : 1;
       const x = left + place * cell;
       // Edges on whole pixels leave no seams between cells.
       const [from, to] = [Math.round(x * ratio) / ratio, Math.round((x + cell) * ratio) / ratio];
-      context.fillRect(from, top + y * line, to - from - (cell > 9 ? 1 : 0), line - (line > 9 ? 1 : 0));
+      const [wide, high] = [to - from - (cell > 9 ? 1 : 0), line - (line > 9 ? 1 : 0)];
+      context.fillRect(from, top + y * line, wide, high);
+      if (faded && hatched) hatch(context, from, top + y * line, wide, high);
+    }),
+  );
+  context.globalAlpha = 1;
+  return any;
+};
+
+const hatch = (context, x, y, wide, high) => {
+  context.globalAlpha = 1;
+  context.strokeStyle = MB.colour("muted");
+  context.beginPath();
+  context.moveTo(x, y + high);
+  context.lineTo(x + wide, y);
+  context.stroke();
+};
+
+const FLAG = 10; // pixels beside the name of a row
+
+// A triangle left of the cells of every flagged row, hollow where it is open.
+const drawFlags = (context, { left, top, line, rows }, heat) => {
+  rows.forEach((row, y) => {
+    if (!heat.flags[row]) return;
+    const middle = top + (y + 0.5) * line;
+    context.beginPath();
+    context.moveTo(left - 9, middle - 4.5);
+    context.lineTo(left - 2, middle);
+    context.lineTo(left - 9, middle + 4.5);
+    context.closePath();
+    context.fillStyle = MB.ground().findings[heat.flags[row]];
+    context.strokeStyle = MB.colour("fg");
+    if (heat.flags[row] !== "open") context.fill();
+    context.stroke();
+  });
+};
+
+// Under each cell a stroke in the colour of the domain that it is most of.
+const drawGroups = (context, { left, top, cell, line, rows, orders }, heat) => {
+  const groups = MB.rows(heat, heat.groups);
+  rows.forEach((row, y) =>
+    orders[row].forEach((column, place) => {
+      context.fillStyle = MB.domainColour(heat.group_names[groups[row][column]]);
+      context.fillRect(left + place * cell, top + (y + 1) * line - 4, cell, 4);
     }),
   );
 };
 
 const drawLabels = (context, frame, heat, order) => {
-  const { left, top, cell, line, columns, labels, notes } = frame;
+  const { left, top, cell, line, columns, labels, notes, rows } = frame;
+  const flag = rows.some((row) => heat.flags[row]) ? FLAG : 0;
+  const own = order === "each" || order === "group"; // each row has an order of its own
   const [right, bottom] = [left + cell * columns, top + line * labels.length];
   const every = Math.ceil(13 / line);
   const write = (text, x, y, align) => {
@@ -160,15 +265,20 @@ const drawLabels = (context, frame, heat, order) => {
     context.fillText(text, x, y);
   };
   context.fillStyle = MB.colour("muted");
-  labels.forEach((label, y) => y % every === 0 && write(label, left - 5, top + (y + 0.5) * line, "right"));
+  labels.forEach((label, y) => y % every === 0 && write(label, left - 5 - flag, top + (y + 0.5) * line, "right"));
   notes.forEach((note, y) => y % every === 0 && write(note, right + 8, top + (y + 0.5) * line, "left"));
   if (notes.length) write(heat.beside_head, right + 8, 8, "left");
   const step = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64].find((n) => n * cell >= 26) || 128;
   for (let place = 0; place < columns; place += step) {
-    const name = order === "each" ? `${place + 1}.` : String(frame.orders[frame.rows[0]][place] ?? place);
+    const name = own ? `${place + 1}.` : String(frame.orders[frame.rows[0]][place] ?? place);
     write(name, left + (place + 0.5) * cell, bottom + 10, "center");
   }
-  write(order === "each" ? heat.x_ordered : heat.x, (left + right) / 2, bottom + 27, "center");
+  write(
+    order === "each" ? heat.x_ordered : order === "group" ? "expert, by its favourite domain in each layer" : heat.x,
+    (left + right) / 2,
+    bottom + 27,
+    "center",
+  );
   context.save();
   context.translate(8, (top + bottom) / 2);
   context.rotate(-Math.PI / 2);

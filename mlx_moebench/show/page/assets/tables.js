@@ -4,6 +4,10 @@
 
 MB.tableOf = (drawing, state) => {
   if (drawing.kind === "chart") return chartTable(drawing);
+  if (drawing.kind in MB.sketches) {
+    const { columns, rows } = MB.sketches[drawing.kind].table(drawing, state);
+    return { columns, length: rows.length, row: (n) => rows[n] };
+  }
   if (drawing.kind === "nothing") return { columns: [], length: 0, row: () => [] };
   return drawing.diagonal.length ? pairTable(drawing, state) : heatTable(drawing);
 };
