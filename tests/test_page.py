@@ -488,8 +488,8 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
     )
     data = _Page(build_page(found)).data()
     assert [section["id"] for section in data["sections"]] == [
-        *("load", "layers", "domains", "differences", "differences1", "coactivation", "dead", "uncertainty", "quant"),
-        *("dynamics", "training"),
+        *("load", "layers", "domains", "differences", "differences1", "river", "cards", "coactivation", "dead"),
+        *("uncertainty", "quant", "dynamics", "training"),
     ]
     assert data["shared"][drawings(data, "load")[2]["rows"]][0] == "0 attention"
 
