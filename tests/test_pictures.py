@@ -336,14 +336,6 @@ def test_hostile_names_and_tokens_are_data(tmp_path: Path) -> None:
     assert page.count("</script>") == 2
 
 
-def test_48_routers_of_128_experts_on_5_domains_stay_under_3_mb(tmp_path: Path) -> None:
-    for sha in "abcde":
-        uneven_stats(f"domain {sha}", sha * 64, sequences=4).save(tmp_path / f"{sha}.json", QUICK)
-    inputs = read_inputs(sorted(tmp_path.glob("?.json")), plan=QUICK)
-    assert len(build_page(inputs)) < 3_000_000
-    assert len(river_series(inputs.runs[0]).moves) == 47
-
-
 def test_the_command_takes_two_traces_and_no_third(trace: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "page.html"
     main(["report", str(trace), "--trace", str(trace), "-o", str(out), "--quiet"])

@@ -26,7 +26,7 @@ from mlx_moebench.show.plots.base import plain
 
 RESULTS = Path(__file__).parents[1] / "results"
 PLAN = Plan(resamples=100)
-ANALYZED = "--dataset general --max-samples 2 --max-length 24 --resamples 100 --quiet".split()
+ANALYZED = ["--dataset", "general", "--max-samples", "2", "--max-length", "24", "--resamples", "100", "--quiet"]
 TWO_KINDS = tuple(RouterSpec(layer, layer, kind, 8, 2) for layer in range(3) for kind in ("attention", "mlp"))
 HOSTILE = "中 </script> $x$ `a|b` \n\u202e שלום " + "long " * 60 + "文"
 

@@ -330,7 +330,7 @@ def test_print_is_light_and_whole(open_page: Any, nano: str) -> None:
 
 
 def test_a_large_report_stays_small_and_quick(open_page: Any, large: Path) -> None:
-    assert large.stat().st_size < 8_000_000
+    assert large.stat().st_size < 3_000_000
     started = time.perf_counter()
     page = open_page(large.as_uri(), viewport=WIDE)
     assert time.perf_counter() - started < 1

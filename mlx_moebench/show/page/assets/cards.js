@@ -140,6 +140,15 @@ MB.Cards = class {
   }
 };
 
+// An address that somebody typed need not be one.
+const decoded = (text) => {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+};
+
 const everyCards = [];
 MB.widgets.cards = (section, { near, ...data }) => {
   const cards = new MB.Cards(section, { ...data, near_: near });
@@ -150,7 +159,7 @@ MB.widgets.cards = (section, { near, ...data }) => {
 
 // A link to a card makes it before the browser looks for it; so does an address from elsewhere.
 MB.Cards.prototype.follow = function follow(hash) {
-  const place = this.placeOf(decodeURI(hash.replace(/^#/, "").split("?")[0]));
+  const place = this.placeOf(decoded(hash.replace(/^#/, "").split("?")[0]));
   if (place) this.open(place.router, place.expert);
   return place !== null;
 };
