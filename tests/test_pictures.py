@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from mlx_moebench.show.figures.cards import NEAREST, CardSeries, card_series
 from mlx_moebench.show.figures.river import BUSIEST, RiverSeries, _cost, river_series
 from mlx_moebench.show.figures.token_map import token_map
 from mlx_moebench.show.inputs import Inputs, Run, read_inputs
-from mlx_moebench.show.page import build_page
+from mlx_moebench.show.page import SCRIPTS, build_page
 from mlx_moebench.show.page.data import page_data
 from mlx_moebench.show.plots import get_plot
-from mlx_moebench.show.tokens import token_data_of
+from mlx_moebench.show.tokens import SCRIPTS as TOKEN_SCRIPTS
+from mlx_moebench.show.tokens import assets, token_data_of
 
 
 @pytest.fixture(scope="module")
@@ -371,3 +373,14 @@ def test_some_layers_of_a_river(nano: Inputs, tmp_path: Path, capsys: Any) -> No
     with pytest.raises(SystemExit):
         main(["plot", "river", NANO[0], "--layers", "four", "-o", str(tmp_path / "p.png")])
     assert "give the first and the last one, as in 0-15" in capsys.readouterr().err
+
+
+def test_no_two_scripts_of_the_page_declare_one_name() -> None:
+    """They share one script element, in which a second declaration of a name stops all of them."""
+    declared = [
+        name
+        for script in (*SCRIPTS, *TOKEN_SCRIPTS, "map_view.js", "start.js")
+        for name in re.findall(r"^(?:const|let|class|function)\s+(\w+)", assets(script), re.MULTILINE)
+    ]
+    assert len(declared) > 20
+    assert sorted(declared) == sorted(set(declared))
