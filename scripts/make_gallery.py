@@ -43,6 +43,7 @@ INPUTS = {
     "river": DOMAINS,
     "shares": DOMAINS,
     "specialisation": ["results/profiles/nano.json"],
+    "testbed": ["results/testbed/testbed.json"],
     "tokens": ["twenty_trace"],
     "training": [TRAINING],
     "uncertainty": ["results/uncertainty/nano_math.json"],
@@ -74,6 +75,16 @@ the lab after 100 updates), reduced to three quarters of the pixels and to 256 c
 """
 
 
+DEMO = """\
+## The demo
+
+`mlx-moebench demo` shows every token in every layer while the embedded model goes on with a sentence, and plays it; one
+expert's cells stay bright when one of them is clicked. `python scripts/make_demo_gif.py` records it.
+
+![The demo plays a sentence: tokens down, layers across, cells in the colours of first experts](demo.gif)
+"""
+
+
 def page() -> str:
     """docs/gallery.md: each kind with its command and picture."""
     parts = [INTRODUCTION]
@@ -81,7 +92,7 @@ def page() -> str:
         command = f"mlx-moebench plot {name} {' '.join(INPUTS[name])} -o {name}.pdf"
         parts.append(f"## {name}\n\n{plot.summary} From {plot.needs}.\n\n```\n{command}\n```\n\n")
         parts[-1] += f"![{plot.summary}](gallery/{name}.png)\n"
-    return "\n".join(parts)
+    return "\n".join([*parts, DEMO])
 
 
 def run(folder: Path, *arguments: str) -> None:

@@ -5,6 +5,7 @@
 //     name, tokens: [T texts], layers: [L names], experts: [T][L], weights: [T][L],
 //     colours: [L][E] as #rrggbb, other: the one of them that many experts share, whose cells always have their number,
 //     against: null, or {name, tokens, experts, weights}: drawn beside it, what changed outlined
+//     first: number of the first token, 0 if absent; made: of either side, rows above a line, below it were generated
 //   }, {dark, tip(lines, x, y), untip(), speak(lines), choose({token, layer, expert})});
 //   map.reveal(n): only the first n tokens, the last of them marked; map.select(layer, expert); map.select(null)
 //
@@ -38,6 +39,9 @@ const MoebenchMap = (() => {
       .map((c) => STAND_INS[c] ?? (/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Co}]/u.test(c) ? code(c) : c));
     return shown.length ? shown.join("") + (characters.length > most ? "…" : "") : "∅";
   };
+
+  // A name, whose spaces are spaces.
+  const titled = (name) => visible(name, 40).replaceAll(STAND_INS[" "], " ");
 
   // The colours of a layer's experts: the busiest in the palette's order, all others in one grey.
   const coloursOf = (counts, palette, other) => {
@@ -118,7 +122,7 @@ const MoebenchMap = (() => {
     drawSide(side, n) {
       const { data, starts, cell } = this;
       const other = this.sides.length > 1 ? this.sides[1 - n] : null;
-      if (other !== null) this.picture.append(this.text(visible(side.name, 40), starts[n], 12, { "font-weight": 600 }));
+      if (other !== null) this.picture.append(this.text(titled(side.name), starts[n], 12, { "font-weight": 600 }));
       data.layers.forEach((name, l) => {
         const [x, y] = [starts[n] + (l + 0.5) * cell, this.top - 6];
         const turn = this.turned ? { transform: `rotate(-55 ${x} ${y})` } : { "text-anchor": "middle" };
@@ -137,6 +141,11 @@ const MoebenchMap = (() => {
         this.picture.append(row);
         this.cells.push(row);
       });
+      if (side.made > 0 && side.made < side.tokens.length) {
+        const [x1, y] = [starts[n] - this.gutters[n], this.top + side.made * ROW];
+        const at = { x1, x2: starts[n] + cell * data.layers.length, y1: y, y2: y };
+        this.picture.append(svg("line", { ...at, class: "mm-made", stroke: "currentColor", "stroke-width": 2 }));
+      }
     }
 
     text(words, x, y, attributes, family = "system-ui, sans-serif") {
@@ -182,11 +191,12 @@ const MoebenchMap = (() => {
     lines({ side, token, layer }) {
       const [here, other] = [this.sides[side], this.sides.length > 1 ? this.sides[1 - side] : null];
       const expert = here.experts[token][layer];
-      const first = `${visible(here.tokens[token], 60)} (token ${token}), layer ${this.data.layers[layer]}`;
+      const number = token + (this.data.first ?? 0);
+      const first = `${visible(here.tokens[token], 60)} (token ${number}), layer ${this.data.layers[layer]}`;
       if (expert === null || expert === undefined) return [first, "No expert here."];
       const lines = [first, `First expert ${expert}, gate weight ${here.weights[token][layer].toPrecision(3)}`];
       if (changed(here, other, token, layer))
-        lines.push(`${visible(other.name, 40)}: expert ${other.experts[token][layer]}`);
+        lines.push(`${titled(other.name)}: expert ${other.experts[token][layer]}`);
       return lines;
     }
 
