@@ -96,21 +96,24 @@
 
     // By hand: the address names it, too.
     show(router, expert) {
-      const id = this.idOf(router, expert);
       this.open(router, expert);
-      if (location.hash.split("?")[0] !== `#${id}`) location.hash = id;
+      this.choose(router, expert);
       this.host.firstElementChild.querySelector("h3").focus({ preventScroll: true });
     }
 
     open(router, expert) {
-      if (this.opened?.router !== router || this.opened?.expert !== expert) {
-        this.opened = { router, expert };
-        MB.select?.({ router, expert });
-      }
+      this.opened = { router, expert };
       this.layer.value = String(router);
       this.fillExperts();
       this.expert.value = String(expert);
       this.redraw();
+    }
+
+    // Other figures follow it, and the address names it.
+    choose(router, expert) {
+      const id = this.idOf(router, expert);
+      if (this.run === 0) MB.select({ router, expert }, id);
+      MB.remember(id);
     }
 
     redraw() {
@@ -159,17 +162,18 @@
   };
 
   // A link to a card makes it before the browser looks for it; so does an address from elsewhere.
-  MB.Cards.prototype.follow = function follow(hash) {
+  MB.Cards.prototype.follow = function follow(hash, chosen = false) {
     const place = this.placeOf(fragment(hash.replace(/^#/, "").split("?")[0]));
     if (place) this.open(place.router, place.expert);
+    if (place && chosen) this.choose(place.router, place.expert);
     return place !== null;
   };
-  const follow = (hash) => everyCards.some((cards) => cards.follow(hash));
+  const follow = (hash, chosen) => everyCards.some((cards) => cards.follow(hash, chosen));
   document.addEventListener(
     "click",
     (event) => {
-      const link = event.target.closest?.('a[href^="#card"]');
-      if (link) follow(link.getAttribute("href"));
+      const link = event.button ? null : event.target.closest?.('a[href^="#card"]');
+      if (link) follow(link.getAttribute("href"), true);
     },
     true,
   );

@@ -144,7 +144,9 @@
 
     chosen(place) {
       if (!place) return;
-      MB.select?.({ router: place.layer, expert: place.expert });
+      const { layer, router } = this.data.routers[place.layer];
+      const number = MB.routerOf(layer, router);
+      if (number !== null) MB.select({ router: number, expert: place.expert }, "map");
     }
   };
 

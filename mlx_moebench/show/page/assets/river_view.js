@@ -258,7 +258,8 @@
     // Other figures may follow what is chosen here.
     share({ column, node }) {
       const { number, experts } = this.drawing.columns[column];
-      if (experts[node] !== null) MB.select?.({ router: number, expert: experts[node] });
+      if (this.drawing.run === 0 && experts[node] !== null)
+        MB.select({ router: number, expert: experts[node] }, "river");
     }
 
     tellLit() {
