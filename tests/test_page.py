@@ -34,6 +34,7 @@ from mlx_moebench.cli import group
 from mlx_moebench.errors import MoebenchError, StatsError
 from mlx_moebench.pair.seal import sealed_text
 from mlx_moebench.routing import RouterSpec
+from mlx_moebench.routing.tokens import Choices, TokenSequence
 from mlx_moebench.show.figures import (
     LAYER_METRICS,
     answer,
@@ -52,6 +53,7 @@ from mlx_moebench.show.names import isolated
 from mlx_moebench.show.numbers import difference
 from mlx_moebench.show.page import build_page
 from mlx_moebench.show.page.data import page_data
+from mlx_moebench.show.tokens import token_data_of
 
 
 @pytest.fixture(scope="module")
@@ -535,7 +537,10 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
 
 
 def test_a_token_view_is_a_section_with_its_own_assets(nano: Inputs) -> None:
-    with_tokens = _Page(build_page(nano, tokens={"version": 1, "texts": [HOSTILE]}))
+    sequence = TokenSequence("s", [HOSTILE], [Choices(np.array([[1, 0]]), *(np.ones(s) for s in ((1, 2), 1, 1)))])
+    view = token_data_of([RouterSpec(0, 0, "mlp", 8, 2)], [sequence], model={"id": "m"}, name="data")
+    with_tokens = _Page(build_page(nano, tokens=view))
+    assert "map" in [section["id"] for section in with_tokens.data()["sections"]]
     assert with_tokens.data()["tokens"]["texts"] == [HOSTILE]
     assert "MoebenchTokens = " in "".join(with_tokens.inside["script"])
     assert "MoebenchTokens = " not in "".join(_Page(build_page(nano)).inside["script"])
