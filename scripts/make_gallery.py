@@ -70,8 +70,8 @@ by their content; `NAME=PATH` names a run in the picture, `--title` replaces the
 
 In Python, `mlx_moebench.show.plots.get_plot(KIND).draw(read_inputs(INPUTS))` gives the matplotlib figure, to change
 what you like. A new kind is one file in `mlx_moebench/show/plots/`. The pictures below show the embedded model (dead
-experts on 16 tokens of each domain; tokens, and those of the card, from a trace of 20 texts; of `dynamics` a model of the
-lab after 100 updates), reduced to three quarters of the pixels and to 256 colours; `make gallery` draws them again.
+experts on 16 tokens of each domain; tokens, and those of the card, from a trace of 20 texts; of `dynamics` a model of
+the lab after 100 updates), reduced to three quarters of the pixels and to 256 colours; `make gallery` draws them again.
 """
 
 

@@ -34,6 +34,7 @@ from mlx_moebench.cli import group
 from mlx_moebench.errors import MoebenchError, StatsError
 from mlx_moebench.pair.seal import sealed_text
 from mlx_moebench.routing import RouterSpec
+from mlx_moebench.routing.tokens import Choices, TokenSequence
 from mlx_moebench.show.figures import (
     LAYER_METRICS,
     answer,
@@ -52,6 +53,7 @@ from mlx_moebench.show.names import isolated
 from mlx_moebench.show.numbers import difference
 from mlx_moebench.show.page import build_page
 from mlx_moebench.show.page.data import page_data
+from mlx_moebench.show.tokens import token_data_of
 
 
 @pytest.fixture(scope="module")
@@ -502,12 +504,12 @@ def test_a_large_report_leaves_out_pairs_and_says_so(monkeypatch: pytest.MonkeyP
     assert "left out" in routers[1]["reason"]
 
 
-def test_48_routers_of_128_experts_on_5_domains_stay_under_8_mb(tmp_path: Path) -> None:
+def test_48_routers_of_128_experts_on_5_domains_stay_under_3_mb(tmp_path: Path) -> None:
     paths = []
     for sha in "abcde":
         uneven_stats(f"domain {sha}", sha * 64, sequences=2, tokens=60).save(tmp_path / f"{sha}.json", QUICK)
         paths.append(tmp_path / f"{sha}.json")
-    assert len(build_page(read_inputs(paths, plan=QUICK)).encode()) < 8_000_000
+    assert len(build_page(read_inputs(paths, plan=QUICK)).encode()) < 3_000_000
 
 
 def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
@@ -528,14 +530,17 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
     )
     data = _Page(build_page(found)).data()
     assert [section["id"] for section in data["sections"]] == [
-        *("load", "layers", "domains", "differences", "differences1", "coactivation", "dead", "uncertainty", "quant"),
-        *("dynamics", "testbed", "testbed-2", "testbed-3", "training"),
+        *("load", "layers", "domains", "differences", "differences1", "river", "cards", "coactivation", "dead"),
+        *("uncertainty", "quant", "dynamics", "testbed", "testbed-2", "testbed-3", "training"),
     ]
     assert data["shared"][drawings(data, "load")[2]["rows"]][0] == "0 attention"
 
 
 def test_a_token_view_is_a_section_with_its_own_assets(nano: Inputs) -> None:
-    with_tokens = _Page(build_page(nano, tokens={"version": 1, "texts": [HOSTILE]}))
+    sequence = TokenSequence("s", [HOSTILE], [Choices(np.array([[1, 0]]), *(np.ones(s) for s in ((1, 2), 1, 1)))])
+    view = token_data_of([RouterSpec(0, 0, "mlp", 8, 2)], [sequence], model={"id": "m"}, name="data")
+    with_tokens = _Page(build_page(nano, tokens=view))
+    assert "map" in [section["id"] for section in with_tokens.data()["sections"]]
     assert with_tokens.data()["tokens"]["texts"] == [HOSTILE]
     assert "MoebenchTokens = " in "".join(with_tokens.inside["script"])
     assert "MoebenchTokens = " not in "".join(_Page(build_page(nano)).inside["script"])

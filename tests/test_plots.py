@@ -26,10 +26,12 @@ from mlx_moebench.show.plots.base import plain
 
 RESULTS = Path(__file__).parents[1] / "results"
 PLAN = Plan(resamples=100)
+ANALYZED = ["--dataset", "general", "--max-samples", "2", "--max-length", "24", "--resamples", "100", "--quiet"]
 TWO_KINDS = tuple(RouterSpec(layer, layer, kind, 8, 2) for layer in range(3) for kind in ("attention", "mlp"))
 HOSTILE = "中 </script> $x$ `a|b` \n\u202e שלום " + "long " * 60 + "文"
 
 KINDS = {
+    "card": ["a.json", "b.json"],
     "coactivation": ["a.json"],
     "comparison": [RESULTS / "comparisons" / "nano_4bit.json"],
     "dead": ["a.json", "b.json"],
@@ -38,9 +40,11 @@ KINDS = {
     "entropy": ["a.json", "b.json"],
     "load": ["a.json", "b.json"],
     "quant": [RESULTS / "quant_drift" / "nano_math.json"],
+    "river": ["a.json"],
     "shares": ["a.json", "b.json"],
     "specialisation": ["a.json", "b.json"],
     "testbed": [RESULTS / "testbed" / "testbed.json"],
+    "tokens": ["trace"],
     "training": ["training"],
     "uncertainty": [RESULTS / "uncertainty" / "nano_math.json"],
 }
@@ -78,7 +82,7 @@ each_of_routers = pytest.mark.parametrize(
         *("load", "coactivation"),
         *(
             pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("entropy", "shares", "dead", "domains", "specialisation")
+            for kind in ("entropy", "shares", "dead", "domains", "river", "specialisation")
         ),
     ],
 )
@@ -86,6 +90,9 @@ each_of_routers = pytest.mark.parametrize(
 
 
 def given(kind: str, folder: Path) -> list[Path]:
+    if "trace" in KINDS[kind] and not (folder / "trace").exists():
+        pytest.importorskip("mlx.core", reason="needs MLX to make a trace")
+        main(["analyze", *ANALYZED, "--output", str(folder / "o.json"), "--trace", str(folder / "trace")])
     return [folder / name for name in KINDS[kind]]  # an absolute path stays what it is
 
 
