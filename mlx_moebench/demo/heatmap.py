@@ -11,12 +11,9 @@ import numpy.typing as npt
 from ..measure.text import RoutedText
 from ..pair.stats import RoutingStats
 from ..routing.record import RouterSpec
-from ..show.figures import RouterId, RouterLoad
+from ..show.colours import DIVERGING, mixed
+from ..show.figures import RouterId, RouterLoad, Scale
 from ..types import HostArray
-
-BLUE, WHITE, ORANGE = (33, 102, 172), (247, 247, 247), (179, 88, 6)
-MIDDLE = 1.0
-"""The even load."""
 
 HEIGHT, MARGIN, BELOW = 20, 74, 62
 """Pixels of a row, left of the first expert, and below the last row."""
@@ -32,10 +29,9 @@ def heatmaps_html(sides: Sequence[RoutedText]) -> str:
     figures = [
         _figure(
             side.tokens.name,
-            "load, multiple of the even share",
             specs,
             load,
-            (0.0, MIDDLE, most),
+            Scale("even", most, "load, multiple of the even share"),
             [side.stats.totals(number).counts for number in range(len(specs))],
         )
         for side, load in zip(sides, loads, strict=True)
@@ -46,7 +42,7 @@ def heatmaps_html(sides: Sequence[RoutedText]) -> str:
         names = [side.tokens.name for side in sides]
         caption = f"{names[1]} minus {names[0]}"
         figures.append(
-            _figure(caption, "difference in multiples of the even share", specs, change, (-widest, 0, widest))
+            _figure(caption, specs, change, Scale("linear", widest, "difference in multiples of the even share", 0.0))
         )
     return f'<div class="loads">{"".join(figures)}</div>'
 
@@ -63,15 +59,14 @@ def load_of(stats: RoutingStats) -> Floats:
 
 def _figure(
     caption: str,
-    quantity: str,
     specs: Sequence[RouterSpec],
     values: Floats,
-    scale: tuple[float, float, float],
+    scale: Scale,
     counts: Sequence[HostArray] | None = None,
 ) -> str:
     rows, experts = values.shape
     width = float(np.clip(640 / experts, 7, 24))
-    sign = "+" if scale[0] < 0 else ""
+    sign = "+" if scale.kind == "linear" else ""
     parts = []
     for number, spec in enumerate(specs):
         y = HEIGHT * number
@@ -88,9 +83,9 @@ def _figure(
     for expert in range(0, experts, step):
         x = MARGIN + width * (expert + 0.5)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT * rows + 13}" text-anchor="middle">{expert}</text>')
-    parts.append(_scale(quantity, scale, HEIGHT * rows + 24))
+    parts.append(_scale(scale, HEIGHT * rows + 24))
     full = MARGIN + max(width * experts, 340)
-    label = html.escape(f"{caption}: {quantity}, of {experts} experts in {rows} rows; the table has numbers.")
+    label = html.escape(f"{caption}: {scale.label}, of {experts} experts in {rows} rows; the table has numbers.")
     size = f'width="{full:.0f}" height="{HEIGHT * rows + BELOW}"'
     return (
         f"<figure><figcaption>{html.escape(caption)}</figcaption>"
@@ -103,26 +98,19 @@ def _row(spec: RouterSpec, specs: Sequence[RouterSpec]) -> str:
     return html.escape(f"{spec.layer} {spec.router}" if several else f"layer {spec.layer}")
 
 
-def _colour(value: float, scale: tuple[float, float, float]) -> str:
-    """Blue below the middle of the scale, white at it, orange above."""
-    low, middle, high = scale
-    end, share = (
-        (BLUE, (middle - value) / (middle - low)) if value < middle else (ORANGE, (value - middle) / (high - middle))
-    )
-    mixed = [round(w + (c - w) * min(1.0, share)) for w, c in zip(WHITE, end, strict=True)]
-    return "#" + "".join(f"{c:02x}" for c in mixed)
+def _colour(value: float, scale: Scale) -> str:
+    return mixed(DIVERGING, float(scale.place(np.array(value))))
 
 
-def _scale(quantity: str, scale: tuple[float, float, float], y: int) -> str:
+def _scale(scale: Scale, y: int) -> str:
     """The legend: 41 colours from the low end to the high one, with the ends and the middle named."""
-    low, middle, high = scale
-    steps = np.concatenate([np.linspace(low, middle, 21), np.linspace(middle, high, 21)[1:]])
+    places = np.linspace(-1, 1, 41)
     bars = [
-        f'<rect x="{MARGIN + 3 * i}" y="{y}" width="3" height="10" fill="{_colour(float(value), scale)}"/>'
-        for i, value in enumerate(steps)
+        f'<rect x="{MARGIN + 3 * i}" y="{y}" width="3" height="10" fill="{mixed(DIVERGING, float(place))}"/>'
+        for i, place in enumerate(places)
     ]
     marks = [
-        f'<text x="{MARGIN + x}" y="{y + 22}" text-anchor="{anchor}">{value:.3g}</text>'
-        for x, anchor, value in ((0, "start", low), (61, "middle", middle), (123, "end", high))
+        f'<text x="{MARGIN + x}" y="{y + 22}" text-anchor="{anchor}">{float(value):.3g}</text>'
+        for x, anchor, value in zip((0, 61, 123), ("start", "middle", "end"), scale.value(places[::20]), strict=True)
     ]
-    return "".join([*bars, *marks, f'<text x="{MARGIN + 134}" y="{y + 10}">{html.escape(quantity)}</text>'])
+    return "".join([*bars, *marks, f'<text x="{MARGIN + 134}" y="{y + 10}">{html.escape(scale.label)}</text>'])

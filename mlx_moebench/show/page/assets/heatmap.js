@@ -172,7 +172,9 @@ const keysOf = (frame, heat, anyFaded, order) => {
 };
 
 const groupKey = (heat) => {
-  const entries = heat.group_names.map((name) => {
+  const there = new Set(MB.rows(heat, heat.groups).flatMap((row) => [...row]));
+  const shown = heat.group_names.filter((_, group) => there.has(group));
+  const entries = shown.map((name) => {
     const picture = MB.svg("svg", { width: 14, height: 12, "aria-hidden": "true" });
     picture.append(MB.svg("rect", { width: 14, height: 12, fill: MB.domainColour(name) }));
     return MB.element("li", { class: "key" }, picture, MB.element("bdi", { text: name }));
