@@ -212,7 +212,7 @@ def test_rows_with_one_axis_are_not_cut(tmp_path: Path) -> None:
     for router in between:
         router["domain_information"]["value"] = 0.5 if router["router"] == "mlp" else 0.01
     figure = get_plot("domains").draw(inputs)
-    panels = [axis for axis in figure.axes if "information" in axis.get_title()]
+    panels = [axis for axis in figure.axes if "Information of domain" in axis.get_title()]
     assert len(panels) == 2
     assert all(uncut(axis) for axis in panels)
 

@@ -457,7 +457,7 @@ def test_a_picture_is_never_larger_than_a_page(many: list[Path], tmp_path: Path)
     assert [text.get_text() for text in numbered[1].axes[0].get_yticklabels()] == [str(n) for n in range(35, 70)]
     written = write_picture(tmp_path / "p.pdf", lambda: numbered[:2])
     assert written == [tmp_path / "p.pdf"]
-    assert (tmp_path / "p.pdf").read_bytes().count(b"/Type /Page\n") == 2
+    assert (tmp_path / "p.pdf").read_bytes().count(b"/Type /Page ") == 2
 
 
 def test_pages_are_numbered_files_or_the_one_that_was_asked_for(

@@ -163,7 +163,7 @@ const rowsOf = (heat, choice) =>
 const keysOf = (frame, heat, anyFaded, order) => {
   const marked = frame.rows.some((row) => heat.flags[row]) && heat.flag_words;
   const words = [
-    marked ? `Marked layers, by their busiest expert's share of tokens: ${heat.flag_words}.` : "",
+    marked ? `${heat.flag_words}.` : "",
     anyFaded ? `${MB.forced() ? "Hatched" : "Faded"}: the interval holds even, so that the cell may be even.` : "",
   ].filter(Boolean);
   const parts = words.length ? [MB.element("p", { class: "note", text: words.join(" ") })] : [];
@@ -240,7 +240,7 @@ const hatch = (context, x, y, wide, high) => {
   context.stroke();
 };
 
-const FLAG = 10; // pixels beside the name of a row
+const FLAG = 12; // pixels beside the name of a row
 
 // A triangle left of the cells of every flagged row, hollow where it is open.
 const drawFlags = (context, { left, top, line, rows }, heat) => {
@@ -248,9 +248,9 @@ const drawFlags = (context, { left, top, line, rows }, heat) => {
     if (!heat.flags[row]) return;
     const middle = top + (y + 0.5) * line;
     context.beginPath();
-    context.moveTo(left - 9, middle - 4.5);
+    context.moveTo(left - 12, middle - 6);
     context.lineTo(left - 2, middle);
-    context.lineTo(left - 9, middle + 4.5);
+    context.lineTo(left - 12, middle + 6);
     context.closePath();
     context.fillStyle = MB.ground().findings[heat.flags[row]];
     context.strokeStyle = MB.colour("fg");
@@ -284,7 +284,7 @@ const drawLabels = (context, frame, heat, order) => {
   labels.forEach((label, y) => y % every === 0 && write(label, left - 5 - flag, top + (y + 0.5) * line, "right"));
   notes.forEach((note, y) => y % every === 0 && write(note, right + 8, top + (y + 0.5) * line, "left"));
   if (notes.length) write(heat.beside_head, right + 8, 8, "left");
-  const step = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64].find((n) => n * cell >= 26) || 128;
+  const step = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64].find((n) => n * cell >= (own ? 36 : 26)) || 128;
   for (let place = 0; place < columns; place += step) {
     const name = own ? `${place + 1}.` : String(frame.orders[frame.rows[0]][place] ?? place);
     write(name, left + (place + 0.5) * cell, bottom + 10, "center");
