@@ -102,8 +102,8 @@ def render_candidates(report: Json) -> Group:
             parts.append(_candidates(report, name, costs))
     note = (
         "weights, outputs: cosine of the two experts' weights, and mean cosine of their outputs over the tokens that "
-        "chose both. together: those tokens. lift over chance: those over what independent choices would give, and that "
-        "over the same of even routing.\n"
+        "chose both. together: those tokens. lift over chance: those over what independent choices would give, "
+        "and that over the same of even routing.\n"
         "loss change: with both experts of the pair as their mean, weighted by use; of that router alone."
     )
     return Group(*parts, _notes(report, note))
@@ -120,13 +120,9 @@ def _candidates(report: Json, name: str, costs: dict[Any, Json]) -> Table:
         for one in pairs if isinstance(pairs, list) else ():
             i, j = one["pair"]
             cost = costs.get((number, name, i, j))
-            row = [f"{i}, {j}", decimals(one["weights"], 3), decimals(one["outputs"], 3), f"{one['together']:,}"]
-            table.add_row(
-                *cells,
-                *row,
-                decimals(one["lift"] / chance if chance and one["lift"] is not None else None, 2),
-                shown(cost["loss_change"]) if cost else "",
-            )
+            lift = decimals(one["lift"] / chance if chance and one["lift"] is not None else None, 2)
+            row = [f"{i}, {j}", decimals(one["weights"], 3), decimals(one["outputs"], 3), f"{one['together']:,}", lift]
+            table.add_row(*cells, *row, shown(cost["loss_change"]) if cost else "")
     return table
 
 
