@@ -7,7 +7,8 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-from ..show.tokens import assets
+from ..show.colours import as_json
+from ..show.tokens import assets, script_json
 
 
 @cache
@@ -37,4 +38,5 @@ POLICY = (
 
 def view() -> str:
     """The page as HTML. Whatever it shows comes as JSON and becomes text."""
-    return _own("view.html").replace("/*STYLE*/", _style()).replace("/*SCRIPT*/", _script())
+    data = script_json({"colours": as_json()})
+    return _own("view.html").replace("/*STYLE*/", _style()).replace("/*DATA*/", data).replace("/*SCRIPT*/", _script())
