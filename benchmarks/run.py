@@ -131,7 +131,8 @@ def draw(every: Mapping[str, Mapping[str, Any]]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-    from mlx_moebench.show.plots.base import COLOURS, WIDTH, plain
+    from mlx_moebench.show.colours import DOMAINS
+    from mlx_moebench.show.plots.base import WIDTH, plain
 
     drawn = {
         name: [row for row in results["ratios"] if row["unit"] == "s"]
@@ -147,7 +148,7 @@ def draw(every: Mapping[str, Mapping[str, Any]]) -> Figure:
         ticks.append((place, PARTS[name].title, True))
         for row in rows:
             place += 1
-            colour = COLOURS[number % len(COLOURS)]
+            colour = DOMAINS[number % len(DOMAINS)]
             axis.plot([row["low"], row["high"]], [place, place], color=colour)
             axis.plot(row["ratio"], place, "o", color=colour)
             ticks.append((place, f"{plain(row['what'], 50)} / {plain(row['over'], 50)}", False))

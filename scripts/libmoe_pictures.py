@@ -9,7 +9,8 @@ import numpy as np
 from libmoe_read import MAIN, NAMES, ROUTERS, Study
 from matplotlib.figure import Figure
 
-from mlx_moebench.show.plots.base import COLOURS, MARKERS, WIDTH
+from mlx_moebench.show.colours import DOMAINS, sequential_map
+from mlx_moebench.show.plots.base import DASHED, MARKERS, WIDTH, tick
 
 Axes = Any
 """Of matplotlib."""
@@ -28,9 +29,11 @@ def _lines(
     for number, arm in enumerate(study.of(arms)):
         each = [points(study.arms[arm][seed]) for seed in common or sorted(study.arms[arm])]
         x, y = each[0][0], np.array([of[1] for of in each], dtype=float)
-        style = {"color": COLOURS[number % len(COLOURS)], "ls": "--" if number >= len(COLOURS) else "-"}
-        axis.plot(x, y.mean(axis=0), marker=MARKERS[number % len(MARKERS)], label=NAMES[arm], **style)
+        turn, hue = divmod(number, len(DOMAINS))
+        style = {"color": DOMAINS[hue], "ls": DASHED[turn], "marker": MARKERS[(hue + turn) % len(MARKERS)]}
+        axis.plot(x, y.mean(axis=0), label=NAMES[arm], **style)
         axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=style["color"], alpha=0.15, lw=0)
+    tick(axis.xaxis, whole=True)
     axis.grid(axis="y")
 
 
@@ -97,7 +100,7 @@ def drops(study: Study) -> Figure:
         for place, arm in enumerate(arms):
             of = [run["measured"]["perturbations"][kind]["loss_change"]["value"] for run in study.arms[arm].values()]
             at = place + 0.25 * (number - 1)
-            axis.bar(at, np.mean(of), 0.23, color=COLOURS[number], label=label if not place else None)
+            axis.bar(at, np.mean(of), 0.23, color=DOMAINS[number], label=label if not place else None)
             axis.plot([at, at], [min(of), max(of)], color="black", lw=0.8)
     axis.set_xticks(range(len(arms)), [NAMES[arm] for arm in arms])
     axis.set_ylabel("change of loss, nats a token")
@@ -162,7 +165,7 @@ def coactivation(study: Study) -> Figure:
         for row, matrix in enumerate(study.arms[arm][0]["measured"]["coactivation"]):
             axis = axes[row, column]
             image = axis.imshow(
-                np.array(matrix, dtype=float), vmin=0, vmax=0.8, cmap="viridis", interpolation="nearest"
+                np.array(matrix, dtype=float), vmin=0, vmax=0.8, cmap=sequential_map(), interpolation="nearest"
             )
             axis.set(xticks=[], yticks=[])
             axis.set_title(NAMES[arm] if not row else "")

@@ -67,11 +67,14 @@ INTRODUCTION = """\
 wide, colours that colour-blind readers tell apart, units on every axis, intervals or the reason why there are none, and
 the same bytes each time. Several runs, domains or trainings in one picture share their scales. INPUTS are recognised
 by their content; `NAME=PATH` names a run in the picture, `--title` replaces the title (`--title ''` leaves it out).
+A picture is at most 7 x 9 inches: what does not fit goes on further pages, in one PDF or in numbered files, of which
+`--page` takes one; `--layers A-B` draws some layers.
 
 In Python, `mlx_moebench.show.plots.get_plot(KIND).draw(read_inputs(INPUTS))` gives the matplotlib figure, to change
-what you like. A new kind is one file in `mlx_moebench/show/plots/`. The pictures below show the embedded model (dead
-experts on 16 tokens of each domain; tokens, and those of the card, from a trace of 20 texts; of `dynamics` a model of
-the lab after 100 updates), reduced to three quarters of the pixels and to 256 colours; `make gallery` draws them again.
+what you like, and `.every(...)` all pages. A new kind is one file in `mlx_moebench/show/plots/`. The pictures below
+show the embedded model (dead experts on 16 tokens of each domain; tokens, and those of the card, from a trace of 20
+texts; of `dynamics` a model of the lab after 100 updates), reduced to three quarters of the pixels and to 256 colours;
+`make gallery` draws them again.
 """
 
 

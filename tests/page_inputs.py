@@ -97,6 +97,17 @@ def uneven_stats(
     return stats
 
 
+def collapsed_stats(sha: str = "a" * 64, layers: int = 3) -> RoutingStats:
+    """Statistics of 8 experts, two of each token; in the first layer two of them take everything."""
+    stats = make_stats(sha=sha, specs=tuple(RouterSpec(layer, layer, "mlp", 8, 2) for layer in range(layers)))
+    counts = stats._sums[0]._arrays["counts"]
+    counts[:] = 0
+    counts[:, :2] = stats._sums[0]._arrays["n_tokens"][:, None]
+    stats._sums[0]._arrays["top1_counts"][:] = counts * (np.arange(8) == 0)
+    stats._sums[0].pairs[:] = stats._transitions[0][:] = 0
+    return stats
+
+
 def training_folder(folder: Path, steps: int = 30, routers: int = 3) -> Path:
     """A folder as ``train`` leaves it, without the adapter: log, report, and routing before and after."""
     folder.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from mlx_moebench.show.export import to_card, to_csv, to_markdown
 from mlx_moebench.show.figures import answer
 from mlx_moebench.show.findings import flags, meanings, remarks
 from mlx_moebench.show.inputs import Inputs, read_inputs
-from mlx_moebench.show.names import counts_for, data_warnings
+from mlx_moebench.show.names import NUMBERS, QUANTITIES, counts_for, data_warnings, label_and_unit
+from mlx_moebench.show.page.data import page_data
+from mlx_moebench.show.plots import get_plot
 from mlx_moebench.show.tables import comparison as comparison_table
 from mlx_moebench.show.tables.profile import render_profile
 from mlx_moebench.show.tables.routers import render
@@ -194,3 +197,26 @@ def test_copies_and_unequal_domains_are_said_as_they_count() -> None:
     )
     (said,) = data_warnings({"repeated_sequences": 1})
     assert said.endswith("intervals take all copies of a text together as one.")
+
+
+def test_a_quantity_has_one_name_and_symbol_everywhere(tmp_path: Path) -> None:
+    """Terminal, Markdown, page and picture take them from the same table."""
+    given = inputs(tmp_path)
+    ((_, profile),) = given.profiles.items()
+    heads = [QUANTITIES[key].head for key in NUMBERS]
+    markdown, page = to_markdown(given), json.dumps(page_data(given))
+    for head in heads:
+        assert head in markdown
+        assert head in page
+    titles = [" ".join(axis.get_title().split()) for axis in get_plot("domains").draw(given).axes]
+    information = QUANTITIES["domain_information"].title
+    assert information in titles
+    assert information in page
+    assert QUANTITIES["mixture_spread"].title in titles
+    assert label_and_unit("jensen_shannon") == ("Divergence of the loads of two domains", "nats")
+    every = profile | {"name": "m", "phase": "prefill", "data": given.runs[0].report["data"]}
+    terminal = shown(render_profile(every, dict(given.runs[0].domains), profile["settings"]))
+    for key in NUMBERS[:4]:
+        assert f" {QUANTITIES[key].symbol} " in terminal
+    for old in ("MI(domain; expert)", "information of the domain, nats", "What the domain tells"):
+        assert old not in markdown + page + terminal

@@ -16,6 +16,8 @@ import run_libmoe_study as study
 from libmoe_pages import TEMPLATE, page, ranks, their_ranks, write_pages
 from libmoe_read import NAMES, Study, survives
 
+from mlx_moebench.show.colours import DOMAINS
+
 RESULTS = study.RESULTS
 
 
@@ -73,6 +75,21 @@ def test_the_page_is_what_the_files_say() -> None:
     assert page(made, (RESULTS / TEMPLATE).read_text("utf-8")) == (RESULTS / "README.md").read_text("utf-8")
     arms = made.of(["dense", "smoe", "xmoe"])
     assert sum(np.sum(of) for of in ranks(made, arms).values()) == pytest.approx(6 * len(ranks(made, arms)["smoe"]))
+
+
+def test_no_two_arms_of_a_picture_look_the_same() -> None:
+    from libmoe_pictures import curves, init
+    from PIL import Image
+
+    made = Study.read(RESULTS)
+    for draw in (curves, init):
+        for axis in draw(made).axes:
+            assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == len(axis.lines) > 4
+    with Image.open(RESULTS / "curves.png") as image:
+        pixels = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0).astype(int)
+    for colour in DOMAINS:
+        wanted = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+        assert np.abs(pixels - wanted).max(axis=1).min() <= 16, f"{colour} is lost in the file"
 
 
 @pytest.mark.slow

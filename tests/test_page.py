@@ -455,7 +455,8 @@ def test_counts_shares_bands_and_pairs_reach_the_page(nano: Inputs) -> None:
             np.testing.assert_allclose(decoded(heat, "share", end)[number], getattr(router.band, end), atol=5.1e-6)
         series = coactivation_series(run, number)
         np.testing.assert_array_equal(decoded(pairs[number], "pairs"), run.stats.pairs(number)[upper])
-        np.testing.assert_allclose(decoded(pairs[number], "lift"), series.lift[upper], rtol=1e-14)
+        np.testing.assert_allclose(decoded(pairs[number], "raw"), series.lift[upper], rtol=1e-14)
+        np.testing.assert_allclose(decoded(pairs[number], "lift"), series.over_chance[upper], rtol=1e-14)
         np.testing.assert_array_equal(decoded(pairs[number], "share"), series.shares[upper])
     (entropy, _, _) = drawings(data, "layers")[0]["lines"][0]["values"][0]
     assert entropy == pytest.approx(run.report["routers"][0]["mean_entropy"], rel=1e-4)

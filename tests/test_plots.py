@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from dynamics_files import write as write_course
 from matplotlib.figure import Figure
+from page_inputs import collapsed_stats
 from routing_reference import make_stats
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.errors import StatsError
 from mlx_moebench.routing import Plan, RouterSpec
+from mlx_moebench.show.colours import FINDINGS
 from mlx_moebench.show.inputs import Inputs, read_inputs
 from mlx_moebench.show.plots import get_plot, plots, write_picture
 from mlx_moebench.show.plots._heat import padded
@@ -385,6 +387,119 @@ def test_a_large_model_is_drawn_quickly_and_small(tmp_path: Path) -> None:
     stats.save(tmp_path / "large.json", PLAN)
     drawn("load", read_inputs([tmp_path / "large.json"]), tmp_path / "p.svg")
     assert (tmp_path / "p.svg").stat().st_size < 400_000
+
+
+def flagged_pair(folder: Path, layers: int = 3) -> Path:
+    """A stats pair with a collapsed first layer."""
+    collapsed_stats(layers=layers).save(folder / "flagged.json", PLAN)
+    return folder / "flagged.json"
+
+
+def test_cells_whose_interval_holds_even_are_faded_and_hatched(tmp_path: Path) -> None:
+    from matplotlib.patches import PathPatch
+
+    path = flagged_pair(tmp_path)
+    figure = drawn("load", read_inputs([path]), tmp_path / "p.png")
+    routers = json.loads(path.read_text())["routers"]
+    may_be_even = np.array(
+        [
+            [low <= 2 / 8 <= high for low, high in zip(r["token_share"]["low"], r["token_share"]["high"], strict=True)]
+            for r in routers
+        ]
+    )
+    assert may_be_even.any()
+    assert not may_be_even[0].any(), "all or nothing"
+    alpha = figure.axes[0].images[0].get_alpha()
+    assert (np.asarray(alpha) < 1).tolist() == may_be_even.tolist()
+    (hatched,) = [patch for patch in figure.axes[0].patches if isinstance(patch, PathPatch)]
+    assert hatched.get_hatch()
+    runs = sum(int((np.diff(np.pad(row.astype(int), 1)) == 1).sum()) for row in may_be_even)
+    assert len(hatched.get_path().vertices) == 5 * runs
+    assert "faded, hatched" in str(figure.get_suptitle())
+
+
+@pytest.mark.parametrize("layers", [3, 48])
+def test_flagged_rows_are_marked_however_many_there_are(layers: int, tmp_path: Path) -> None:
+    figure = drawn("load", read_inputs([flagged_pair(tmp_path, layers)]), tmp_path / "p.svg")
+    (marked,) = [
+        line for line in figure.axes[0].lines if line.get_marker() == ">" and line.get_markerfacecolor() != "none"
+    ]
+    assert marked.get_ydata()[0] == 0
+    assert marked.get_markerfacecolor() == FINDINGS["collapsed"]
+    assert len(figure.axes[0].get_yticklabels()) == layers, "every layer is named"
+    assert overflowing(figure) == []
+
+
+def test_even_stands_in_the_middle_of_the_one_diverging_map(folder: Path, tmp_path: Path) -> None:
+    for kind in ("load", "coactivation"):
+        figure = drawn(kind, read_inputs([folder / "a.json"]), tmp_path / "p.png")
+        image = figure.axes[0].images[0]
+        assert image.cmap.name == "diverging"
+        assert float(image.norm(1.0)) == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five domains of 70 routers of 128 experts, of one sequence each."""
+    path = tmp_path_factory.mktemp("many")
+    specs = tuple(RouterSpec(layer, layer, "mlp", 128, 8) for layer in range(70))
+    for letter in "abcde":
+        small = make_stats(range(1), specs=specs[:1], sha=letter * 64)
+        stats = RoutingStats(specs, model={"id": "large"}, sources={letter * 64: {"name": f"text {letter}"}})
+        for number in range(len(specs)):
+            stats.add_sums(number, small.clusters, small.sums(0), small.pairs(0))
+        stats.save(path / f"{letter}.json", PLAN)
+    return sorted(path.glob("?.json"))
+
+
+def test_a_picture_is_never_larger_than_a_page(many: list[Path], tmp_path: Path) -> None:
+    inputs = read_inputs(many, plan=PLAN)
+    for kind, count in (("load", 10), ("specialisation", 10), ("domains", 1), ("coactivation", 1), ("entropy", 1)):
+        pages = get_plot(kind).every(inputs)
+        assert len(pages) == count
+        for page in pages:
+            width, height = page.get_size_inches()
+            assert width <= 7
+            assert height <= 9
+    numbered = get_plot("load").every(inputs)
+    assert "page 10 of 10" in str(numbered[-1].get_suptitle())
+    assert [text.get_text() for text in numbered[1].axes[0].get_yticklabels()] == [str(n) for n in range(35, 70)]
+    written = write_picture(tmp_path / "p.pdf", lambda: numbered[:2])
+    assert written == [tmp_path / "p.pdf"]
+    assert (tmp_path / "p.pdf").read_bytes().count(b"/Type /Page ") == 2
+
+
+def test_pages_are_numbered_files_or_the_one_that_was_asked_for(
+    many: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Callable[..., str]
+) -> None:
+    some = ("plot", "load", *map(str, many[:2]))
+    main([*some, "--layers", "0-63", "-o", str(tmp_path / "p.svg")])
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'p-1.svg'}, {tmp_path / 'p-2.svg'}\n"
+    main([*some, "--layers", "3", "-o", str(tmp_path / "one.svg")])
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'one.svg'}\n"
+    main([*some, "--layers", "0-63", "--page", "2", "-o", str(tmp_path / "second.svg")])
+    assert (tmp_path / "second.svg").read_bytes() == (tmp_path / "p-2.svg").read_bytes()
+    out = tmp_path / "none.svg"
+    assert "There is no page 3: this picture has 2 pages." in fails(
+        *some[1:], "--layers", "0-63", "--page", 3, "-o", out
+    )
+    assert "No router is in layers 80 to 90: they are in layers 0 to 69." in fails(
+        *some[1:], "--layers", "80-90", "-o", out
+    )
+    assert "are no layers" in fails(*some[1:], "--layers", "a-b", "-o", out)
+    assert "ends before it begins" in fails(*some[1:], "--layers", "9-3", "-o", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["dead", "dynamics", "training", "entropy"])
+def test_whole_numbers_have_whole_ticks_and_every_axis_two(kind: str, folder: Path, tmp_path: Path) -> None:
+    figure = drawn(kind, read_inputs(given(kind, folder), plan=PLAN), tmp_path / "p.png")
+    for axis in figure.axes:
+        for of, (low, high) in ((axis.xaxis, sorted(axis.get_xlim())), (axis.yaxis, sorted(axis.get_ylim()))):
+            inside = [tick for tick in of.get_ticklocs() if low - 1e-9 <= tick <= high + 1e-9]
+            assert len(inside) >= 2, (axis.get_title(), axis.get_ylabel())
+            if of.get_label_text() in ("layer", "step", "update", "experts without a token"):
+                assert all(float(tick).is_integer() for tick in inside)
 
 
 def test_the_gallery_shows_every_kind_and_is_small() -> None:

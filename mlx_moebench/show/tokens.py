@@ -25,6 +25,7 @@ from ..errors import TraceError
 from ..routing.record import Phase, RouterSpec
 from ..routing.tokens import TokenSequence, changed_choices, choice_counts
 from ..types import Facts, HostArray, Json
+from .colours import as_json
 from .names import model_name
 from .numbers import count
 
@@ -125,6 +126,7 @@ def token_data_of(
         "data": name,
         "phase": phase,
         "units": UNITS,
+        "colours": as_json(),
         "routers": [_router(spec, kept, number) for number, spec in enumerate(specs)],
         "texts": texts,
         "occurs": occurs,

@@ -9,8 +9,10 @@ import pytest
 from page_inputs import NANO, QUICK, RESULTS
 from routing_reference import make_stats
 
+from mlx_moebench.show.figures import Line, Points, styles_of
 from mlx_moebench.show.inputs import read_inputs
 from mlx_moebench.show.page import build_page
+from mlx_moebench.show.page.data import look
 
 pytestmark = pytest.mark.browser
 
@@ -80,8 +82,11 @@ def test_the_keyboard_stays_on_a_button_of_the_legend(open_page: Any, nano: str)
 
 def test_many_lines_differ(open_page: Any, nano: str) -> None:
     page = open_page(nano)
-    looks = "Array.from({ length: 32 }, (_, n) => MB.style(n)).map(({ colour, dash }) => colour + dash)"
-    assert page.evaluate(f"new Set({looks}).size") == 32
+    for domains in ([None] * 32, ["", *map(str, range(31))]):
+        lines = [Line("", Points((), (), ()), (), domain=domain) for domain in domains]
+        numbers = [look(line, style) for line, style in zip(lines, styles_of(lines), strict=True)]
+        looks = page.evaluate("(numbers) => numbers.map(MB.style).map(({ colour, dash }) => colour + dash)", numbers)
+        assert len(set(looks)) == 32
 
 
 def test_paper_has_the_provenance(open_page: Any, tmp_path: Path) -> None:

@@ -9,10 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_inputs import HEBREW, HOSTILE, NANO, QUICK, RESULTS, hostile_pairs, training_folder, uneven_stats
+from page_inputs import (
+    HEBREW,
+    HOSTILE,
+    NANO,
+    QUICK,
+    RESULTS,
+    collapsed_stats,
+    hostile_pairs,
+    training_folder,
+    uneven_stats,
+)
 
 from mlx_moebench.routing import RouterSpec
 from mlx_moebench.routing.tokens import Choices, TokenSequence
+from mlx_moebench.show import colours
 from mlx_moebench.show.inputs import read_inputs
 from mlx_moebench.show.names import isolated
 from mlx_moebench.show.page import build_page
@@ -29,6 +40,15 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("page") / "nano.html"
     path.write_text(build_page(read_inputs(NANO, plan=QUICK)), encoding="utf-8")
     return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def flagged(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a page of two domains with a collapsed first layer, and dead experts there."""
+    folder = tmp_path_factory.mktemp("flagged")
+    for sha in "ab":
+        collapsed_stats(sha * 64).save(folder / f"{sha}.json", QUICK)
+    return written(folder, sorted(folder.glob("?.json")))
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +159,141 @@ def test_arrow_keys_move_in_the_heatmap_and_speak(open_page: Any, nano: str) -> 
     assert page.locator("#tip").is_hidden()
 
 
+PIXELS = """(section) => {
+  const drawn = document.querySelector(`#${section} .heat canvas`);
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [drawn.width, drawn.height];
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(drawn, 0, 0);
+  return context.getImageData(0, 0, canvas.width, canvas.height).data;
+}"""
+PAINTED = f"""([section, colour]) => {{
+  const data = ({PIXELS})(section);
+  let n = 0;
+  for (let i = 0; i < data.length; i += 4) n += colour.every((c, k) => Math.abs(data[i + k] - c) <= 2);
+  return n;
+}}"""
+"""How many pixels of a heatmap have a colour."""
+
+
+def painted(page: Any, section: str, colour: str) -> int:
+    drawn(page, section)
+    return int(page.evaluate(PAINTED, [section, [int(colour[start : start + 2], 16) for start in (1, 3, 5)]]))
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_flagged_layers_are_marked_at_every_width_and_can_be_shown_alone(
+    open_page: Any, flagged: str, size: dict[str, int]
+) -> None:
+    page = open_page(flagged, viewport=size, color_scheme="light")
+    assert painted(page, "load", colours.FINDINGS["collapsed"]) > 15
+    assert "Marked layers: collapsed" in page.inner_text("#load .plot")
+    before = page.locator("#load .heat").bounding_box()["height"]
+    choose(page, "load", "Layers", "flagged only")
+    assert page.locator("#load .heat").bounding_box()["height"] < before
+    drawn(page, "load").focus()
+    page.keyboard.press("ArrowRight")
+    assert tip(page).startswith("Layer 0, expert 0\n")
+    page.keyboard.press("PageDown")
+    assert tip(page).startswith("Layer 0, "), "and no other layer"
+
+
+def test_cells_that_may_be_even_are_faded_or_hatched(open_page: Any, flagged: str) -> None:
+    page = open_page(flagged, viewport=WIDE)
+    drawn(page, "load")
+    assert "Faded: the interval holds even" in page.inner_text("#load .plot")
+    opacity = f"""() => {{
+      const data = ({PIXELS})("load");
+      let [faded, full] = [0, 0];
+      for (let i = 3; i < data.length; i += 4) {{
+        faded += data[i] > 80 && data[i] < 100;
+        full += data[i] === 255;
+      }}
+      return [faded, full];
+    }}"""
+    faded, full = page.evaluate(opacity)
+    cells = page.evaluate("""() => {
+      const heat = MB.readable(MB.data.sections[0].parts[0].drawings["0"], MB.data.words);
+      const read = MB.intervals(heat, "share");
+      return heat.neutral.map((even, row) => Array.from({ length: 8 }, (_, column) => {
+        const [, low, high] = read(row, column);
+        return low <= even && even <= high;
+      })).flat().filter(Boolean).length;
+    }""")
+    assert 0 < cells < 24
+    assert faded / (faded + full) == pytest.approx(cells / 24, abs=0.1)
+    page = open_page(flagged, viewport=WIDE, forced_colors="active")
+    drawn(page, "load")
+    assert "Hatched: the interval holds even" in page.inner_text("#load .plot")
+
+
+def test_experts_can_be_sorted_by_their_favourite_domain(open_page: Any, nano: str) -> None:
+    page = open_page(nano, viewport=WIDE, color_scheme="light")
+    drawn(page, "layers")
+    choose(page, "load", "Experts in the order of", "their favourite domain, then their load")
+    for colour in colours.DOMAINS[:3]:
+        assert painted(page, "load", colour) > 50
+    assert page.locator("#load .plot .legend").inner_text().split() == ["code", "general", "math"]
+    drawn(page, "load").focus()
+    favourites = []
+    page.keyboard.press("ArrowRight")
+    for _ in range(16):
+        favourites.append(tip(page).splitlines()[-1])
+        page.keyboard.press("ArrowRight")
+    assert favourites == sorted(favourites), "code, general, math"
+    assert len(set(favourites)) == 3
+
+
+def test_a_domain_has_one_colour_and_all_of_them_grey(open_page: Any, nano: str) -> None:
+    page = open_page(nano, viewport=WIDE, color_scheme="light")
+    drawn(page, "layers")
+    keys = page.locator("#layers .legend button").evaluate_all(
+        "(buttons) => buttons.map((b) => [b.textContent, b.querySelector('line').getAttribute('stroke')])"
+    )
+    assert dict(keys) == {"all domains": colours.ALL} | colours.domain_colours(["code", "general", "math"])
+    assert page.evaluate("['code', 'math', ''].map(MB.domainColour)") == [
+        colours.DOMAINS[0],
+        colours.DOMAINS[2],
+        colours.ALL,
+    ]
+    assert page.evaluate("MB.diverging(0)") == "rgb(246,246,246)"
+
+
+def test_experts_have_the_colours_of_the_pictures(open_page: Any, nano: str) -> None:
+    page = open_page(nano, viewport=WIDE, color_scheme="dark")
+    counts = [5, 9, 0, 9, *range(20, 28)]
+    asked = f"((counts) => counts.map((_, i) => MB.expertColour(i, counts)))({counts})"
+    assert page.evaluate(asked) == colours.expert_colours(counts, dark=True)
+    assert page.evaluate(f"MB.expertColour(0, {counts}, 0)") == colours.CHOSEN_DARK, "any expert, if asked for"
+
+
+TICKS = """(section) => [...document.querySelectorAll(`#${section} .plot svg[role=img]`)].map((svg) => {
+  const words = [...svg.querySelectorAll("text")].filter((t) => /^-?[0-9.]+$/.test(t.textContent));
+  const of = (anchor) => words.filter((t) => t.getAttribute("text-anchor") === anchor).map((t) => t.textContent);
+  return [of("middle"), of("end")];
+})"""
+"""The ticks of the x and the y axis of every chart of a section."""
+
+
+def test_whole_numbers_have_whole_ticks_and_every_axis_two(open_page: Any, flagged: str, tmp_path: Path) -> None:
+    page = open_page(flagged, viewport=WIDE)
+    page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
+    for across, up in page.evaluate(TICKS, "dead"):
+        assert all(tick.isdecimal() for tick in [*across, *up]), "layers and experts"
+    training = training_folder(tmp_path / "floor", steps=7)
+    page = open_page(written(tmp_path, [training]), viewport=PHONE)
+    page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
+    charts = page.evaluate(TICKS, "training")
+    assert len(charts) == 4
+    for across, up in charts:
+        assert all(tick.isdecimal() for tick in across), "steps"
+        assert len(across) >= 2
+        assert len(up) >= 2
+    for low, high in ((0.98, 1.16), (0, 0.4), (2.49, 2.51), (-3, 17), (1e-6, 4e-6)):
+        assert len(page.evaluate(f"MB.ticks({low}, {high}, 3)")) >= 2
+    assert page.evaluate("MB.ticks(-0.4, 3.4, 6, true)") == [0, 1, 2, 3]
+
+
 def test_sorting_puts_the_busiest_expert_first(open_page: Any, nano: str) -> None:
     page = open_page(nano, viewport=WIDE)
     before = picture(page, "load")
@@ -148,7 +303,8 @@ def test_sorting_puts_the_busiest_expert_first(open_page: Any, nano: str) -> Non
     ratios = []
     for key in ("ArrowRight", "ArrowRight", "End"):
         page.keyboard.press(key)
-        ratios.append(float(tip(page).splitlines()[-1].split()[0]))
+        (line,) = (line for line in tip(page).splitlines() if "times the even share" in line)
+        ratios.append(float(line.split()[0]))
     assert ratios[0] > ratios[1] > 1 > ratios[2]
 
 
@@ -178,7 +334,9 @@ def test_coactivation_tells_pairs_and_lift_against_chance(open_page: Any, nano: 
     words = tip(page)
     assert words.startswith("Experts 0 and 2, layer 0\n")
     assert "of 15,258 chose both" in words
-    assert "(chance 0.53)" in words
+    line = next(line for line in words.splitlines() if "(chance 0.53)" in line)
+    over, raw = float(line.split()[0]), float(line.split(": ")[1].split()[0])
+    assert over == pytest.approx(raw / 0.533, abs=0.02), "in colour is the lift over chance"
 
 
 def test_points_of_a_chart_tell_value_and_interval(open_page: Any, nano: str) -> None:

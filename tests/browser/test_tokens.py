@@ -11,6 +11,7 @@ import pytest
 
 from mlx_moebench.routing import RouterSpec
 from mlx_moebench.routing.tokens import Choices, TokenSequence
+from mlx_moebench.show.colours import CHOSEN, OTHER, expert_colours
 from mlx_moebench.show.tokens import token_data_of, token_page
 
 pytestmark = pytest.mark.browser
@@ -128,6 +129,28 @@ def test_an_expert_shows_the_tokens_that_choose_it_most(open_page: Any, plain: t
     button.click()
     assert not any(t.evaluate(veiled) for t in page.locator(".mt-token").all())
     assert page.locator('.mt-takes, [aria-selected="true"]').count() == 0
+
+
+def test_the_busiest_experts_have_a_colour_and_any_other_by_choosing_it(open_page: Any, tmp_path: Path) -> None:
+    specs = routers(1, 64, 2)
+    texts = ["word"] * 200
+    url, data = write(tmp_path / "tokens.html", specs, [sequence("row", texts, specs)])
+    page = open_page(url)
+
+    def swatch(expert: int) -> str:
+        place = page.locator(f"[data-expert='{expert}'] .mt-swatch")
+        return str(place.evaluate("(element) => getComputedStyle(element).backgroundColor"))
+
+    def rgb(colour: str) -> str:
+        return f"rgb({', '.join(str(int(colour[start : start + 2], 16)) for start in (1, 3, 5))})"
+
+    expected = expert_colours(data["routers"][0]["first"])
+    assert [swatch(expert) for expert in range(64)] == [rgb(colour) for colour in expected]
+    grey = expected.index(OTHER)
+    page.locator(f"[data-expert='{grey}']").click()
+    assert swatch(grey) == rgb(CHOSEN)
+    page.locator(f"[data-expert='{grey}']").click()
+    assert swatch(grey) == rgb(OTHER)
 
 
 def test_the_keyboard_reaches_everything(open_page: Any, plain: tuple[str, list[TokenSequence]]) -> None:

@@ -2,11 +2,12 @@
 
 from . import entropy, load, margin, structure
 from .registry import METRICS, Metric, compute, get_metric
-from .structure import coactivation, coactivation_lift, transition
+from .structure import chance_lift, coactivation, coactivation_lift, transition
 
 __all__ = [
     "METRICS",
     "Metric",
+    "chance_lift",
     "coactivation",
     "coactivation_lift",
     "compute",

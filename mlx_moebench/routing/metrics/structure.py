@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -61,6 +63,11 @@ def coactivation_lift(pairs: npt.ArrayLike, n_tokens: int) -> Floats:
     result: Floats = n * n_tokens / (of_expert[:, None] * of_expert[None, :])
     np.fill_diagonal(result, np.nan)
     return result
+
+
+def chance_lift(n_experts: int, top_k: int) -> float:
+    """`coactivation_lift` under even routing, E(K-1) / (K(E-1)); NaN for a single expert."""
+    return n_experts * (top_k - 1) / (top_k * (n_experts - 1)) if n_experts > 1 else math.nan
 
 
 def transition(counts: npt.ArrayLike, next_top_k: int) -> Floats:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...routing.metrics import coactivation, coactivation_lift
+from ...routing.metrics import chance_lift, coactivation, coactivation_lift
 from ...routing.sums import Floats
 from ..inputs import Run
 from ..names import QUANTITIES
@@ -81,7 +81,7 @@ def coactivation_series(run: Run, number: int) -> CoactivationSeries:
         if pairs.sum() != k * np.trace(pairs) or not pairs.any():  # every selection stands in K pairs
             pairs, reason = None, "pairs were not recorded"
     sizes = int(data["n_sequences"]), int(entry["n_tokens"])
-    return CoactivationSeries(run.name, router, *sizes, pairs, chance, chance * e / k, reason)
+    return CoactivationSeries(run.name, router, *sizes, pairs, chance, chance_lift(e, k), reason)
 
 
 def coactivation_heat(series: CoactivationSeries, label: str, texts: str, note: str = "") -> Heat:

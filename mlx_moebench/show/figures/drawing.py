@@ -85,6 +85,7 @@ def styles_of(lines: Sequence[Line], domains: Iterable[str] = (), first: int = 0
     """
     named = dict.fromkeys((*domains, *(line.domain for line in lines if line.domain)))
     place_of = {name: place for place, name in enumerate(named)}
+    turns = -(-len(named) // HUES)
     styles, seen = [], Counter[str | None]()
     for number, line in enumerate(lines):
         again = seen[line.domain]
@@ -96,7 +97,7 @@ def styles_of(lines: Sequence[Line], domains: Iterable[str] = (), first: int = 0
             styles.append(Style(None, again % DASHES, again % HUES))
         else:
             turn, hue = divmod(place_of[line.domain], HUES)
-            styles.append(Style(hue, (again + turn) % DASHES, (hue + again + turn + 1) % HUES))
+            styles.append(Style(hue, (again * turns + turn) % DASHES, (hue + again + turn + 1) % HUES))
     return styles
 
 

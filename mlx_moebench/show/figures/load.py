@@ -22,7 +22,10 @@ from .base import RouterId, Value, labels, n_of, or_nan, router_id, value_of
 from .drawing import Chart, Heat, Line, Measure, Reference, Scale, points_of
 
 FLAGGED = {"yes": "collapsed", "open": "open"}
-"""The finding that a row of the load is marked for."""
+"""The finding that a row of the load is marked for, on one domain."""
+
+ALARMING = ("collapsed", "dominated", "idle", "open")
+"""The words over several domains that it is marked for."""
 
 WITHOUT_SUMS = "the sums beside the report are missing"
 
@@ -40,7 +43,8 @@ class Band:
 class RouterLoad:
     """One router: selections [E], shares of tokens [E], loads as multiples of the even share [E].
 
-    band: of its shares, None where none was asked for. flag: `collapsed` of the report as it is shown.
+    band: of its shares, None where none was asked for. flag: `collapsed` of the report as it is shown. word: of its
+    findings, where they are over several domains.
     """
 
     router: RouterId
@@ -48,6 +52,12 @@ class RouterLoad:
     counts: Numbers
     band: Band | None = None
     flag: Flag = "null"
+    word: str | None = None
+
+    @property
+    def marked(self) -> str:
+        """The finding that its row is marked for; empty for none."""
+        return self.word if self.word is not None and self.word in ALARMING else FLAGGED.get(self.flag, "")
 
     @property
     def shares(self) -> Floats:
@@ -95,6 +105,19 @@ class LoadSeries:
         words = {"yes": f"; * > {self.tau:g}", "open": f"; ? may be below {self.tau:g}"}
         return "".join(text for flag, text in words.items() if flag in flags)
 
+    @property
+    def mark_words(self) -> str:
+        """What marks left of rows mean, as a sentence; empty where none is marked."""
+        words = [word for word in ALARMING if any(one.word == word for one in self.routers)]
+        if words:
+            return f"Marked layers: {', '.join(words).replace('open', 'hollow: open')}"
+        flags = {one.flag for one in self.routers}
+        parts = [
+            f"filled, the busiest expert takes more than {self.tau:g} of the tokens" if "yes" in flags else "",
+            f"hollow, it may take more than {self.tau:g}, or not" if "open" in flags else "",
+        ]
+        return f"Marked layers: {'; '.join(filter(None, parts))}" if any(parts) else ""
+
     def of(self, kind: str) -> LoadSeries:
         """That of the routers of one ``kind``."""
         places = [place for place, one in enumerate(self.routers) if one.router.router == kind]
@@ -131,7 +154,14 @@ def load_series(view: Run | View, plan: Plan | None = None, *, bands: bool = Tru
     data, settings = report["data"], report["settings"]
     flags = [flag_of(r, settings) for r in report["routers"]]
     routers = tuple(
-        RouterLoad(router_id(r), int(r["n_tokens"]), np.array(r["selection_counts"], np.int64), band, flag)
+        RouterLoad(
+            router_id(r),
+            int(r["n_tokens"]),
+            np.array(r["selection_counts"], np.int64),
+            band,
+            flag,
+            r.get("findings", {}).get("word"),
+        )
         for r, band, flag in zip(report["routers"], every, flags, strict=True)
     )
     sizes = int(data["n_sequences"]), int(data["n_tokens"])
@@ -228,8 +258,8 @@ def load_heat(series: LoadSeries, most: float, kind: str | None = None, *, brief
         f"busiest, of tokens{series.marks}",
         "expert, busiest first in each layer",
         neutral=tuple(one.router.even for one in routers),
-        flags=tuple(FLAGGED.get(one.flag, "") for one in routers),
-        flag_words=series.marks.removeprefix("; "),
+        flags=tuple(one.marked for one in routers),
+        flag_words=series.mark_words,
     )
 
 

@@ -73,6 +73,11 @@ def _routers(inputs: Inputs) -> list[Json]:
     ]
 
 
+def look(line: Line, style: Style) -> list[int | None]:
+    """Numbers of colour, dash and marker; of lines that are no domains each has another dash, should markers lack."""
+    return [style.hue, style.marker % DASHES if line.domain is None else style.dash, style.marker]
+
+
 class _Kept:
     """Things that are written once, and elsewhere by their number."""
 
@@ -145,8 +150,6 @@ class _Encoder:
         return {"kind": "chart", **vars(chart), **whole, "references": references, "lines": lines}
 
     def _line(self, line: Line, style: Style, tested: bool) -> Json:
-        # Of lines that are no domains each has another dash, too, for those without markers.
-        dash = style.marker % DASHES if line.domain is None else style.dash
         points = {"x": _rounded(line.points.x), "names": list(line.points.names), "cells": line.points.cells}
         return {
             "name": line.name,
@@ -156,7 +159,7 @@ class _Encoder:
             "clear": [value.q < CLEAR for value in line.values] if tested else None,
             "note": line.note,
             "hidden": line.hidden,
-            "style": [style.hue, dash, style.marker],
+            "style": look(line, style),
         }
 
     def _value(self, value: Value) -> list[float | None]:

@@ -34,7 +34,8 @@ def draw_load(every: Sequence[View]) -> list[Figure]:
     most = max(loads.most for loads in series)
     panels = [p for view, loads in zip(every, series, strict=True) for p in _panels(view, loads, most, alone=one)]
     beside = "right of a row: share of tokens of its busiest expert"
-    beside += "".join(dict.fromkeys(loads.marks for loads in series))
+    marks = "".join(dict.fromkeys(loads.marks for loads in series))
+    beside += marks.replace("; *", "; filled, *").replace("; ?", "; hollow, ?")
     how = intervals_of(every, ["top_share_token"], "brackets" if one else "bands of plot shares")
     how += f"; {FADED_WORDS}" if any_faded(panels) else ""
     return headed(draw_even(panels), heading(every, beside, how))

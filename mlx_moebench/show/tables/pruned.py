@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
+from ...routing.metrics import chance_lift
 from ...types import Facts, Json
+from ..names import QUANTITIES
 from ..numbers import count, decimals, with_interval
 from .base import Terminal, interval_notes, plain_table, router_table, sentences
 from .perturb import effect_cells, effect_columns, effects, effects_note, shown, tested
@@ -100,7 +102,8 @@ def render_candidates(report: Json) -> Group:
             parts.append(_candidates(report, name, costs))
     note = (
         "weights, outputs: cosine of the two experts' weights, and mean cosine of their outputs over the tokens that "
-        "chose both. together: those tokens, and how many times as many as independent choices would give.\n"
+        "chose both. together: those tokens. lift over chance: those over what independent choices would give, "
+        "and that over the same of even routing.\n"
         "loss change: with both experts of the pair as their mean, weighted by use; of that router alone."
     )
     return Group(*parts, _notes(report, note))
@@ -109,16 +112,17 @@ def render_candidates(report: Json) -> Group:
 def _candidates(report: Json, name: str, costs: dict[Any, Json]) -> Table:
     table, names = router_table(report["routers"], f"Most alike in {name}")
     table.add_column("pair")
-    for head in ("weights", "outputs", "together", "lift"):
+    for head in ("weights", "outputs", "together", QUANTITIES["lift"].symbol):
         table.add_column(head, justify="right")
     table.add_column("loss change", no_wrap=True)
     for number, (router, cells) in enumerate(zip(report["routers"], names, strict=True)):
-        pairs = router["candidates"][name]
+        pairs, chance = router["candidates"][name], chance_lift(router["n_experts"], router["top_k"])
         for one in pairs if isinstance(pairs, list) else ():
             i, j = one["pair"]
             cost = costs.get((number, name, i, j))
-            row = [f"{i}, {j}", decimals(one["weights"], 3), decimals(one["outputs"], 3), f"{one['together']:,}"]
-            table.add_row(*cells, *row, decimals(one["lift"], 2), shown(cost["loss_change"]) if cost else "")
+            lift = decimals(one["lift"] / chance if chance and one["lift"] is not None else None, 2)
+            row = [f"{i}, {j}", decimals(one["weights"], 3), decimals(one["outputs"], 3), f"{one['together']:,}", lift]
+            table.add_row(*cells, *row, shown(cost["loss_change"]) if cost else "")
     return table
 
 

@@ -149,7 +149,7 @@ const rowsOf = (heat, choice) =>
 const keysOf = (frame, heat, anyFaded, order) => {
   const marked = frame.rows.some((row) => heat.flags[row]) && heat.flag_words;
   const words = [
-    marked ? `Marked layers, by their busiest expert's share of tokens: ${heat.flag_words}.` : "",
+    marked ? `${heat.flag_words}.` : "",
     anyFaded ? `${MB.forced() ? "Hatched" : "Faded"}: the interval holds even, so that the cell may be even.` : "",
   ].filter(Boolean);
   const parts = words.length ? [MB.element("p", { class: "note", text: words.join(" ") })] : [];
@@ -158,7 +158,9 @@ const keysOf = (frame, heat, anyFaded, order) => {
 };
 
 const groupKey = (heat) => {
-  const entries = heat.group_names.map((name) => {
+  const there = new Set(MB.rows(heat, heat.groups).flatMap((row) => [...row]));
+  const shown = heat.group_names.filter((_, group) => there.has(group));
+  const entries = shown.map((name) => {
     const picture = MB.svg("svg", { width: 14, height: 12, "aria-hidden": "true" });
     picture.append(MB.svg("rect", { width: 14, height: 12, fill: MB.domainColour(name) }));
     return MB.element("li", { class: "key" }, picture, MB.element("bdi", { text: name }));
@@ -224,7 +226,7 @@ const hatch = (context, x, y, wide, high) => {
   context.stroke();
 };
 
-const FLAG = 10; // pixels beside the name of a row
+const FLAG = 12; // pixels beside the name of a row
 
 // A triangle left of the cells of every flagged row, hollow where it is open.
 const drawFlags = (context, { left, top, line, rows }, heat) => {
@@ -232,9 +234,9 @@ const drawFlags = (context, { left, top, line, rows }, heat) => {
     if (!heat.flags[row]) return;
     const middle = top + (y + 0.5) * line;
     context.beginPath();
-    context.moveTo(left - 9, middle - 4.5);
+    context.moveTo(left - 12, middle - 6);
     context.lineTo(left - 2, middle);
-    context.lineTo(left - 9, middle + 4.5);
+    context.lineTo(left - 12, middle + 6);
     context.closePath();
     context.fillStyle = MB.ground().findings[heat.flags[row]];
     context.strokeStyle = MB.colour("fg");
@@ -268,7 +270,7 @@ const drawLabels = (context, frame, heat, order) => {
   labels.forEach((label, y) => y % every === 0 && write(label, left - 5 - flag, top + (y + 0.5) * line, "right"));
   notes.forEach((note, y) => y % every === 0 && write(note, right + 8, top + (y + 0.5) * line, "left"));
   if (notes.length) write(heat.beside_head, right + 8, 8, "left");
-  const step = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64].find((n) => n * cell >= 26) || 128;
+  const step = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64].find((n) => n * cell >= (own ? 36 : 26)) || 128;
   for (let place = 0; place < columns; place += step) {
     const name = own ? `${place + 1}.` : String(frame.orders[frame.rows[0]][place] ?? place);
     write(name, left + (place + 0.5) * cell, bottom + 10, "center");

@@ -123,7 +123,7 @@ Object.assign(
         this.drawExperts();
         if (key === "sequence") this.drawTokens();
         if (key !== "colour") for (const element of this.elements) label(element, this.data, router);
-        const style = styles(this.data, router, colour);
+        const style = styles(this.data, router, colour, this.state.expert);
         for (const element of this.elements) element.style.cssText = style(Number(element.dataset.token));
         this.mark();
         this.scale.replaceChildren(...scale(this.data, router, colour));
@@ -199,7 +199,8 @@ Object.assign(
         const order = [...chosen.keys()].sort((a, b) => chosen[b] - chosen[a] || a - b);
         this.experts.replaceChildren(
           ...order.map((expert) => {
-            const button = expertButton(expert, this.router, tokens);
+            const colour = this.data.colourOf(this.state.router, expert, this.state.expert);
+            const button = expertButton(expert, this.router, tokens, colour);
             button.addEventListener("click", () => this.choose(this.state.expert === expert ? null : expert));
             return button;
           }),
@@ -217,11 +218,28 @@ Object.assign(
       }
 
       choose(expert) {
+        const before = this.state.expert;
         this.state.expert = expert;
         this.state.word = null;
+        this.colourAnew([before, expert]);
         this.mark();
         this.drawMost();
         this.tell();
+      }
+
+      // The swatches of some experts, and the tokens that have their colour.
+      colourAnew(experts) {
+        const { router, colour, expert } = this.state;
+        for (const button of this.experts.children) {
+          const one = Number(button.dataset.expert);
+          if (experts.includes(one)) button.firstChild.style.backgroundColor = this.data.colourOf(router, one, expert);
+        }
+        if (colour !== "expert") return;
+        const style = styles(this.data, router, colour, expert);
+        for (const element of this.elements) {
+          const token = Number(element.dataset.token);
+          if (experts.includes(this.data.firstOf(router, token))) element.style.cssText = style(token);
+        }
       }
 
       drawMost() {

@@ -26,6 +26,7 @@ const MoebenchTokens = (() => {
   class Data {
     constructor(data) {
       Object.assign(this, data);
+      this.ranks = new Map();
       this.routers = data.routers.map((r) => ({
         ...r,
         experts: integers(r.experts, r.bytes),
@@ -56,6 +57,17 @@ const MoebenchTokens = (() => {
 
     sequenceOf(token) {
       return this.sequences[this.owners[token]];
+    }
+
+    // Of an expert: the busiest first choices have a colour of their own, and so has the one that was `chosen`.
+    colourOf(router, expert, chosen) {
+      const { first } = this.routers[router];
+      if (!this.ranks.has(router)) {
+        const order = [...first.keys()].filter((one) => first[one] > 0).sort((a, b) => first[b] - first[a] || a - b);
+        this.ranks.set(router, new Map(order.map((one, rank) => [one, rank])));
+      }
+      const { experts, other, chosen: own } = this.colours.light; // of cells with text on them, on either ground
+      return experts[this.ranks.get(router).get(expert)] ?? (expert === chosen ? own : other);
     }
 
     // The chosen expert of largest p.

@@ -7,7 +7,6 @@ Object.assign(
 
     const CONTEXT = 8; // tokens on either side of one that is shown in its context
     const LISTED = 20; // rows of a list
-    const VIRIDIS = "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725".split(" ");
     const SHORT = /^[ -~]{0,24}$/; // what fits on every screen, and need not be cut
     const STEPS = 500; // of the scale, finer than an eye tells apart
     const COLOURS = {
@@ -87,24 +86,16 @@ Object.assign(
     }
 
     function rgb(hex) {
-      return [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
+      return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
     }
 
-    function viridis(share) {
-      const x = Math.min(1, Math.max(0, share)) * (VIRIDIS.length - 1);
-      const i = Math.min(VIRIDIS.length - 2, Math.floor(x));
-      const [a, b] = [rgb(VIRIDIS[i]), rgb(VIRIDIS[i + 1])];
+    // The sequential map of the page, of a share of its length.
+    function sequential(data, share) {
+      const stops = data.colours.sequential;
+      const x = Math.min(1, Math.max(0, share)) * (stops.length - 1);
+      const i = Math.min(stops.length - 2, Math.floor(x));
+      const [a, b] = [rgb(stops[i][1]), rgb(stops[i + 1][1])];
       return a.map((value, k) => Math.round(value + (b[k] - value) * (x - i)));
-    }
-
-    // Hues a golden angle apart in three lightnesses, so that neighbours in number differ in both.
-    function hue(expert) {
-      const [h, s, l] = [(expert * 137.508 + 200) % 360, 0.6, [0.68, 0.44, 0.86][expert % 3]];
-      const f = (n) => {
-        const k = (n + h / 30) % 12;
-        return Math.round(255 * (l - s * Math.min(l, 1 - l) * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
-      };
-      return [f(0), f(8), f(4)];
     }
 
     // The style of a text on this colour: black or white, whichever can be read.
@@ -123,14 +114,14 @@ Object.assign(
     }
 
     // A function from a token to its style, "" where its colour is not defined. Made once for all tokens, since styles
-    // are worked out once for each expert or step of the scale.
-    function styles(data, router, colour) {
+    // are worked out once for each expert or step of the scale. chosen: an expert, or null.
+    function styles(data, router, colour, chosen) {
       const known = new Map();
       const style = (key, colourOf) => known.get(key) ?? known.set(key, styleOf(colourOf())).get(key);
       if (colour === "expert") {
         return (token) => {
           const expert = data.firstOf(router, token);
-          return style(expert, () => hue(expert));
+          return style(expert, () => rgb(data.colourOf(router, expert, chosen)));
         };
       }
       const [low, high] = range(data, router, colour);
@@ -138,7 +129,7 @@ Object.assign(
         const value = colour === "changed" ? data.changed(router, token) : data.routers[router][colour][token];
         if (!Number.isFinite(value)) return "";
         const step = high > low ? Math.round((STEPS * (value - low)) / (high - low)) : 0;
-        return style(step, () => viridis(step / STEPS));
+        return style(step, () => sequential(data, step / STEPS));
       };
     }
 
@@ -146,14 +137,16 @@ Object.assign(
     function scale(data, router, colour) {
       const { n_experts, top_k, margin } = data.routers[router];
       if (colour === "expert") {
-        return [`Colour: the expert of largest probability, of ${n_experts}; every token uses ${top_k}.`];
+        const few = n_experts > 8 ? " The 8 that are first most often have a colour; choose any other below." : "";
+        return [`Colour: the expert of largest probability, of ${n_experts}; a token uses ${top_k}.${few}`];
       }
       if (colour === "margin" && !margin.some(Number.isFinite)) {
         return ["No selection margin: every expert is chosen, and none is left over."];
       }
       const [low, high] = range(data, router, colour);
       const bar = make("span", { className: "mt-bar", "aria-hidden": "true" });
-      bar.style.backgroundImage = `linear-gradient(to right, ${VIRIDIS.map((hex) => "#" + hex).join(", ")})`;
+      const stops = data.colours.sequential.map((stop) => stop[1]).join(", ");
+      bar.style.backgroundImage = `linear-gradient(to right, ${stops})`;
       const end = colour === "entropy" ? "; the right end is ln E" : "";
       return [`${figure(low)} `, bar, ` ${figure(high)}  ${COLOURS[colour]}${end}`];
     }
@@ -216,11 +209,11 @@ Object.assign(
       element.setAttribute("aria-label", sentence(data, router, token));
     }
 
-    // router: of `Data.routers`; tokens: how many are shown.
-    function expertButton(expert, router, tokens) {
+    // router: of `Data.routers`; tokens: how many are shown; colour: hex.
+    function expertButton(expert, router, tokens, colour) {
       const all = router.chosen[expert];
       const swatch = make("span", { className: "mt-swatch", "aria-hidden": "true" });
-      swatch.style.cssText = styleOf(hue(expert));
+      swatch.style.cssText = styleOf(rgb(colour));
       const button = make("button", { type: "button" });
       button.append(swatch, make("b", { textContent: String(expert) }), ` ${all.toLocaleString("en")}`);
       const chosen = `chosen by ${plural(all, "token")} (${((100 * all) / tokens).toFixed(0)}%)`;
