@@ -43,6 +43,7 @@ INPUTS = {
     "river": DOMAINS,
     "shares": DOMAINS,
     "specialisation": ["results/profiles/nano.json"],
+    "testbed": ["results/testbed/testbed.json"],
     "tokens": ["twenty_trace"],
     "training": [TRAINING],
     "uncertainty": ["results/uncertainty/nano_math.json"],

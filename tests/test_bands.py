@@ -113,7 +113,7 @@ def test_the_largest_over_routers() -> None:
 def test_nothing_is_known_of_no_tokens() -> None:
     sums, _ = joined([sample(whole(16, 2, "mild", "all", "equal"), 5, np.random.default_rng(0))])
     every = estimates(sums.counts, 0.0 * sums.n_tokens)
-    assert maximum(every).interval.reason == "the metric is null here"
+    assert maximum(every).interval.reason == "the metric is not defined here"
 
 
 @pytest.mark.parametrize("skewness", [-0.3, -0.1, 0.0, 0.1, 0.3])

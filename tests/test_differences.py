@@ -293,7 +293,7 @@ def test_a_metric_that_one_side_lacks() -> None:
     found = differences([a, a], [b, a], paired(12), PLAN, ["router_z", "mean_entropy"])
     e = found.routers[0]["router_z"]
     assert math.isnan(e.effect)
-    assert (e.interval.reason, e.p, e.q) == ("the metric is null on one side", None, None)
+    assert (e.interval.reason, e.p, e.q) == ("the metric is not defined on one side", None, None)
     assert e.to_dict()["effect"] is None
     assert found.mean["router_z"].effect == 0  # over the router that has it
     assert differences([b], [b], paired(12), PLAN, ["router_z"]).mean == {}
@@ -356,8 +356,8 @@ def test_counts_alone_can_be_compared() -> None:
     a, b = (Sums.from_counts(clusters(15, s).counts, clusters(15, s).n_tokens, 2) for s in (1, 2))
     found = differences([a], [b], paired(15), PLAN)
     assert found.routers[0]["load_entropy"].interval.low is not None
-    assert found.routers[0]["mean_entropy"].interval.reason == "the metric is null on both sides"
-    assert found.routers[0]["top_share_top1"].interval.reason == "the metric is null on both sides"
+    assert found.routers[0]["mean_entropy"].interval.reason == "the metric is not defined on both sides"
+    assert found.routers[0]["top_share_top1"].interval.reason == "the metric is not defined on both sides"
     assert "mean_entropy" not in found.mean
 
 

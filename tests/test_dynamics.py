@@ -119,7 +119,7 @@ def test_trend_with_depth() -> None:
     nothing = depth_slope(means[:1, None] * tokens, tokens, [0], ["x"] * 12, PLAN)
     assert nothing.interval.reason == "one depth has no trend"
     null = depth_slope(np.full((4, 12), np.nan), tokens, depths, ["x"] * 12, PLAN)
-    assert null.interval.reason == "the margin is null here"
+    assert null.interval.reason == "the margin is not defined here"
 
 
 def test_trend_tests_reject_as_often_as_permutations_say() -> None:

@@ -175,7 +175,7 @@ def test_a_card_leaves_out_what_has_no_value_and_needs_a_run(tmp_path: Path) -> 
     types = [found.metric_type for found in card.data.eval_results]
     assert "mean_entropy" in types
     assert "collapsed_fraction" not in types
-    assert "null (" in card.text
+    assert "not defined (" in card.text
     with pytest.raises(StatsError, match="needs a stats pair"):
         to_card(read_inputs([RESULTS / "uncertainty" / "nano_math.json"]))
 
@@ -245,4 +245,4 @@ def test_trainings_are_told(results: Inputs) -> None:
     }
     page = to_markdown(Inputs(trainings=(Training("t", report, ()),)))
     assert "| Effective number of experts, experts | 1.5 [1.0, 2.0] | 1.5 [1.0, 2.0] |" in page
-    assert "| Validation CE, nats per token | 3.0000 | null |" in page
+    assert "| Validation CE, nats per token | 3.0000 | not defined |" in page

@@ -122,7 +122,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 def test_the_answer_tells_two_kinds_of_router_apart(tmp_path: Path) -> None:
     inputs = read_inputs([pair(tmp_path, specs=TWO_KINDS)])
     (sentence,) = answer(inputs).sentences
-    assert "no attention router can be flagged; 0 of 3 mlp routers are flagged" in sentence  # K/E is 0.5: above tau
+    assert "No attention router can be flagged: even routing" in sentence  # K/E is 0.5: above tau
     for kind, summary in inputs.runs[0].report["summary_by_router"].items():
         peak = summary["peak_top_share_token"]["value"]
         assert f"The busiest {kind} expert of any layer takes {peak:.3f} [" in sentence
@@ -149,7 +149,7 @@ def test_a_training_that_diverged_keeps_the_steps_before(tmp_path: Path) -> None
         line |= {"ce": None, "routing_loss": None, "token_entropy": [None] * 3, "load_entropy": [1.0, None, 2.0]}
     (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     inputs = read_inputs([folder])
-    assert "from 4.900 (first tenth) to null nats" in answer(inputs).sentences[0]
+    assert "from 4.900 (first tenth) to no number" in answer(inputs).sentences[0]
     entropies = drawings(page_data(inputs), "training")[2]["lines"]
     assert entropies[0]["values"][19:21] == [[1.8, 1.8, 1.8], [None, None, None, None]]
     assert entropies[2]["values"][20] == [1.5, 1.0, 2.0]

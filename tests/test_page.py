@@ -95,6 +95,45 @@ def test_domains_take_the_names_that_were_given(tmp_path: Path) -> None:
     assert list(found.runs[0].domains) == ["code", "law"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("my new law", "my new law"),
+        (" Code (C++), r\u00e9sum\u00e9 & \u6f22\u5b57 ", "Code (C++), r\u00e9sum\u00e9 & \u6f22\u5b57"),
+        ("R&D/law", "R&D/law"),
+        ("lr=0.1", "lr=0.1"),
+        (HEBREW, HEBREW),
+    ],
+)
+def test_a_name_is_any_line_of_text(tmp_path: Path, typed: str, name: str) -> None:
+    (tmp_path / "lr=3e-5, b=2").mkdir()
+    place = saved(tmp_path / "lr=3e-5, b=2", "a = b.json")
+    assert read_inputs([place], plan=QUICK).runs[0].name == "test/tiny"
+    stem = place.removesuffix(".json")
+    for path in (place, stem, f"{stem}.safetensors"):
+        assert read_inputs([f"{typed}={path}"], plan=QUICK).runs[0].name == name
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("={}", "nothing before its ="),
+        ("  ={}", "nothing before its ="),
+        ("law=", "nothing after its ="),
+        ("two\nlines={}", "control characters"),
+        ("my law=none.json", "There is no none.json"),
+        ("a/b=none.json", "There is no a/b=none.json"),
+    ],
+)
+def test_what_no_name_can_be_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, words: str
+) -> None:
+    place = saved(tmp_path, "a.json")
+    monkeypatch.setattr(RoutingStats, "load", lambda _: pytest.fail("read before all arguments were looked at"))
+    with pytest.raises(MoebenchError, match=words):
+        read_inputs([place, argument.format(place)], plan=QUICK)
+
+
 def test_a_merged_pair_is_its_domains(tmp_path: Path) -> None:
     whole = RoutingStats.merge([make_stats(), make_stats(sha="b" * 64)])
     whole.save(tmp_path / "whole.json", QUICK)
@@ -191,7 +230,7 @@ def test_a_training_is_its_log_and_the_routing_before_and_after(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("none.json", None, "Cannot read"),
+        ("none.json", None, "There is no"),
         ("none.safetensors", None, "There is no"),
         ("list.json", "[1]", "nothing that a report is made of"),
         ("other.json", '{"a": 1}', "nothing that a report is made of"),
@@ -483,13 +522,14 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
             write_course(tmp_path / "course.json"),
             RESULTS / "comparisons" / "nano_decode.json",
             RESULTS / "routing_stats_olmoe_counts.json",
+            RESULTS / "testbed" / "testbed.json",
         ],
         plan=QUICK,
     )
     data = _Page(build_page(found)).data()
     assert [section["id"] for section in data["sections"]] == [
         *("load", "layers", "domains", "differences", "differences1", "coactivation", "dead", "uncertainty", "quant"),
-        *("dynamics", "training"),
+        *("dynamics", "testbed", "testbed-2", "testbed-3", "training"),
     ]
     assert data["shared"][drawings(data, "load")[2]["rows"]][0] == "0 attention"
 

@@ -180,7 +180,7 @@ def test_a_number_without_interval_has_a_letter_and_its_reason(tmp_path: Path) -
 def test_cells() -> None:
     cells = Cells()
     assert cells.cell({"value": 1.0, "low": 0.5, "high": 1.5}, 1) == "1.0 [0.5, 1.5]"
-    assert cells.cell({"value": None, "low": None, "reason": "r"}, 1) == "null (a)"
+    assert cells.cell({"value": None, "low": None, "reason": "r"}, 1) == "not defined (a)"
     assert cells.cell({"value": 1.0, "low": None, "reason": "s"}, 1) == "1.0 (b)"
     assert cells.notes() == ["(a) r.", "(b) s."]
 

@@ -87,7 +87,7 @@ def test_nulls_have_reasons() -> None:
             "rho": None,
             "low": None,
             "high": None,
-            "reason": "one side does not vary, or is null",
+            "reason": "one side does not vary, or is not defined",
         }
     few = sequence < 5
     (found,), _ = rank_correlations(x[few, None], y[few], sequence[few], np.zeros(5), PLAN)

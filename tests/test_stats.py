@@ -140,7 +140,7 @@ def test_collapsed() -> None:
     stats = make_stats(tau=0.40)
     assert stats.collapsed(0, 0.4001) == (True, None)
     assert stats.collapsed(0, 0.40) == (False, None)
-    assert stats.collapsed(0, math.nan) == (None, "top_share_token is null")
+    assert stats.collapsed(0, math.nan) == (None, "top_share_token is not defined")
     flag, reason = make_stats(tau=0.25).collapsed(0, 0.9)
     assert flag is None
     assert reason == "even routing already gives 0.25 >= tau = 0.25"
@@ -258,7 +258,7 @@ def test_undefined_is_null_in_json() -> None:
             assert report["routers"][number]["ci"][name] == {
                 "low": None,
                 "high": None,
-                "reason": "the metric is null here",
+                "reason": "the metric is not defined here",
             }
     assert "NaN" not in json.dumps(report)
 

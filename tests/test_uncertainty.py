@@ -284,9 +284,9 @@ def test_a_null_metric_has_a_null_interval() -> None:
     ]
     for sums, name in cases:
         ci = intervals([sums], np.zeros(12), PLAN, [name])
-        assert ci.routers[0][name] == Interval(reason="the metric is null here"), name
+        assert ci.routers[0][name] == Interval(reason="the metric is not defined here"), name
     full = clusters(12, experts=4, top_k=4)
-    assert intervals([full], np.zeros(12), PLAN).routers[0]["selection_margin"].reason == "the metric is null here"
+    assert intervals([full], np.zeros(12), PLAN).routers[0]["selection_margin"].reason == "the metric is not defined here"
 
 
 def test_metrics_without_interval_say_so() -> None:
@@ -303,7 +303,7 @@ def test_null_in_many_resamples_is_null() -> None:
     r = tally(random_routing(0, (60, 2), mask=mask))
     sums = Sums(6, 2, "softmax", *(np.asarray(getattr(r, name), np.float64) for name in FIELDS))
     ci = intervals([sums], np.zeros(60), PLAN, ["adjacent_overlap"]).routers[0]["adjacent_overlap"]
-    assert ci == Interval(reason="the metric is null in more than a tenth of the resamples")
+    assert ci == Interval(reason="the metric is not defined in more than a tenth of the resamples")
 
 
 def test_mean_over_routers_skips_nulls() -> None:

@@ -43,7 +43,7 @@ def stages(arguments: Sequence[str | Path]) -> list[Stage]:
     """
     found: list[Stage] = []
     for argument in arguments:
-        name, place = split_name(str(argument)) if not Path(argument).exists() else (None, str(argument))
+        name, place = split_name(str(argument))
         folder = Path(place).expanduser()
         copies = _copies(folder)
         if copies:

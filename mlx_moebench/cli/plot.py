@@ -24,6 +24,7 @@ Examples:
   mlx-moebench plot tokens trace --sequence 2 -o tokens.pdf           a trace, or two side by side
   mlx-moebench plot card math.json trace --card 3-7 -o card.png       one expert
   mlx-moebench plot comparison before.json after.json -o effects.pdf
+  mlx-moebench plot load profile/ --layers 0-15 -o load.pdf           some layers; a PDF has as many pages as it takes
   mlx-moebench plot training adapters -o training.png
 """
 
@@ -99,6 +100,9 @@ def _parameters(options: Iterable[str]) -> list[click.Parameter]:
         click.Option(["-o", "--output"], required=True, type=picture, help="The picture: .png, .svg or .pdf."),
         FORCE,
         *(_OPTIONS[name] for name in options),
+        click.Option(
+            ["--page"], type=click.IntRange(min=1), help="Only this page of several.  [default: all, numbered files]"
+        ),
         click.Option(["--title"], help="Instead of the one that says what is drawn; '' for none."),
     ]
 
@@ -109,6 +113,7 @@ def _draw(
     output: Path,
     title: str | None,
     allow: tuple[str, ...] = (),
+    page: int | None = None,
     **further: object,
 ) -> None:
     from ..show.inputs import read_inputs
@@ -118,8 +123,8 @@ def _draw(
     plot = get_plot(kind)
     with readable():
         contents = read_inputs(inputs, allow=allow)
-        write_picture(output, lambda: plot.draw(contents, **further), title)
-    say(f"Wrote {output}")
+        written = write_picture(output, lambda: plot.every(contents, **further), title, page)
+    say(f"Wrote {', '.join(map(str, written))}")
 
 
 @click.group(cls=_Kinds, epilog=EPILOG, subcommand_metavar="KIND INPUTS... -o FILE", options_metavar="")

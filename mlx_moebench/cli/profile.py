@@ -139,10 +139,13 @@ def _of_stats(stats: tuple[str, ...], plan: Plan) -> Profile:
     from ..pair.profile import profile_of_stats, rename
     from ..pair.stats import RoutingStats
     from ..pair.storage import pair_paths
+    from ..show.files import check_there
 
     parts = {}
-    for argument in stats:
-        name, path = split_name(argument)
+    named = [split_name(argument) for argument in stats]
+    for _, path in named:  # before the first is read
+        check_there(Path(path))
+    for name, path in named:
         pair = pair_paths(Path(path).resolve())
         if pair in parts:
             continue  # both names of one pair are one

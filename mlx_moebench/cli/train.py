@@ -157,9 +157,10 @@ def _show(report: Json, folder: Path, as_json: bool) -> None:
 
     for warning in report["routing_loss"]["warnings"]:
         warn(warning)
-    picture = plot_training(read_log(folder / LOG), report, folder / "training.png")
+    log = read_log(folder / LOG)
+    picture = plot_training(log, report, folder / "training.png")
     if as_json:
         click.echo(sealed_text(report), nl=False)
     else:
-        print_training(report)
+        print_training(report, log, name=folder.resolve().name)
         say(f"Wrote {folder}: adapters.safetensors, training_log.jsonl, training_report.json, {picture.name}")

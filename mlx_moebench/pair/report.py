@@ -254,7 +254,7 @@ def _summary(stats: RoutingSums, numbers: list[int], of_kind: Measured, plan: Pl
     if not stats.several_domains:
         summary["collapsed_fraction"] = _flagged(stats, numbers, of_kind, plan)
     total = stats.totals(numbers[0])
-    nothing = Corrected(math.nan, Interval(reason="the metric is null here"), math.nan)
+    nothing = Corrected(math.nan, Interval(reason="the metric is not defined here"), math.nan)
     for name, m in METRICS.items():
         values = [row[name].value for row in of_kind.routers if math.isfinite(row[name].value)]
         if m.interval == "maximum":

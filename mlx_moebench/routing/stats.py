@@ -241,7 +241,7 @@ class RoutingSums:
         if even >= self.tau:
             return None, f"even routing already gives {even:.3g} >= tau = {self.tau:g}"
         if not np.isfinite(share):
-            return None, f"{self.collapse_on} is null"
+            return None, f"{self.collapse_on} is not defined"
         flag = bool(share > self.tau)
         if tied >= MOST_TIES or (flag and tied > 0 and share - tied <= self.tau):
             return None, f"scores tie in {tied:.0%} of the tokens, where the order of the experts decides"

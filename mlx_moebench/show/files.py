@@ -18,8 +18,8 @@ from .tokens import PHASES
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
-    "a report of loss (loss --output), of quantised arms (compare --quant --output) or of checkpoints (dynamics "
-    "--output), or the folder of a training or a trace"
+    "a report of loss (loss --output), of lab testbed, of quantised arms (compare --quant --output) or of checkpoints "
+    "(dynamics --output), or the folder of a training or a trace"
 )
 """What an argument may be."""
 
@@ -35,6 +35,16 @@ class Pair:
     label: str | None
     report: Json
     stats: RoutingStats | None
+
+
+def check_there(path: Path) -> None:
+    """Raise `StatsError` where neither ``path`` nor a half of a pair of that name exists."""
+    try:
+        there = path.exists() or any(half.exists() for half in pair_paths(path))
+    except (OSError, ValueError) as error:
+        raise StatsError(f"{path} is no path ({error}): give {TAKEN}.") from error
+    if not there:
+        raise StatsError(f"There is no {path}: give {TAKEN}, each as PATH or NAME=PATH.")
 
 
 def read_pair(path: Path, label: str | None) -> Pair:

@@ -20,7 +20,7 @@ from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths
 from ..types import Facts, Json
 from .domains import MOST_SHOWN, DomainReports
-from .files import TAKEN, Pair, pair_of_trace, read_pair, read_sealed, require, sums_of, training_log
+from .files import TAKEN, Pair, check_there, pair_of_trace, read_pair, read_sealed, require, sums_of, training_log
 from .names import model_name
 from .plans import chosen_of, plan_of
 
@@ -47,16 +47,20 @@ class Run:
     def view(self, domain: str | None = None, name: str | None = None) -> View:
         """The run on all its data, or on one domain; by default under the name of that."""
         if domain is None:
-            return View(name or self.name, self.report, self.stats)
-        return View(name or domain, self.domains[domain], self.parts.get(domain))
+            return View(name or self.name, self.report, self.stats, "" if self.domains else None)
+        return View(name or domain, self.domains[domain], self.parts.get(domain), domain)
 
 
 class View(NamedTuple):
-    """One report with its sums, if they are there, under the name that tells it from others beside it."""
+    """One report with its sums, if they are there, under the name that tells it from others beside it.
+
+    domain: of several of a run the one that it is of, empty for all of them together; None where there are not several.
+    """
 
     name: str
     report: Facts
     stats: RoutingStats | None = None
+    domain: str | None = None
 
     @property
     def size(self) -> str:
@@ -79,7 +83,7 @@ class Inputs:
 
     profiles: what lies between the domains, {name of a run or model: `domain_report` with its settings}.
     comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``loss``; quants: of
-    ``compare --quant``; dynamics: of ``dynamics``. traces: folders of single tokens.
+    ``compare --quant``; dynamics: of ``dynamics``; testbeds: of ``lab testbed``. traces: folders of single tokens.
     notes: what a reader must know of how these came together, such as why two runs were not compared.
     """
 
@@ -88,11 +92,16 @@ class Inputs:
     comparisons: tuple[Json, ...] = ()
     uncertainties: tuple[Json, ...] = ()
     dynamics: tuple[Json, ...] = ()
+    testbeds: tuple[Json, ...] = ()
     quants: tuple[Json, ...] = ()
     trainings: tuple[Training, ...] = ()
     traces: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     plan: Plan = field(default_factory=Plan)
+
+
+TESTBED = "testbed.json"
+"""What `lab testbed` leaves in its folder."""
 
 
 @dataclass
@@ -145,8 +154,10 @@ def read_inputs(
     Raises `StatsError` for what is none of `TAKEN`, cannot be read, or lacks what its kind must have.
     """
     reader = _Reader()
-    for argument in arguments:
-        label, path = split_name(str(argument)) if not Path(argument).exists() else (None, str(argument))
+    named = [split_name(str(argument)) for argument in arguments]
+    for _, path in named:  # before the first is read, which may take minutes
+        check_there(Path(path))
+    for label, path in named:
         reader.read(Path(path), label)
     if not reader.anything:
         raise StatsError(f"There is nothing to report: give {TAKEN}.")
@@ -163,13 +174,15 @@ class _Reader:
         self.uncertainties: list[Json] = []
         self.quants: list[Json] = []
         self.dynamics: list[Json] = []
+        self.testbeds: list[Json] = []
         self.trainings: list[Training] = []
         self.traces: list[Path] = []
         self._seen: set[Path] = set()
 
     @property
     def anything(self) -> bool:
-        kinds = (self.comparisons, self.uncertainties, self.quants, self.dynamics, self.trainings, self.traces)
+        reports = (self.comparisons, self.uncertainties, self.quants, self.dynamics, self.testbeds)
+        kinds = (*reports, self.trainings, self.traces)
         return any((self.groups, self.profiles, *kinds))
 
     def read(self, path: Path, label: str | None) -> None:
@@ -177,6 +190,8 @@ class _Reader:
         if path.is_dir():
             if (path / "profile.json").is_file():
                 self.read(path / "profile.json", label)
+            elif (path / TESTBED).is_file():
+                self.read(path / TESTBED, label)
             elif (path / TRACE).is_file():
                 self.traces.append(path)
             elif any((path / name).is_file() for name in (TRAINING_REPORT, TRAINING_LOG)):
@@ -212,6 +227,9 @@ class _Reader:
         elif keys >= {"arms", "separations"}:
             require(content, ("model", "data", "settings", "measures"), path)
             self.quants.append(content)
+        elif keys >= {"sizes", "quantities", "chance"}:
+            require(content, ("domains", "quantities", "sizes", "chance", "level"), path)
+            self.testbeds.append(content)
         elif keys >= {"checkpoints", "overall", "trends"}:
             require(content, ("model", "data", "settings", "routers", "depth"), path)
             self.dynamics.append(content)
@@ -286,6 +304,7 @@ class _Reader:
             (*self.comparisons, *comparisons),
             uncertainties=tuple(self.uncertainties),
             dynamics=tuple(self.dynamics),
+            testbeds=tuple(self.testbeds),
             quants=tuple(self.quants),
             trainings=tuple(self.trainings),
             traces=tuple(dict.fromkeys(self.traces)),

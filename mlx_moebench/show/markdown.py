@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from ..printable import one_line
 from ..types import Facts
-from .numbers import decimals, with_interval
+from .numbers import UNDEFINED, decimals, with_interval
 
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$!])")
-_NUMBER = re.compile(r"((-?\d[\d.,]*|null)( \[[^\]]*\]| \([a-z]+\)| of \d+)?)?")
+_NUMBER = re.compile(rf"((-?\d[\d.,]*|{UNDEFINED})( \[[^\]]*\]| \([a-z]+\)| of \d+)?)?")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 

@@ -7,18 +7,21 @@ from typing import Any, TypeGuard
 
 Write = Callable[[float, int], str]
 
+UNDEFINED = "not defined"
+"""What people read where a file has null: the number has no value there. The reason stands beside it or below."""
+
 
 def with_interval(
     value: float | None, interval: Any = None, digits: int = 3, write: Write | None = None, ends: Write | None = None
 ) -> str:
-    """``value [low, high]``; the value alone where there is no interval, ``null`` where there is no value, or NaN.
+    """``value [low, high]``; the value alone where there is no interval, `UNDEFINED` where there is no value, or NaN.
 
     interval: what has ``low`` and ``high``, as keys or as attributes. write: of the value, by default `number`; ends:
     of low and high, where that is another.
     """
     write = write or number
     if not _defined(value):
-        return "null"
+        return UNDEFINED
     low, high = _ends(interval)
     if not (_defined(low) and _defined(high)):
         return write(value, digits)
@@ -27,21 +30,21 @@ def with_interval(
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """``digits`` decimals below 10, one above; ``null`` for None and NaN."""
+    """``digits`` decimals below 10, one above; `UNDEFINED` for None and NaN."""
     if not _defined(value):
-        return "null"
+        return UNDEFINED
     return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def decimals(value: float | None, digits: int = 3) -> str:
-    """So many decimals, commas between thousands, no minus before a zero; ``null`` for None and NaN."""
-    return f"{value:z,.{digits}f}" if _defined(value) else "null"
+    """So many decimals, commas between thousands, no minus before a zero; `UNDEFINED` for None and NaN."""
+    return f"{value:z,.{digits}f}" if _defined(value) else UNDEFINED
 
 
 def signed(value: float | None, digits: int = 3) -> str:
     """`decimals` with the sign of what is not zero."""
     if not _defined(value):
-        return "null"
+        return UNDEFINED
     text = f"{value:+z,.{digits}f}"
     return text if text.strip("+0.") else text[1:]
 
@@ -56,6 +59,27 @@ def difference(value: float | None, interval: Any = None, digits: int = 4) -> st
 def percent(level: float) -> str:
     """``95%``, ``99.5%``: of the level of an interval, which rounding would make a wrong one."""
     return f"{100 * level:g}%"
+
+
+def share(value: float | None, digits: int = 0) -> str:
+    """``98%``, ``12.5%``, ``3.1%``: a share as people say it, with two significant digits at least.
+
+    What is not none and not all never reads as 0% or 100%.
+    """
+    if not _defined(value):
+        return UNDEFINED
+    size = 100 * value
+    if 0 < size < 0.05:
+        return "<0.1%"
+    if 99.95 <= size < 100:
+        return ">99.9%"
+    places = max(digits, 0 if 9.95 <= size < 99.5 or size in (0, 100) else 1)
+    return f"{size:.{places}f}%"
+
+
+def even_share(value: float) -> str:
+    """``12.5%``, ``6.25%``: K/E as it is."""
+    return f"{100 * value:.3g}%"
 
 
 def count(n: int, noun: str) -> str:

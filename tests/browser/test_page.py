@@ -76,7 +76,7 @@ def test_it_opens_in_under_a_second(open_page: Any, nano: str) -> None:
     page = open_page(nano, viewport=WIDE)
     assert time.perf_counter() - started < 1
     assert page.inner_text("h1") == "Routing of moebench-nano"
-    assert "of 6 routers" in page.inner_text(".lead")
+    assert "of 6 layers" in page.inner_text(".lead")
     assert page.locator("nav a").all_inner_texts()[:3] == ["The answer", "Load", "Entropy and shares by layer"]
 
 
@@ -307,7 +307,7 @@ def test_two_runs_are_compared_on_one_scale(open_page: Any, tmp_path: Path) -> N
     two = [RESULTS / "routing_stats_nano_math.json", f"4bit={RESULTS / 'routing_stats_nano_4bit_math.json'}"]
     page = open_page(written(tmp_path, two), viewport=WIDE)
     page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
-    assert "4bit against moebench-nano, on the same sequences" in page.inner_text(".lead")
+    assert "4bit against moebench-nano, paired on the same sequences" in page.inner_text(".lead")
     scales = page.evaluate("[...document.querySelectorAll('#load canvas.scale')].map((c) => c.toDataURL())")
     assert len(scales) == 2
     assert scales[0] == scales[1]

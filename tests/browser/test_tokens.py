@@ -208,7 +208,7 @@ def test_where_every_expert_is_chosen_there_is_no_scale_of_margins(open_page: An
     assert page.inner_text(".mt-scale").startswith("No selection margin: every expert is chosen")
     assert page.locator(".mt-bar").count() == 0
     page.locator(".mt-token").first.hover()
-    assert "selection margin: null" in page.inner_text(".mt-details")
+    assert "selection margin: not defined" in page.inner_text(".mt-details")
 
 
 def test_lines_of_right_to_left_text_run_from_the_right(open_page: Any, tmp_path: Path) -> None:

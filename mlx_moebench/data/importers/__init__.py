@@ -6,8 +6,9 @@ arguments, options of `cli.import_`; those without a default are required on the
 
 from __future__ import annotations
 
+import os
 import pkgutil
-import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -54,9 +55,36 @@ def importer(name: str) -> Importer:
 
 
 def split_name(argument: str) -> tuple[str | None, str]:
-    """(NAME, rest) of ``NAME=rest``, or (None, argument): a NAME has letters, digits, ``.``, ``_`` and ``-`` only."""
-    match = re.fullmatch(r"([\w.-]+)=(.+)", argument)
-    return (match[1], match[2]) if match else (None, argument)
+    """(NAME, rest) of ``NAME=rest``, or (None, argument) where there is no name, or the whole is a path that exists.
+
+    A NAME is any line of text, spaces and accents too. Of several ``=`` the first is meant after which a path stands
+    that exists, else the first; a ``/`` before that one makes all of it a path. Raises `DataError` for a name or a rest
+    that is empty, and for a name with control characters, such as a line end.
+    """
+    if "=" not in argument or _exists(argument):
+        return None, argument
+    pieces = argument.split("=")
+    splits = [("=".join(pieces[:n]), "=".join(pieces[n:])) for n in range(1, len(pieces))]
+    there = next((one for one in splits if _exists(one[1])), None)
+    if there is None and ("/" in pieces[0] or os.sep in pieces[0]):
+        return None, argument
+    name, rest = there or splits[0]
+    name = name.strip()
+    if not name or not rest:
+        raise DataError(f"{argument!r} has nothing {'after' if name else 'before'} its =: give NAME=PATH, or a PATH.")
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
+        raise DataError(f"The name {name!r} holds control characters: a name is one line of text.")
+    return name, rest
+
+
+def _exists(text: str) -> bool:
+    """Whether a path is there: a file or folder, ``FILE@FIELD`` of a file, or a stats pair without its suffix."""
+    try:
+        return any(
+            Path(one).expanduser().exists() for one in (text, text.rpartition("@")[0], f"{text}.json") if one.strip()
+        )
+    except (OSError, RuntimeError, ValueError):  # too long, the home of nobody, a null character
+        return False
 
 
 def named_files(arguments: Sequence[str], one_domain: bool = False) -> list[NamedFile]:

@@ -124,7 +124,7 @@ def _effect(one: _Router, m: Metric, plan: Plan) -> Effect:
     """One metric of one router."""
     a, b = one.drawn.point[m.name]
     if not (math.isfinite(a) and math.isfinite(b)):
-        why = "the metric is null on " + ("both sides" if math.isnan(a) and math.isnan(b) else "one side")
+        why = "the metric is not defined on " + ("both sides" if math.isnan(a) and math.isnan(b) else "one side")
         return Effect(a, b, Interval(reason=why))
     if m.interval == "maximum":
         return _of_maxima(m, (a, b), one.drawn.maxima[m.name], one.wider, plan, [one.drawn])

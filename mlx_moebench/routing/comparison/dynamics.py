@@ -141,7 +141,7 @@ def depth_slope(sums: Floats, tokens: Numbers, depths: npt.ArrayLike, strata: Se
     if square == 0:
         return Estimate(math.nan, Interval(reason="one depth has no trend"))
     if not np.isfinite(sums).all():
-        return Estimate(math.nan, Interval(reason="the margin is null here"))
+        return Estimate(math.nan, Interval(reason="the margin is not defined here"))
     slope = (centred / square) @ sums
     (interval,) = ratio_intervals(slope[:, None], np.asarray(tokens)[:, None], strata, plan)
     return Estimate(float(slope.sum() / np.asarray(tokens).sum()), interval)

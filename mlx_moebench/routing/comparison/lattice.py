@@ -43,7 +43,7 @@ def count_difference(
         return min(low, effect), max(high, effect)
 
     if not (apart.finite and math.isfinite(effect)):
-        return Interval(reason="the metric is null on a side"), math.nan
+        return Interval(reason="the metric is not defined on a side"), math.nan
     low, high = ends(plan.level)
     return Interval(low, high, METHOD), 1.0 if effect == 0 else p_value(ends, plan)
 

@@ -92,7 +92,7 @@ def maximum(estimates: Estimates, level: float = 0.95) -> Maximum:
     """The largest of the estimates, with its interval; NaN estimates have none."""
     value = estimates.value
     if not np.isfinite(value).all():
-        return Maximum(math.nan, Interval(reason="the metric is null here"), ())
+        return Maximum(math.nan, Interval(reason="the metric is not defined here"), ())
     mask = candidates(estimates)
     some = estimates.take(mask)
     low, high = _lowest(some, level), _highest(some, level)

@@ -131,7 +131,7 @@ class _Resampled:
         """Of this router alone."""
         point = self.point[m.name]
         if not math.isfinite(point):
-            return Interval(reason="the metric is null here")
+            return Interval(reason="the metric is not defined here")
         return _mean_interval(point, self.boot[m.name], self.jack[m.name], self.widen, plan, limits(m, [self.form]))
 
 
@@ -175,7 +175,7 @@ def resampled_interval(
     level = plan.level if level is None else level
     boot, jack = boot[np.isfinite(boot)], jack[np.isfinite(jack)]
     if len(boot) < 0.9 * plan.resamples:
-        return Interval(reason="the metric is null in more than a tenth of the resamples")
+        return Interval(reason="the metric is not defined in more than a tenth of the resamples")
     if kind == "plugin":
         low, high = basic(point, boot, widen, level)
     elif kind == "distance":

@@ -94,7 +94,7 @@ def corrected(
     that of the corrected value, whose correction varies from text to text with the value itself."""
     if not drawn.finite:
         where = "in some of the halves" if math.isfinite(drawn.whole) else "here"
-        return Corrected(drawn.whole, Interval(reason=f"the metric is null {where}"), drawn.whole)
+        return Corrected(drawn.whole, Interval(reason=f"the metric is not defined {where}"), drawn.whole)
     value, doubt = drawn.unbiased
     noise = drawn.halves if spread is None else spread
     tails = np.quantile(noise - noise.mean(), [(1 - level) / 2, (1 + level) / 2])
@@ -143,5 +143,5 @@ def transformed(one: Corrected, function: Callable[[float], float]) -> Corrected
     if low is None or high is None:
         return Corrected(value, one.interval, plugin)
     if not math.isfinite(value):
-        return Corrected(value, Interval(reason="the metric is null here"), plugin)
+        return Corrected(value, Interval(reason="the metric is not defined here"), plugin)
     return Corrected(value, Interval(function(low), function(high), METHOD, bias=plugin - value), plugin)

@@ -161,7 +161,7 @@ def _peak(m: Metric, every: Sequence[_Router], level: float) -> Corrected:
     """Of the largest value over the routers that have the metric."""
     parts = [one.maxima[m.name] for one in every if np.isfinite(one.maxima[m.name].value).all()]
     if not parts:
-        return Corrected(math.nan, Interval(reason="the metric is null here"), math.nan)
+        return Corrected(math.nan, Interval(reason="the metric is not defined here"), math.nan)
     return _maximum(together(parts), level, limits(m, [one.form for one in every]))
 
 

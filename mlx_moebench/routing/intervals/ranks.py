@@ -203,7 +203,7 @@ def _fisher_intervals(
     intervals = []
     for rho, error in zip(rhos, errors.tolist(), strict=True):
         if not np.isfinite(rho):
-            intervals.append(Interval(reason="one side does not vary, or is null"))
+            intervals.append(Interval(reason="one side does not vary, or is not defined"))
             continue
         rest = 1 - rho * rho
         half = wide * error / rest if rest > 1e-12 else 0.0

@@ -75,7 +75,7 @@ def _ratio_interval(
     if (n := int((part > 0).sum())) < MIN_CLUSTERS:
         return Interval(reason=too_few(n))
     if not np.isfinite(x).all():
-        return Interval(reason="the number is null here")
+        return Interval(reason="the number is not defined here")
     with np.errstate(invalid="ignore", divide="ignore"):
         boot = (weights @ x) / (weights @ y)
         jack = (x.sum() - x) / (y.sum() - y)

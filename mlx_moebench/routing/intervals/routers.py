@@ -151,7 +151,7 @@ def n90(covered: Floats, values: Values, router: RouterMetrics) -> Corrected:
     covered [R], values [..., R]: what the n busiest experts have of all selections.
     """
     if not np.isfinite(covered).all():
-        return Corrected(math.nan, Interval(reason="the metric is null here"), math.nan)
+        return Corrected(math.nan, Interval(reason="the metric is not defined here"), math.nan)
     mean, quarter = values.halves.mean(axis=0), values.quarters.mean(axis=0)
     first, _, best = steps(covered, mean, quarter, slowest=4 / 3)
     # Where quarters leave most experts without a selection, steps shrink and show too little of what is left.

@@ -75,9 +75,9 @@
         MB.element("th", { scope: "row", text: nameOf(router) }),
         cell(router.tokens.toLocaleString("en")),
         cell(MB.number(router.entropy)),
-        cell(router.busiest_expert === null ? "null" : String(router.busiest_expert)),
-        cell(router.top_share === null ? "null" : `${MB.number(100 * router.top_share, 1)}%`),
-        cell(router.tokens ? `${router.dead_experts} of ${router.n_experts}` : "null"),
+        cell(router.busiest_expert === null ? "none yet" : String(router.busiest_expert)),
+        cell(router.top_share === null ? "none yet" : `${MB.number(100 * router.top_share, 1)}%`),
+        cell(router.tokens ? `${router.dead_experts} of ${router.n_experts}` : "none yet"),
       ),
     );
     at("rows").replaceChildren(...rows);

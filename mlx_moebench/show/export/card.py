@@ -8,6 +8,7 @@ import yaml
 
 from ...errors import StatsError
 from ...types import Facts, Json
+from ..figures import Answer, answer
 from ..findings import counted
 from ..inputs import Inputs, Run
 from ..markdown import Cells, code, listed, table, text
@@ -91,6 +92,7 @@ def _section(inputs: Inputs, reports: list[Json]) -> Iterator[str]:
     yield ""
     yield "How the routers of this model choose experts, measured with mlx_moebench."
     yield ""
+    yield from (line for said in spoken(answer(inputs)) for line in (said, ""))
     columns = [_column(report, reports) for report in reports]
     kinds = list(dict.fromkeys(kind for report in reports for kind in report["summary_by_router"]))
     rows = []
@@ -105,6 +107,13 @@ def _section(inputs: Inputs, reports: list[Json]) -> Iterator[str]:
     yield from listed(cells)
     yield from words_of(inputs.runs)
     yield from _sources(reports)
+
+
+def spoken(words: Answer) -> Iterator[str]:
+    """The verdicts and sentences of an answer as Markdown; what went wrong, or well, in bold words."""
+    for verdict in words.verdicts:
+        yield f"**{verdict.heading}**{text(verdict.sentence.removeprefix(verdict.heading))}"
+    yield from map(text, words.sentences)
 
 
 def _column(report: Facts, reports: list[Json]) -> str:

@@ -9,12 +9,26 @@ from ..figures import answer, difference_series, domain_series
 from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
-from ..names import HEADS, OPEN, SCORES, SUMMARY, flag_of, label_and_unit, model_name, router_forms, sizes, tie_warnings
-from ..numbers import count, decimals, percent
+from ..names import (
+    HEADS,
+    NUMBERS,
+    OPEN,
+    QUANTITIES,
+    SCORES,
+    SUMMARY,
+    flag_of,
+    flag_words,
+    label_and_unit,
+    model_name,
+    router_forms,
+    sizes,
+    tie_warnings,
+)
+from ..numbers import UNDEFINED, count, decimals, percent
 from ..tables.dynamics import COURSE
 from ..tables.quant import COLUMNS
 from ..tables.training import ENDS, ROWS
-from .card import words_of
+from .card import spoken, words_of
 
 FIGURES = (("mean_entropy", 3), ("top_share_token", 3), ("top_load_ratio", 2), ("n_eff", 1))
 """Metrics of each router, and their digits; experts without a token and the flag stand beside them."""
@@ -23,7 +37,7 @@ FIGURES = (("mean_entropy", 3), ("top_share_token", 3), ("top_load_ratio", 2), (
 def to_markdown(inputs: Inputs) -> str:
     """The answer in sentences, each run and its routers, what lies between domains, and so on, then provenance."""
     words = answer(inputs)
-    lines = ["# Routing report", "", *(line for sentence in words.sentences for line in (text(sentence), ""))]
+    lines = ["# Routing report", "", *(line for said in spoken(words) for line in (said, ""))]
     lines += [*(f"- {text(caution)}" for caution in words.cautions), *[""] * bool(words.cautions)]
     for part in (
         *(_run(run) for run in inputs.runs),
@@ -47,19 +61,29 @@ def _run(run: Run) -> Iterator[str]:
     yield sizes(report) + ", " + ", ".join(sorted(router_forms(report))) + "."
     yield from (f"Warning: {text(warning)}." for warning in report["model"].get("warnings", ()))
     yield ""
-    kinds = report["summary_by_router"]
+    kinds, flagged = report["summary_by_router"], _flagged(report)
     for kind, summary in kinds.items():
-        rows = [[words, cells.cell(summary[name], 3), unit] for name, words, unit in SUMMARY if name in summary]
+        rows = [
+            [words, cells.cell(summary[name], 3), unit]
+            for name, words, unit in SUMMARY
+            if name in summary and not (name == "collapsed_fraction" and not flagged)
+        ]
         yield from table([f"{kind} routers" if len(kinds) > 1 else "all routers", "value", "unit"], rows)
         yield ""
     several = len(kinds) > 1
     columns = ["layer", *(["router"] if several else []), *(HEADS[name] for name, _ in FIGURES), HEADS["dead_experts"]]
-    if any("collapsed" in r for r in report["routers"]):
+    if flagged:
         columns.append("above tau")
-    yield from table(columns, (_router(r, several, cells, report["settings"]) for r in report["routers"]))
+    rows = [_router(r, several, cells, report["settings"]) for r in report["routers"]]
+    yield from table(columns, (row[: len(columns)] for row in rows))
     yield ""
     yield from words_of((run,))
     yield from _notes(report, cells)
+
+
+def _flagged(report: Facts) -> bool:
+    """Whether flags of one domain are shown: findings over several say more, and the two might contradict."""
+    return any("collapsed" in r and "findings" not in r for r in report["routers"])
 
 
 def _router(r: Facts, several: bool, cells: Cells, settings: Facts) -> list[str]:
@@ -67,20 +91,21 @@ def _router(r: Facts, several: bool, cells: Cells, settings: Facts) -> list[str]
         str(r["layer"]),
         *([text(r["router"])] if several else []),
         *(cells.cell({"value": r[name], **r["ci"].get(name, {})}, digits) for name, digits in FIGURES),
-        "null" if r["dead_experts"] is None else f"{r['dead_experts']} of {r['n_experts']}",
-        *([flag_of(r, settings)] if "collapsed" in r else []),
+        UNDEFINED if r["dead_experts"] is None else f"{r['dead_experts']} of {r['n_experts']}",
+        *([flag_words(r, settings)] if "collapsed" in r else []),
     ]
 
 
 def _notes(report: Facts, cells: Cells) -> Iterator[str]:
     settings = report["settings"]
     ci, share = settings["ci"], settings["collapse_on"].removeprefix("top_share_")
-    if any("collapsed" in r for r in report["routers"]):
+    flagged = _flagged(report)
+    if flagged:
         yield (
             f"- above tau: the busiest expert's {share} share exceeds {settings['tau']:g}; a flag on one domain, which "
             "cannot tell collapse from specialisation."
         )
-    if any(flag_of(r, settings) == "open" for r in report["routers"]):
+    if flagged and any(flag_of(r, settings) == "open" for r in report["routers"]):
         yield f"- above tau is open: {OPEN}."
     over = "layers, a census and not a sample" if ci["method"] == "layer" else "sequences"
     entries = (*report["summary"].values(), *(r["ci"].get("load_entropy", {}) for r in report["routers"]))
@@ -88,7 +113,7 @@ def _notes(report: Facts, cells: Cells) -> Iterator[str]:
         yield f"- [low, high]: {percent(ci['level'])} intervals over {over}, {ci['resamples']:,} draws."
     yield from listed(cells)
     reasons = dict.fromkeys(r["collapsed_reason"] for r in report["routers"] if r.get("collapsed_reason"))
-    yield from (f"- above tau is null: {text(reason)}." for reason in reasons)
+    yield from (f"- above tau is {UNDEFINED}: {text(reason)}." for reason in reasons if flagged)
     yield from (f"- Warning: {text(sentence)}" for sentence in tie_warnings(report["routers"]))
 
 
@@ -97,8 +122,7 @@ def _domains(name: str, profile: Facts) -> Iterator[str]:
     yield f"## Between the domains of {text(name)}: {', '.join(text(domain) for domain in series.domains)}"
     yield ""
     several = len({r["router"] for r in profile["routers"]}) > 1
-    columns = ["layer", *(["router"] if several else []), "word", "r, share of experts", "s, share of ln D"]
-    columns += ["one expert, share of tokens", "idle, share of experts", "information of the domain, nats", "p"]
+    columns = ["layer", *(["router"] if several else []), "word", *(QUANTITIES[key].head for key in NUMBERS), "p"]
     columns.append("whom, and what is open")
     rows = []
     for r, of_router in zip(profile["routers"], series.routers, strict=True):
@@ -109,10 +133,10 @@ def _domains(name: str, profile: Facts) -> Iterator[str]:
             [
                 str(r["layer"]),
                 *([text(r["router"])] if several else []),
-                of_router.word or "null",
+                of_router.word or "no word",
                 *(cells.cell({"value": v.value, "low": v.low, "high": v.high, "reason": v.reason}, 3) for v in values),
                 cells.cell(information, 3),
-                "null" if p is None else f"{p:.3g}",
+                UNDEFINED if p is None else f"{p:.3g}",
                 text("; ".join(of_router.remarks)),
             ]
         )

@@ -7,11 +7,13 @@ a reason beside them.
 from .answer import Answer, Fact, answer
 from .base import RouterId, Value
 from .coactivation import CoactivationSeries, coactivation_heat, coactivation_series
+from .definitions import definitions
 from .differences import (
     WITHOUT,
     DifferenceSeries,
     LoadDifference,
     change_heat,
+    difference_sentence,
     difference_series,
     distance_chart,
     effect_chart,
@@ -27,7 +29,21 @@ from .domains import (
     share_chart,
     spread_chart,
 )
-from .drawing import CLEAR, Chart, Heat, Line, Measure, Points, Reference, Scale, kinds_of
+from .drawing import (
+    ALL,
+    CLEAR,
+    DASHES,
+    Chart,
+    Heat,
+    Line,
+    Measure,
+    Points,
+    Reference,
+    Scale,
+    Style,
+    kinds_of,
+    styles_of,
+)
 from .dynamics import (
     DynamicsSeries,
     chance_of,
@@ -39,13 +55,30 @@ from .dynamics import (
     load_course,
 )
 from .layers import LAYER_METRICS, LayerSeries, layer_chart, layer_series
-from .load import Band, DeadSeries, LoadSeries, RouterLoad, dead_chart, dead_series, load_heat, load_series, none_dead
+from .load import (
+    Band,
+    DeadSeries,
+    LoadSeries,
+    RouterLoad,
+    dead_chart,
+    dead_series,
+    favourite_domains,
+    grouped,
+    load_heat,
+    load_series,
+    none_dead,
+)
 from .quant import QuantSeries, arm_words, kept_chart, margin_chart, quant_series
+from .sentences import findings_sentence, report_sentence
+from .strip import Place, Strip, strips
 from .training import TrainingSeries, training_charts, training_series
 from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncertainty_series
+from .verdicts import Verdict, training_verdict
 
 __all__ = [
+    "ALL",
     "CLEAR",
+    "DASHES",
     "LAYER_METRICS",
     "WITHOUT",
     "Answer",
@@ -64,6 +97,7 @@ __all__ = [
     "LoadDifference",
     "LoadSeries",
     "Measure",
+    "Place",
     "Points",
     "QuantSeries",
     "Reference",
@@ -71,9 +105,12 @@ __all__ = [
     "RouterId",
     "RouterLoad",
     "Scale",
+    "Strip",
+    "Style",
     "TrainingSeries",
     "UncertaintySeries",
     "Value",
+    "Verdict",
     "answer",
     "arm_words",
     "chance_of",
@@ -83,7 +120,9 @@ __all__ = [
     "course_chart",
     "dead_chart",
     "dead_series",
+    "definitions",
     "depth_chart",
+    "difference_sentence",
     "difference_series",
     "distance_chart",
     "divergence_chart",
@@ -91,6 +130,9 @@ __all__ = [
     "domain_series",
     "dynamics_series",
     "effect_chart",
+    "favourite_domains",
+    "findings_sentence",
+    "grouped",
     "information_chart",
     "kept_chart",
     "kinds_of",
@@ -105,11 +147,15 @@ __all__ = [
     "margin_chart",
     "none_dead",
     "quant_series",
+    "report_sentence",
     "rho_chart",
     "router_heat",
     "share_chart",
     "spread_chart",
+    "strips",
+    "styles_of",
     "training_charts",
     "training_series",
+    "training_verdict",
     "uncertainty_series",
 ]

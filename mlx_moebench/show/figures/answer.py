@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...types import Facts
-from ..findings import counted
 from ..inputs import Inputs, Run, Training
-from ..names import OPEN, SUMMARY, data_warnings, flag_of, isolated, missing, sizes, tie_warnings, unit_of_text
+from ..names import SUMMARY, data_warnings, isolated, missing, tie_warnings
 from ..numbers import count, difference, number, with_interval
 from .base import Value, labels, value_of
-from .differences import DifferenceSeries, difference_series
-from .domains import DomainSeries, domain_series
-from .drawing import CLEAR
+from .differences import difference_sentence, difference_series
 from .dynamics import DynamicsSeries, dynamics_series
 from .quant import QuantSeries, quant_series
+from .sentences import findings_sentence, report_sentence
+from .testbed import sentences as testbed_sentences
 from .training import training_series
 from .uncertainty import uncertainty_series
+from .verdicts import Verdict, training_verdict
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Fact:
 
 @dataclass(frozen=True)
 class Answer:
-    """sentences: one for each thing that was given, the first the answer itself. cautions: what limits them."""
+    """verdicts: on trainings. sentences: one for each thing that was given. cautions: what limits them."""
 
+    verdicts: tuple[Verdict, ...]
     sentences: tuple[str, ...]
     facts: tuple[Fact, ...]
     cautions: tuple[str, ...]
@@ -42,51 +43,24 @@ class Answer:
 
 def answer(inputs: Inputs) -> Answer:
     """What was measured, in words: findings or flags, differences, uncertainty and trainings."""
+    verdicts = tuple(training_verdict(training, inputs.trainings) for training in inputs.trainings)
     sentences = [_training(training) for training in inputs.trainings]
-    sentences += [_difference(difference_series(comparison)) for comparison in inputs.comparisons]
-    sentences += [_findings(domain_series(name, profile)) for name, profile in inputs.profiles.items()]
-    sentences += [_flags(run) for run in inputs.runs if run.name not in inputs.profiles]
+    sentences += [difference_sentence(difference_series(comparison)) for comparison in inputs.comparisons]
+    sentences += [
+        findings_sentence(name, profile, [str(d["name"]) for d in profile["domains"]])
+        for name, profile in inputs.profiles.items()
+    ]
+    sentences += [report_sentence(run.report, run.name) for run in inputs.runs if run.name not in inputs.profiles]
     sentences += [_uncertainty(report) for report in inputs.uncertainties]
     sentences += [_quantised(quant_series(report)) for report in inputs.quants]
     sentences += [_followed(dynamics_series(report)) for report in inputs.dynamics]
+    sentences += [sentence for report in inputs.testbeds for sentence in testbed_sentences(report)]
     facts = tuple(fact for run in inputs.runs for fact in _facts(run))
-    return Answer(tuple(sentences), facts, tuple(dict.fromkeys([*inputs.notes, *_cautions(inputs)])))
+    return Answer(verdicts, tuple(sentences), facts, tuple(dict.fromkeys([*inputs.notes, *_cautions(inputs)])))
 
 
 def _words(value: Value, digits: int = 3) -> str:
     return with_interval(value.value, value, digits)
-
-
-def _findings(series: DomainSeries) -> str:
-    parts = []
-    for kind, words in series.counts.items():
-        of = f"{kind} " if len(series.counts) > 1 else ""
-        parts.append(_words_of(words, f"{of}router"))
-    texts = f"{count(sum(series.n_sequences), unit_of_text(series.model))}, {count(sum(series.n_tokens), 'token')}"
-    known = any(r.mi.has_interval for r in series.routers)
-    how = (
-        ""
-        if known
-        else f", because there are no intervals ({next((r.reason for r in series.routers if r.reason), '')})"
-    )
-    where = labels([r.router for r in series.routers])
-    least = _largest([Value(-r.used.value) for r in series.routers])
-    busy = _largest([r.dominant for r in series.routers])
-    named = f"{isolated(series.name)} over {', '.join(map(isolated, series.domains))}"
-    return (
-        f"{named} ({texts}): {'; '.join(parts)}{how}. The least share of the experts in effective use over all domains "
-        f"is {_words(series.routers[least].used, 2)} (layer {where[least]}); the most that one expert has in most "
-        f"domains is {_words(series.routers[busy].dominant, 2)} of the tokens (layer {where[busy]})."
-    )
-
-
-def _words_of(words: Facts, noun: str) -> str:
-    total = sum(words.values())
-    if total == 1:
-        return f"its only {noun} is {counted(words).removeprefix('1 ')}"
-    if words.get("null") == total:
-        return f"its {count(total, noun)} are without a word"
-    return f"of {count(total, noun)} {counted(words)}"
 
 
 def _largest(values: Sequence[Value]) -> int:
@@ -94,58 +68,8 @@ def _largest(values: Sequence[Value]) -> int:
     return max(range(len(values)), key=lambda n: (values[n].value == values[n].value, values[n].value))
 
 
-def _flags(run: Run) -> str:
-    report = run.report
-    summaries = report.get("summary_by_router") or {"": report["summary"]}
-    several = len(summaries) > 1
-    flagged = "; ".join(_flagged(report, kind if several else "") for kind in summaries)
-    named = f"{isolated(run.name)} on {isolated(str(report['data']['name']))}"
-    busiest = " ".join(_busiest(summary, f" {kind}" if several else "") for kind, summary in summaries.items())
-    opened = [flag_of(r, report["settings"]) for r in report["routers"]].count("open")
-    unsure = f" ({count(opened, 'flag')} open: {OPEN})" if opened else ""
-    return (
-        f"{named} ({sizes(report)}): {flagged} as collapsed at tau {report['settings']['tau']:g}{unsure}, "
-        f"a flag on one domain, which cannot tell collapse from specialisation. {busiest}"
-    )
-
-
-def _flagged(report: Facts, kind: str) -> str:
-    """How many routers of a kind, or of all for an empty one, are flagged, of those that can be."""
-    flags = [r.get("collapsed") for r in report["routers"] if kind in ("", r["router"])]
-    flagged, judged = flags.count(True), len(flags) - flags.count(None)
-    noun = f"{kind} router".lstrip()
-    if not judged:
-        return f"no {noun} can be flagged"
-    return f"{flagged} of {count(judged, noun)} {'is' if 1 in (flagged, judged) else 'are'} flagged"
-
-
-def _busiest(summary: Facts, of: str) -> str:
-    peak, entropy = (_entry(summary.get(name, {})) for name in ("peak_top_share_token", "mean_entropy"))
-    return f"The busiest{of} expert of any layer takes {peak} of the tokens; mean entropy is {entropy} nats."
-
-
-def _entry(entry: Facts) -> str:
-    return with_interval(entry.get("value"), entry)
-
-
-def _difference(series: DifferenceSeries) -> str:
-    how = {True: "on the same sequences", False: "as independent samples", None: "by values alone"}[series.paired]
-    kind = "mlp" if "mlp" in series.overall else next(iter(series.overall))
-    entropy = series.overall[kind].get("mean_entropy")
-    moved = sum(1 for load in series.loads if load.l1.q < CLEAR)
-    tested = sum(1 for load in series.loads if load.l1.q == load.l1.q)
-    parts = []
-    if entropy is not None:
-        parts.append(f"mean entropy moves by {difference(entropy.effect.value, entropy.effect)} nats")
-    parts.append(
-        f"the load differs in {moved} of {count(tested, 'router')} (q < {CLEAR:g})"
-        if tested
-        else "whether the load moved by more than chance cannot be said"
-    )
-    return f"{isolated(series.names[1])} against {isolated(series.names[0])}, {how}: {', and '.join(parts)}."
-
-
 def _training(training: Training) -> str:
+    """What was trained, for how long; whether it went well stands in its verdict."""
     series = training_series(training)
     loss = series.loss
     name = "without a routing loss" if loss is None else f"with {loss.get('name')}, weight {loss.get('weight'):g}"
@@ -154,8 +78,9 @@ def _training(training: Training) -> str:
     ends = ""
     if len(series.steps) > 1:
         tenth = max(1, len(series.ce) // 10)
-        first, last = (number(float(part.mean())) for part in (series.ce[:tenth], series.ce[-tenth:]))
-        ends = f": cross-entropy of the batches went from {first} (first tenth) to {last} nats (last tenth)"
+        first, last = (float(part.mean()) for part in (series.ce[:tenth], series.ce[-tenth:]))
+        end = f"{number(last)} nats" if last == last else "no number"
+        ends = f": cross-entropy of the batches went from {number(first)} (first tenth) to {end} (last tenth)"
     return f"Training {isolated(series.name)}, {name}: {steps}{ends}."
 
 
@@ -198,11 +123,13 @@ def _followed(series: DynamicsSeries) -> str:
 
 
 def _facts(run: Run) -> Iterator[Fact]:
+    """Of several domains without the flags of one, which findings over them stand in for."""
     summaries = run.report.get("summary_by_router") or {"": run.report["summary"]}
+    several = any("findings" in router for router in run.report["routers"])
     for kind, summary in summaries.items():
         of = f" ({kind} routers)" if len(summaries) > 1 else ""
         for name, words, unit in SUMMARY:
-            if name in summary:
+            if name in summary and not (name == "collapsed_fraction" and several):
                 yield Fact(run.name, name, words + of, unit, value_of(summary[name]["value"], summary[name]))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...routing.sums import Floats
 from ...types import Facts
 from ..names import isolated, label_and_unit, side_name, unit_of_text
-from ..numbers import count, percent
+from ..numbers import count, difference, percent, with_interval
 from .base import RouterId, Value, definition, intervals_of, labels, or_nan, router_id, value_of
 from .drawing import CLEAR, Chart, Heat, Line, Measure, Reference, Scale, kinds_of, points_of
 
@@ -146,6 +146,53 @@ def _load(router: Facts) -> LoadDifference:
     )
 
 
+def difference_sentence(series: DifferenceSeries) -> str:
+    """Whether the load moved, in how many layers and where the most, which expert gained, and the mean entropy."""
+    a, b = map(isolated, (series.names[0], series.names[1]))
+    parts = [_moved(series), _gained(series)]
+    kind = "mlp" if "mlp" in series.overall else next(iter(series.overall), None)
+    entropy = series.overall[kind].get("mean_entropy") if kind else None
+    if entropy is not None and entropy.effect.value == entropy.effect.value:
+        parts.append(f"Mean entropy moves by {difference(entropy.effect.value, entropy.effect)} nats")
+    return f"{b} against {a}, {series.how}: {'. '.join(filter(None, parts))}."
+
+
+def _moved(series: DifferenceSeries) -> str:
+    noun = "layer" if len(kinds_of(series.routers)) == 1 else "router"
+    tested = [load for load in series.loads if load.l1.q == load.l1.q]
+    if not tested:
+        return "whether the load moved by more than chance cannot be said"
+    moved = [load for load in tested if load.l1.q < CLEAR]
+    if not moved:
+        return f"the load moved by more than chance in 0 of {count(len(tested), noun)} (q < {CLEAR:g})"
+    most = max(moved, key=lambda load: load.l1.value)
+    where = labels(series.routers)[series.loads.index(most)]
+    size = with_interval(most.l1.value, most.l1, 3)
+    return (
+        f"the load moved by more than chance in {len(moved)} of {count(len(tested), noun)} (q < {CLEAR:g}), the most "
+        f"in layer {where} (L1 distance {size}, at most 2)"
+    )
+
+
+def _gained(series: DifferenceSeries) -> str:
+    """The expert whose share of tokens changed the most, of all whose band leaves out 0."""
+    best: tuple[float, str] | None = None
+    for label, load in zip(labels(series.routers), series.loads, strict=True):
+        if load.change is None or not len(load.change):
+            continue
+        clear = (load.low > 0) | (load.high < 0)
+        if not clear.any():
+            continue
+        expert = int(np.where(clear, np.abs(load.change), -1.0).argmax())
+        size = float(load.change[expert])
+        ends = f"{100 * load.low[expert]:+.1f}, {100 * load.high[expert]:+.1f}"
+        how = "gains" if size > 0 else "loses"
+        words = f"Expert {expert} of layer {label} {how} the most: {100 * size:+.1f} [{ends}] points of the tokens"
+        if best is None or abs(size) > best[0]:
+            best = abs(size), words
+    return best[1] if best else ""
+
+
 def effect_chart(series: DifferenceSeries, metric: str, kind: str | None = None) -> Chart:
     """B minus A of a metric, layer by layer, of the routers of one ``kind`` or a line for each kind."""
     label, unit = label_and_unit(metric)
@@ -252,4 +299,5 @@ def change_heat(series: DifferenceSeries) -> Heat | None:
         band=f"{percent(series.level)} band over all experts of the layer",
         reasons=tuple(load.reason for load in series.loads),
         x_ordered="expert, most gained first in each layer",
+        neutral=(0.0,) * len(series.routers),
     )

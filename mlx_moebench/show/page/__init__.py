@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jinja2
 
 from ... import __version__
 from ...types import Facts, Json
-from ..figures import Fact, answer
+from ..colours import FINDINGS, FINDINGS_DARK
+from ..figures import Fact, answer, definitions, strips
 from ..inputs import Inputs
 from ..numbers import with_interval
 from ..tokens import SCRIPTS as TOKEN_SCRIPTS
@@ -19,16 +20,20 @@ from ..tokens import assets, script_json
 from .data import page_data
 from .provenance import provenance
 
-STYLES = ("page.css", "pictures.css")
+STYLES = ("page.css", "first.css", "pictures.css")
 SCRIPTS = (
     "base.js",
+    "state.js",
+    "pointer.js",
+    "painting.js",
     "numbers.js",
     "chart.js",
     "heatmap.js",
     "tables.js",
     "figure.js",
-    "png.js",
+    "export.js",
     "sections.js",
+    "strip.js",
     "map.js",
     "river.js",
     "river_view.js",
@@ -56,7 +61,7 @@ def build_page(
     """
     traced = {"tokens": tokens, "beside": beside}
     data = page_data(inputs, tokens) | {name: of for name, of in traced.items() if of is not None}
-    style = assets(*STYLES, *(TOKEN_STYLES if tokens is not None else ()))
+    style = finding_style() + assets(*STYLES, *(TOKEN_STYLES if tokens is not None else ()))
     script = assets(*SCRIPTS, *((*TOKEN_SCRIPTS, "map_view.js") if tokens is not None else ()), "start.js")
     settings: Json = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
@@ -64,6 +69,8 @@ def build_page(
     text = environment.from_string(assets("page.html.j2")).render(
         title=title or _title(inputs),
         answer=words,
+        strips=strips(inputs),
+        definitions=list(definitions(inputs)),
         facts=_facts(inputs, words.facts),
         runs=[run.name for run in inputs.runs],
         with_interval=with_interval,
@@ -80,6 +87,25 @@ def build_page(
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def finding_style() -> str:
+    """The colours of findings as properties of the page, ``--collapsed`` and ``--on-collapsed`` for text on it."""
+    light, dark = (_properties(colours) for colours in (FINDINGS, FINDINGS_DARK))
+    system = f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme='light']) {{ {dark} }} }}"
+    return f":root {{ {light} }}\n:root[data-theme='dark'] {{ {dark} }}\n{system}\n"
+
+
+def _properties(colours: Mapping[str, str]) -> str:
+    return " ".join(f"--{name}: {colour}; --on-{name}: {_ink(colour)};" for name, colour in colours.items())
+
+
+def _ink(colour: str) -> str:
+    """Black or white, whichever stands out more from a colour (WCAG 2's relative luminance)."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#ffffff"
+
+
 def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
@@ -89,6 +115,7 @@ def _title(inputs: Inputs) -> str:
     names += [str(report["data"]["name"]) for report in inputs.uncertainties]
     names += [f"{report['model']['id']}, quantised" for report in inputs.quants]
     names += [f"{report['model']['id']} over a training" for report in inputs.dynamics]
+    names += [f"the testbed on {', '.join(report['domains'])}" for report in inputs.testbeds]
     names += ["comparison"] if inputs.comparisons and not names else []
     shown = list(dict.fromkeys(names))
     return "Routing of " + ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

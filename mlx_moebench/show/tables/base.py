@@ -84,7 +84,8 @@ class _Whole(Table):
             for column in self.columns
         ]
         least = [
-            one.maximum if column.no_wrap else one.minimum for column, one in zip(self.columns, ranges, strict=True)
+            one.maximum if column.no_wrap or _of_numbers(column) else one.minimum
+            for column, one in zip(self.columns, ranges, strict=True)
         ]
         most = [one.maximum for one in ranges]
         room = options.max_width
@@ -100,6 +101,11 @@ class _Whole(Table):
                 for place, (i, width) in enumerate(zip(chosen, widths, strict=True))
             ]
             yield from Table.__rich_console__(part, console, options)
+
+
+def _of_numbers(column: Column) -> bool:
+    """Whether all its cells are numbers, with or without intervals, which lose their meaning when they are broken."""
+    return all(not any(c.isalpha() for c in cell) for cell in column.cells if isinstance(cell, str))
 
 
 def _strips(least: Sequence[int], room: int, gap: int) -> list[list[int]]:
@@ -142,6 +148,11 @@ def router_table(routers: Sequence[Facts], title: str | None = None) -> tuple[Ta
     if several:
         table.add_column("router")
     return table, [[str(router["layer"]), *([router["router"]] if several else [])] for router in routers]
+
+
+def answered(lines: Iterable[str]) -> Text:
+    """The answer in words, below a table: bold, after an empty line."""
+    return Text("\n") + sentences(lines, "bold")
 
 
 def interval_notes(note: str, entries: Iterable[Facts], ci: Facts, over: str = "sequences") -> Text:

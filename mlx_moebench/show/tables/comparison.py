@@ -12,10 +12,10 @@ from rich.text import Text
 
 from ...routing.comparison.differences import ROUNDING
 from ...types import Json
-from ..figures import CLEAR, WITHOUT, difference_series
-from ..names import side_name, sizes
-from ..numbers import count, decimals, percent, signed, with_interval
-from .base import Terminal, plain_table, sentences
+from ..figures import CLEAR, WITHOUT, difference_sentence, difference_series
+from ..names import label_and_unit, side_name, sizes
+from ..numbers import UNDEFINED, count, decimals, percent, signed, with_interval
+from .base import Terminal, answered, plain_table, sentences
 
 DEFAULT = ("mean_entropy", "top_share_token", "load_entropy")
 """Metrics shown layer by layer unless others are asked for."""
@@ -45,8 +45,9 @@ def print_comparison(comparison: Json, metrics: Sequence[str] = DEFAULT, console
 
 def render(comparison: Json, metrics: Sequence[str] = DEFAULT) -> Group:
     """The tables of `Comparison.to_dict` as one rich renderable."""
-    parts: list[Any] = [_heading(comparison)]
-    tested = difference_series(comparison).tested
+    series = difference_series(comparison)
+    parts: list[Any] = [_heading(comparison), *_caveats(comparison)]
+    tested = series.tested
     for kind, effects in comparison["overall"].items():
         n = sum(router["router"] == kind for router in comparison["routers"])
         of = f"{kind} routers" if len(comparison["overall"]) > 1 else "routers"
@@ -55,6 +56,7 @@ def render(comparison: Json, metrics: Sequence[str] = DEFAULT) -> Group:
         )
     parts += [_layers(comparison, metric, tested) for metric in metrics]
     parts += [_distances(comparison, tested), _loads(comparison), _notes(comparison, tested)]
+    parts.append(answered([difference_sentence(series)]))
     return Group(*parts)
 
 
@@ -70,9 +72,15 @@ def _heading(comparison: Json) -> Text:
     return sentences(lines, "bold")
 
 
+def _caveats(comparison: Json) -> list[Text]:
+    """What makes the sides not quite comparable, and what a reader must know, to be read before the numbers."""
+    lines = [f"Allowed ({one['kind']}): {one['what']}." for one in comparison["allowed"]] + list(comparison["notes"])
+    return [sentences(lines, "dim")] if lines else []
+
+
 def _overall(effects: Json, tested: bool, units: dict[str, str], title: str) -> Table:
     table = plain_table(title, gap=1)
-    table.add_column("metric", overflow="fold")  # where the line is too short for all, names break, not numbers
+    table.add_column("metric", overflow="fold")  # where the line is too short for all, words break, not numbers
     for name in ("A", "B"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("B - A", no_wrap=True)
@@ -82,12 +90,18 @@ def _overall(effects: Json, tested: bool, units: dict[str, str], title: str) -> 
     for name, e in effects.items():
         if name not in RESCALED:
             unit = units[name.removeprefix("peak_")]
-            table.add_row(name, *_sides(e), _effect(e), *([_p(e["p"])] if tested else []), SHORT.get(unit, unit))
+            table.add_row(
+                f"{label_and_unit(name)[0]}: {name}",
+                *_sides(e),
+                _effect(e),
+                *([_p(e["p"])] if tested else []),
+                SHORT.get(unit, unit),
+            )
     return table
 
 
 def _layers(comparison: Json, metric: str, tested: bool) -> Table:
-    table = plain_table(f"{metric}, {comparison['units'][metric]}", gap=1)
+    table = plain_table(f"{label_and_unit(metric)[0]} ({metric}), {comparison['units'][metric]}", gap=1)
     kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right")
     if kinds:
@@ -107,7 +121,7 @@ def _layers(comparison: Json, metric: str, tested: bool) -> Table:
 
 def _distances(comparison: Json, tested: bool) -> Table:
     """L1 distance of the loads."""
-    table = plain_table("load_l1: distance of the loads, 0 to 2, share of selections", gap=1)
+    table = plain_table("Distance of the loads (load_l1), 0 to 2, of selections", gap=1)
     kinds = len(comparison["overall"]) > 1
     table.add_column("layer", justify="right")
     if kinds:
@@ -151,7 +165,7 @@ def _tests(one: Json, digits: int) -> tuple[str, ...]:
 def _mover(change: Json, largest: bool) -> str:
     values = change["values"]
     if values is None or None in values:
-        return "null"
+        return UNDEFINED
     value = max(values) if largest else min(values)
     if value == 0:
         return "none"
@@ -161,7 +175,7 @@ def _mover(change: Json, largest: bool) -> str:
 
 def _notes(comparison: Json, tested: bool) -> Text:
     ci = comparison["settings"]["ci"]
-    lines = [f"Allowed ({one['kind']}): {one['what']}." for one in comparison["allowed"]] + list(comparison["notes"])
+    lines = []
     flags = ((r, [r["collapsed"][side] for side in "ab"]) for r in comparison["routers"])
     changed = [r for r, (a, b) in flags if None not in (a, b) and a != b]
     if changed:

@@ -12,7 +12,7 @@ from rich.table import Table
 from ...types import Json
 from ..figures import label_of
 from ..names import model_name, sizes
-from ..numbers import decimals, percent, signed, with_interval
+from ..numbers import UNDEFINED, decimals, percent, signed, with_interval
 from .base import Terminal, plain_table, sentences
 
 COURSE = (
@@ -73,7 +73,7 @@ def _by_layer(report: Json, kind: str, of: str) -> Table:
     for number, name in enumerate(_named(report)):
         each = [router["checkpoints"][number] for router in routers]
         pairs = (tuple(decimals(at[key]["value"], 3) for key in ("saturation", "change_rate")) for at in each)
-        table.add_row(name, *(f"{a}, {'-' if b == 'null' else b}" for a, b in pairs))
+        table.add_row(name, *(f"{a}, {'-' if b == UNDEFINED else b}" for a, b in pairs))
     chances = [f"{decimals(c, 3)}, {decimals(1 - c, 3)}" for c in (router["chance"]["top_k"] for router in routers)]
     table.add_row("chance", *chances)
     return table
@@ -91,7 +91,7 @@ def _depth(report: Json, kind: str, of: str) -> Table:
         for margin in margins:
             slope, tau, p = (at[margin][key] for key in ("slope", "tau", "p"))
             cells.append(with_interval(slope["value"], slope, 4, signed))
-            cells.append("null" if tau is None else f"{signed(tau, 2)}, {p:.2g}")
+            cells.append(UNDEFINED if tau is None else f"{signed(tau, 2)}, {p:.2g}")
         table.add_row(name, *cells)
     return table
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from ...printable import csv_cell
 from ...types import Facts, Json
 from ..names import model_name
-from ..numbers import count, decimals, number, percent, with_interval
+from ..numbers import UNDEFINED, count, decimals, number, percent, with_interval
 from .base import Terminal, interval_notes, router_table, sentences
 
 COLUMNS = (
@@ -125,7 +125,7 @@ def _accuracies(report: Json) -> Table:
     for r, cells in zip(report["routers"], names, strict=True):
         asked = [e["accuracy"] for e in r["experts"] if e["accuracy"]["n"] >= FEWEST]
         if not asked:
-            table.add_row(*cells, "0", *["null"] * 4)
+            table.add_row(*cells, "0", *[UNDEFINED] * 4)
             continue
         low, high = (pick(asked, key=lambda one: one["value"]) for pick in (min, max))
         shown = [f"{with_interval(one['value'], one, 2, decimals)} of {one['n']:,}" for one in (low, high)]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ...types import Facts, Json
 from ..findings import DEFINITION, counted, meanings, remarks
-from ..numbers import count, with_interval
+from ..numbers import UNDEFINED, count, with_interval
 from .base import plain_table, sentences
 
 
@@ -34,16 +34,14 @@ def _table(routers: list[Json], domains: Sequence[str]) -> Table:
     table.add_column("layer", justify="right", no_wrap=True)
     if several:
         table.add_column("router")
-    for name in ("word", "r", "s"):
+    for name in ("word", "r, experts in use", "s, told by domain", "one expert", "idle experts"):
         table.add_column(name, no_wrap=True)
-    for name in ("one expert", "idle"):
-        table.add_column(name)  # on a narrow terminal these wrap
     for r in routers:
         parts = _numbers(r)
         table.add_row(
             str(r["layer"]),
             *([r["router"]] if several else []),
-            r["findings"]["word"] or "n/a",
+            r["findings"]["word"] or "no word",
             *(_cell(parts.get(name)) for name in ("used", "specialisation", "share", "experts")),
         )
     return table
@@ -55,7 +53,7 @@ def _numbers(router: Facts) -> dict[str, Facts]:
 
 
 def _cell(part: Facts | None) -> str:
-    return with_interval(part["value"], part, 2) if part else "n/a"
+    return with_interval(part["value"], part, 2) if part else UNDEFINED
 
 
 def _counts(words: Facts) -> Iterator[str]:

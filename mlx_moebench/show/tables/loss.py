@@ -11,7 +11,7 @@ from rich.text import Text
 from ...printable import one_line
 from ...types import Json
 from ..names import SCORES, model_name
-from ..numbers import decimals, with_interval
+from ..numbers import UNDEFINED, decimals, with_interval
 from .base import Terminal, interval_notes, plain_table, router_table, sentences
 
 
@@ -50,7 +50,7 @@ def _routers(report: Json) -> Table:
     for r, cells in zip(report["routers"], names, strict=True):
         cells += [_plain(r[name], "rho") for name in SCORES]
         bins = r["entropy"]["calibration"]
-        ends = [f"{bins[i]['loss']['value']:.2f}" for i in (0, -1)] if bins else ["null"]
+        ends = [f"{bins[i]['loss']['value']:.2f}" for i in (0, -1)] if bins else [UNDEFINED]
         table.add_row(*cells, " to ".join(ends))
     for kind, means in report["summary"].items():
         name = ["mean", kind][: len(names[0])]

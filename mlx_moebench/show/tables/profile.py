@@ -15,10 +15,11 @@ from ...printable import csv_cell
 from ...routing.domains.shares import COUNT, MOST
 from ...routing.metrics import METRICS
 from ...types import Facts, Json
+from ..figures import findings_sentence
 from ..findings import flags
-from ..names import HEADS, data_warnings, model_name, read_by
+from ..names import HEADS, QUANTITIES, data_warnings, model_name, read_by
 from ..numbers import number, percent, with_interval
-from .base import Terminal, plain_table, sentences
+from .base import Terminal, answered, plain_table, sentences
 from .findings import finding_parts
 
 COLUMNS = (
@@ -28,11 +29,8 @@ COLUMNS = (
 """Columns of the tidy table; ``reason`` says why a value or its interval is missing."""
 
 BETWEEN = {
-    "domain_information": "nats",
-    "dominant_share": "share of tokens",
-    "idle_experts": "share of experts",
-    "mixture_spread": "ratio",
-    "jensen_shannon": "nats",
+    name: QUANTITIES[name].unit
+    for name in ("domain_information", "dominant_share", "idle_experts", "mixture_spread", "jensen_shannon")
 }
 """Metrics of several domains at once, with their units; their ``domain`` is the names joined by ``|``.
 
@@ -58,12 +56,13 @@ def render_profile(profile: Json, reports: dict[str, Json], settings: Json) -> G
     name, model = profile["name"], model_name(profile["model"])
     title = name if name == model else f"{name}: {model}"
     parts: list[Any] = [sentences([f"{title}, {profile['phase']}, {', '.join(forms)}"], "bold")]
+    parts += [sentences([f"Warning: {line}"], "dim") for line in data_warnings(profile["data"])]
     parts.append(_domains(reports))
     parts += finding_parts(routers, profile["words_by_router"], settings["thresholds"], list(reports))
-    parts += [sentences([f"Warning: {line}"], "dim") for line in data_warnings(profile["data"])]
     parts += [sentences([line], "dim") for line in read_by(profile["data"])]
     if any(r["domain_information"]["low"] is not None for r in routers):
         parts.append(Text(_of_intervals(settings["ci"]), style="dim"))
+    parts.append(answered([findings_sentence(name, profile, list(reports))]))
     return Group(*parts)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from ...types import Json
+from ...types import Facts, Json
+from ..figures import training_verdict
+from ..inputs import Training
 from ..names import label_and_unit
 from ..numbers import decimals, with_interval
-from .base import Terminal, plain_table
+from .base import Terminal, answered, plain_table
 
 ROWS = (
     ("load_entropy", 3),
@@ -24,9 +26,17 @@ ROWS = (
 
 ENDS = ("before", "after")
 
+VERDICTS = {"good": "green", "bad": "red", "open": ""}
+"""Colours of verdicts, beside their words."""
 
-def print_training(report: Json, console: Console | None = None) -> None:
-    """Print routing before and after with intervals, the cross-entropies, and how often the floor fired."""
+
+def print_training(
+    report: Json, log: Sequence[Facts] = (), console: Console | None = None, name: str = "adapters"
+) -> None:
+    """Print routing before and after with intervals, the cross-entropies, how often the floor fired, and a verdict.
+
+    log: the lines of its log, without which nothing is said of the routing loss. name: what the training is called.
+    """
     console = console or Terminal()
     loss = report["settings"]["routing_loss"]
     name = "no routing loss" if loss is None else f"{loss['name']}, weight {loss['weight']:g}"
@@ -34,6 +44,8 @@ def print_training(report: Json, console: Console | None = None) -> None:
     console.print(_table(report))
     for line in _notes(report):
         console.print(line, markup=False)
+    verdict = training_verdict(Training(name, report, log))
+    console.print(answered([verdict.sentence]), style=VERDICTS[verdict.state])
 
 
 def _table(report: Json) -> Table:

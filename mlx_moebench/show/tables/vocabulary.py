@@ -10,6 +10,7 @@ from ...analysis.vocabulary import WHY_NO_INTERVAL
 from ...printable import one_line
 from ...types import Json
 from ..names import model_name
+from ..numbers import UNDEFINED
 from .base import Terminal, plain_table, sentences
 
 
@@ -30,14 +31,14 @@ def render(report: Json) -> Group:
     )
     known = [r for r in report["routers"] if r["value"] is not None]
     if not known:
-        return Group(heading, Text(f"null: no id occurs {settings['min_count']} times or more."))
+        return Group(heading, Text(f"{UNDEFINED}: no id occurs {settings['min_count']} times or more."))
     most = max(known, key=lambda r: r["value"] - r["null"]["mean"])
     note = (
         f"specialisation: mean over the ids that occur {settings['min_count']} times or more of the largest share of "
         "an id's tokens that one expert takes.\n"
-        f"null: mean and middle 95% of {settings['permutations']:,} rotations, in which the experts move round each "
-        "sequence and the ids stay; p as large by chance, q over these routers. neighbours: with the ids of the tokens "
-        "beside; near the value where passages rather than ids have their experts. No interval: "
+        f"by chance: mean and middle 95% of {settings['permutations']:,} rotations, in which the experts move round "
+        "each sequence and the ids stay; p as large by chance, q over these routers. neighbours: with the ids of the "
+        "tokens beside; near the value where passages rather than ids have their experts. No interval: "
         + WHY_NO_INTERVAL
         + "."
     )
@@ -56,7 +57,7 @@ def _summary(routers: list[Json]) -> Table:
         table.add_column("router")
     for name in ("ids", "specialisation"):
         table.add_column(name, justify="right")
-    table.add_column("null", no_wrap=True)
+    table.add_column("by chance", no_wrap=True)
     for name in ("p", "q", "neighbours"):
         table.add_column(name, justify="right")
     for r in routers:
@@ -74,7 +75,7 @@ def _summary(routers: list[Json]) -> Table:
 
 def _experts(router: Json, of: str) -> Table:
     where = f"Layer {router['layer']} ({router['router']})"
-    table = plain_table(f"{where}: {of} ids by the share of their tokens, null in brackets")
+    table = plain_table(f"{where}: {of} ids by the share of their tokens, that by chance in brackets")
     table.add_column("expert", justify="right")
     table.add_column("tokens", overflow="fold")
     for expert in router["experts"]:

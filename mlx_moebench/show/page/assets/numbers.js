@@ -103,4 +103,6 @@ MB.fill = (template, find, signed) => {
   return known ? line : null;
 };
 
-MB.because = (interval) => (MB.reason(interval) ? [`No interval: ${MB.reason(interval)}.`] : []);
+// A number without a value says its own reason.
+MB.because = (interval) =>
+  MB.reason(interval) && interval[0] !== null ? [`No interval: ${MB.reason(interval)}.`] : [];

@@ -81,7 +81,7 @@ Object.assign(
 
     // Three figures, and the exact zero as it is.
     function figure(value) {
-      if (!Number.isFinite(value)) return "null";
+      if (!Number.isFinite(value)) return "not defined";
       if (value === 0) return "0";
       return Math.abs(value) >= 1000 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
     }
@@ -167,7 +167,7 @@ Object.assign(
       return (
         `${later}${seen(data.text(token))}: experts ${experts.join(", ")}; ` +
         `entropy ${figure(data.routers[router].entropy[token])} nats; selection margin ` +
-        (Number.isFinite(margin) ? figure(margin) : "null, all experts are chosen") +
+        (Number.isFinite(margin) ? figure(margin) : "not defined: all experts are chosen") +
         (Number.isFinite(changed) ? `; ${plural(changed, "expert")} changed` : "")
       );
     }
@@ -190,7 +190,7 @@ Object.assign(
       const rows = [["experts (weight)", experts(token)]];
       if (there !== null) rows.push([["in ", named(data.sequences[sequence.against].name)], experts(there)]);
       rows.push(["entropy", `${figure(entropy[token])} nats of at most ${figure(max_entropy)}`]);
-      const left = Number.isFinite(margin[token]) ? figure(margin[token]) : "null: every expert is chosen";
+      const left = Number.isFinite(margin[token]) ? figure(margin[token]) : "not defined: every expert is chosen";
       rows.push(["selection margin", left]);
       const list = make("dl");
       for (const [quantity, value] of rows) {
