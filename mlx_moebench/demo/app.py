@@ -26,7 +26,7 @@ from .examples import EXAMPLE_B, EXAMPLES
 from .gate import Gate
 from .growing import grow
 from .main_thread import MainThread
-from .routed import MODES, Mode, Models, Shown, show
+from .routed import MODES, Mode, Models, Shown, report_page, show
 from .server import address_of, bind, serving
 from .wanted import LONGEST, MOST_BYTES, Wanted, too_long
 
@@ -82,6 +82,12 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
         heatmap = gr.HTML(elem_id="heatmap", apply_default_css=False, js_on_load=_own("loads.js"))
         gr.Markdown("## Routers")
         table = gr.HTML(elem_id="routers", apply_default_css=False)
+        gr.Markdown(
+            "## River and cards\nA report on this text: the river of moves between layers, which its tokens run down, "
+            "a card of every expert, and all figures."
+        )
+        report = gr.Button("Make the report", elem_id="report", min_width=80)
+        page = gr.HTML(elem_id="page", apply_default_css=False)
         widgets, shown = [model, mode, first, second], [message, tokens, heatmap, table]
         run, offered = _run(models, main, max_tokens, widgets, shown), _offered(models)
         mode.change(_boxes, mode, [first, second], api_visibility="private", concurrency_limit=None).then(**run)
@@ -95,6 +101,8 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
         share.click(
             None, widgets, None, js=f"(...there) => MoebenchDemo.share(there, {offered})", api_visibility="private"
         )
+        made = _run(models, main, max_tokens, widgets, [page]) | {"fn": _reports(models, main, max_tokens)}
+        report.click(**made)
         _add_generation(models, main, max_tokens, widgets, [*shown, generate, stop])
     return app
 
@@ -125,6 +133,18 @@ def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], o
         return _places(_shown(main.ask(lambda: show(models, name, mode, (a, b), max_tokens))))
 
     return {"fn": routed, "inputs": inputs, "outputs": outputs, **_AT_THE_MODEL, "trigger_mode": "always_last"}
+
+
+def _reports(models: Models, main: MainThread, max_tokens: int) -> Callable[[str, Mode, str, str], str]:
+    """The function that makes the page of a report on the texts, or says why there is none."""
+
+    def reported(name: str, mode: Mode, a: str, b: str) -> str:
+        if (why := too_long(a, b)) is not None:
+            return _message(why)
+        answer = main.ask(lambda: report_page(models, name, mode, (a, b), max_tokens))
+        return answer.result() if answer.exception() is None else _message(_why(answer))
+
+    return reported
 
 
 _AT_THE_MODEL: Json = {
@@ -188,15 +208,19 @@ def _message(sentence: str) -> str:
 
 
 def _shown(answer: Future[Shown]) -> Shown:
-    """What was made, or why nothing is shown, in one sentence; what nobody foresaw is logged, too."""
+    """What was made, or why nothing is shown."""
+    return answer.result() if answer.exception() is None else Shown(_why(answer), "", "", "")
+
+
+def _why(answer: Future[Any]) -> str:
+    """Why there is no answer, in one sentence; what nobody foresaw is logged, too."""
     error = answer.exception()
-    if error is None:
-        return answer.result()
+    assert error is not None
     if isinstance(error, MoebenchError):
-        return Shown(" ".join(str(error).split()), "", "", "")
+        return " ".join(str(error).split())
     sentence = f"This text cannot be shown ({type(error).__name__}: {shortened(error)})."
     logging.getLogger(__name__).error("%s", sentence)
-    return Shown(sentence, "", "", "")
+    return sentence
 
 
 def _boxes(mode: Mode) -> tuple[Any, Any]:

@@ -6,7 +6,6 @@ What chance explains is grey: a text has few tokens.
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from ..measure.text import RoutedText
 from ..pair.stats import RoutingStats
 from ..routing.record import RouterSpec
 from ..show.colours import ALL, ALL_DARK, DIVERGING, DIVERGING_DARK, mixed
-from ..show.figures import RouterId, RouterLoad
+from ..show.figures import RouterId, RouterLoad, Scale
 from ..show.numbers import count
 from ..types import HostArray
 from .chance import LEVEL, against_even, apart, moved, stands_out
@@ -36,26 +35,15 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Figure:
-    """values: [routers, largest E]. words: of each cell, after its value. real: cells that are more than chance.
-
-    ends: the values at the ends and the middle of the scale, whose places are -1, 0 and 1.
-    """
+    """values: [routers, largest E]. words: of each cell, after its value. real: cells that are more than chance."""
 
     caption: str
-    quantity: str
     note: str
     specs: Sequence[RouterSpec]
     values: Floats
     words: Sequence[Sequence[str]]
     real: npt.NDArray[np.bool_]
-    ends: tuple[float, float, float]
-
-    def place(self, value: float) -> float:
-        """On the colour map: in proportion, but above even load logarithmic, as on every page."""
-        low, middle, high = self.ends
-        if value < middle or low < 0:
-            return (value - middle) / (middle - low)
-        return math.log(max(1.0, value)) / math.log(high)
+    scale: Scale
 
 
 def heatmaps_html(sides: Sequence[RoutedText]) -> str:
@@ -89,8 +77,8 @@ def _load(side: RoutedText, load: Floats) -> _Figure:
     tokens = count(stats.n_tokens, "token")
     note = _note(real, p, f"differ from even by more than chance gives {tokens}", "exact binomial test")
     most = float(max(spec.n_experts for spec in stats.specs))
-    ends = (0.0, 1.0, max(2.0, most))
-    return _Figure(side.tokens.name, "load, multiple of the even share", note, stats.specs, load, words, real, ends)
+    scale = Scale("even", max(2.0, most), "load, multiple of the even share")
+    return _Figure(side.tokens.name, note, stats.specs, load, words, real, scale)
 
 
 def _difference(sides: Sequence[RoutedText], change: Floats) -> _Figure:
@@ -113,8 +101,8 @@ def _difference(sides: Sequence[RoutedText], change: Floats) -> _Figure:
     test = "McNemar's exact test" if paired else "Fisher's exact test"
     note = _note(real, p, f"differ by more than chance gives {few}", test)
     widest = max(1.0, float(np.nanmax(np.abs(change))))
-    quantity = "difference in multiples of the even share"
-    return _Figure(f"{second} minus {first}", quantity, note, specs, change, words, real, (-widest, 0.0, widest))
+    scale = Scale("linear", widest, "difference in multiples of the even share", 0.0)
+    return _Figure(f"{second} minus {first}", note, specs, change, words, real, scale)
 
 
 def _moves(sides: Sequence[RoutedText], number: int, experts: int) -> tuple[HostArray, HostArray]:
@@ -152,7 +140,7 @@ def _drawn(figure: _Figure) -> str:
     for expert in range(0, experts, step):
         x = 100 * (expert + 0.5) / experts
         cells.append(f'<text x="{x:.2f}%" y="{HEIGHT * rows + 13}" text-anchor="middle">{expert}</text>')
-    words = f"{figure.caption}: {figure.quantity}, of {experts} experts in {rows} rows; the table has numbers."
+    words = f"{figure.caption}: {figure.scale.label}, of {experts} experts in {rows} rows; the table has numbers."
     height = f'height="{HEIGHT * rows + BELOW}"'
     wide = f"min-width: {LEAST * experts}px; max-width: {max(24 * experts, NARROW)}px"
     return (
@@ -165,12 +153,13 @@ def _drawn(figure: _Figure) -> str:
 
 def _cell(figure: _Figure, number: int, expert: int, box: str) -> str:
     value, real = float(figure.values[number, expert]), bool(figure.real[number, expert])
-    sign = "+" if figure.ends[0] < 0 else ""
+    sign = "+" if figure.scale.kind == "linear" else ""
     name = f"{_row(figure.specs[number], figure.specs)}, expert {expert}"
     words = f"{name}: {value:{sign}.2f}{html.escape(figure.words[number][expert])}"
     words += "" if real else "; chance gives as much"
+    place = float(figure.scale.place(np.array(value)))
     look = 'class="real"' if real else 'class="chance"'
-    return f'<rect {box} height="{HEIGHT - 1}" {look} {_fill(figure.place(value), real)}><title>{words}</title></rect>'
+    return f'<rect {box} height="{HEIGHT - 1}" {look} {_fill(place, real)}><title>{words}</title></rect>'
 
 
 def _row(spec: RouterSpec, specs: Sequence[RouterSpec]) -> str:
@@ -188,12 +177,12 @@ def _fill(place: float, real: bool) -> str:
 
 def _scale(figure: _Figure) -> str:
     """The legend: the colours from end to end, both and the middle named, and the grey."""
-    low, middle, high = (f"{value:.3g}" for value in figure.ends)
+    low, middle, high = (f"{value:.3g}" for value in figure.scale.value(np.array([-1.0, 0.0, 1.0])))
     places = np.linspace(0, 1, 21)
     ramps = [", ".join(mixed(stops, 2 * float(place) - 1) for place in places) for stops in (DIVERGING, DIVERGING_DARK)]
     bar, dark = (f"linear-gradient(to right, {ramp})" for ramp in ramps)
     return (
         f'<div class="load-scale"><span>{low}</span><i style="--light: {bar}; --dark: {dark}"></i><span>{high}</span> '
-        f"{html.escape(figure.quantity)}, {middle} in the middle <span>"
+        f"{html.escape(figure.scale.label)}, {middle} in the middle <span>"
         f'<i class="grey" style="--light: {ALL}; --dark: {ALL_DARK}"></i> chance gives as much</span></div>'
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, Unpack, get_args
@@ -10,10 +11,12 @@ from ..checkpoints import Checkpoint
 from ..errors import MoebenchError, did_you_mean
 from ..measure.backends import backend_named
 from ..measure.text import RoutedText, route_text
-from ..options import Loading, LoadingChoices, quiet_step, with_choices
+from ..options import Loading, LoadingChoices, Plan, quiet_step, with_choices
 from ..routing.tokens import TokenSequence
+from ..show.inputs import Inputs, Run
 from ..show.names import model_name
 from ..show.numbers import count
+from ..show.page import build_page
 from ..show.tokens import script_json, token_data_of
 from ..types import Json
 from .heatmap import heatmaps_html
@@ -26,6 +29,9 @@ T = TypeVar("T")
 
 MOST_BYTES = 16_000_000
 """Of the arrays of the token view."""
+
+QUICK = Plan(resamples=200)
+"""Of the report on a text, which has one sequence and so nothing to resample."""
 
 WHY_NO_INTERVAL = (
     "No intervals: what is resampled are sequences, and a text is one sequence. For numbers with intervals, measure a "
@@ -116,24 +122,44 @@ def sides_of(models: Models, name: str, mode: Mode, texts: Sequence[str]) -> lis
     return [Side(models.get(name, adapted), texts[0], "after" if adapted else "before") for adapted in (False, True)]
 
 
-def show(models: Models, name: str, mode: Mode, texts: Sequence[str], max_tokens: int) -> Shown:
-    """Run the texts that ``mode`` needs, the first or both, and make what the page shows of them.
-
-    Raises `MoebenchError` subclasses with one sentence.
-    """
+def route(models: Models, name: str, mode: Mode, texts: Sequence[str], max_tokens: int) -> list[RoutedText]:
+    """Run the texts that ``mode`` needs, the first or both. Raises `MoebenchError` subclasses with one sentence."""
     sides = [
         side.run(lambda checkpoint, text, called: route_text(checkpoint, text, name=called, max_tokens=max_tokens))
         for side in sides_of(models, name, mode, texts)
     ]
     if mode == MODES[2]:
         sides[1] = replace(sides[1], tokens=replace(sides[1].tokens, against=0))
+    return sides
+
+
+def show(models: Models, name: str, mode: Mode, texts: Sequence[str], max_tokens: int) -> Shown:
+    """What the page shows of the texts that ``mode`` needs; raises as `route`."""
+    sides = route(models, name, mode, texts, max_tokens)
     return shown_of(sides, [side.tokens for side in sides], mode)
+
+
+def report_page(models: Models, name: str, mode: Mode, texts: Sequence[str], max_tokens: int) -> str:
+    """The page of a report on the texts, in a frame that reaches nothing of the demo: river, cards and figures.
+
+    Raises as `route`.
+    """
+    sides = route(models, name, mode, texts, max_tokens)
+    runs = tuple(Run(side.tokens.name, side.stats.report(QUICK), side.stats, {}) for side in sides)
+    page = build_page(Inputs(runs=runs), tokens=_token_data(sides, [side.tokens for side in sides], mode))
+    words = "Report on what was typed: river, cards of experts and figures"
+    return f'<iframe class="report" title="{words}" sandbox="allow-scripts" srcdoc="{html.escape(page)}"></iframe>'
 
 
 def shown_of(sides: Sequence[RoutedText], sequences: Sequence[TokenSequence], mode: Mode, said: str = "") -> Shown:
     """The page of one side, or of two and what differs, and all ``sequences`` token by token. said: a sentence more."""
+    tokens = _token_data(sides, sequences, mode)
+    return Shown(_message(sides, said), script_json(tokens), heatmaps_html(sides), table_html(sides))
+
+
+def _token_data(sides: Sequence[RoutedText], sequences: Sequence[TokenSequence], mode: Mode) -> Json:
     stats = [side.stats for side in sides]
-    tokens = token_data_of(
+    return token_data_of(
         stats[0].specs,
         sequences,
         model=stats[0].model,
@@ -141,7 +167,6 @@ def shown_of(sides: Sequence[RoutedText], sequences: Sequence[TokenSequence], mo
         max_tokens=sum(len(one.texts) for one in sequences),
         max_bytes=MOST_BYTES,
     )
-    return Shown(_message(sides, said), script_json(tokens), heatmaps_html(sides), table_html(sides))
 
 
 def _adapter(model: Json) -> str:

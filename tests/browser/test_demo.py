@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 pytest.importorskip("gradio", reason="gradio is not installed (extra demo)")
 pytest.importorskip("mlx.core", reason="needs MLX to route texts")
 
-SECONDS = 60
+SECONDS = 120
 HOSTILE = "</script><img src=x onerror=document.title='owned'> <b>bold</b> שלום עולם \u202e&lt;"
 ADAPTER = "adapter<i>${1+1}{{x}}"
 
@@ -311,6 +311,25 @@ def test_a_link_takes_no_long_text_and_believes_nothing(open_page: Any, demo: tu
     page.locator(
         "#shared", has_text="No link: the text has 2,500 characters, and a link takes at most 2,000."
     ).wait_for()
+
+
+def test_the_report_has_river_and_cards_and_reaches_nothing_of_the_demo(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    wait_for(page, "through 6 routers")
+    title = page.title()
+    page.locator("#text-a textarea").fill(HOSTILE)
+    page.locator("#report").click()
+    frame = page.frame_locator("iframe.report")
+    frame.get_by_role("heading", name="Expert cards").wait_for(timeout=30_000)
+    assert frame.get_by_role("heading", name="River").count() >= 1
+    assert frame.locator("img").count() == 0
+    assert page.title() == title
+    inside = next(one for one in page.frames if one.parent_frame is not None)
+    seen = inside.evaluate("() => { try { return parent.document.title; } catch (error) { return error.name; } }")
+    assert seen == "SecurityError"
+    page.locator("#text-a textarea").fill("")
+    page.locator("#report").click()
+    page.locator("#page", has_text="There is no token in an empty text").wait_for(timeout=30_000)
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(open_page: Any, demo: tuple[str, Path]) -> None:

@@ -9,7 +9,7 @@ const MoebenchPlayer = (() => {
   "use strict";
 
   const A_TOKEN = 220; // milliseconds of a token while it plays
-  const AT_ONCE = 6000; // cells that are drawn at a time, so that a long text costs no more
+  const AT_ONCE = 2500; // cells that are drawn at a time, so that a long text costs no more
   const LEAST = 24; // tokens drawn at a time
 
   const make = (tag, attributes = {}, ...children) => {
