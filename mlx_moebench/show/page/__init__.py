@@ -23,6 +23,7 @@ from .provenance import provenance
 STYLES = ("page.css", "first.css")
 SCRIPTS = (
     "base.js",
+    "state.js",
     "numbers.js",
     "chart.js",
     "heatmap.js",

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...types import HostArray, Json
 from ..figures import CLEAR, Chart, Heat, Line, Measure, Value
+from ..figures.base import labels, router_id
 from ..inputs import Inputs
 from .contents import sections
 from .parts import Drawing, Figure, Nothing, Part, Section, Table
@@ -32,7 +33,8 @@ Json = Json
 
 
 def page_data(inputs: Inputs) -> Json:
-    """Everything the page draws: ``sections``; lists that several figures need, in ``shared``; ``reasons``.
+    """Everything the page draws: ``sections``; lists that several figures need, in ``shared``; ``reasons``; ``routers``,
+    which a reader chooses by their number.
 
     An interval is [value, low, high]; without one it is [value, null, null, number of its reason in ``reasons``].
     """
@@ -42,7 +44,20 @@ def page_data(inputs: Inputs) -> Json:
         "shared": encoder.shared.known,
         "words": WORDS_OF_MANY,
         "reasons": encoder.reasons.known,
+        "routers": _routers(inputs),
     }
+
+
+def _routers(inputs: Inputs) -> list[Json]:
+    """Layer, kind, label and number of experts of every router: those of what has most of them on this page."""
+    runs = [run.report["routers"] for run in inputs.runs]
+    others = (*inputs.profiles.values(), *inputs.comparisons, *inputs.uncertainties, *inputs.dynamics)
+    every = runs + [report["routers"] for report in others if report.get("routers")]
+    ids = [router_id(entry) for entry in max(every, key=len, default=[])]
+    return [
+        {"layer": one.layer, "router": one.router, "label": label, "experts": one.n_experts}
+        for one, label in zip(ids, labels(ids), strict=True)
+    ]
 
 
 class _Kept:

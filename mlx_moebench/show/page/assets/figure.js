@@ -1,34 +1,12 @@
 // The frame of a figure: heading, controls, drawing, caption with unit, n and definition, table, files.
 "use strict";
 
-// What was chosen in the lists of a figure or a section, and who draws anew when it changes.
-MB.State = class {
-  constructor(choices) {
-    this.chosen = Object.fromEntries(choices.map((choice) => [choice.name, choice.value || choice.options[0][0]]));
-    this.listeners = [];
-    this.controls = choices.map((choice) => this.select(choice));
-  }
-
-  select({ name, words, options }) {
-    MB.State.selects = (MB.State.selects ?? 0) + 1;
-    const id = `choice${MB.State.selects}`;
-    const onchange = () => {
-      this.chosen[name] = select.value;
-      for (const listener of this.listeners) listener();
-    };
-    const select = MB.element("select", { id, onchange });
-    for (const [value, text] of options) {
-      select.append(MB.element("option", { value, text, selected: value === this.chosen[name] }));
-    }
-    return MB.element("span", { class: "control" }, MB.element("label", { for: id, text: words }), select);
-  }
-};
-
 // A figure as it is shown: which of its drawings, with which lines hidden.
 class Shown {
-  constructor(figure, shared) {
+  constructor(figure, shared, id) {
+    this.id = id;
     this.figure = figure;
-    this.own = new MB.State(figure.choices);
+    this.own = new MB.State(figure.choices, id);
     this.shared = shared;
     this.hidden = new Map();
     this.readable = new Map();
@@ -124,12 +102,12 @@ const elementsOf = (shown) => {
   const legend = MB.element("ul", { class: "legend" });
   const caption = MB.element("figcaption");
   const chosen = controls.length ? MB.element("div", { class: "controls" }, ...controls) : null;
-  const figure = MB.element("figure", {}, heading, chosen, legend, host, caption, tools, details);
+  const figure = MB.element("figure", { id: shown.id }, heading, chosen, legend, host, caption, tools, details);
   return { figure, heading, legend, host, caption, details, body };
 };
 
-MB.figure = (parent, figure, shared) => {
-  const shown = new Shown(figure, shared);
+MB.figure = (parent, figure, shared, id) => {
+  const shown = new Shown(figure, shared, id);
   const parts = elementsOf(shown);
   const fill = () => parts.body.replaceChildren(MB.table(shown.table, 1500));
   let drawn = false;

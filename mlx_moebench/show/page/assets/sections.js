@@ -10,15 +10,17 @@ MB.section = (id, heading) => {
 
 MB.build = ({ id, heading, choices, parts }) => {
   const section = MB.section(id, heading);
-  const shared = new MB.State(choices);
+  const shared = new MB.State(choices, id);
+  let figures = 0;
+  const add = (parent, figure) => MB.figure(parent, figure, shared, `${id}-${(figures += 1)}`);
   if (choices.length) section.append(MB.element("div", { class: "controls" }, ...shared.controls));
   for (const part of parts) {
     if (part.note) section.append(MB.element("p", { class: "note", text: part.note }));
     else if (part.table) section.append(...tableParts(part.table));
     else if (part.pair) {
       const pair = section.appendChild(MB.element("div", { class: "pair" }));
-      for (const figure of part.pair) MB.figure(pair, figure, shared);
-    } else MB.figure(section, part, shared);
+      for (const figure of part.pair) add(pair, figure);
+    } else add(section, part);
   }
 };
 

@@ -41,12 +41,27 @@
     if (MB.data.tokens) {
       const section = MB.section("tokens", "Single tokens and their experts");
       MoebenchTokens.mount(section.appendChild(MB.element("div")), MB.data.tokens);
+      MB.adopt(section, "tokens");
     }
     for (const heading of document.querySelectorAll("main h2, footer h2")) {
       const text = heading.textContent.split(":")[0];
       const link = MB.element("a", { href: `#${heading.parentElement.id}`, text });
       document.getElementById("contents").append(MB.element("li", {}, link));
     }
+  };
+
+  // Links within the page keep what was chosen; back and forward, and an address put in by hand, bring it back.
+  const watchAddress = () => {
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest?.('a[href^="#"]');
+      if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      const place = link.getAttribute("href").slice(1).split("?")[0];
+      MB.remember(place);
+      MB.lookAt(place);
+    });
+    addEventListener("hashchange", MB.restore);
+    MB.restore();
   };
 
   const watchWindow = () => {
@@ -89,6 +104,7 @@
 
   startTheme();
   buildSections();
+  watchAddress();
   watchWindow();
   watchPrinter();
 })();
