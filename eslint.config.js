@@ -1,9 +1,15 @@
 // The page's scripts are put into one script element in the order of show/page/__init__.py: they share `MB`, and those
-// of the token view `MoebenchTokens`; what else a file declares is its own.
+// of the token view `MoebenchTokens`, that of its map `MoebenchMap`, and those of the demo `MoebenchLink`,
+// `MoebenchPlayer` and `MoebenchDemo`; what else a file declares is its own.
 import js from "@eslint/js";
 import globals from "globals";
 
-const SHARED = { MB: "writable", MoebenchTokens: "writable" };
+const SHARED = Object.fromEntries(
+  ["MB", "MoebenchTokens", "MoebenchMap", "MoebenchLink", "MoebenchPlayer", "MoebenchDemo"].map((name) => [
+    name,
+    "writable",
+  ]),
+);
 
 export default [
   js.configs.recommended,
@@ -18,7 +24,7 @@ export default [
       "max-lines-per-function": ["error", { max: 50, skipBlankLines: true, skipComments: true }],
       "no-redeclare": ["error", { builtinGlobals: false }],
       "no-shadow": ["error", { builtinGlobals: false }],
-      "no-unused-vars": ["error", { argsIgnorePattern: "^_", varsIgnorePattern: "^MoebenchTokens$" }],
+      "no-unused-vars": ["error", { argsIgnorePattern: "^_", varsIgnorePattern: "^Moebench" }],
       "no-use-before-define": "off",
       "no-var": "error",
       "prefer-const": "error",

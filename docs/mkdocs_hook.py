@@ -24,6 +24,8 @@ OTHERS = (
     "constraints.txt",
     "results/*.md",
     "results/libmoe/README.md",
+    "results/testbed/README.md",
+    "results/testbed/*.png",
     "results/upcycling/README.md",
     "results/libmoe/*.png",
     "results/upcycling/*.png",

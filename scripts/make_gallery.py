@@ -31,6 +31,7 @@ TRAINING = "adapters/floor"
 PRETRAINING = ["--steps", "100", "--batch-size", "8", "--vocab-size", "512", "--snapshot-every", "20"]
 """Of a model of the lab on the bundled prompts, for the picture of its course."""
 INPUTS = {
+    "card": [*DOMAINS, "twenty_trace", "--card", "4-12"],
     "coactivation": DOMAINS[:1],
     "comparison": ["results/comparisons/nano_4bit.json"],
     "dead": ["few/math.json", "few/general.json", "few/code.json"],
@@ -39,8 +40,11 @@ INPUTS = {
     "entropy": DOMAINS,
     "load": DOMAINS,
     "quant": ["results/quant_drift/nano_math.json"],
+    "river": DOMAINS,
     "shares": DOMAINS,
     "specialisation": ["results/profiles/nano.json"],
+    "testbed": ["results/testbed/testbed.json"],
+    "tokens": ["twenty_trace"],
     "training": [TRAINING],
     "uncertainty": ["results/uncertainty/nano_math.json"],
 }
@@ -65,9 +69,19 @@ the same bytes each time. Several runs, domains or trainings in one picture shar
 by their content; `NAME=PATH` names a run in the picture, `--title` replaces the title (`--title ''` leaves it out).
 
 In Python, `mlx_moebench.show.plots.get_plot(KIND).draw(read_inputs(INPUTS))` gives the matplotlib figure, to change
-what you like. A new kind is one file in `mlx_moebench/show/plots/`. The pictures below show the embedded
-model (dead experts on 16 tokens of each domain; of `dynamics` a model of the lab after 100 updates), reduced to three
-quarters of the pixels and to 256 colours; `make gallery` draws them again.
+what you like. A new kind is one file in `mlx_moebench/show/plots/`. The pictures below show the embedded model (dead
+experts on 16 tokens of each domain; tokens, and those of the card, from a trace of 20 texts; of `dynamics` a model of the
+lab after 100 updates), reduced to three quarters of the pixels and to 256 colours; `make gallery` draws them again.
+"""
+
+
+DEMO = """\
+## The demo
+
+`mlx-moebench demo` shows every token in every layer while the embedded model goes on with a sentence, and plays it; one
+expert's cells stay bright when one of them is clicked. `python scripts/make_demo_gif.py` records it.
+
+![The demo plays a sentence: tokens down, layers across, cells in the colours of first experts](demo.gif)
 """
 
 
@@ -78,7 +92,7 @@ def page() -> str:
         command = f"mlx-moebench plot {name} {' '.join(INPUTS[name])} -o {name}.pdf"
         parts.append(f"## {name}\n\n{plot.summary} From {plot.needs}.\n\n```\n{command}\n```\n\n")
         parts[-1] += f"![{plot.summary}](gallery/{name}.png)\n"
-    return "\n".join(parts)
+    return "\n".join([*parts, DEMO])
 
 
 def run(folder: Path, *arguments: str) -> None:
@@ -110,6 +124,8 @@ def draw(folder: Path) -> None:
     course = ["--dataset", "general", "--max-length", "128", "-o", "course.json"]
     run(folder, "dynamics", "runs/smoe", *course, "--quiet")
     run(folder, "analyze", "--output", "math.json", "--plot", "load.svg", "--quiet")
+    twenty = ["--max-samples", "20", "--max-length", "64", "--output", "twenty.json", "--trace", "twenty_trace"]
+    run(folder, "analyze", "--dataset", "general", *twenty, "--quiet")
     for name in ("math", "general", "code"):
         few = ["--dataset", name, "--max-samples", "1", "--max-length", "16"]
         run(folder, "analyze", *few, "--output", f"few/{name}.json", "--quiet")

@@ -75,6 +75,7 @@ def uneven_stats(
     settings = {"model": MODEL | {"id": "made-up/large"}, "environment": ENVIRONMENT}
     stats = RoutingStats(specs, sources={sha: source}, **settings)
     rng = np.random.default_rng(ord(sha[0]))
+    before = None
     for number, _ in enumerate(specs):
         # The K of a token are a window of a random order, so that they differ and counts are tokens x K.
         weights = np.random.default_rng(number).gamma(2.0, 1.0, experts) * rng.gamma(4.0, 0.25, experts)
@@ -90,6 +91,9 @@ def uneven_stats(
         scalars = np.tile([tokens * each.get(name, 0.0) for name in SCALARS], (sequences, 1))
         sums = Sums(experts, top_k, "softmax", np.full(sequences, tokens), counts, top1, counts / top_k, scalars)
         stats.add_sums(number, [(sha, row) for row in range(sequences)], sums, flat.T @ flat)
+        if before is not None:
+            stats.add_transition(number - 1, before.T @ flat)
+        before = flat
     return stats
 
 

@@ -90,7 +90,9 @@ def test_two_texts_and_what_differs() -> None:
     assert "text B minus text A" in shown.heatmap
     assert shown.table.count("difference") == 5
     same = show(models, "moebench-nano", "two texts", ("two words", "two words"), 32)
-    assert set(re.findall(r"<td>([+-][\d.]+)</td>", same.table)) <= {"+0.000", "+0"}
+    changes = re.findall(r'<td class="aside">([+-]?[\d.]+)</td>', same.table)
+    assert len(changes) == 5 * 6
+    assert set(changes) <= {"+0.000", "+0", "0.000", "0"}
     with pytest.raises(DataError, match=r"^Text B: "):
         show(models, "moebench-nano", "two texts", ("two words", " "), 32)
 

@@ -208,6 +208,17 @@ def test_requests_that_no_page_sends_are_one_sentence(demo: Server) -> None:
 
 
 @pytest.mark.slow
+def test_what_only_the_browser_does_cannot_be_asked(demo: Server) -> None:
+    """Links and examples are scripts of the page, without a function here."""
+    config = json.loads(asked(demo, "GET", "/config")[1])
+    scripts = [one for one in config["dependencies"] if not one["backend_fn"]]
+    assert len(scripts) > 5
+    for one in scripts:
+        data = ["moebench-nano", "one text", "a", "b"][: len(one["inputs"])]
+        assert asked(demo, "POST", JOIN, {"session_hash": "s3", "fn_index": one["id"], "data": data})[0] == 404
+
+
+@pytest.mark.slow
 def test_hosts_origins_and_headers(demo: Server) -> None:
     here = f"127.0.0.1:{demo.port}"
     number = routes(demo)

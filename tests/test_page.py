@@ -522,13 +522,14 @@ def test_every_kind_of_input_makes_a_page(tmp_path: Path) -> None:
             write_course(tmp_path / "course.json"),
             RESULTS / "comparisons" / "nano_decode.json",
             RESULTS / "routing_stats_olmoe_counts.json",
+            RESULTS / "testbed" / "testbed.json",
         ],
         plan=QUICK,
     )
     data = _Page(build_page(found)).data()
     assert [section["id"] for section in data["sections"]] == [
         *("load", "layers", "domains", "differences", "differences1", "coactivation", "dead", "uncertainty", "quant"),
-        *("dynamics", "training"),
+        *("dynamics", "testbed", "testbed-2", "testbed-3", "training"),
     ]
     assert data["shared"][drawings(data, "load")[2]["rows"]][0] == "0 attention"
 

@@ -29,8 +29,9 @@ from mlx_moebench.pair import RoutingStats
 from mlx_moebench.routing.record import RouterSpec
 from mlx_moebench.routing.sums import Sums
 from mlx_moebench.serve import library, page
-from mlx_moebench.serve.answers import routing, values
+from mlx_moebench.serve.answers import last_tokens, routing, values
 from mlx_moebench.serve.keep import save
+from mlx_moebench.serve.last_tokens import REQUESTS as FOLLOWED
 from mlx_moebench.serve.models import ServedModels
 from mlx_moebench.serve.prometheus import PREFIX, described, metrics
 from mlx_moebench.serve.settings import ServeSettings
@@ -183,6 +184,63 @@ def test_the_live_page_is_one_file_that_asks_only_its_server() -> None:
         import hashlib
 
         assert base64.b64encode(hashlib.sha256(inside[0].encode()).digest()).decode() in page.POLICY
+
+
+def test_no_choice_of_a_token_is_kept_unless_it_was_asked_for(models: ServedModels) -> None:
+    assert last_tokens(models) == {"most": 0, "latest": None}
+    assert models.current.stats.last is None  # type: ignore[union-attr]
+
+
+def test_the_last_tokens_of_the_latest_request_are_what_the_routers_chose(
+    tmp_path: Path, make_tiny: Any, cpu: None
+) -> None:
+    served = ServedModels(ServeSettings(tmp_path / "out.json", last_tokens=4))
+    model = make_tiny()
+    assert last_tokens(served) == {"most": 4, "latest": None}
+    served.open(("one", None, None), model)
+    assert last_tokens(served)["latest"] is None
+    seen: list[Any] = []
+    with LiveRoutingStats(model, tokens=seen.append) as stats:
+        model(mx.array([[1, 2, 3, 4, 5, 6], [7, 8, 9, 1, 2, 3]]))
+    assert stats.n_tokens == 12
+    latest = last_tokens(served)["latest"]
+    blocks = sorted(seen, key=lambda block: block.number)
+    assert (latest["request"], latest["first"], latest["phases"]) == (2, 2, ["prefill"] * 4)
+    for number, block in enumerate(blocks):
+        order = np.argmax(block.p[1], axis=-1)
+        first = np.take_along_axis(block.experts[1], order[:, None], axis=-1)[:, 0]
+        assert [experts[number] for experts in latest["experts"]] == first[-4:].tolist()
+        weights = np.take_along_axis(block.weights[1], order[:, None], axis=-1)[-4:, 0]
+        np.testing.assert_allclose([w[number] for w in latest["weights"]], weights, rtol=1e-3)
+    model(mx.array([[1]]))
+    latest = last_tokens(served)["latest"]
+    assert (latest["request"], latest["first"], len(latest["experts"])) == (3, 0, 1)
+    assert [router["n_experts"] for router in latest["routers"]] == [spec.n_experts for spec in stats.specs]
+    for _ in range(40):  # requests are forgotten, and so memory is bounded
+        model(mx.array([[1, 2]]))
+    assert last_tokens(served)["latest"]["request"] == 43
+    assert len(served.current.stats.last._requests) == FOLLOWED  # type: ignore[union-attr]
+    served.close()
+
+
+def test_counts_are_those_without_the_last_tokens(make_tiny: Any, cpu: None) -> None:
+    from mlx_lm.generate import BatchGenerator
+
+    model = make_tiny()
+    stats = [ServedStats(model), ServedStats(model, last_tokens=5)]
+    generator = BatchGenerator(model, max_tokens=12, prefill_step_size=4)
+    generator.insert([[5, 6, 7], [8, 9, 10, 11, 12, 13]])
+    for _ in range(30):
+        generator.next()
+    generator.close()
+    for phase in ("prefill", "decode"):
+        without, kept = (one.phase_stats(phase) for one in stats)
+        assert without.n_tokens == kept.n_tokens > 0
+        for number in range(len(kept.specs)):
+            np.testing.assert_array_equal(without.sums(number).counts, kept.sums(number).counts)
+    answer = stats[1].last.answer(stats[1].specs)["latest"]  # type: ignore[union-attr]
+    assert set(answer["phases"]) == {"decode"}
+    assert len(answer["experts"]) == 5
 
 
 # -- models that come and go -----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,10 +90,23 @@ class Torch:
         self, checkpoint: Checkpoint | LoadedModel, stats: Recorder, batch: Batch, max_tokens: int
     ) -> HostArray:
         """As mlx-lm does: every token that is made is run through the model, the last one and an end of text, too."""
-        ids = batch.ids[:1, : int(batch.mask[0].sum())]
-        with stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]]):
+        ids = _prompt(batch)
+        with stats.batch(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]]):  # all of it counts, or nothing
             made = list(_continuation(checkpoint, ids, max_tokens, 0.0))
         return np.concatenate([ids, np.array([made], dtype=ids.dtype)], axis=1)
+
+    def generating(
+        self, checkpoint: Checkpoint | LoadedModel, stats: Recorder, batch: Batch, max_tokens: int
+    ) -> Generator[int, None, None]:
+        ids = _prompt(batch)
+        span = stats.describe(prompt_lengths=[ids.shape[1]], ids=[batch.rows[0]])
+        made = _continuation(checkpoint, ids, max_tokens, 0.0)
+        while True:
+            with stats.within(span):  # and not while the reader has a token
+                token = next(made, None)
+            if token is None:
+                return
+            yield token
 
     def new_prefix(self, checkpoint: Checkpoint | LoadedModel) -> Cache | None:
         return empty_cache(checkpoint.model)
@@ -141,6 +154,11 @@ class Torch:
 
     def gather(self, statistics: Mapping[Phase, RoutingStats]) -> dict[Phase, RoutingStats]:
         return ranks.gather(statistics)
+
+
+def _prompt(batch: Batch) -> HostArray:
+    """The ids [1, S] of the one row of a batch."""
+    return batch.ids[:1, : int(batch.mask[0].sum())]
 
 
 def _continuation(

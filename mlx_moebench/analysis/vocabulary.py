@@ -91,6 +91,16 @@ def _chosen(trace: Trace, path: str | Path, layers: Sequence[int]) -> list[Route
     return [spec for spec in trace.specs if spec.layer in layers or not layers]
 
 
+def tokens_of(
+    trace: Trace, specs: Sequence[RouterSpec], phase: Phase
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, HostArray]]:
+    """(id [T], sequence [T], experts [T, K] of each router) of a whole trace; the id of a token that repeats the
+    opening of another text is -1."""
+    ids, sequence, experts = _tokens(trace, "input", specs, phase)
+    ids[_repeated(trace, phase)] = -1
+    return ids, sequence, experts
+
+
 def _tokens(
     trace: Trace, of: Of, specs: Sequence[RouterSpec], phase: Phase
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, HostArray]]:

@@ -9,6 +9,7 @@ import click
 
 from ..types import Json
 from ._lab_eval import command as evaluate
+from ._lab_testbed import command as testbed
 from ._options import LOADING, READING, command_line, json_option, output_option, quiet_option, resume_option
 from ._streams import say
 
@@ -20,6 +21,7 @@ Examples:
   mlx-moebench lab train --from runs/upcycled --freeze --data ./texts -o runs/trained
   mlx-moebench analyze --model runs/v3 --dataset math --max-length 128     as many positions as tiny has
   mlx-moebench lab eval runs/smoe runs/v3 --data zeroshot/
+  mlx-moebench lab testbed --data domains/ -o runs/bed
 """
 
 TRAIN_EPILOG = """\b
@@ -63,6 +65,7 @@ def command() -> None:
 
 
 command.add_command(evaluate)
+command.add_command(testbed)
 
 
 @command.command("train", epilog=TRAIN_EPILOG)

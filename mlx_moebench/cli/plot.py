@@ -20,7 +20,11 @@ Examples:
   mlx-moebench plot entropy base=a.json tuned=b.json -o entropy.pdf   with names of your own
   mlx-moebench plot domains results/profile -o domains.pdf            the folder of a profile
   mlx-moebench plot coactivation math.json --layer 0 --layer 5 -o pairs.png
+  mlx-moebench plot river math.json --layers 0-4 -o river.svg         moves from layer to layer
+  mlx-moebench plot tokens trace --sequence 2 -o tokens.pdf           a trace, or two side by side
+  mlx-moebench plot card math.json trace --card 3-7 -o card.png       one expert
   mlx-moebench plot comparison before.json after.json -o effects.pdf
+  mlx-moebench plot load profile/ --layers 0-15 -o load.pdf           some layers; a PDF has as many pages as it takes
   mlx-moebench plot training adapters -o training.png
 """
 
@@ -46,7 +50,30 @@ class _Kinds(click.Group):
         )
 
 
+class _Span(click.ParamType[tuple[int, int]]):
+    """``A-B``: the first and the last layer, or one alone."""
+
+    name = "A-B"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        first, _, last = value.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            self.fail(f"{value!r} are no layers: give the first and the last one, as in 0-15.", param, ctx)
+        if int(last or first) < int(first):
+            self.fail(f"{value!r} ends before it begins.", param, ctx)
+        return int(first), int(last or first)
+
+
 _OPTIONS = {
+    "span": click.Option(["--layers", "span"], type=_Span(), help="Only the routers of these layers.  [default: all]"),
+    "card": click.Option(
+        ["--card"],
+        metavar="LAYER-EXPERT",
+        help="Which expert, as its card on a page is called: 3-7, or 3-attention-7.  [default: what stands out most]",
+    ),
+    "sequence": click.Option(
+        ["--sequence"], type=click.IntRange(min=0), default=0, help="Which sequence of the trace, from 0.  [default: 0]"
+    ),
     "layers": click.Option(
         ["--layer", "layers"],
         multiple=True,
@@ -73,6 +100,9 @@ def _parameters(options: Iterable[str]) -> list[click.Parameter]:
         click.Option(["-o", "--output"], required=True, type=picture, help="The picture: .png, .svg or .pdf."),
         FORCE,
         *(_OPTIONS[name] for name in options),
+        click.Option(
+            ["--page"], type=click.IntRange(min=1), help="Only this page of several.  [default: all, numbered files]"
+        ),
         click.Option(["--title"], help="Instead of the one that says what is drawn; '' for none."),
     ]
 
@@ -83,7 +113,8 @@ def _draw(
     output: Path,
     title: str | None,
     allow: tuple[str, ...] = (),
-    layers: tuple[int, ...] | None = None,
+    page: int | None = None,
+    **further: object,
 ) -> None:
     from ..show.inputs import read_inputs
     from ..show.plots import check_plot, get_plot, write_picture
@@ -92,9 +123,8 @@ def _draw(
     plot = get_plot(kind)
     with readable():
         contents = read_inputs(inputs, allow=allow)
-        arguments = (contents,) if layers is None else (contents, layers)
-        write_picture(output, lambda: plot.draw(*arguments), title)
-    say(f"Wrote {output}")
+        written = write_picture(output, lambda: plot.every(contents, **further), title, page)
+    say(f"Wrote {', '.join(map(str, written))}")
 
 
 @click.group(cls=_Kinds, epilog=EPILOG, subcommand_metavar="KIND INPUTS... -o FILE", options_metavar="")

@@ -7,13 +7,13 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..types import Json
 from ._options import output_option, plan_options, quiet_option, typed
 from ._streams import say
 from .compare import KINDS
@@ -31,6 +31,7 @@ Examples:
   mlx-moebench report before.json after.json loss.json        two runs compared, and a report of loss
   mlx-moebench report adapters/floor -o training.html         a training
   mlx-moebench report stats.json --trace stats_trace          with a view of single tokens
+  mlx-moebench report stats.json --trace a --trace b          tokens of two runs side by side
   mlx-moebench report profile/ --format card -o card.md       for a model's page on the hub
 """
 
@@ -40,6 +41,9 @@ PLANNED = {"ci": "method", "level": "level", "resamples": "resamples", "seed": "
 
 UNREADABLE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, StopIteration)
 """What an input raises that lacks something. RuntimeError: the last of them in a generator, and RecursionError."""
+
+MOST_TRACES = 2
+"""Traces that a page shows, the second one beside the first."""
 
 FORMATS = {"html": ".html", "md": ".md", "card": ".md", "csv": ".csv"}
 """By which a file of each format is known, whatever its suffix."""
@@ -57,8 +61,10 @@ FORMATS = {"html": ".html", "md": ".md", "card": ".md", "csv": ".csv"}
 @click.option("--title", help="Title of the page.  [default: what it is about]")
 @click.option(
     "--trace",
+    "traces",
+    multiple=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Show single tokens of this trace, a folder of analyze --trace.",
+    help="Show single tokens of this trace, a folder of analyze --trace; a second one stands beside it in the map.",
 )
 @click.option(
     "--trace-phase",
@@ -78,7 +84,7 @@ def command(
     output: Path | None,
     form: str | None,
     title: str | None,
-    trace: Path | None,
+    traces: tuple[Path, ...],
     trace_phase: Phase | None,
     allow: tuple[str, ...],
     plan: Plan,
@@ -86,9 +92,9 @@ def command(
 ) -> None:
     """Make one self-contained page: the answer in a sentence, then the figures, each with unit, n and definition.
 
-    STATS are stats pairs (either file), a profile's folder, comparisons, reports of loss, or folders of trainings, in
-    any combination. Pairs of one model on different data become domains; two other runs are compared. The page is one
-    file that requests nothing from the network.
+    STATS are stats pairs (either file), a profile's folder, comparisons, reports of loss, traces, or folders of
+    trainings, in any combination. Pairs of one model on different data become domains; two other runs are compared.
+    The page is one file that requests nothing from the network.
     """
     from ..files import MARKS, write_aside
     from ..show.inputs import read_inputs
@@ -96,7 +102,7 @@ def command(
 
     chosen = [field for option, field in PLANNED.items() if typed([option])]
     form = form or _form_of(output)
-    _check_trace(form, title, trace, trace_phase)
+    _check_trace(form, title, traces, trace_phase)
     place = output or (Path("report.html") if form == "html" else None)
     if place is not None:
         _check(place, form)
@@ -104,7 +110,7 @@ def command(
         step("reading what was measured", 0, 0)
         inputs = read_inputs(stats, plan=plan, chosen=chosen, allow=allow)
         step("making the page" if form == "html" else "writing it out", 0, 0)
-        text = _page(inputs, title, trace, trace_phase) if form == "html" else _exported(inputs, form)
+        text = _page(inputs, title, traces, trace_phase) if form == "html" else _exported(inputs, form)
     if place is None:
         click.echo(text, nl=False)
         return
@@ -115,11 +121,13 @@ def command(
     say(f"Wrote {place} ({max(1, round(len(written) / 1000)):,} kB)")
 
 
-def _check_trace(form: str, title: str | None, trace: Path | None, phase: Phase | None) -> None:
+def _check_trace(form: str, title: str | None, traces: tuple[Path, ...], phase: Phase | None) -> None:
     """Raise a usage error for what only a page shows."""
-    if phase and trace is None:
+    if phase and not traces:
         raise click.UsageError("--trace-phase says what of a trace to show: give its folder with --trace.")
-    if form != "html" and (title or trace):
+    if len(traces) > MOST_TRACES:
+        raise click.UsageError(f"A page shows one trace, or two side by side; --trace names {len(traces)}.")
+    if form != "html" and (title or traces):
         raise click.UsageError(f"{'--title' if title else '--trace'} is for a page; {form} has none.")
 
 
@@ -147,15 +155,15 @@ def _form_of(output: Path | None) -> str:
     return SUFFIXES[output.suffix.lower()]
 
 
-def _page(inputs: Inputs, title: str | None, trace: Path | None, phase: Phase | None) -> str:
+def _page(inputs: Inputs, title: str | None, traces: tuple[Path, ...], phase: Phase | None) -> str:
+    """With the tokens of the traces that options name, then of those among the inputs, at most `MOST_TRACES`."""
     from ..show.page import build_page
+    from ..show.tokens import token_data
 
-    tokens: Json | None = None
-    if trace is not None:
-        from ..show.tokens import token_data
-
-        tokens = token_data(trace, phase=phase)
-    return build_page(inputs, tokens=tokens, title=title, command=shlex.join(["mlx-moebench", *sys.argv[1:]]))
+    inputs = replace(inputs, traces=tuple(dict.fromkeys([*traces, *inputs.traces]))[:MOST_TRACES])
+    tokens, beside = [*(token_data(one, phase=phase) for one in inputs.traces), None, None][:MOST_TRACES]
+    command = shlex.join(["mlx-moebench", *sys.argv[1:]])
+    return build_page(inputs, tokens=tokens, beside=beside, title=title, command=command)
 
 
 def _exported(inputs: Inputs, form: str) -> str:

@@ -87,6 +87,15 @@ class _Serve(click.Command):
     help="Let /metrics have series of single experts, if there are at most N.",
 )
 @click.option(
+    "--last-tokens",
+    type=click.IntRange(min=0, max=512),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Keep in memory what the routers chose for the last N tokens of each request, without their text, for the "
+    "live page. Choices tell much of a text; every token is tallied by itself then.",
+)
+@click.option(
     "--allow-host",
     "allow_hosts",
     multiple=True,
@@ -101,6 +110,7 @@ def command(
     save_every: float,
     sequences: int,
     expert_series: int,
+    last_tokens: int,
     allow_hosts: tuple[str, ...],
     output: Path | None,
     others: tuple[str, ...],
@@ -117,7 +127,7 @@ def command(
 
     output = output or _default_output(model)
     hold(*pair_paths(output))
-    settings = ServeSettings(output, window, save_every, sequences, expert_series, allow_hosts)
+    settings = ServeSettings(output, window, save_every, sequences, expert_series, allow_hosts, last_tokens)
     written = serve(["--model", model, *others], settings, lambda line: say(line, err=True))
     if written:
         say(f"Wrote {', '.join(map(str, written))}")

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import html
+import json
 import logging
 import os
 import socket
 import webbrowser
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from importlib.resources import files
+from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 from ..checkpoints.weights import shortened
 from ..errors import MissingExtraError, MoebenchError, needed, renamed
+from ..show.colours import as_json
 from ..show.tokens import SCRIPTS, STYLES, assets
 from ..types import Json
 from ..web.origins import Origins
+from .examples import EXAMPLE_B, EXAMPLES
 from .gate import Gate
+from .growing import grow
 from .main_thread import MainThread
 from .routed import MODES, Mode, Models, Shown, show
 from .server import address_of, bind, serving
@@ -34,87 +41,154 @@ except ImportError as error:
         raise other from error
     raise MissingExtraError("The demo", "demo") from error
 
-EXAMPLE = "A router sends every token to a few experts.\nfor i in range(10):\n    print(i ** 2)\n"
-EXAMPLE_B = "Sum the squares of the first ten integers: 1 + 4 + 9 + ... + 100 = 385."
 QUEUE = 512
 """Texts that wait to be run; whoever comes then is told so."""
 
-_MOUNT = """
-// Which layer, colour and expert are shown stays the same when other text is typed.
-let view = {};
-element.addEventListener("moebench-view", (event) => { view = event.detail; });
-const draw = () => {
-  const place = element.querySelector(".token-view");
-  if (!props.value) return place.replaceChildren();
-  const data = JSON.parse(props.value);
-  const { router, colour, expert } = view;
-  MoebenchTokens.mount(place, { ...data, view: { router, colour, expert } });
-};
-watch("value", draw);
-draw();
-"""
+Answer = tuple[str, str, str, str]
+"""Of the places of message, tokens, heatmap and table."""
 
 
 def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
     """The app, not yet served. live: route while the user types; else at the button."""
 
     with gr.Blocks(analytics_enabled=False, title="mlx_moebench: how a text is routed") as app:
-        gr.Markdown("# How a text is routed\nType a text and see which experts its tokens choose, layer by layer.")
+        gr.Markdown("# How a text is routed\nType a text and see which experts its tokens choose, in every layer.")
         with gr.Row():
             model = gr.Dropdown(models.names, value=models.names[0], label="Model", interactive=True, scale=1)
             mode = gr.Radio(models.modes, value=MODES[0], label="Show", scale=2)
         with gr.Row():
-            first = gr.Textbox(EXAMPLE, label="Text", lines=5, max_lines=12, max_length=LONGEST, elem_id="text-a")
+            first = gr.Textbox(EXAMPLES[0].a, label="Text", lines=3, max_lines=8, max_length=LONGEST, elem_id="text-a")
             second = gr.Textbox(
-                EXAMPLE_B, label="Text B", lines=5, max_lines=12, max_length=LONGEST, visible=False, elem_id="text-b"
+                EXAMPLE_B, label="Text B", lines=3, max_lines=8, max_length=LONGEST, visible=False, elem_id="text-b"
             )
-        button = gr.Button("Route", variant="primary", elem_id="route")
+        with gr.Row(elem_id="examples"):
+            examples = [gr.Button(one.name, size="sm", min_width=60) for one in EXAMPLES]
+        with gr.Row(elem_id="actions"):
+            route = gr.Button("Route", variant="primary", elem_id="route", min_width=80)
+            generate = gr.Button("Generate", elem_id="generate", min_width=80)
+            stop = gr.Button("Stop", elem_id="stop", min_width=80, interactive=False)
+            share = gr.Button("Copy link", elem_id="share", min_width=80)
+        gr.HTML('<p id="shared" role="status"></p>', elem_id="shared-place", apply_default_css=False)
         message = gr.HTML(elem_id="message", apply_default_css=False)
         tokens = gr.HTML(
             "",
-            html_template='<div class="token-view"></div>',
-            js_on_load=assets(*SCRIPTS) + _MOUNT,
+            html_template='<h2>Every token in every layer</h2><div class="token-map"></div>'
+            '<h2>One layer, token by token</h2><div class="token-view"></div>',
+            js_on_load=f"{_scripts()}MoebenchDemo.mount(element, props, watch, {json.dumps(as_json())});",
             elem_id="tokens",
             apply_default_css=False,
         )
         gr.Markdown("## Load of the experts\nSelections of an expert, as a multiple of the even share of its router.")
-        heatmap = gr.HTML(elem_id="heatmap", apply_default_css=False)
+        heatmap = gr.HTML(elem_id="heatmap", apply_default_css=False, js_on_load=_own("loads.js"))
         gr.Markdown("## Routers")
         table = gr.HTML(elem_id="routers", apply_default_css=False)
-        run = _run(models, main, max_tokens, [model, mode, first, second], [message, tokens, heatmap, table])
+        widgets, shown = [model, mode, first, second], [message, tokens, heatmap, table]
+        run, offered = _run(models, main, max_tokens, widgets, shown), _offered(models)
         mode.change(_boxes, mode, [first, second], api_visibility="private", concurrency_limit=None).then(**run)
-        gr.on([app.load, button.click, model.change], **run)
+        gr.on([route.click, model.change], **run)
+        app.load(None, widgets, widgets, js=_linked(offered), api_visibility="private").then(**run)
         if live:  # by change, since Gradio's input event misses what is pasted
             gr.on([first.change, second.change], **run)
+        for button, one in zip(examples, EXAMPLES, strict=True):
+            texts = json.dumps([one.mode, one.a, one.b])
+            button.click(None, None, [mode, first, second], js=f"() => {texts}", api_visibility="private").then(**run)
+        share.click(
+            None, widgets, None, js=f"(...there) => MoebenchDemo.share(there, {offered})", api_visibility="private"
+        )
+        _add_generation(models, main, max_tokens, widgets, [*shown, generate, stop])
     return app
+
+
+def _scripts() -> str:
+    return assets(*SCRIPTS, "map.js") + "".join(map(_own, ("link.js", "player.js", "page.js")))
+
+
+def _own(name: str) -> str:
+    return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
+
+
+def _offered(models: Models) -> str:
+    return json.dumps({"models": models.names, "modes": models.modes})
+
+
+def _linked(offered: str) -> str:
+    """What puts the texts of a link into the widgets, in the browser: nothing after # reaches a server."""
+    return f"(...there) => {{ {_own('link.js')} return MoebenchLink.widgets(location.hash, there, {offered}); }}"
 
 
 def _run(models: Models, main: MainThread, max_tokens: int, inputs: list[Any], outputs: list[Any]) -> Json:
     """How Gradio is to run the texts: one after the other, and of a quick series of changes the last."""
 
-    def routed(name: str, mode: Mode, a: str, b: str) -> tuple[str, str, str, str]:
+    def routed(name: str, mode: Mode, a: str, b: str) -> Answer:
         if (why := too_long(a, b)) is not None:
-            shown = Shown(why, "", "", "")
-        else:
-            shown = _answer(main, lambda: show(models, name, mode, (a, b), max_tokens))
-        message = f'<p class="message" role="status">{html.escape(shown.message)}</p>'
-        return message, shown.tokens, shown.heatmap, shown.table
+            return _places(Shown(why, "", "", ""))
+        return _places(_shown(main.ask(lambda: show(models, name, mode, (a, b), max_tokens))))
 
-    return {
-        "fn": routed,
-        "inputs": inputs,
-        "outputs": outputs,
-        "concurrency_limit": 1,
-        "concurrency_id": "model",
-        "trigger_mode": "always_last",
-        "show_progress": "minimal",
-        "api_visibility": "private",
-    }
+    return {"fn": routed, "inputs": inputs, "outputs": outputs, **_AT_THE_MODEL, "trigger_mode": "always_last"}
 
 
-def _answer(main: MainThread, job: Callable[[], Shown]) -> Shown:
-    """What ``job`` shows, or why it shows nothing, in one sentence; what nobody foresaw is logged, too."""
-    answer = main.ask(job)
+_AT_THE_MODEL: Json = {
+    "concurrency_limit": 1,
+    "concurrency_id": "model",
+    "show_progress": "minimal",
+    "api_visibility": "private",
+}
+"""Of every function that runs the model."""
+
+
+def _add_generation(models: Models, main: MainThread, max_tokens: int, widgets: list[Any], outputs: list[Any]) -> None:
+    """Let the last two of ``outputs``, buttons, have texts continued, and stop that."""
+    *_, generate, stop = outputs
+    stopped: dict[str, Event] = {}
+
+    def generated(name: str, mode: Mode, a: str, b: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        busy, idle = (
+            (gr.update(interactive=False), gr.update(interactive=True)),
+            (
+                gr.update(interactive=True),
+                gr.update(interactive=False),
+            ),
+        )
+        if (why := too_long(a, b)) is not None:
+            yield (*_places(Shown(why, "", "", "")), *idle)
+            return
+        end = stopped[str(request.session_hash)] = Event()
+        lines: SimpleQueue[str | None] = SimpleQueue()
+
+        def tell(line: str) -> bool:
+            lines.put(line)
+            return not end.is_set()
+
+        answer = main.ask(lambda: grow(models, name, mode, (a, b), max_tokens, tell))
+        answer.add_done_callback(lambda _: lines.put(None))
+        try:
+            grown = ""
+            while (line := lines.get()) is not None:
+                grown += line
+                yield _message("Generating."), grown, gr.skip(), gr.skip(), *busy
+            yield (*_places(_shown(answer)), *idle)
+        finally:
+            end.set()  # whoever left waits for nothing
+            stopped.pop(str(request.session_hash), None)
+
+    def ended(_: Mode, request: gr.Request) -> None:
+        if (end := stopped.get(str(request.session_hash))) is not None:
+            end.set()
+
+    generate.click(generated, widgets, outputs, trigger_mode="once", **_AT_THE_MODEL)
+    stop.click(ended, widgets[1], None, api_visibility="private", concurrency_limit=None, show_progress="hidden")
+
+
+def _places(shown: Shown) -> Answer:
+    return _message(shown.message), shown.tokens, shown.heatmap, shown.table
+
+
+def _message(sentence: str) -> str:
+    return f'<p class="message" role="status">{html.escape(sentence)}</p>'
+
+
+def _shown(answer: Future[Shown]) -> Shown:
+    """What was made, or why nothing is shown, in one sentence; what nobody foresaw is logged, too."""
     error = answer.exception()
     if error is None:
         return answer.result()
@@ -133,7 +207,8 @@ def _boxes(mode: Mode) -> tuple[Any, Any]:
 def gated(models: Models, main: MainThread, max_tokens: int, live: bool, origins: Origins) -> Gate:
     """The page as an ASGI application that answers what the page asks for, and nothing else."""
     blocks = build(models, main, max_tokens, live).queue(default_concurrency_limit=1, max_size=QUEUE)
-    wanted = Wanted({number: len(one.inputs) for number, one in blocks.fns.items()}, models.names, models.modes)
+    functions = {number: len(one.inputs) for number, one in blocks.fns.items() if one.fn is not None}
+    wanted = Wanted(functions, models.names, models.modes)
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         blocks,
@@ -145,7 +220,7 @@ def gated(models: Models, main: MainThread, max_tokens: int, live: bool, origins
         enable_monitoring=False,
         footer_links=[],
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=assets(*STYLES) + (files(__package__) / "demo.css").read_text(encoding="utf-8"),
+        css=assets(*STYLES) + _own("demo.css"),
     )
     waiting = needed(blocks._queue, "pending_messages_per_session", "gradio", "tells who waits for an answer")
     return Gate(app, origins, wanted, lambda session: session in waiting, MOST_BYTES)

@@ -12,7 +12,7 @@ from ..routing.domains.information import jensen_shannon
 from ..routing.metrics import get_metric
 from ..routing.tokens import changed_choices
 from ..show.names import label_and_unit
-from ..show.numbers import decimals, signed
+from ..show.numbers import count, decimals, signed
 
 COLUMNS = ("mean_entropy", "top_share_token", "eae", "margin_prob", "dead_experts")
 """The metrics that the table has of each router."""
@@ -20,14 +20,14 @@ COLUMNS = ("mean_entropy", "top_share_token", "eae", "margin_prob", "dead_expert
 
 def table_html(sides: Sequence[RoutedText]) -> str:
     """One row for each router: its metrics, or with two sides those of both and the difference, second minus first."""
-    names = [side.tokens.name for side in sides]
     two = len(sides) == 2
-    below = [*names, "difference"] if two else []
+    below = [(side.tokens.name, count(side.stats.n_tokens, "token")) for side in sides]
+    below = [*below, ("difference", "no interval")] if two else []
     heads = ['<th scope="col" rowspan="2">layer</th>' if two else '<th scope="col">layer</th>']
     heads += [_head(name, unit, 'scope="col" rowspan="2"') for name, unit in _changes(sides, 0)]
     attributes = 'scope="colgroup" colspan="3"' if two else 'scope="col"'
     heads += [_head(*label_and_unit(metric), attributes) for metric in COLUMNS]
-    second = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in below) * len(COLUMNS)
+    second = "".join(_head(name, unit, 'scope="col"') for name, unit in below) * len(COLUMNS)
     rows = "".join(_row(sides, number) for number in range(len(sides[0].stats.specs)))
     return (
         f'<div class="wide"><table class="routers"><thead><tr>{"".join(heads)}</tr>'
@@ -44,15 +44,15 @@ def _row(sides: Sequence[RoutedText], number: int) -> str:
     specs = sides[0].stats.specs
     kinds = {spec.router for spec in specs}
     values = [side.stats.values(number) for side in sides]
-    cells = [decimals(value) for value in _changes(sides, number).values()]
+    cells = [f"<td>{decimals(value)}</td>" for value in _changes(sides, number).values()]
     for metric in COLUMNS:
         digits = 0 if get_metric(metric).integer else 3
         of_sides = [value[metric] for value in values]
-        cells += [decimals(value, digits) for value in of_sides]
-        if len(of_sides) == 2:
-            cells.append(signed(of_sides[1] - of_sides[0], digits))
+        cells += [f"<td>{decimals(value, digits)}</td>" for value in of_sides]
+        if len(of_sides) == 2:  # of so few tokens no finding, and set back
+            cells.append(f'<td class="aside">{signed(of_sides[1] - of_sides[0], digits)}</td>')
     layer = f"{specs[number].layer}" + (f", {specs[number].router}" if len(kinds) > 1 else "")
-    return f'<tr><th scope="row">{layer}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return f'<tr><th scope="row">{layer}</th>' + "".join(cells) + "</tr>"
 
 
 def _changes(sides: Sequence[RoutedText], number: int) -> dict[tuple[str, str], float]:

@@ -7,18 +7,22 @@ block, an output matrix of its own with a bias. Source: Nguyen et al. 2025 (LibM
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
 from mlx_lm.models.base import BaseModelArgs, create_attention_mask, scaled_dot_product_attention
 
 from ..instrument.cpu_path import has_cpu_path
 from ..instrument.softmax import softmax
 from ..routing.record import Array, Routing
 from .experts import Experts
-from .routers import Axes, route, router_named
+from .routers import Axes, FixedRouter, route, router_named
 
 Cache = Any
 """A KV cache of mlx-lm, which has no types; of the whole model a list of one for each layer."""
@@ -27,7 +31,8 @@ Cache = Any
 @dataclass(kw_only=True)
 class ModelArgs(Axes, BaseModelArgs):
     """config.json of a lab model: sizes, and the axes of its router. router: whose gate it has; num_experts 0: dense,
-    with an FFN of ``intermediate_size``."""
+    with an FFN of ``intermediate_size``. num_domains: of the text that the model was trained on, where it was labelled,
+    which the reference router has to know."""
 
     model_type: str
     router: str = "smoe"
@@ -42,6 +47,7 @@ class ModelArgs(Axes, BaseModelArgs):
     max_position_embeddings: int = 1024
     rope_theta: float = 10000.0
     layer_norm_eps: float = 1e-5
+    num_domains: int = 0
 
 
 class Attention(nn.Module):
@@ -169,15 +175,24 @@ class LabModel(nn.Module):
         self.embed_tokens = nn.Embedding(args.vocab_size, args.hidden_size)
         self.layers = [DecoderLayer(args, layer) for layer in range(args.num_hidden_layers)]
         self.norm = nn.LayerNorm(args.hidden_size, eps=args.layer_norm_eps)
+        router = router_named(args.router) if args.num_experts else None
+        self._args, self._fixed = args, router if isinstance(router, FixedRouter) else None
+        self._domains: Array | None = None
 
     def __call__(self, inputs: Array, cache: Cache = None) -> Array:
         h, logits = self.embed_tokens(inputs), None
         if cache is None:
             cache = [None] * len(self.layers)
-        mask = create_attention_mask(h, cache[0])
+        mask, keys = create_attention_mask(h, cache[0]), self._keys(inputs, cache[0])
         for layer, c in zip(self.layers, cache, strict=True):
-            h, logits = layer(h, mask, c, logits)
+            h, logits = layer(h, mask, c, logits if keys is None else keys)
         return self.norm(h)
+
+    def _keys(self, inputs: Array, cache: Cache) -> Array | None:
+        """What gates that look at no hidden state are called with."""
+        if self._fixed is None or self._fixed.keys is None:
+            return None
+        return self._fixed.keys(self._args, inputs, 0 if cache is None else cache.offset, self._domains)
 
 
 class Model(nn.Module):
@@ -196,6 +211,20 @@ class Model(nn.Module):
     def layers(self) -> list[DecoderLayer]:
         layers: list[DecoderLayer] = self.model.layers
         return layers
+
+
+@contextmanager
+def of_domains(model: Any, domains: npt.ArrayLike | None) -> Iterator[None]:
+    """Tell a model what domain each of the B texts of the forwards inside is of, from 0; its reference router asks."""
+    if domains is None:
+        yield
+        return
+    body = model.model
+    body._domains = mx.array(np.asarray(domains, dtype=np.int32))
+    try:
+        yield
+    finally:
+        body._domains = None
 
 
 def sparse_layers(model: nn.Module) -> list[Any]:

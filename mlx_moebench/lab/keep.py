@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,15 +19,20 @@ from ..errors import ModelLoadError, TrainingError
 from ..files import HEADER_BROKEN, check_regular, write_aside
 from ..train.checkpoint import FILE, load_arrays, random_key, save_arrays
 from ..types import Json
-from .decoder import Model
+from .decoder import Model, ModelArgs
 
 _FORMAT = "mlx_moebench.training"
 SNAPSHOTS = "steps"
 """The folder of the copies that are kept, each in a folder of its own, ``step-0000100``."""
 
 
-def save_checkpoint(folder: Path, model: Model, optimizer: optim.Optimizer, facts: Json) -> None:
-    """What is trained, selection biases, optimizer and random state in one file; ``facts`` has the ``iteration``."""
+def save_checkpoint(
+    folder: Path, model: Model, optimizer: optim.Optimizer, facts: Json, window: Mapping[str, mx.array]
+) -> None:
+    """What is trained, selection biases, optimizer and random state in one file; ``facts`` has the ``iteration``.
+
+    window: what a balance loss remembers of earlier updates.
+    """
     trained = dict(tree_flatten(model.trainable_parameters()))
     arrays = {
         f"model.{name}": value
@@ -34,6 +40,7 @@ def save_checkpoint(folder: Path, model: Model, optimizer: optim.Optimizer, fact
         if name in trained or name.endswith("selection_bias")
     }
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
+    arrays |= {f"window.{name}": value for name, value in window.items()}
     save_arrays(folder / FILE, arrays | {"random.key": random_key()}, facts)
 
 
@@ -56,9 +63,9 @@ def read_facts(folder: Path) -> Json | None:
     return facts
 
 
-def restore_checkpoint(folder: Path, model: Model, optimizer: optim.Optimizer) -> None:
-    """Put model, optimizer and random state back to where the checkpoint was made."""
-    parts: dict[str, list[tuple[str, mx.array]]] = {"model": [], "optimizer": [], "random": []}
+def restore_checkpoint(folder: Path, model: Model, optimizer: optim.Optimizer) -> dict[str, mx.array]:
+    """Put model, optimizer and random state back to where the checkpoint was made; returns its window."""
+    parts: dict[str, list[tuple[str, mx.array]]] = {"model": [], "optimizer": [], "random": [], "window": []}
     for name, value in load_arrays(folder / FILE).items():
         part, _, rest = name.partition(".")
         parts[part].append((rest, value))
@@ -66,6 +73,7 @@ def restore_checkpoint(folder: Path, model: Model, optimizer: optim.Optimizer) -
     optimizer.state = tree_unflatten(parts["optimizer"])
     high, low = (int(word) for word in np.array(dict(parts["random"])["key"]))
     mx.random.seed(high << 32 | low)  # the seed is the key: MLX's state cannot be assigned
+    return dict(parts["window"])
 
 
 def save_model(folder: Path, model: Model, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -91,6 +99,16 @@ def save_model(folder: Path, model: Model, tokenizer: PreTrainedTokenizerFast) -
         folder / "tokenizer_config.json": _json(settings),
     })  # fmt: skip
     save_arrays(folder / "model.safetensors", dict(tree_flatten(model.parameters())))
+
+
+def read_model(folder: Path) -> Model:
+    """The model of such a folder, not tried out: one that asks for the domain of a text cannot be by itself."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    model = Model(ModelArgs.from_dict(config))
+    model.load_weights(str(folder / "model.safetensors"))
+    model.eval()
+    mx.eval(model.parameters())
+    return model
 
 
 def snapshot_folder(folder: Path, step: int) -> Path:

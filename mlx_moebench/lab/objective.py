@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -15,12 +17,15 @@ from ..train.losses import (
     TokenSums,
     balance_loss,
     entropy_deficit,
+    entropy_floor,
     hetero_balance_loss,
     router_z_loss,
     ternary_balance_loss,
     token_sums,
 )
 from .decoder import Model, ModelArgs
+
+_FIELDS = tuple(field.name for field in fields(TokenSums))
 
 
 class Measured(NamedTuple):
@@ -50,7 +55,7 @@ class Objective:
         self._group = group if group is not None and group.size() > 1 else None
         self._seen: dict[int, tuple[Array, Array]] = {}
         self._capture = capture(model, self._note) if model.args.num_experts else None
-        self._window: list[Array] | None = None
+        self._past: list[list[TokenSums]] = []
 
     def __call__(self, ids: Array) -> tuple[Array, Measured]:
         self._seen = {}
@@ -75,13 +80,34 @@ class Objective:
         return loss, Measured(ce, balance, z, [sums.map(mx.stop_gradient) for sums in whole])
 
     def begin_update(self) -> None:
-        """Forget the micro-batches of the update before, which ``global`` balance counts together."""
-        self._window = None
+        """Forget the micro-batches of the update before, where the window of a balance is one update."""
+        if not self._args.window:
+            self._past = []
 
     def end_micro_batch(self, sums: list[TokenSums]) -> None:
-        """Remember how often experts were chosen in a micro-batch of this update."""
-        counts = [s.counts for s in sums]
-        self._window = counts if self._window is None else [a + b for a, b in zip(self._window, counts, strict=True)]
+        """Remember what routers said of a micro-batch, for a balance over more than one."""
+        if self._args.balance in GLOBAL:
+            self._past.append(sums)
+            if self._args.window:
+                del self._past[: max(len(self._past) - self._args.window + 1, 0)]
+
+    def state(self) -> dict[str, Array]:
+        """What is remembered, by name: a checkpoint keeps it."""
+        return {
+            f"{place}.{number}.{field}": value
+            for place, sums in enumerate(self._past)
+            for number, one in enumerate(sums)
+            for field, value in zip(_FIELDS, one.arrays(), strict=True)
+        }
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Remember what `state` gave."""
+        places = 1 + max((int(name.split(".")[0]) for name in state), default=-1)
+        routers = 1 + max((int(name.split(".")[1]) for name in state), default=-1)
+        self._past = [
+            [TokenSums(*(state[f"{place}.{number}.{field}"] for field in _FIELDS)) for number in range(routers)]
+            for place in range(places)
+        ]
 
     def close(self) -> None:
         """Take the taps off the model."""
@@ -99,13 +125,13 @@ class Objective:
     def _balance(self, number: int, rows: TokenSums, local: TokenSums, whole: TokenSums) -> Array:
         """The balance loss of one router: 1, or of ``entropy`` 0, at balance."""
         kind = self._args.balance
-        if kind == "sequence":
-            return balance_loss(rows)
-        if kind == "global":
-            counts = whole.counts if self._window is None else whole.counts + self._window[number]
-            loss = balance_loss(whole, counts / mx.maximum(counts.sum(-1, keepdims=True), 1))
-        else:
-            loss = BALANCES[kind](whole, self._args)
+        if kind in OF_SEQUENCES:
+            return BALANCES[kind](rows, rows, self._args)
+        together = whole
+        if kind in GLOBAL:
+            for sums in self._past:
+                together = together.map(lambda x, before: x + mx.stop_gradient(before), sums[number])
+        loss = BALANCES[kind](whole, together, self._args)
         # The ranks' gradients are weighted by their tokens, and each adds its own part of one sum.
         factor = mx.stop_gradient(whole.n / mx.maximum(local.n, 1))[0]
         return loss if self._group is None else loss * factor + mx.stop_gradient(loss - loss * factor)
@@ -121,11 +147,37 @@ def _eta(args: ModelArgs) -> Array:
     return mx.array([1.0 if kind == "ffn" else args.eta for kind in args.kinds])
 
 
-BALANCES: dict[str, Callable[[TokenSums, ModelArgs], Array]] = {
-    "none": lambda sums, args: mx.array(0.0),
-    "switch": lambda sums, args: balance_loss(sums),
-    "hetero": lambda sums, args: hetero_balance_loss(sums, _eta(args)),
-    "ternary": lambda sums, args: ternary_balance_loss(sums, args.num_experts),
-    "entropy": lambda sums, args: entropy_deficit(sums),
+def _floor(now: TokenSums, together: TokenSums, args: ModelArgs) -> Array:
+    """The entropy floor on H(p-bar) of ``together``, with the gradient that tokens of one scope would give.
+
+    What came before is fixed, so that the tokens of ``now`` move p-bar by their share of all tokens only; times the
+    inverse of it they are pulled as hard as under a floor on themselves.
+    """
+    loss = entropy_floor(together, args.floor * math.log(together.p.shape[-1]))
+    factor = mx.stop_gradient(together.n.sum() / mx.maximum(now.n.sum(), 1))
+    return loss * factor + mx.stop_gradient(loss - loss * factor)
+
+
+def _switch(now: TokenSums, together: TokenSums, args: ModelArgs) -> Array:
+    return balance_loss(now, together.counts / mx.maximum(together.counts.sum(-1, keepdims=True), 1))
+
+
+BALANCES: dict[str, Callable[[TokenSums, TokenSums, ModelArgs], Array]] = {
+    "none": lambda now, together, args: mx.array(0.0),
+    "switch": _switch,
+    "sequence": _switch,
+    "global": _switch,
+    "hetero": lambda now, together, args: hetero_balance_loss(now, _eta(args)),
+    "ternary": lambda now, together, args: ternary_balance_loss(now, args.num_experts),
+    "entropy": lambda now, together, args: entropy_deficit(now),
+    "floor": _floor,
+    "floor_sequence": _floor,
+    "floor_global": _floor,
 }
-"""The balance losses over a whole micro-batch, by name; ``sequence`` and ``global`` are taken over other tokens."""
+"""The balance losses by name, of the sums of a micro-batch and of those together with what the window has before."""
+
+OF_SEQUENCES = ("sequence", "floor_sequence")
+"""Those that are a mean over single sequences."""
+
+GLOBAL = ("global", "floor_global")
+"""Those over a window of micro-batches."""

@@ -12,7 +12,7 @@ from ..errors import TrainingError, did_you_mean
 from ..families.lab import MODEL_TYPE
 from ..types import Json
 from .decoder import Model, ModelArgs, sparse_layers
-from .routers import Axes, Sizes, Spec, router_named, router_names
+from .routers import FIXED, Axes, Sizes, Spec, router_named, router_names
 
 DENSE = "dense"
 """The name of the baseline without a router, beside those of the routers."""
@@ -46,10 +46,14 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset(4, 128, 4, 32, 18, 4, 32, None, 1024, 128, 16, 16, 150, 0, 0.25, 2e-3),
+    "testbed": Preset(2, 64, 2, 32, 18, 2, 64, None, 2048, 128, 18, 3, 200, 10, 0.5, 3e-3),
+    "testbed-2": Preset(3, 112, 4, 28, 18, 2, 192, None, 2048, 128, 18, 3, 350, 15, 0.5, 3e-3),
+    "testbed-3": Preset(5, 224, 7, 32, 18, 2, 256, None, 2048, 128, 18, 3, 500, 20, 0.5, 2e-3),
     "158m": Preset(16, 512, 4, 82, 66, 8, 128, 6, 8000, 1024, 64, 16, 100_000, 0, 0.1, 2.5e-4),
     "679m": Preset(18, 1024, 4, 128, 66, 8, 256, 6, 8000, 1024, 64, 16, 400_000, 4000, 0.25, 2.5e-4),
 }
-"""``158m`` and ``679m`` as in tables 5 and 6 of LibMoE, but with 4 heads, which alone give its parameters."""
+"""Those of the testbed are ours, the third of 30 times the FLOPs of the first. ``158m`` and ``679m`` are as in tables 5
+and 6 of LibMoE, but with 4 heads, which alone give its parameters."""
 
 
 def preset_named(name: str) -> Preset:
@@ -82,7 +86,7 @@ def model_args(
         axes = Axes(num_experts=0, num_experts_per_tok=0, balance="none", balance_weight=0.0)
         width = _width(preset, sizes, flops)
         return ModelArgs(**asdict(axes), **sizes, spec=spec, router=DENSE, intermediate_size=width)
-    if router not in router_names():
+    if router not in (*router_names(), *FIXED):
         raise TrainingError(f"There is no router {router!r}.{did_you_mean(router, [*router_names(), DENSE])}")
     if flops != 1:
         raise TrainingError(f"flops = {flops:g} is for the dense baseline; a mixture has those of its preset.")

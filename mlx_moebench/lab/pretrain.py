@@ -32,10 +32,11 @@ from ..train.log import TrainingLog, finite
 from ..types import Json
 from . import keep
 from .decoder import Model, sparse_layers
+from .domains import DomainBlocks, DomainOrder, check_repeats, evenly, labels_of, pack_domains, read_domains, repeats
 from .initial import initialise
 from .objective import Objective
 from .presets import count_parameters
-from .routers import Axes
+from .routers import Axes, FixedRouter, router_named
 from .settings import FREE_TO_CHANGE, TRAINED_WITH, Pretraining, with_axes
 from .steps import Updated, Updater, held_out_ce
 from .text import Blocks, Order, load_tokenizer, pack, read_texts, train_tokenizer
@@ -58,6 +59,7 @@ class _Run:
     log: TrainingLog
     step: Step
     data: list[Json]
+    objective: Objective
 
     @property
     def first(self) -> bool:
@@ -125,7 +127,8 @@ def _prepared(
         raise TrainingError(f"The ranks do not find the same checkpoint in {folder}: copy it to every machine.")
     reading = Reading(text_field=settings.text_field, max_samples=settings.max_samples, split_on=settings.split_on)
     step("reading the text", 0, 0)
-    corpora = read_texts(settings.data, reading)
+    labelled = read_domains(settings.domains, reading) if settings.domains else {}
+    corpora = list(labelled.values()) or read_texts(settings.data, reading)
     trained = settings.vocab_size is not None
     if before is not None or settings.start is not None:
         tokenizer = load_tokenizer(folder if before is not None else settings.start)
@@ -135,7 +138,14 @@ def _prepared(
             train_tokenizer(corpora, settings.vocab_size) if settings.vocab_size else load_tokenizer(settings.tokenizer)
         )
     assert settings.seq_length is not None
-    blocks = pack(corpora, tokenizer, settings.seq_length, settings.held_out, step)
+    if labelled:
+        assert settings.batch_size is not None
+        assert settings.steps is not None
+        of = pack_domains(labelled, tokenizer, settings.seq_length, settings.held_out, step)
+        blocks: Blocks = of
+        check_repeats(of, settings.batch_size, settings.steps, settings.most_repeats)
+    else:
+        blocks = pack(corpora, tokenizer, settings.seq_length, settings.held_out, step)
     if before is not None:
         _check_same(before, settings, blocks, folder)
     mx.random.seed(settings.seed)  # of expert dropout
@@ -143,12 +153,15 @@ def _prepared(
     model.train()
     optimizer = optim.AdamW(settings.learning_rate, weight_decay=settings.weight_decay, bias_correction=True)
     optimizer.init(model.trainable_parameters())
+    window: dict[str, mx.array] = {}
     if before is not None:
-        keep.restore_checkpoint(folder, model, optimizer)
+        window = keep.restore_checkpoint(folder, model, optimizer)
     mx.eval(model.parameters())
     data = [{"name": corpus.name, "sha256": corpus.sha256, "documents": len(corpus.documents)} for corpus in corpora]
     log = TrainingLog(folder / LOG if group.rank() == 0 else None, start or None)
-    return _Run(settings, folder, group, blocks, tokenizer, model, optimizer, log, step, data), start
+    objective = Objective(model, settings.z_weight, group)
+    objective.restore(window)
+    return _Run(settings, folder, group, blocks, tokenizer, model, optimizer, log, step, data, objective), start
 
 
 def _model(settings: Pretraining, vocab_size: int, place: str | Path | None) -> Model:
@@ -197,8 +210,8 @@ def _train(run: _Run, start: int) -> None:
     assert settings.steps is not None
     assert settings.clip is not None
     assert settings.data_seed is not None
-    order, objective = Order(blocks.train, settings.data_seed), Objective(run.model, settings.z_weight, run.group)
-    update = Updater(run.model, objective, run.optimizer, settings.clip, settings.micro_batch_size, run.group)
+    order = _order(run)
+    update = Updater(run.model, run.objective, run.optimizer, settings.clip, settings.micro_batch_size, run.group)
     speeds: list[float] = []
     try:
         if not start:
@@ -209,7 +222,8 @@ def _train(run: _Run, start: int) -> None:
             for done in range(start, settings.steps):
                 began = time.perf_counter()
                 rate = settings.learning_rate_at(done)
-                updated = update(blocks.rows(order.batch(done * settings.batch_size, settings.batch_size)), rate)
+                batch = order.batch(done * settings.batch_size, settings.batch_size)
+                updated = update(blocks.rows(batch), rate, labels_of(blocks, batch))
                 speeds.append(updated.tokens / (time.perf_counter() - began))
                 _after(run, done + 1, updated, rate, speeds[-1])
                 run.step(_progress(run, updated, done + 1, speeds), done + 1, settings.steps)
@@ -217,8 +231,17 @@ def _train(run: _Run, start: int) -> None:
                     _save(run, done + 1)
                     raise Stopped(f"Stopped after step {done + 1}, which is saved; --resume continues.", asked.number)
     finally:
-        objective.close()
+        run.objective.close()
     run.model.eval()
+
+
+def _order(run: _Run) -> Order | DomainOrder:
+    settings, blocks = run.settings, run.blocks
+    assert settings.data_seed is not None
+    assert settings.batch_size is not None
+    if isinstance(blocks, DomainBlocks):
+        return DomainOrder(blocks, settings.data_seed, settings.batch_size)
+    return Order(blocks.train, settings.data_seed)
 
 
 class _deaf:  # noqa: N801
@@ -299,13 +322,16 @@ def _evaluate(run: _Run, step: int) -> None:
     settings = run.settings
     assert settings.micro_batch_size is not None
     run.step("validating", 0, 0)
-    blocks = run.blocks.valid[: settings.eval_batches * settings.micro_batch_size]
-    ce = held_out_ce(run.model, run.blocks.rows(blocks), settings.micro_batch_size)
+    blocks = evenly(run.blocks, settings.eval_batches * settings.micro_batch_size)
+    labels = labels_of(run.blocks, blocks)
+    ce = held_out_ce(run.model, run.blocks.rows(blocks), settings.micro_batch_size, labels)
     run.log.add({"step": step, "val_ce": ce, "sample": _sample(run) if run.first else ""})
 
 
 def _sample(run: _Run) -> str:
     """The beginning of a held-out block, and behind `` | `` what the model goes on with, always its first choice."""
+    if isinstance(router_named(run.model.args.router) if run.model.args.num_experts else None, FixedRouter):
+        return ""  # such a router is told about a text and does not go on with it
     beginning = run.blocks.rows(run.blocks.valid[:1])[0, : min(16, run.blocks.length)]
     run.model.eval()
     steps = generate_step(mx.array(beginning), run.model, max_tokens=SAMPLE_TOKENS)
@@ -320,12 +346,23 @@ def _save(run: _Run, step: int) -> None:
     keep.save_model(run.folder, run.model, run.tokenizer)
     # The checkpoint last: what it stands for is there when it is.
     facts = {"lab": run.settings.to_dict(), "data_sha256": run.blocks.sha256, "iteration": step}
-    keep.save_checkpoint(run.folder, run.model, run.optimizer, facts)
+    keep.save_checkpoint(run.folder, run.model, run.optimizer, facts, run.objective.state())
 
 
 def _snapshot(run: _Run, step: int) -> None:
     if run.first and run.settings.snapshot_every:
         keep.save_model(keep.snapshot_folder(run.folder, step), run.model, run.tokenizer)
+
+
+def _of_domains(run: _Run) -> Json:
+    """What there is of every domain, and how often it was seen."""
+    settings, blocks = run.settings, run.blocks
+    if not isinstance(blocks, DomainBlocks):
+        return {}
+    assert settings.batch_size is not None
+    assert settings.steps is not None
+    of = repeats(blocks, settings.batch_size, settings.steps)
+    return {"domains": {name: one._asdict() for name, one in of.items()}}
 
 
 def _report(run: _Run, command: str | None) -> Json:
@@ -345,6 +382,7 @@ def _report(run: _Run, command: str | None) -> Json:
             "tokens": len(run.blocks.ids),
             "blocks": {"train": len(run.blocks.train), "valid": len(run.blocks.valid)},
             "sha256": run.blocks.sha256,
+            **_of_domains(run),
         },
         "tokens_trained": sum(entry["tokens"] for entry in steps),
         "tokens_per_second": statistics.median(speeds) if speeds else None,

@@ -15,7 +15,7 @@ from .routers import Axes, Spec, halved
 from .routers.base import check_axes
 from .text import BUNDLED
 
-FREE_TO_CHANGE = ("save_every", "snapshot_every", "eval_every", "eval_batches")
+FREE_TO_CHANGE = ("most_repeats", "save_every", "snapshot_every", "eval_every", "eval_batches")
 """Settings that a run may be resumed with other values of, because the weights do not depend on them."""
 
 TRAINED_WITH = ("balance", "balance_weight", "eta", "reward", "bias_update", "expert_dropout")
@@ -36,9 +36,10 @@ class Pretraining:
     start: the folder of a model of the lab to go on with, upcycled or not, in the place of a new one: size, router and
     tokenizer are its own, the preset gives the recipe, and of the axes those of `TRAINED_WITH` may be changed. freeze:
     train its gates and experts alone.
-    data: what `read_corpus` takes, or ``bundled``. text_field, max_samples, split_on: how it is read. held_out: every
-    so many-th block is for validation. tokenizer: a folder or file, None for the embedded model's; vocab_size: of one
-    that is trained on the data.
+    data: what `read_corpus` takes, or ``bundled``; domains: in its place a data set for each name. Sequences are then
+    of one domain each, every update has as many of each, and none is seen more than most_repeats times.
+    text_field, max_samples, split_on: how text is read. held_out: every so many-th block is for validation. tokenizer:
+    a folder or file, None for the embedded model's; vocab_size: of one that is trained on the data.
     steps: updates of batch_size sequences of seq_length tokens, run micro_batch_size at a time over all ranks.
     learning_rate falls in a cosine to a tenth after ``warmup`` updates; weight_decay is on every weight; clip is the
     largest norm of a gradient. z_weight: of the router z-loss. router_std: of the gates' first weights.
@@ -56,6 +57,8 @@ class Pretraining:
     start: str | None = None
     freeze: bool = False
     data: str = BUNDLED
+    domains: Mapping[str, str] = field(default_factory=dict)
+    most_repeats: float = 4.0
     text_field: str | None = None
     max_samples: int | None = None
     split_on: str = "file"
@@ -89,7 +92,7 @@ class Pretraining:
             given["vocab_size"] = preset.vocab_size
         if self.data_seed is None:
             given["data_seed"] = self.seed
-        settings = replace(self, **given, axes=dict(self.axes))
+        settings = replace(self, **given, axes=dict(self.axes), domains=dict(self.domains))
         settings._check()
         return settings
 
@@ -134,6 +137,9 @@ class Pretraining:
             raise TrainingError(f"A dense model has no router, and no {', '.join(self.axes)}; leave it out.")
         if self.router != DENSE:
             args = with_axes(args, self.axes)
+        if self.domains:
+            args.num_domains = len(self.domains)
+        check_reference(args)
         if self.combine == "half":
             if not args.shared_experts:
                 raise TrainingError("combine = half is for routers with shared experts; leave it out.")
@@ -142,7 +148,10 @@ class Pretraining:
 
     def to_dict(self) -> Json:
         """For reports and checkpoints."""
-        return asdict(self)
+        made = asdict(self)
+        if not self.domains:
+            del made["domains"], made["most_repeats"]
+        return made
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of update ``step``, from 0: a linear rise, then half a cosine down to a tenth of the peak."""
@@ -153,6 +162,24 @@ class Pretraining:
             return self.learning_rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def check_reference(args: ModelArgs) -> None:
+    """Raise TrainingError where a reference router cannot give every domain a block of its own."""
+    if args.router != "reference":
+        return
+    experts, domains, k = args.num_experts, args.num_domains, args.num_experts_per_tok
+    if domains < 1:
+        raise TrainingError("The reference router is for text of labelled domains; train it by lab testbed.")
+    if experts % domains:
+        raise TrainingError(
+            f"num_experts is {experts}, which {domains} domains cannot share evenly; use a multiple of {domains}."
+        )
+    if (own := experts // domains) % k:
+        raise TrainingError(
+            f"Each of {domains} domains has {own} of the {experts} experts, which num_experts_per_tok = {k} does not "
+            f"divide; give each a multiple of {k} experts."
+        )
 
 
 A = TypeVar("A", bound=Axes)

@@ -15,8 +15,8 @@ from ..instrument.softmax import cross_entropy
 from ..routing.sums import Floats
 from ..train.losses import TokenSums, balanced_bias
 from ..types import Json
-from .decoder import Model, sparse_layers
-from .objective import Measured, Objective
+from .decoder import Model, of_domains, sparse_layers
+from .objective import OF_SEQUENCES, Measured, Objective
 
 
 class Updated(NamedTuple):
@@ -49,17 +49,22 @@ class Updater:
         self._clip, self._size, self._group = clip, micro_batch_size, group
         self._step = nn.value_and_grad(model, objective)
 
-    def __call__(self, rows: NDArray[np.int32], learning_rate: float) -> Updated:
-        """One update on token ids [B, S + 1], the same on every rank. Micro-batches need not be of one size."""
+    def __call__(
+        self, rows: NDArray[np.int32], learning_rate: float, domains: NDArray[np.int64] | None = None
+    ) -> Updated:
+        """One update on token ids [B, S + 1], the same on every rank. Micro-batches need not be of one size.
+
+        domains: [B] of the rows, for a router that asks."""
         n_tokens = rows.shape[0] * (rows.shape[1] - 1)
         gradients: Json | None = None
         collected: list[tuple[float, float, Measured]] = []
         self._objective.begin_update()
         for start in range(0, len(rows), self._size):
             part = rows[start : start + self._size]
-            mine = np.array_split(part, self._group.size())[self._group.rank()]
-            weight = mine.shape[0] * (mine.shape[1] - 1) / n_tokens
-            (_, measured), new = self._step(mx.array(mine))
+            mine = np.array_split(np.arange(len(part)), self._group.size())[self._group.rank()]
+            weight = len(mine) * (part.shape[1] - 1) / n_tokens
+            with of_domains(self._model, None if domains is None else domains[start : start + self._size][mine]):
+                (_, measured), new = self._step(mx.array(part[mine]))
             self._objective.end_micro_batch(measured.sums)
             gradients = _weighted(gradients, new, weight)
             whole = part.shape[0] * (part.shape[1] - 1) / n_tokens
@@ -96,7 +101,7 @@ class Updater:
     ) -> Updated:
         ce = sum(weight * measured.ce for weight, _, measured in collected)
         z = sum(weight * measured.z for weight, _, measured in collected)
-        own = self._model.args.balance == "sequence"  # the ranks' own sequences; all else is of the whole micro-batch
+        own = self._model.args.balance in OF_SEQUENCES  # the ranks' own sequences; all else is of the whole micro-batch
         balance = sum((weight if own else whole) * measured.balance for weight, whole, measured in collected)
         if self._group.size() > 1:
             ce, z = (mx.distributed.all_sum(x, group=self._group) for x in (ce, z))
@@ -123,12 +128,15 @@ def _total(every: list[list[TokenSums]]) -> list[TokenSums]:
     return first
 
 
-def held_out_ce(model: Model, rows: NDArray[np.int32], micro_batch_size: int) -> float:
-    """Mean cross-entropy of token ids [B, S + 1], nats a token, in evaluation mode."""
+def held_out_ce(
+    model: Model, rows: NDArray[np.int32], micro_batch_size: int, domains: NDArray[np.int64] | None = None
+) -> float:
+    """Mean cross-entropy of token ids [B, S + 1], nats a token, in evaluation mode; domains: [B] of them."""
     model.eval()
     total = 0.0
     for start in range(0, len(rows), micro_batch_size):
         ids = mx.array(rows[start : start + micro_batch_size])
-        total += float(cross_entropy(model(ids[:, :-1]), ids[:, 1:]).sum())
+        with of_domains(model, None if domains is None else domains[start : start + micro_batch_size]):
+            total += float(cross_entropy(model(ids[:, :-1]), ids[:, 1:]).sum())
     model.train()
     return total / int(rows.shape[0] * (rows.shape[1] - 1))

@@ -152,7 +152,7 @@ def load_tokenizer(place: str | Path | None) -> PreTrainedTokenizerFast:
 
 def pack(corpora: list[Corpus], tokenizer: PreTrainedTokenizerFast, length: int, held_out: int, step: Step) -> Blocks:
     """Every document's tokens and an end token, one after the other. Raises DataError for less than two blocks."""
-    ids = list(_encoded(corpora, tokenizer, step))
+    ids = list(encoded(corpora, tokenizer, step))
     blocks = Blocks(np.concatenate(ids) if ids else np.zeros(0, np.int32), length, held_out)
     if not len(blocks.train) or not len(blocks.valid):
         raise DataError(
@@ -162,7 +162,8 @@ def pack(corpora: list[Corpus], tokenizer: PreTrainedTokenizerFast, length: int,
     return blocks
 
 
-def _encoded(corpora: list[Corpus], tokenizer: PreTrainedTokenizerFast, step: Step) -> Iterator[NDArray[np.int32]]:
+def encoded(corpora: list[Corpus], tokenizer: PreTrainedTokenizerFast, step: Step) -> Iterator[NDArray[np.int32]]:
+    """Of every document its tokens and an end token."""
     texts = [document.text for corpus in corpora for document in corpus.documents]
     for start in range(0, len(texts), _AT_A_TIME):
         step("tokenising", start, len(texts))

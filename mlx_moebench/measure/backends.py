@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +60,12 @@ class Backend(Protocol):
 
     def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
         """Continue the one prompt of a batch greedily; its ids and those made, [1, S]."""
+
+    def generating(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> Generator[int, None, None]:
+        """The tokens that `generate` makes, one by one, the end of a text included; each has been run when it is given.
+
+        Whoever stops early closes it.
+        """
 
     def new_prefix(self, checkpoint: Any) -> Any:
         """An empty KV cache for what several rows begin with; None for a model whose cache cannot be copied to rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,12 @@ class MLX:
             return checkpoint.model(ids)
 
     def generate(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> HostArray:
-        prompt = batch.ids[0][batch.mask[0]].tolist()
-        made = stream_generate(checkpoint.model, checkpoint.tokenizer, prompt, max_tokens, row=batch.rows[0])
-        return np.array([[*prompt, *(response.token for response in made)]])
+        return np.array([[*_prompt(batch), *self.generating(checkpoint, stats, batch, max_tokens)]])
+
+    def generating(self, checkpoint: Any, stats: Recorder, batch: Batch, max_tokens: int) -> Generator[int, None, None]:
+        model, tokenizer = checkpoint.model, checkpoint.tokenizer
+        for response in stream_generate(model, tokenizer, _prompt(batch), max_tokens, row=batch.rows[0]):
+            yield int(response.token)
 
     def new_prefix(self, checkpoint: Any) -> list[Any] | None:
         prefix: list[Any] = make_prompt_cache(checkpoint.model)
@@ -167,6 +170,12 @@ class MLX:
                 "is saved where the command has an output, and --resume continues from it."
             ) from error
         return {phase: RoutingStats.merge(_read(parts)) for phase, parts in blobs.items()}
+
+
+def _prompt(batch: Batch) -> list[int]:
+    """The ids of the one row of a batch."""
+    ids: list[int] = batch.ids[0][batch.mask[0]].tolist()
+    return ids
 
 
 def _shape(module: Any, name: str) -> tuple[int, ...]:

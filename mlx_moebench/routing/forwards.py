@@ -169,7 +169,9 @@ class Piece(NamedTuple):
         experts, p, weights = (host(a) for a in (self.tokens.experts, self.tokens.p, self.tokens.weights))
         scalars = {name: host(getattr(self.tokens, name)) for name in TOKEN_SCALARS}
         mask = forward.masks[self.phase]
-        return TokenBlock(self.phase, self.number, forward.start, mask, experts, p, weights, scalars, sums)
+        return TokenBlock(
+            self.phase, self.number, forward.start, mask, experts, p, weights, scalars, sums, tuple(forward.clusters)
+        )
 
 
 @dataclass(eq=False)

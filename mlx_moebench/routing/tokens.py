@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -12,6 +13,9 @@ from ..types import HostArray
 from .record import Array, Integers, Mask, Phase, Reals, Routing
 from .sums import Sums
 from .tally import entropy_of, log_distribution, selection_margin_of, selection_matrix
+
+if TYPE_CHECKING:
+    from .stats import Cluster
 
 TOKEN_SCALARS = ("entropy", "selection_margin")
 """The quantities of a token that are kept for every router, by their names in `tally.SCALARS`."""
@@ -43,7 +47,7 @@ class TokenBlock:
 
     number: of the router, in running order. start: position in its sequence of the first column. mask: [B, S] True at
     the tokens of this phase. experts, p, weights: [B, S, K]; scalars: [B, S] each of `TOKEN_SCALARS`.
-    sums: of each row's tokens, as they went into the statistics.
+    sums: of each row's tokens, as they went into the statistics. clusters: [B] whose tokens a row has.
     """
 
     phase: Phase
@@ -55,6 +59,7 @@ class TokenBlock:
     weights: Reals
     scalars: dict[str, Reals]
     sums: Sums
+    clusters: tuple[Cluster, ...]
 
 
 def token_routing(routing: Routing) -> TokenRouting:
@@ -129,6 +134,7 @@ class TokenSequence:
     continued: positions of tokens that are a later piece of the character that an earlier token starts.
     start: position of the first token in the document, prompt included. total: tokens that it had before a cut.
     against: number of the sequence of the same tokens that this one is compared with, such as before training.
+    after: number of the sequence that this one goes on with, such as the prompt of what was generated.
     """
 
     name: str
@@ -138,6 +144,7 @@ class TokenSequence:
     start: int = 0
     total: int | None = None
     against: int | None = None
+    after: int | None = None
 
     def first(self, tokens: int) -> TokenSequence:
         """Its first so many tokens."""

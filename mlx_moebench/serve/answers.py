@@ -36,6 +36,16 @@ def routing(models: ServedModels, phases: Sequence[str] = PHASES, over: Sequence
     }
 
 
+def last_tokens(models: ServedModels) -> Json:
+    """What the routers chose for the last tokens of the latest request, see `LastTokens`; most: 0 where none are."""
+    served = models.current
+    stats = None if served is None else served.stats
+    if stats is None or stats.last is None:
+        return {"most": models.settings.last_tokens, "latest": None}
+    with stats.holding():  # adds what has run
+        return stats.last.answer(stats.specs)
+
+
 def values(spec: RouterSpec, sums: Sums) -> Json:
     """The numbers of one router: tokens, entropy in nats, its busiest expert, that one's share of the tokens, experts
     without a selection, and the load, shares of all selections that add up to 1."""

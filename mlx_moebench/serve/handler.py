@@ -19,7 +19,7 @@ from mlx_lm.server import APIHandler
 from ..checkpoints.weights import shortened
 from ..web.origins import Origins
 from . import page
-from .answers import PHASES, routing
+from .answers import PHASES, last_tokens, routing
 from .prometheus import CONTENT_TYPE, metrics
 from .requests import (
     BODY_SECONDS,
@@ -33,7 +33,7 @@ from .requests import (
     parsed,
 )
 
-OURS = ("/routing", "/routing/view", "/metrics")
+OURS = ("/routing", "/routing/last", "/routing/view", "/metrics")
 OVER = ("all", "window")
 
 
@@ -146,6 +146,7 @@ class Handler(APIHandler):
         parts = urlsplit(self.path)
         answers: dict[str, Callable[[str], None]] = {
             "/routing": self._routing,
+            "/routing/last": self._last,
             "/routing/view": self._view,
             "/metrics": self._metrics,
         }
@@ -177,6 +178,10 @@ class Handler(APIHandler):
             self._refuse(Refused(400, f"There is no {wrong[0]!r}: {known}."))
             return
         answer = routing(self.response_generator.model_provider.served, phases, over)
+        self._answer(json.dumps(answer, allow_nan=False).encode(), JSON)
+
+    def _last(self, _: str) -> None:
+        answer = last_tokens(self.response_generator.model_provider.served)
         self._answer(json.dumps(answer, allow_nan=False).encode(), JSON)
 
     def _metrics(self, _: str) -> None:

@@ -93,7 +93,7 @@ class ServedModels:
         adapted = {"adapter": read_adapter(adapter).facts} if adapter else {}
         remember(model, {"revision": None, **_identity(place), **adapted})
         try:
-            return ServedStats(model, self.settings.sequences), None
+            return ServedStats(model, self.settings.sequences, self.settings.last_tokens), None
         except MoebenchError as error:
             logging.warning("The routing of %s is not recorded: %s", place, error)
             return None, str(error)

@@ -7,7 +7,8 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-from ..show.tokens import assets
+from ..show.colours import as_json
+from ..show.tokens import assets, script_json
 
 
 @cache
@@ -17,7 +18,7 @@ def _style() -> str:
 
 @cache
 def _script() -> str:
-    return assets("base.js") + _own("view.js")
+    return assets("base.js", "map.js") + _own("last.js") + _own("view.js")
 
 
 def _own(name: str) -> str:
@@ -37,4 +38,6 @@ POLICY = (
 
 def view() -> str:
     """The page as HTML. Whatever it shows comes as JSON and becomes text."""
-    return _own("view.html").replace("/*STYLE*/", _style()).replace("/*SCRIPT*/", _script())
+    data = script_json({"colours": as_json()})
+    page = _own("view.html").replace("/*STYLE*/", _style()).replace("/*SCRIPT*/", _script())
+    return page.replace("/*DATA*/", data)

@@ -12,6 +12,7 @@ class ServeSettings:
 
     sequences: that are kept apart; later requests share them in turn. expert_series: how many series of single experts
     the metrics may have. allow_hosts: names under which browsers may reach the server, beside loopback and its own.
+    last_tokens: of each request, whose choices the live page shows.
     """
 
     output: Path
@@ -20,3 +21,4 @@ class ServeSettings:
     sequences: int = 1024
     expert_series: int = 0
     allow_hosts: tuple[str, ...] = ()
+    last_tokens: int = 0

@@ -10,8 +10,10 @@ import mlx.nn as nn
 from ..environment import environment
 from ..errors import RoutingError
 from ..instrument import LiveRoutingStats, model_facts
+from ..instrument.capture import routers_of
 from ..routing.forwards import Forward, Span
 from ..routing.record import Array
+from .last_tokens import LastTokens
 
 NO_NUMBERS = "The numbers of a forward were none, and it is not recorded; the log has the first."
 
@@ -19,13 +21,15 @@ NO_NUMBERS = "The numbers of a forward were none, and it is not recorded; the lo
 class ServedStats(LiveRoutingStats):
     """As `attach` makes them; a forward that cannot be counted is left out and counted in ``dropped``, never raised.
 
-    sequences: that are kept apart, see `Recorder.most`.
+    sequences: that are kept apart, see `Recorder.most`. last_tokens: whose choices are kept, see `LastTokens`; without
+    any, steps are tallied together.
     """
 
     together = 32
 
-    def __init__(self, model: nn.Module, sequences: int | None = None, **settings: Any) -> None:
-        super().__init__(model, model=model_facts(model), environment=environment(), **settings)
+    def __init__(self, model: nn.Module, sequences: int | None = None, last_tokens: int = 0, **settings: Any) -> None:
+        self.last = LastTokens(last_tokens, len(routers_of(model))) if last_tokens else None
+        super().__init__(model, tokens=self.last, model=model_facts(model), environment=environment(), **settings)
         self.most = sequences
 
     def say(self, why: str) -> None:

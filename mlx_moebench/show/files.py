@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.trace import Trace, read_trace
 from ..data.training_log import read_log
 from ..errors import StatsError, TrainingError
 from ..pair.seal import check_json_seal, read_json
 from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths, read_report
 from ..types import Json
+from .tokens import PHASES
 
 TAKEN = (
     "a stats pair (either file of it), the folder of a profile or its profile.json, a comparison (compare --output), "
-    "a report of loss (loss --output), of quantised arms (compare --quant --output) or of checkpoints (dynamics "
-    "--output), or the folder of a training"
+    "a report of loss (loss --output), of lab testbed, of quantised arms (compare --quant --output) or of checkpoints "
+    "(dynamics --output), or the folder of a training or a trace"
 )
 """What an argument may be."""
 
@@ -64,6 +66,12 @@ def read_pair(path: Path, label: str | None) -> Pair:
     require(report["settings"], ("tau", "collapse_on", "ci"), report_path)
     require(report["data"], ("name", "n_sequences", "n_tokens", "phase"), report_path)
     return Pair(report_path, label, report, RoutingStats.load(sums_path) if sums_path.exists() else None)
+
+
+def pair_of_trace(folder: Path) -> Pair:
+    """The statistics of a trace, of the phase that a view of its tokens shows first; raises `TraceError` for none."""
+    stats = read_trace(folder, min(Trace(folder).phases, key=PHASES.index, default="prefill"))
+    return Pair(folder, None, stats.report(), stats)
 
 
 def sums_of(pair: Pair) -> RoutingStats:

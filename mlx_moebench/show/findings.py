@@ -9,23 +9,14 @@ from ..types import Facts, Json
 from .names import isolated
 from .numbers import count
 
-COLOURS = {
-    "collapsed": "#000000",
-    "dominated": "#D55E00",
-    "idle": "#E69F00",
-    "specialised": "#CC79A7",
-    "balanced": "#009E73",
-    "open": "0.8",
-}
-"""Of words in pictures."""
-
 ANSWER = "an answer, which has no interval of its own"
 
 MOST_NAMED = 4
 """Experts that a sentence names at most."""
 
 DEFINITION = (
-    "r: share of the experts in effective use over all domains; s = MI(domain; expert) / ln D; one expert: the largest "
+    "r: share of the experts in effective use over all domains; MI: information of the domain of a text about the "
+    "expert of a selection; s = MI / ln D; one expert: the largest "
     "share of tokens that a single expert has in more than half of the domains; idle: experts with hardly any load on "
     "any domain."
 )

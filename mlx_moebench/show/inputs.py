@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.importers import split_name
+from ..data.trace import MANIFEST as TRACE
 from ..data.training_log import FILE as TRAINING_LOG
 from ..errors import MoebenchError, StatsError
 from ..files import plain_name
@@ -19,7 +20,7 @@ from ..pair.stats import RoutingStats
 from ..pair.storage import pair_paths
 from ..types import Facts, Json
 from .domains import MOST_SHOWN, DomainReports
-from .files import TAKEN, Pair, check_there, read_pair, read_sealed, require, sums_of, training_log
+from .files import TAKEN, Pair, check_there, pair_of_trace, read_pair, read_sealed, require, sums_of, training_log
 from .names import model_name
 from .plans import chosen_of, plan_of
 
@@ -46,16 +47,20 @@ class Run:
     def view(self, domain: str | None = None, name: str | None = None) -> View:
         """The run on all its data, or on one domain; by default under the name of that."""
         if domain is None:
-            return View(name or self.name, self.report, self.stats)
-        return View(name or domain, self.domains[domain], self.parts.get(domain))
+            return View(name or self.name, self.report, self.stats, "" if self.domains else None)
+        return View(name or domain, self.domains[domain], self.parts.get(domain), domain)
 
 
 class View(NamedTuple):
-    """One report with its sums, if they are there, under the name that tells it from others beside it."""
+    """One report with its sums, if they are there, under the name that tells it from others beside it.
+
+    domain: of several of a run the one that it is of, empty for all of them together; None where there are not several.
+    """
 
     name: str
     report: Facts
     stats: RoutingStats | None = None
+    domain: str | None = None
 
     @property
     def size(self) -> str:
@@ -78,7 +83,7 @@ class Inputs:
 
     profiles: what lies between the domains, {name of a run or model: `domain_report` with its settings}.
     comparisons: `Comparison.to_dict`; two comparable runs have one, too. uncertainties: reports of ``loss``; quants: of
-    ``compare --quant``; dynamics: of ``dynamics``.
+    ``compare --quant``; dynamics: of ``dynamics``; testbeds: of ``lab testbed``. traces: folders of single tokens.
     notes: what a reader must know of how these came together, such as why two runs were not compared.
     """
 
@@ -87,10 +92,16 @@ class Inputs:
     comparisons: tuple[Json, ...] = ()
     uncertainties: tuple[Json, ...] = ()
     dynamics: tuple[Json, ...] = ()
+    testbeds: tuple[Json, ...] = ()
     quants: tuple[Json, ...] = ()
     trainings: tuple[Training, ...] = ()
+    traces: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     plan: Plan = field(default_factory=Plan)
+
+
+TESTBED = "testbed.json"
+"""What `lab testbed` leaves in its folder."""
 
 
 @dataclass
@@ -163,12 +174,15 @@ class _Reader:
         self.uncertainties: list[Json] = []
         self.quants: list[Json] = []
         self.dynamics: list[Json] = []
+        self.testbeds: list[Json] = []
         self.trainings: list[Training] = []
+        self.traces: list[Path] = []
         self._seen: set[Path] = set()
 
     @property
     def anything(self) -> bool:
-        kinds = (self.comparisons, self.uncertainties, self.quants, self.dynamics, self.trainings)
+        reports = (self.comparisons, self.uncertainties, self.quants, self.dynamics, self.testbeds)
+        kinds = (*reports, self.trainings, self.traces)
         return any((self.groups, self.profiles, *kinds))
 
     def read(self, path: Path, label: str | None) -> None:
@@ -176,10 +190,14 @@ class _Reader:
         if path.is_dir():
             if (path / "profile.json").is_file():
                 self.read(path / "profile.json", label)
+            elif (path / TESTBED).is_file():
+                self.read(path / TESTBED, label)
+            elif (path / TRACE).is_file():
+                self.traces.append(path)
             elif any((path / name).is_file() for name in (TRAINING_REPORT, TRAINING_LOG)):
                 self._add_training(path, label)
             else:
-                raise StatsError(f"{path} is a folder of neither a profile nor a training: give {TAKEN}.")
+                raise StatsError(f"{path} is a folder of neither a profile, a trace nor a training: give {TAKEN}.")
             return
         if path.name in (TRAINING_LOG, TRAINING_REPORT):
             self._add_training(path.parent, label)
@@ -209,6 +227,9 @@ class _Reader:
         elif keys >= {"arms", "separations"}:
             require(content, ("model", "data", "settings", "measures"), path)
             self.quants.append(content)
+        elif keys >= {"sizes", "quantities", "chance"}:
+            require(content, ("domains", "quantities", "sizes", "chance", "level"), path)
+            self.testbeds.append(content)
         elif keys >= {"checkpoints", "overall", "trends"}:
             require(content, ("model", "data", "settings", "routers", "depth"), path)
             self.dynamics.append(content)
@@ -267,6 +288,8 @@ class _Reader:
 
     def inputs(self, plan: Plan, chosen: Collection[str], allow: tuple[str, ...]) -> Inputs:
         """What was read, with what follows from it: reports of merged runs, profiles, a comparison of two runs."""
+        if not self.groups:  # traces alone are runs, too; beside other runs they are about the tokens of those
+            self.groups = [_Group([pair], pair.stats) for pair in map(pair_of_trace, dict.fromkeys(self.traces))]
         plans = [group.plan(plan, chosen) for group in self.groups]
         runs = self._named_runs(plans)
         profiles = dict(self.profiles)
@@ -281,8 +304,10 @@ class _Reader:
             (*self.comparisons, *comparisons),
             uncertainties=tuple(self.uncertainties),
             dynamics=tuple(self.dynamics),
+            testbeds=tuple(self.testbeds),
             quants=tuple(self.quants),
             trainings=tuple(self.trainings),
+            traces=tuple(dict.fromkeys(self.traces)),
             notes=tuple(notes),
             plan=plan,
         )

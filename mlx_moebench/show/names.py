@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..pair.report import flag_open
 from ..routing.metrics import get_metric
@@ -29,6 +29,39 @@ HEADS = {
 SCORES = {"entropy": ("routing entropy", "nats"), "selection_margin": ("selection margin", "selection score")}
 """What uncertainty about a token is measured by: words and unit."""
 
+
+class Quantity(NamedTuple):
+    """What is called the same in tables, pages, pictures and exports. symbol: where there is no room for the label."""
+
+    label: str
+    symbol: str
+    unit: str
+
+    @property
+    def head(self) -> str:
+        """``MI, nats``: of a column or an axis."""
+        return f"{self.symbol}, {self.unit}"
+
+    @property
+    def title(self) -> str:
+        """``Information of domain about expert, MI``."""
+        return f"{self.label}, {self.symbol}"
+
+
+QUANTITIES = {
+    "domain_information": Quantity("Information of domain about expert", "MI", "nats"),
+    "jensen_shannon": Quantity("Divergence of the loads of two domains", "JSD", "nats"),
+    "mixture_spread": Quantity("Experts in effective use", "r", "ratio"),
+    "specialisation": Quantity("Specialisation", "s", "share of ln D"),
+    "dominant_share": Quantity("One expert in most domains", "one expert", "share of tokens"),
+    "idle_experts": Quantity("Idle experts", "idle", "share of experts"),
+    "lift": Quantity("Lift over chance", "lift over chance", "ratio"),
+}
+"""What is no metric of a single router: between domains, and of two experts. Metrics say it where they are declared."""
+
+NUMBERS = ("mixture_spread", "specialisation", "dominant_share", "idle_experts", "domain_information")
+"""Of the findings, in the order of their columns."""
+
 _LEFT_TO_RIGHT = frozenset(("L", "EN", "ES", "ET", "CS", "NSM", "ON", "WS", "BN", "B", "S", ""))
 _CONTROLS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
 """Classes of the Unicode bidirectional algorithm: those that need nothing, and those that turn what follows."""
@@ -38,6 +71,8 @@ def label_and_unit(name: str) -> tuple[str, str]:
     """What people call a metric or an entry of a report's summary, and its unit."""
     if name == "collapsed_fraction":
         return "Routers flagged as collapsed", "fraction"
+    if name in QUANTITIES:
+        return QUANTITIES[name].label, QUANTITIES[name].unit
     metric = get_metric(name.removeprefix("peak_"))
     return metric.label + (", peak" if name.startswith("peak_") else ""), metric.unit
 

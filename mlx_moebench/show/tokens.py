@@ -237,6 +237,7 @@ def _sequence(sequence: TokenSequence) -> Json:
         "total": sequence.total,
         "continued": list(sequence.continued),
         "against": sequence.against,
+        "after": sequence.after,
     }
 
 

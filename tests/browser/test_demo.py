@@ -90,7 +90,7 @@ def test_text_in_heatmap_and_token_view_out(open_page: Any, demo: tuple[str, Pat
     wait_for(page, "moebench-nano: 8 tokens")
     assert "".join(tokens(page)).replace("␣", " ") == "Two experts for every token"
     assert "a text is one sequence" in page.inner_text("#message")
-    assert page.locator("#heatmap svg").count() == 1
+    assert page.locator("#heatmap figure svg[role=img]").count() == 1
     cells = page.locator("#heatmap rect title").all_text_contents()
     assert len(cells) == 6 * 16
     assert sum(int(cell.split("even, ")[1].split(" of ")[0]) for cell in cells) == 6 * 8 * 2
@@ -143,6 +143,7 @@ def test_an_empty_text_and_a_long_one(open_page: Any, demo: tuple[str, Path]) ->
     page.locator("#text-a textarea").fill("")
     wait_for(page, "There is no token in an empty text: type some words.")
     assert page.locator(".mt-token, #heatmap svg, #routers table").count() == 0
+    assert not page.locator(".token-map").is_visible()
     page.locator("#text-a textarea").fill("word " * 20_000)
     wait_for(page, "; the first 64 were run.")
     assert page.locator("#tokens .mt-token").count() == 64
@@ -166,11 +167,161 @@ def test_nothing_but_this_machine_is_asked(open_page: Any, demo: tuple[str, Path
     assert set(asked.read_text().split()) <= {"127.0.0.1", "localhost", "::1"}
 
 
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+def cells(page: Any) -> int:
+    return int(page.locator(".mp-map .mm-cell").count())
+
+
+def faint(page: Any) -> int:
+    """Rows of the map that are not reached yet."""
+    return int(page.locator('.mp-map g[data-token][opacity="0.08"]').count())
+
+
+def test_the_map_has_every_layer_and_plays(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    wait_for(page, "through 6 routers")
+    page.locator("#text-a textarea").fill("Two experts for every token")
+    wait_for(page, "moebench-nano: 8 tokens")
+    page.wait_for_function("document.querySelectorAll('.mp-map .mm-cell').length === 8 * 6")
+    assert faint(page) == 0
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    page.locator(".mp-play").click()
+    assert faint(page) == 7
+    page.clock.run_for(500)
+    assert faint(page) == 5
+    assert page.locator(".mp-play").inner_text() == "Pause"
+    page.locator(".mp-play").click()
+    page.clock.run_for(2000)
+    assert faint(page) == 5
+    assert page.locator(".mp-where").inner_text().startswith("token 3 of 8")
+    page.locator(".mp-controls input").focus()
+    page.keyboard.press("ArrowRight")
+    assert faint(page) == 4
+    page.get_by_label("One token back").click()
+    assert faint(page) == 5
+    page.locator(".mp-play").click()
+    page.clock.run_for(3000)
+    assert faint(page) == 0
+    assert page.locator(".mp-play").inner_text() == "Play"
+
+
+def test_a_cell_is_read_and_its_expert_chosen_by_keys_and_by_touch(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False, color_scheme="dark", **PHONE)
+    wait_for(page, "through 6 routers")
+    page.locator(".mp-map .mm-cell").nth(8).tap()
+    page.wait_for_timeout(400)  # what a finger shows stays
+    words = page.locator(".mp-words").inner_text()
+    assert "(token 1), layer 2. First expert " in words
+    assert "All its experts (weight): " in words
+    expert = words.split("First expert ")[1].split(",")[0]
+    assert page.locator('#tokens .mt-experts button[aria-pressed="true"]').get_attribute("data-expert") == expert
+    assert page.locator("#tokens select").nth(0).input_value() == "2"
+    page.locator(".mp-map").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert "(token 2), layer 3. First expert " in page.locator(".mp-words").inner_text()
+    page.keyboard.press("Enter")
+    assert page.locator("#tokens select").nth(0).input_value() == "3"
+
+
+def test_a_text_grows_in_the_map_and_stops(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    wait_for(page, "through 6 routers")
+    page.locator("#text-a textarea").fill("Once upon a time there was a farmer who")
+    wait_for(page, "moebench-nano: 10 tokens")
+    # From the script, since what is seen in between is over before a test has asked for it.
+    page.evaluate(
+        """() => {
+          window.seen = [];
+          const look = () => window.seen.push(document.querySelectorAll(".mp-map g[data-token]").length);
+          new MutationObserver(look).observe(document.querySelector(".mp-map"), { childList: true });
+        }"""
+    )
+    page.locator("#generate").click()
+    wait_for(page, "generated: 64 tokens")
+    page.wait_for_function("document.querySelectorAll('.mp-map g[data-token]').length === 74")
+    seen = page.evaluate("window.seen")
+    assert len({rows for rows in seen if 10 < rows < 74}) > 2
+    assert seen == sorted(seen)
+    assert page.locator(".mp-map .mm-made").count() == 1
+    assert page.locator("#heatmap figcaption").all_inner_texts() == [
+        "the text",
+        "generated",
+        "generated minus the text",
+    ]
+    assert page.locator("#generate").is_enabled()
+    page.locator("#generate").click()
+    page.locator("#stop:not([disabled])").click()
+    wait_for(page, "generated: ")
+    made = int(page.inner_text("#message").split("generated: ")[1].split(" token")[0])
+    assert 1 <= made < 64
+
+
+def test_two_texts_side_by_side_have_outlines_with_how_few_they_are(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    wait_for(page, "through 6 routers")
+    page.get_by_role("button", name="One word, twice").click()
+    wait_for(page, "text B:")
+    outlined = page.locator(".mp-map .mm-changed")
+    outlined.first.wait_for(state="attached", timeout=20_000)
+    note = page.locator(".mp-note").inner_text()
+    of = int(note.split("another first expert, ")[1].split(" of ")[0])
+    assert outlined.count() == 2 * of  # on either side
+    assert "no interval" in note
+    differences = page.locator("#heatmap figure").nth(2)
+    assert differences.locator("rect.real").count() == 0  # of ten tokens no difference is a finding
+    assert differences.locator("rect.chance").count() == 6 * 16
+    assert "of 96" in differences.locator("p").inner_text()
+
+
+def test_a_link_shows_what_was_shown(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(demo[0], offline=False)
+    wait_for(page, "through 6 routers")
+    page.get_by_label("two texts").check()
+    text = "a=b&c#d <b>bold</b> 羊\nsecond line"
+    page.locator("#text-a textarea").fill(text)
+    page.locator("#text-b textarea").fill("another")
+    wait_for(page, "text B: 2 tokens")
+    page.wait_for_timeout(500)
+    page.locator(".mp-map .mm-cell").nth(9).click()
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
+    page.locator("#share").click()
+    link = page.locator("#shared input").input_value(timeout=20_000)
+    assert len(page.url.split("#")) == 1  # nothing of a text is in the history of who typed it
+    other = open_page(link, offline=False)
+    wait_for(other, "text B: 2 tokens")
+    assert other.locator("#text-a textarea").input_value() == text
+    assert other.locator("#text-b textarea").input_value() == "another"
+    other.locator(".mp-words", has_text="(token 1), layer 3").wait_for(timeout=20_000)
+    assert other.locator(".mp-words").inner_text() == page.locator(".mp-words").inner_text()
+    assert other.locator(".mp-map .mm-chosen").count() >= 1
+    assert other.locator("#tokens b, #tokens img").filter(has_text="bold").count() == 0
+
+
+def test_a_link_takes_no_long_text_and_believes_nothing(open_page: Any, demo: tuple[str, Path]) -> None:
+    page = open_page(f"{demo[0]}#text=hello&show=77&model=../x&layer=99&token=-4&expert=1e9&<script>", offline=False)
+    wait_for(page, "moebench-nano: ")
+    assert page.locator("#text-a textarea").input_value() == "hello"
+    page.locator("#text-a textarea").fill("word " * 500)
+    wait_for(page, "the first 64 were run")
+    page.locator("#share").click()
+    page.locator(
+        "#shared", has_text="No link: the text has 2,500 characters, and a link takes at most 2,000."
+    ).wait_for()
+
+
 def test_a_phone_shows_it_without_scrolling_sideways(open_page: Any, demo: tuple[str, Path]) -> None:
-    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-    page = open_page(demo[0], offline=False, color_scheme="dark", **phone)
+    page = open_page(demo[0], offline=False, color_scheme="dark", **PHONE)
     wait_for(page, "through 6 routers")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for name in (".mp-map", "#heatmap .load"):  # all layers and all experts, with nothing to scroll for
+        hidden = "(name) => { const e = document.querySelector(name); return e.scrollWidth - e.clientWidth; }"
+        assert page.evaluate(hidden, name) <= 1, name
+    for button in page.locator(".mp-controls button, #actions button").all():
+        assert button.bounding_box()["height"] >= 36
 
 
 def test_a_port_that_is_taken_is_one_sentence(demo: tuple[str, Path]) -> None:

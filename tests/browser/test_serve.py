@@ -17,6 +17,15 @@ HOSTILE = "<img src=x onerror=document.title='owned'>"
 
 
 @pytest.fixture(scope="module")
+def keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that keeps the choices of the last tokens."""
+    folder = tmp_path_factory.mktemp("keeping")
+    arguments = ["--model", str(checkpoint(folder / "nano32")), "--output", "out.json", "--last-tokens", "16"]
+    with serving(OURS, *arguments, cwd=folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("view")
     model: Path = checkpoint(folder / HOSTILE)
@@ -84,3 +93,28 @@ def test_phases_times_and_pause(server: Server, open_page: Any) -> None:
     updates = page.evaluate("document.body.dataset.updates")
     page.wait_for_timeout(1500)
     assert page.evaluate("document.body.dataset.updates") == updates
+
+
+def test_the_map_of_the_last_tokens_grows_and_has_no_text(keeping: Server, open_page: Any) -> None:
+    page = open_page(f"http://127.0.0.1:{keeping.port}/routing/view", offline=False)
+    holds(page, "document.getElementById('last-note').textContent === 'No token was run yet.'")
+    keeping.complete(prompt="A farmer has", max_tokens=3)
+    holds(page, "document.querySelectorAll('#last g[data-token]').length === 7")
+    assert "its last 7 tokens, 3 of them generated" in page.locator("#last-note").inner_text()
+    assert page.locator("#last .mm-cell").count() == 7 * 6
+    assert page.locator("#last .mm-made").count() == 1
+    assert "farmer" not in page.content()
+    assert b"farmer" not in keeping.get("/routing/last")
+    page.locator("#last .mm-cell").first.hover()
+    assert "#0 (token 0), layer 0" in page.locator("#tip").inner_text()
+    keeping.complete(prompt="What is 2 + 2?", max_tokens=30)
+    holds(page, "document.getElementById('last-note').textContent.startsWith('Request 2 ')")
+    holds(page, "document.querySelectorAll('#last g[data-token]').length === 16")
+
+
+def test_without_the_flag_nothing_of_a_token_is_kept(server: Server, open_page: Any) -> None:
+    server.complete(prompt="What is 2 + 2?", max_tokens=3)
+    page = open_page(f"http://127.0.0.1:{server.port}/routing/view", offline=False)
+    holds(page, "document.getElementById('last-note').textContent.includes('--last-tokens')")
+    assert page.locator("#last").is_hidden()
+    assert server.get("/routing/last") == b'{"most": 0, "latest": null}'

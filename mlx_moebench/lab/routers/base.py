@@ -14,7 +14,18 @@ from ...errors import TrainingError, did_you_mean
 from ...routing.record import Array, Kind, Routing
 
 Score = Literal["softmax", "sigmoid"]
-Balance = Literal["none", "switch", "sequence", "global", "hetero", "ternary", "entropy"]
+Balance = Literal[
+    "none",
+    "switch",
+    "sequence",
+    "global",
+    "hetero",
+    "ternary",
+    "entropy",
+    "floor",
+    "floor_sequence",
+    "floor_global",
+]
 Spec = Literal["paper", "libmoe"]
 """``paper``: as the method's own paper has it. ``libmoe``: as the code of LibMoE trains it, where that differs."""
 
@@ -39,7 +50,9 @@ class Axes:
     double_softmax: whether the logits are a softmax themselves. expert_dropout: in training, the chance that an expert
     cannot be chosen by a token. unit_rows: the gate's rows begin with one and the same norm.
     balance: the loss on the load, balance_weight its coefficient, eta what a column of another kind than ffn weighs in
-    ``hetero``, reward the coefficient of the mean score of null experts, which is taken off the loss.
+    ``hetero``, reward the coefficient of the mean score of null experts, which is taken off the loss. floor: of the
+    entropy floors, the entropy below which they pull, as a part of ln R. window: of ``global`` and ``floor_global``,
+    the last so many micro-batches, 0 for those of the update.
     """
 
     num_experts: int
@@ -64,6 +77,8 @@ class Axes:
     balance_weight: float = 0.01
     eta: float = 1.0
     reward: float = 0.0
+    floor: float = 0.95
+    window: int = 0
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -116,7 +131,9 @@ def _check_numbers(axes: Axes) -> None:
             raise TrainingError(f"{one.name} is {value!r}; give a number.")
     if not 0 <= axes.expert_dropout < 1:
         raise TrainingError(f"expert_dropout is {axes.expert_dropout!r}; give 0 or more, and less than 1.")
-    for name in ("shared_experts", "balance_weight", "bias_update"):
+    if not 0 <= axes.floor <= 1:
+        raise TrainingError(f"floor is {axes.floor!r}; give a part of ln R, from 0 to 1.")
+    for name in ("shared_experts", "balance_weight", "bias_update", "window"):
         if getattr(axes, name) < 0:
             raise TrainingError(f"{name} is {getattr(axes, name)!r}; give 0 or more.")
 

@@ -19,6 +19,7 @@ from .facts import SumsFacts, TraceManifest
 from .profile import ProfileFile
 from .quant import QuantFile
 from .report import Report
+from .testbed import TestbedFile
 
 FILES: dict[str, tuple[str, Any]] = {
     "routing_stats": ("Routing statistics report", Report),
@@ -26,6 +27,7 @@ FILES: dict[str, tuple[str, Any]] = {
     "comparison": ("Comparison", ComparisonFile),
     "dynamics": ("Routers over a training", DynamicsFile),
     "experts": ("Experts", ExpertsFile),
+    "testbed": ("Routing testbed", TestbedFile),
     "quant_drift": ("Drift of routing under quantisation", QuantFile),
 }
 """{name of the schema: (title, class)}."""

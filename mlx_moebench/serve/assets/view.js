@@ -119,6 +119,7 @@
     drawCautions(answer.model);
     drawHeat();
     drawTable();
+    MB.lastTokens.choose(shown.routers);
     choosePhase(answer);
   };
 
@@ -128,6 +129,7 @@
       const answer = await fetch(`../routing?${query}`, { cache: "no-store" });
       if (!answer.ok) throw new Error(`the server said ${answer.status}`);
       show(await answer.json());
+      await MB.lastTokens.ask();
     } catch (error) {
       at("state").textContent = `No answer (${error.message}); what is below is old.`;
       at("state").classList.add("lost");

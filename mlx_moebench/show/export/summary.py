@@ -11,7 +11,9 @@ from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
 from ..names import (
     HEADS,
+    NUMBERS,
     OPEN,
+    QUANTITIES,
     SCORES,
     SUMMARY,
     flag_of,
@@ -120,8 +122,7 @@ def _domains(name: str, profile: Facts) -> Iterator[str]:
     yield f"## Between the domains of {text(name)}: {', '.join(text(domain) for domain in series.domains)}"
     yield ""
     several = len({r["router"] for r in profile["routers"]}) > 1
-    columns = ["layer", *(["router"] if several else []), "word", "r, share of experts", "s, share of ln D"]
-    columns += ["one expert, share of tokens", "idle, share of experts", "information of the domain, nats", "p"]
+    columns = ["layer", *(["router"] if several else []), "word", *(QUANTITIES[key].head for key in NUMBERS), "p"]
     columns.append("whom, and what is open")
     rows = []
     for r, of_router in zip(profile["routers"], series.routers, strict=True):

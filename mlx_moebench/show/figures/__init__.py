@@ -29,7 +29,21 @@ from .domains import (
     share_chart,
     spread_chart,
 )
-from .drawing import CLEAR, Chart, Heat, Line, Measure, Points, Reference, Scale, kinds_of
+from .drawing import (
+    ALL,
+    CLEAR,
+    DASHES,
+    Chart,
+    Heat,
+    Line,
+    Measure,
+    Points,
+    Reference,
+    Scale,
+    Style,
+    kinds_of,
+    styles_of,
+)
 from .dynamics import (
     DynamicsSeries,
     chance_of,
@@ -41,7 +55,19 @@ from .dynamics import (
     load_course,
 )
 from .layers import LAYER_METRICS, LayerSeries, layer_chart, layer_series
-from .load import Band, DeadSeries, LoadSeries, RouterLoad, dead_chart, dead_series, load_heat, load_series, none_dead
+from .load import (
+    Band,
+    DeadSeries,
+    LoadSeries,
+    RouterLoad,
+    dead_chart,
+    dead_series,
+    favourite_domains,
+    grouped,
+    load_heat,
+    load_series,
+    none_dead,
+)
 from .quant import QuantSeries, arm_words, kept_chart, margin_chart, quant_series
 from .sentences import findings_sentence, report_sentence
 from .strip import Place, Strip, strips
@@ -50,7 +76,9 @@ from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncert
 from .verdicts import Verdict, training_verdict
 
 __all__ = [
+    "ALL",
     "CLEAR",
+    "DASHES",
     "LAYER_METRICS",
     "WITHOUT",
     "Answer",
@@ -78,6 +106,7 @@ __all__ = [
     "RouterLoad",
     "Scale",
     "Strip",
+    "Style",
     "TrainingSeries",
     "UncertaintySeries",
     "Value",
@@ -101,7 +130,9 @@ __all__ = [
     "domain_series",
     "dynamics_series",
     "effect_chart",
+    "favourite_domains",
     "findings_sentence",
+    "grouped",
     "information_chart",
     "kept_chart",
     "kinds_of",
@@ -122,6 +153,7 @@ __all__ = [
     "share_chart",
     "spread_chart",
     "strips",
+    "styles_of",
     "training_charts",
     "training_series",
     "training_verdict",

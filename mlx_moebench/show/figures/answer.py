@@ -14,6 +14,7 @@ from .differences import difference_sentence, difference_series
 from .dynamics import DynamicsSeries, dynamics_series
 from .quant import QuantSeries, quant_series
 from .sentences import findings_sentence, report_sentence
+from .testbed import sentences as testbed_sentences
 from .training import training_series
 from .uncertainty import uncertainty_series
 from .verdicts import Verdict, training_verdict
@@ -53,6 +54,7 @@ def answer(inputs: Inputs) -> Answer:
     sentences += [_uncertainty(report) for report in inputs.uncertainties]
     sentences += [_quantised(quant_series(report)) for report in inputs.quants]
     sentences += [_followed(dynamics_series(report)) for report in inputs.dynamics]
+    sentences += [sentence for report in inputs.testbeds for sentence in testbed_sentences(report)]
     facts = tuple(fact for run in inputs.runs for fact in _facts(run))
     return Answer(verdicts, tuple(sentences), facts, tuple(dict.fromkeys([*inputs.notes, *_cautions(inputs)])))
 

@@ -10,12 +10,16 @@ import numpy as np
 from ...routing.metrics import coactivation, coactivation_lift
 from ...routing.sums import Floats
 from ..inputs import Run
+from ..names import QUANTITIES
 from .base import RouterId, n_of, router_id
 from .drawing import Heat, Measure, Scale
 from .load import WITHOUT_SUMS
 
 WIDEST = 8.0
 """Lifts beyond this multiple of chance, or below its inverse, have the last colour."""
+
+BY_LIFT = QUANTITIES["lift"].symbol + " ({})"
+"""What the colours of co-activation are."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def coactivation_series(run: Run, number: int) -> CoactivationSeries:
 def coactivation_heat(series: CoactivationSeries, label: str, texts: str, note: str = "") -> Heat:
     """Experts by experts of one router with pairs, which is called ``label``. note: the end of the caption.
 
-    The lift is written as T N_ij / N_i / N_j, so that the pairs are kept once; it is that of ``series.lift``.
+    The lift is written as T N_ij / N_i / N_j, so that the pairs are kept once: raw as that of ``series.lift``, in
+    colour over that of even routing.
     """
     pairs = series.pairs
     if pairs is None:
@@ -91,7 +96,7 @@ def coactivation_heat(series: CoactivationSeries, label: str, texts: str, note: 
     cells = tuple(pairs)
     experts = tuple(map(str, range(len(pairs))))
     lift, chance = f"{series.chance_lift:.3f}", f"{series.chance:.3f}"
-    by_lift = Scale("log", WIDEST, "lift (middle: chance)", series.chance_lift)
+    by_lift = Scale("log", WIDEST, BY_LIFT.format("1 = chance"))
     by_share = Scale("log", WIDEST, "share of the row's tokens (middle: chance)", series.chance)
     of_row = tuple(int(n) for n in np.diagonal(pairs))
     n = n_of(series.n_sequences, series.n_tokens, texts)
@@ -104,7 +109,16 @@ def coactivation_heat(series: CoactivationSeries, label: str, texts: str, note: 
         experts,
         {
             "pairs": Measure("tokens with both", "tokens", cells),
-            "lift": Measure("lift", "ratio", cells, of_row, of_row, series.n_tokens, scale=by_lift),
+            "lift": Measure(
+                QUANTITIES["lift"].symbol,
+                "ratio",
+                cells,
+                of_row,
+                of_row,
+                series.n_tokens / series.chance_lift,
+                scale=by_lift,
+            ),
+            "raw": Measure("lift", "ratio", cells, of_row, of_row, series.n_tokens),
             "share": Measure(
                 "share of the expert's tokens",
                 "ratio",
@@ -118,12 +132,12 @@ def coactivation_heat(series: CoactivationSeries, label: str, texts: str, note: 
         (
             f"Experts {{row}} and {{column}}, layer {label}",
             f"{{pairs:token}} of {series.n_tokens:,} chose both",
-            f"Lift {{lift:2}} (chance {series.chance_lift:.2f})",
+            f"{{lift:2}} times the lift of chance: {{raw:2}} (chance {series.chance_lift:.2f})",
             "{column} is used by {share} of the tokens of {row}, {row} by {share^} of those of {column} "
             f"(chance {chance})",
         ),
-        f"{series.definition} Chance here: lift {lift}, share {chance}; the neutral colour is chance, orange more, "
-        f"blue less. Unit: ratio; share: of the tokens of the row's expert. {n}. {note}".rstrip(),
+        f"{series.definition} In colour is the lift over that of chance. Chance here: lift {lift}, share {chance}; "
+        f"orange is more, blue less. Unit: ratio; share: of the tokens of the row's expert. {n}. {note}".rstrip(),
         ("layer", "router", "tokens", "chance of the lift"),
         ((router.layer, router.router, series.n_tokens, series.chance_lift),),
         {"own": of_row},

@@ -299,4 +299,5 @@ def change_heat(series: DifferenceSeries) -> Heat | None:
         band=f"{percent(series.level)} band over all experts of the layer",
         reasons=tuple(load.reason for load in series.loads),
         x_ordered="expert, most gained first in each layer",
+        neutral=(0.0,) * len(series.routers),
     )

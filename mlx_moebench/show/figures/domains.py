@@ -12,10 +12,10 @@ import numpy as np
 from ...routing.sums import Floats
 from ...types import Facts
 from ..findings import remarks
-from ..names import isolated, unit_of_text
+from ..names import QUANTITIES, isolated, unit_of_text
 from ..numbers import percent
 from .base import RouterId, Value, intervals_of, labels, n_of, or_nan, router_id, value_of
-from .drawing import Chart, Heat, Line, Measure, Reference, Scale, kinds_of, points_of
+from .drawing import ALL, Chart, Heat, Line, Measure, Reference, Scale, kinds_of, points_of
 
 MANY = 8
 """Pairs of domains whose lines are shown at first."""
@@ -70,8 +70,8 @@ class DomainSeries:
     counts: Mapping[str, Mapping[str, int]]
     unit: str = "nats"
     definition: str = (
-        "MI(domain; expert) = H(mean load) - mean over domains of H(load), every domain weighted 1/D: how much the "
-        "domain of a text tells of the expert that gets a selection, corrected for what finite samples add. p: of the "
+        "MI = H(mean load) - mean over domains of H(load), every domain weighted 1/D: how much the domain of a text "
+        "tells of the expert that gets a selection, corrected for what finite samples add. p: of the "
         "test that all domains route alike, each with its own number, length and likeness of texts."
     )
     shares_definition: str = (
@@ -160,16 +160,17 @@ def information_chart(series: DomainSeries, kind: str | None = None) -> Chart:
         points, places = points_of(series.ids, name)
         routers = [series.routers[place] for place in places]
         facts = _information_facts(routers)
-        lines.append(Line(f"{name} routers", points, tuple(r.mi for r in routers), facts))
+        lines.append(Line(f"{name} routers", points, tuple(r.mi for r in routers), facts, domain=ALL))
     intervals = intervals_of((r.mi for r in series.routers), series.level)
+    information = QUANTITIES["domain_information"]
     return Chart(
-        "What the domain tells about the expert",
-        f"Information of the domain about the expert by layer, {series.name}",
+        information.title,
+        f"{information.title}, by layer, {series.name}",
         "layer",
-        series.unit,
-        "MI, nats",
+        information.head,
+        information.head,
         (
-            "MI(domain; expert) {value} nats, {of ln D} of ln D",
+            "MI {value} nats, {of ln D} of ln D",
             "p {p}, q {q}",
         ),
         f"{series.definition} Unit: {series.unit}; at most ln D = {series.highest:.3f}. {intervals}. {series.sizes}.",
@@ -200,18 +201,20 @@ def divergence_chart(series: DomainSeries, kind: str) -> Chart:
         for place, (first, second) in enumerate(routers[0].divergences)
     ]
     intervals = intervals_of((v for one in lines for v in one.values), series.level)
+    divergence = QUANTITIES["jensen_shannon"]
     return Chart(
-        f"How far the loads of two domains lie apart{_of_kind(series, kind)}",
-        f"Jensen-Shannon divergences of domains by layer, {series.name}",
+        f"{divergence.title}{_of_kind(series, kind)}",
+        f"{divergence.title}, by layer, {series.name}",
         "layer",
-        series.unit,
-        "JSD, nats",
+        divergence.head,
+        divergence.head,
         ("JSD {value} nats",),
         "Jensen-Shannon divergence of the loads of two domains, H((f + g) / 2) - (H(f) + H(g)) / 2. Unit: nats, at "
         "most ln 2 = 0.693, corrected for what finite samples add. "
         f"{intervals}. {series.sizes}.",
         tuple(lines),
         line_head="domains",
+        first_hue=len(series.domains),
     )
 
 
@@ -226,7 +229,7 @@ def share_chart(series: DomainSeries, kind: str) -> Chart:
     routers = [series.routers[place] for place in places]
     odds = f"{float(series.thresholds['odds']):g} times the even odds, dominated above"
     return Chart(
-        f"One expert in most domains{_of_kind(series, kind)}",
+        f"{QUANTITIES['dominant_share'].label}{_of_kind(series, kind)}",
         f"Largest share of tokens of one expert in most domains by layer, {series.name}",
         "layer",
         "share of tokens",
@@ -234,7 +237,7 @@ def share_chart(series: DomainSeries, kind: str) -> Chart:
         ("Share of tokens {value}",),
         "The largest share of tokens that a single expert has in more than half of the domains. Unit: share of tokens. "
         f"{intervals_of((r.dominant for r in routers), series.level)}. Dotted: {odds}. {series.sizes}.",
-        (Line("", points, tuple(r.dominant for r in routers)),),
+        (Line("", points, tuple(r.dominant for r in routers), domain=ALL),),
         (Reference(odds, points.x, tuple(r.dominance for r in routers)),),
     )
 
@@ -243,18 +246,18 @@ def spread_chart(series: DomainSeries, kind: str) -> Chart:
     """The effective share of the experts that the domains, mixed in equal parts, use."""
     points, places = points_of(series.ids, kind)
     routers = [series.routers[place] for place in places]
-    half = float(series.thresholds["used"])
+    half, spread = float(series.thresholds["used"]), QUANTITIES["mixture_spread"]
     return Chart(
-        f"Experts in use, r{_of_kind(series, kind)}",
-        f"Effective share of the experts in use by layer, {series.name}",
+        f"{spread.title}{_of_kind(series, kind)}",
+        f"{spread.title}, by layer, {series.name}",
         "layer",
-        "ratio",
-        "r, ratio",
+        spread.head,
+        spread.head,
         ("r {value}",),
         "Effective share of the experts, n_eff / E, of the domains mixed in equal parts. Unit: ratio. "
         f"{intervals_of((r.used for r in routers), series.level)}. Dotted: {half:g}, below which a router "
         f"whose domains share their experts is collapsed. {series.sizes}.",
-        (Line("", points, tuple(r.used for r in routers)),),
+        (Line("", points, tuple(r.used for r in routers), domain=ALL),),
         (Reference(f"r = {half:g}", points.x, (half,) * len(points.x)),),
     )
 
@@ -285,14 +288,14 @@ def router_heat(series: DomainSeries, place: int, most: float) -> Heat:
         ("layer", "router", "domain"),
         tuple((router.layer, router.router, isolated(domain)) for domain in series.domains),
         reasons=(one.reason,) * rows,
+        neutral=(router.even,) * rows,
     )
 
 
-def domain_heat(series: DomainSeries, domain: int, kind: str, most: float) -> Heat:
-    """Layers by experts on one domain: the same numbers, a layer in a row. Words stand beside the last domain."""
+def domain_heat(series: DomainSeries, domain: int, kind: str, most: float, *, words: bool = True) -> Heat:
+    """Layers by experts on one domain: the same numbers, a layer in a row. words: whether they stand beside."""
     points, places = points_of(series.ids, kind)
     routers = [series.routers[place] for place in places]
-    last = domain + 1 == len(series.domains)
     return Heat(
         series.domains[domain],
         f"Heatmap of the use of the experts on {series.domains[domain]}, layers by experts",
@@ -311,7 +314,9 @@ def domain_heat(series: DomainSeries, domain: int, kind: str, most: float) -> He
         "",
         ("layer", "router"),
         points.cells,
-        beside=tuple(r.word or "no word" for r in routers) if last else (),
+        beside=tuple(r.word or "no word" for r in routers) if words else (),
+        neutral=tuple(r.router.even for r in routers),
+        flags=tuple(r.word or "" for r in routers),
     )
 
 

@@ -63,7 +63,7 @@ def layer_chart(views: Sequence[View], metric: str, kind: str, hidden: Collectio
         chance = tuple(series.chance[place] for place in places)
         values = tuple(series.values[place] for place in places)
         note = n_of(series.n_sequences, series.n_tokens, unit_of_text(view.report["model"]))
-        lines.append(Line(view.name, points, values, {"even": chance}, note, number in hidden))
+        lines.append(Line(view.name, points, values, {"even": chance}, note, number in hidden, view.domain))
         if places:
             references[Reference(series.reference.split(", ")[-1], points.x, chance)] = None
     first = every[0]
@@ -80,4 +80,5 @@ def layer_chart(views: Sequence[View], metric: str, kind: str, hidden: Collectio
         tuple(references),
         line_head="data",
         zero=False,
+        whole=get_metric(metric).integer,
     )

@@ -21,6 +21,9 @@ from ..numbers import percent, with_interval
 from .base import RouterId, Value, labels, n_of, or_nan, router_id, value_of
 from .drawing import Chart, Heat, Line, Measure, Reference, Scale, points_of
 
+FLAGGED = {"yes": "collapsed", "open": "open"}
+"""The finding that a row of the load is marked for."""
+
 WITHOUT_SUMS = "the sums beside the report are missing"
 
 
@@ -224,7 +227,40 @@ def load_heat(series: LoadSeries, most: float, kind: str | None = None, *, brief
         tuple(_beside(share, one.flag, brief) for share, one in zip(series.busiest, routers, strict=True)),
         f"busiest, of tokens{series.marks}",
         "expert, busiest first in each layer",
+        neutral=tuple(one.router.even for one in routers),
+        flags=tuple(FLAGGED.get(one.flag, "") for one in routers),
+        flag_words=series.marks.removeprefix("; "),
     )
+
+
+@dataclass(frozen=True)
+class Favourites:
+    """The domain whose tokens use each expert of each router most, [E] numbers of ``domains``; -1 for no token."""
+
+    domains: tuple[str, ...]
+    experts: tuple[Numbers, ...]
+
+
+def favourite_domains(run: Run) -> Favourites | None:
+    """Of a run of several domains, the first of equal ones; None of one."""
+    if not run.domains:
+        return None
+    reports = list(run.domains.values())
+    experts = []
+    for number in range(len(run.report["routers"])):
+        entries = [report["routers"][number] for report in reports]
+        shares = np.array([np.array(e["selection_counts"]) / max(e["n_tokens"], 1) for e in entries])
+        experts.append(np.where(shares.max(axis=0) > 0, shares.argmax(axis=0), -1).astype(np.int64))
+    return Favourites(tuple(run.domains), tuple(experts))
+
+
+def grouped(heat: Heat, favourites: Favourites | None) -> Heat:
+    """The load of a run with the favourite domain of each expert, by which it may be sorted."""
+    if favourites is None:
+        return heat
+    groups = tuple(np.where(one < 0, len(favourites.domains), one) for one in favourites.experts)
+    names = (*favourites.domains, "no domain")
+    return replace(heat, tip=(*heat.tip, "Most of {group}"), groups=groups, group_names=names)
 
 
 def _load_measures(routers: Sequence[RouterLoad], bands: Sequence[Band], unit: str, most: float) -> dict[str, Measure]:
@@ -260,7 +296,7 @@ def dead_chart(views: Sequence[View], kind: str) -> Chart:
         }
         values = tuple(value_of(series.dead[place]) for place in places)
         note = n_of(series.n_sequences, series.n_tokens, unit_of_text(view.report["model"]))
-        lines.append(Line(view.name, points, values, facts, note))
+        lines.append(Line(view.name, points, values, facts, note, domain=view.domain))
         references.append(Reference("expected", points.x, expected, number))
     label, unit = label_and_unit("dead_experts")
     series = dead_series(views[0].report)
@@ -278,6 +314,7 @@ def dead_chart(views: Sequence[View], kind: str) -> Chart:
         tuple(lines),
         tuple(references),
         line_head="data",
+        whole=True,
     )
 
 

@@ -20,33 +20,49 @@ from ..tokens import assets, script_json
 from .data import page_data
 from .provenance import provenance
 
-STYLES = ("page.css", "first.css")
+STYLES = ("page.css", "first.css", "pictures.css")
 SCRIPTS = (
     "base.js",
     "state.js",
+    "pointer.js",
+    "painting.js",
     "numbers.js",
     "chart.js",
     "heatmap.js",
     "tables.js",
     "figure.js",
-    "png.js",
+    "export.js",
     "sections.js",
     "strip.js",
+    "map.js",
+    "river.js",
+    "river_view.js",
+    "river_play.js",
+    "cards.js",
+    "card.js",
 )
 """Files of ``assets``, in the order in which they are put into the page; those of a token view, then ``start.js``."""
 
 
 def build_page(
-    inputs: Inputs, *, tokens: Facts | None = None, title: str | None = None, command: str | None = None
+    inputs: Inputs,
+    *,
+    tokens: Facts | None = None,
+    beside: Facts | None = None,
+    title: str | None = None,
+    command: str | None = None,
 ) -> str:
     """The page as HTML. tokens: the data of a token view (`tokens.token_data`), which becomes a section of its own.
+
+    beside: those of another trace, whose sentences stand beside the first one's in the map of tokens by layers.
 
     Everything that was given is data, never markup: it stands in the page as escaped text or as JSON in a script
     element that no browser runs, and a Content-Security-Policy allows nothing but the page's own scripts and style.
     """
-    data = page_data(inputs) | ({"tokens": tokens} if tokens is not None else {})
+    traced = {"tokens": tokens, "beside": beside}
+    data = page_data(inputs, tokens) | {name: of for name, of in traced.items() if of is not None}
     style = finding_style() + assets(*STYLES, *(TOKEN_STYLES if tokens is not None else ()))
-    script = assets(*SCRIPTS, *(TOKEN_SCRIPTS if tokens is not None else ()), "start.js")
+    script = assets(*SCRIPTS, *((*TOKEN_SCRIPTS, "map_view.js") if tokens is not None else ()), "start.js")
     settings: Json = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
     words = answer(inputs)
@@ -99,6 +115,7 @@ def _title(inputs: Inputs) -> str:
     names += [str(report["data"]["name"]) for report in inputs.uncertainties]
     names += [f"{report['model']['id']}, quantised" for report in inputs.quants]
     names += [f"{report['model']['id']} over a training" for report in inputs.dynamics]
+    names += [f"the testbed on {', '.join(report['domains'])}" for report in inputs.testbeds]
     names += ["comparison"] if inputs.comparisons and not names else []
     shown = list(dict.fromkeys(names))
     return "Routing of " + ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 
+from ...types import Facts
 from ..domains import MOST_SHOWN
 from ..figures import (
     LAYER_METRICS,
@@ -31,6 +32,8 @@ from ..figures import (
     domain_series,
     dynamics_series,
     effect_chart,
+    favourite_domains,
+    grouped,
     information_chart,
     kept_chart,
     kinds_of,
@@ -57,9 +60,11 @@ from ..figures.base import labels, n_of, router_id
 from ..figures.differences import Effect
 from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, View
-from ..names import SCORES, isolated, label_and_unit, unit_of_text
+from ..names import NUMBERS, QUANTITIES, SCORES, isolated, label_and_unit, unit_of_text
 from ..numbers import count, difference, number, percent, with_interval
 from .parts import Choice, Drawing, Figure, Nothing, Part, Section, Table
+from .pictures import cards, river, token_map
+from .testbed import testbed_sections
 
 MAX_PAIRS = 3_000_000
 """Bytes that the co-activation of all routers may take, before base64."""
@@ -81,8 +86,8 @@ FIRST = (
 BY_NUMBER = ("number", "their number")
 
 
-def sections(inputs: Inputs) -> Iterator[Section]:
-    """Everything below the answer, in its order."""
+def sections(inputs: Inputs, tokens: Facts | None = None) -> Iterator[Section]:
+    """Everything below the answer, in its order. tokens: the data of a token view."""
     views = _views(inputs.runs)
     if inputs.runs:
         yield _load(inputs.runs)
@@ -92,6 +97,8 @@ def sections(inputs: Inputs) -> Iterator[Section]:
     for place, comparison in enumerate(inputs.comparisons):
         yield _differences(difference_series(comparison), place)
     if inputs.runs:
+        yield river(inputs.runs)
+        yield cards(inputs, tokens)
         yield _coactivation(inputs.runs)
         yield _dead(views)
     for place, report in enumerate(inputs.uncertainties):
@@ -100,8 +107,12 @@ def sections(inputs: Inputs) -> Iterator[Section]:
         yield _quantised(quant_series(report), place)
     for place, report in enumerate(inputs.dynamics):
         yield _dynamics(dynamics_series(report), place)
+    for place, report in enumerate(inputs.testbeds):
+        yield from testbed_sections(report, place)
     for place, training in enumerate(inputs.trainings):
         yield _training(training_series(training), place)
+    if tokens is not None:
+        yield token_map(tokens)
 
 
 def _id(name: str, place: int) -> str:
@@ -133,20 +144,26 @@ def _kinds(views: Sequence[View]) -> list[str]:
 def _load(runs: Sequence[Run]) -> Section:
     every = [[(view, load_series(view)) for view in _shown_views(run)] for run in runs]
     most = max(series.most for views in every for _, series in views)
-    figures = []
+    figures, flagged = [], False
     for run, views in zip(runs, every, strict=True):
         named = len(runs) > 1 or len(views) > 1
         drawings: dict[str, Drawing] = {}
+        favourites = favourite_domains(run)
         for place, (view, series) in enumerate(views):
-            heat = load_heat(series, most)
+            heat = grouped(load_heat(series, most), favourites)
+            flagged = flagged or any(heat.flags)
             title = f"{heat.title}: {_named(run, view, len(runs) > 1).name}" if named else heat.title
             label = f"Heatmap of the load of {run.name}, layers by experts"
             drawings[str(place)] = replace(heat, title=title, label=label)
         options = tuple((str(place), view.name) for place, (view, _) in enumerate(views))
         some = f" (the first {MOST_SHOWN} of {len(run.domains):,} domains)" if len(run.domains) > MOST_SHOWN else ""
         figures.append(Figure(drawings, "view", (Choice("view", f"Data{some}", options),)))
-    order = Choice("order", "Experts in the order of", (BY_NUMBER, ("each", "their load, each layer its own")))
-    return Section("load", "Load: which experts work", tuple(figures), (order,))
+    orders: tuple[tuple[str, str], ...] = (BY_NUMBER, ("each", "their load, each layer its own"))
+    if any(run.domains for run in runs):
+        orders = (*orders, ("group", "their favourite domain, then their load"))
+    rows = Choice("rows", "Layers", (("all", "all"), ("flagged", "flagged only")))
+    choices = (Choice("order", "Experts in the order of", orders), *([rows] if flagged else []))
+    return Section("load", "Load: which experts work", tuple(figures), choices)
 
 
 def _layers(runs: Sequence[Run], views: Sequence[View]) -> Section:
@@ -197,8 +214,8 @@ def _findings(series: DomainSeries) -> Table:
     return Table(
         f"Findings of {series.name}",
         (
-            *("layer", "word", "r, of experts", "s, of ln D", "one expert, of tokens", "idle, of experts"),
-            *("MI, nats", "p", "whom, and what is open"),
+            *("layer", "word", *(QUANTITIES[key].head for key in NUMBERS)),
+            *("p", "whom, and what is open"),
         ),
         tuple(rows),
         "Findings",
@@ -262,7 +279,7 @@ def _reason(value: Value) -> str:
 
 
 def _coactivation(runs: Sequence[Run]) -> Section:
-    measure = Choice("measure", "Show", (("lift", "lift"), ("share", "share of the row's tokens")))
+    measure = Choice("measure", "Show", (("lift", QUANTITIES["lift"].symbol), ("share", "share of the row's tokens")))
     order = Choice("order", "Experts in the order of", (BY_NUMBER, ("own", "their load")))
     one = len(runs) == 1
     room = MAX_PAIRS // len(runs)

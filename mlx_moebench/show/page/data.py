@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...types import HostArray, Json
-from ..figures import CLEAR, Chart, Heat, Line, Measure, Value
+from ...types import Facts, HostArray, Json
+from ..colours import as_json
+from ..figures import CLEAR, DASHES, Chart, Heat, Line, Measure, Style, Value, domain_series
 from ..figures.base import labels, router_id
 from ..inputs import Inputs
 from .contents import sections
-from .parts import Drawing, Figure, Nothing, Part, Section, Table
+from .parts import Drawing, Figure, Nothing, Part, Section, Sketch, Table, Widget
 
 DIGITS = 5
 """Significant digits of what is measured; counts are exact."""
@@ -25,27 +26,39 @@ FINEST = 100_000
 
 WORDS_OF_MANY = (
     *("label", "tip", "x", "y", "value", "point_heads", "ends", "row_heads", "row_cells", "diagonal"),
-    *("x_ordered", "beside_head", "band"),
+    *("x_ordered", "beside_head", "band", "flag_words", "group_names"),
 )
 """Fields of drawings that many have in common: they are written once, as are the sentences of captions."""
 
 Json = Json
 
 
-def page_data(inputs: Inputs) -> Json:
-    """Everything the page draws: ``sections``; lists that several figures need, in ``shared``; ``reasons``; ``routers``,
+def page_data(inputs: Inputs, tokens: Facts | None = None) -> Json:
+    """Everything the page draws: ``sections``; lists that several figures need, ``shared``; ``reasons``; ``routers``,
     which a reader chooses by their number.
+
+    ``colours`` are those of `show.colours`. tokens: the data of a token view, of which some sections tell.
 
     An interval is [value, low, high]; without one it is [value, null, null, number of its reason in ``reasons``].
     """
-    encoder = _Encoder()
+    domains = tuple(domains_of(inputs))
+    encoder = _Encoder(domains)
     return {
-        "sections": [encoder.section(section) for section in sections(inputs)],
+        "colours": as_json(domains),
+        "sections": [encoder.section(section) for section in sections(inputs, tokens)],
         "shared": encoder.shared.known,
         "words": WORDS_OF_MANY,
         "reasons": encoder.reasons.known,
         "routers": _routers(inputs),
     }
+
+
+def domains_of(inputs: Inputs) -> Iterator[str]:
+    """Every domain of runs and profiles, in the order that gives them their colours."""
+    for run in inputs.runs:
+        yield from run.domains
+    for name, profile in inputs.profiles.items():
+        yield from domain_series(name, profile).domains
 
 
 def _routers(inputs: Inputs) -> list[Json]:
@@ -78,8 +91,8 @@ class _Kept:
 class _Encoder:
     """Writes sections as JSON."""
 
-    def __init__(self) -> None:
-        self.reasons, self.shared = _Kept(), _Kept()
+    def __init__(self, domains: Sequence[str]) -> None:
+        self.reasons, self.shared, self.domains = _Kept(), _Kept(), domains
 
     def section(self, section: Section) -> Json:
         return {
@@ -94,6 +107,9 @@ class _Encoder:
             return {"note": part}
         if isinstance(part, Table):
             return {"table": vars(part)}
+        if isinstance(part, Widget):
+            arrays = {k: _whole(v) for k, v in part.data.items() if isinstance(v, np.ndarray)}
+            return {"widget": part.name, **part.data, **arrays}
         return {"pair": [self._figure(one) for one in part]} if isinstance(part, tuple) else self._figure(part)
 
     def _figure(self, figure: Figure) -> Json:
@@ -106,6 +122,8 @@ class _Encoder:
     def _drawing(self, drawing: Drawing) -> Json:
         if isinstance(drawing, Nothing):
             entry = {"kind": "nothing", **vars(drawing)}
+        elif isinstance(drawing, Sketch):
+            entry = {"kind": drawing.kind, "title": drawing.title, "label": drawing.label, **drawing.data}
         else:
             entry = self._chart(drawing) if isinstance(drawing, Chart) else self._heat(drawing)
         entry |= {name: self.shared(entry[name]) for name in WORDS_OF_MANY if name in entry}
@@ -121,10 +139,14 @@ class _Encoder:
             }
             for one in chart.references
         ]
-        lines = [self._line(line, chart.tested) for line in chart.lines]
-        return {"kind": "chart", **vars(chart), "references": references, "lines": lines}
+        styles = chart.styles(self.domains)
+        lines = [self._line(line, style, chart.tested) for line, style in zip(chart.lines, styles, strict=True)]
+        whole = {"whole_x": chart.whole_x}
+        return {"kind": "chart", **vars(chart), **whole, "references": references, "lines": lines}
 
-    def _line(self, line: Line, tested: bool) -> Json:
+    def _line(self, line: Line, style: Style, tested: bool) -> Json:
+        # Of lines that are no domains each has another dash, too, for those without markers.
+        dash = style.marker % DASHES if line.domain is None else style.dash
         points = {"x": _rounded(line.points.x), "names": list(line.points.names), "cells": line.points.cells}
         return {
             "name": line.name,
@@ -134,6 +156,7 @@ class _Encoder:
             "clear": [value.q < CLEAR for value in line.values] if tested else None,
             "note": line.note,
             "hidden": line.hidden,
+            "style": [style.hue, dash, style.marker],
         }
 
     def _value(self, value: Value) -> list[float | None]:
@@ -152,6 +175,7 @@ class _Encoder:
             "measures": {name: _measure(measure, arrays, heat.facts) for name, measure in heat.measures.items()},
             "facts": {name: _facts(column) for name, column in heat.facts.items()},
             "reasons": [self._reason(reason) for reason in heat.reasons],
+            "groups": arrays(heat.groups) if heat.groups else None,
             "arrays": arrays.known,
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...types import Json
 from ..figures import Chart, Heat
 
 
@@ -28,7 +29,18 @@ class Nothing:
     reason: str
 
 
-Drawing = Chart | Heat | Nothing
+@dataclass(frozen=True)
+class Sketch:
+    """A picture with a script of its own, that of ``kind`` in the page's ``MB.sketches``. data: what that draws."""
+
+    kind: str
+    title: str
+    label: str
+    caption: str
+    data: Json
+
+
+Drawing = Chart | Heat | Nothing | Sketch
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,15 @@ class Table:
     long: bool = False
 
 
-Part = Figure | Table | str | tuple[Figure, ...]
+@dataclass(frozen=True)
+class Widget:
+    """What a script of its own builds, that of ``name`` in the page's ``MB.widgets``, out of ``data``."""
+
+    name: str
+    data: Json
+
+
+Part = Figure | Table | Widget | str | tuple[Figure, ...]
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ def provenance(inputs: Inputs) -> list[tuple[str, list[tuple[str, str]]]]:
     for report in inputs.dynamics:
         rows = [("checkpoints", ", ".join(str(one["name"]) for one in report["checkpoints"])), *_report(report)]
         parts.append((f"Checkpoints on {report['data']['name']}", rows))
+    for report in inputs.testbeds:
+        sizes = [row for size in report["sizes"] for row in _flat(size["preset"], size["settings"])]
+        parts.append(("Routing testbed", [*sizes, *_flat("environment", report["environment"]), *_command(report)]))
     for training in inputs.trainings:
         rows = [*_flat("routing loss", (training.report.get("settings") or {}).get("routing_loss") or {})]
         parts.append((f"Training {training.name}", rows + _command(training.report)))

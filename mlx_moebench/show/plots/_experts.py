@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...types import Facts
+from ..colours import sequential_map
 from ..names import model_name
-from .base import WIDTH, lines, plain, write_picture
+from .base import WIDTH, headed, paged, plain, tick, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,21 +23,29 @@ PANELS = {
 """What is drawn of each expert, and in which words."""
 
 
-def draw_experts(report: Facts) -> Figure:
-    """A panel for each of `PANELS`, a row for each router, experts in the order of their shares in all of them."""
-    from matplotlib.figure import Figure
+ROUTERS = 20
+"""Of one page."""
 
-    routers = report["routers"]
-    figure = Figure(figsize=(WIDTH, 1.2 + len(PANELS) * (0.7 + 0.16 * len(routers))), layout="constrained")
-    for axis, (name, words) in zip(figure.subplots(len(PANELS), 1, squeeze=False)[:, 0], PANELS.items(), strict=True):
-        _panel(figure, axis, _values(routers, name), [_row(router) for router in routers])
-        axis.set_title(words, loc="left")
-        axis.set_xlabel("expert, most chosen first")
-        axis.set_ylabel("layer")
+
+def draw_experts(report: Facts) -> list[Figure]:
+    """A panel for each of `PANELS`, a row for each router, experts in the order of their shares in all of them."""
     data = report["data"]
     share = f"{100 * report['summary']['never_activated_share']:.1f}% of the experts are never chosen"
     about = f"{plain(model_name(report['model']))} on {plain(data['name'], 40)}: {data['n_counted']:,} tokens, {share}"
-    figure.suptitle(lines(about, "no intervals: they are of routers, not of single experts"))
+    highest = {name: float(np.nanmax(_values(report["routers"], name), initial=0.0)) for name in PANELS}
+    pages = [_page(routers, highest) for routers in paged(report["routers"], ROUTERS)]
+    return headed(pages, about, "no intervals: they are of routers, not of single experts")
+
+
+def _page(routers: Sequence[Facts], highest: Mapping[str, float]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 1.2 + len(PANELS) * (0.7 + 0.16 * len(routers))), layout="constrained")
+    for axis, (name, words) in zip(figure.subplots(len(PANELS), 1, squeeze=False)[:, 0], PANELS.items(), strict=True):
+        _panel(figure, axis, _values(routers, name), [_row(router) for router in routers], highest[name])
+        axis.set_title(words, loc="left")
+        axis.set_xlabel("expert, most chosen first")
+        axis.set_ylabel("layer")
     return figure
 
 
@@ -54,13 +64,13 @@ def _values(routers: Any, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     return values
 
 
-def _panel(figure: Figure, axis: Any, values: np.ndarray[Any, np.dtype[np.float64]], rows: list[str]) -> None:
-    import matplotlib as mpl
-
-    colours = mpl.colormaps["viridis"].with_extremes(bad="0.85")
-    image = axis.imshow(values, aspect="auto", cmap=colours, interpolation="nearest", vmin=0.0)
-    step = -(-len(rows) // 16)
-    axis.set_yticks(range(0, len(rows), step), rows[::step])
+def _panel(
+    figure: Figure, axis: Any, values: np.ndarray[Any, np.dtype[np.float64]], rows: list[str], highest: float
+) -> None:
+    colours = sequential_map().with_extremes(bad="0.85")
+    image = axis.imshow(values, aspect="auto", cmap=colours, interpolation="nearest", vmin=0.0, vmax=highest)
+    axis.set_yticks(range(len(rows)), rows)
+    tick(axis.xaxis, whole=True)
     figure.colorbar(image, ax=axis, fraction=0.03, pad=0.01)
 
 

@@ -1,41 +1,59 @@
-"""Heatmaps as panels of one colour scale."""
+"""Heatmaps as panels of one colour scale, on as many pages as they take."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...routing.sums import Floats
+from ..colours import FINDINGS, diverging_map
 from ..figures import Heat
-from .base import WIDTH, plain
+from .base import HEIGHT, WIDTH, plain, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMED_ROWS = 32
-"""Above so many rows only some are named, and what stands beside each is left out."""
+ROWS = 64
+"""Of one panel; of more, the next ones stand on another."""
+ROW, LOWEST_ROW = 0.15, 0.11
+"""Inches of a row, and of one where many are to fit a page: its name can still be read."""
+AROUND = 1.25
+"""Inches of the heading and the scale."""
+FADED = 0.4
+"""Opacity of a cell whose interval holds the even share."""
+
+FADED_WORDS = "faded, hatched: the interval holds even"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One heatmap under ``name``, shortened to the room that the ``rest`` of the title leaves."""
+    """One heatmap under ``name``, shortened to the room that the ``rest`` of the title leaves.
+
+    rows: numbers of those that are shown, (first, one after the last); by default all.
+    """
 
     name: str
     rest: str
     heat: Heat
+    rows: tuple[int, int] | None = None
 
     @property
-    def named(self) -> bool:
-        """Whether there is room for the name of every row and what stands beside it."""
-        return len(self.heat.rows) <= NAMED_ROWS
+    def shown(self) -> slice:
+        """The rows that are shown."""
+        return slice(*(self.rows or (0, len(self.heat.rows))))
 
     @property
     def values(self) -> Floats:
         """What is shown of the heatmap, [rows, most columns]; NaN where a row has fewer."""
-        return padded(self.heat.measures[self.heat.shown].values)
+        return padded(self.heat.measures[self.heat.shown].values[self.shown])
+
+    @property
+    def uncertain(self) -> Floats:
+        """1 where a cell is faded, [rows, most columns]."""
+        return np.nan_to_num(padded([row.astype(np.float64) for row in self.heat.uncertain[self.shown]]))
 
 
 def padded(rows: Sequence[Floats]) -> Floats:
@@ -46,44 +64,71 @@ def padded(rows: Sequence[Floats]) -> Floats:
     return matrix
 
 
-def draw_even(panels: Sequence[Panel]) -> Figure:
-    """Multiples of the even share: blue is less, white is 1, red is more, on the one scale of all."""
-    from matplotlib.colors import TwoSlopeNorm
+def draw_even(panels: Sequence[Panel]) -> list[Figure]:
+    """Multiples of the even share: blue is less, orange more, on the one scale of all; the pages."""
+    from matplotlib.colors import FuncNorm
 
     heat = panels[0].heat
     scale = heat.measures[heat.shown].scale
     assert scale is not None
-    ticks = np.unique(np.concatenate([[0, 0.5, 1], np.floor(10 * np.linspace(1, scale.most, 4)[1:]) / 10]))
-    norm = TwoSlopeNorm(vmin=0.0, vcenter=1.0, vmax=scale.most)
-    figure, axes, image = draw_panels(panels, [panel.values for panel in panels], norm)
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
-    bar.set_label(scale.label)
-    bar.set_ticks([float(t) for t in ticks])
-    return figure
+    ticks = np.unique(np.concatenate([[0, 0.5, 1], np.floor(10 * scale.value(np.array([0.5, 1.0]))) / 10]))
+    norm = FuncNorm((scale.place, scale.value), vmin=0.0, vmax=scale.most)
+    pages = []
+    for figure, axes, image in draw_panels(panels, norm):
+        bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+        bar.set_label(scale.label)
+        bar.set_ticks([float(t) for t in ticks], labels=[f"{t:g}" for t in ticks])
+        bar.minorticks_off()
+        pages.append(figure)
+    return pages
 
 
-def draw_panels(panels: Sequence[Panel], values: Sequence[Floats], norm: Any) -> tuple[Figure, list[Any], Any]:
-    """(figure, axes, image) of the panels' values, as many side by side as their experts leave room for.
+def any_faded(panels: Sequence[Panel]) -> bool:
+    """Whether a cell of them is faded."""
+    return any(row.any() for panel in panels for row in panel.heat.uncertain)
 
-    Squares of experts by experts are as high as they are wide.
+
+def draw_panels(
+    panels: Sequence[Panel], norm: Any, values: Sequence[Floats] | None = None
+) -> Iterator[tuple[Figure, list[Any], Any]]:
+    """(figure, axes, image) of each page, with as many panels side by side as their experts leave room for.
+
+    values: in place of those of the panels. Squares of experts by experts are as high as they are wide.
     """
     from matplotlib.figure import Figure
 
-    columns = _columns(panels, max(matrix.shape[1] for matrix in values))
-    heights = _heights(panels, columns)
-    titles = 0.45 if "\n" not in panels[0].rest else 0.58
-    figure = Figure(figsize=(WIDTH, 1.1 + titles * len(heights) + sum(heights)), layout="constrained")
-    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
-    axes = list(grid.flat[: len(panels)])
-    for axis in grid.flat[len(panels) :]:
-        axis.remove()
-    for place, (axis, panel, matrix) in enumerate(zip(axes, panels, values, strict=True)):
-        image = _draw_panel(axis, panel, matrix, norm, int(14 * (WIDTH / columns - 0.4)))
-        if place % columns == 0:
-            axis.set_ylabel(panel.heat.y)
-        if place + columns >= len(panels):
-            axis.set_xlabel(panel.heat.x)
-    return figure, axes, image
+    shown = [panel.values for panel in panels] if values is None else values
+    pairs = [part for pair in zip(panels, shown, strict=True) for part in _parts(*pair)]
+    columns = _columns([panel for panel, _ in pairs], max(matrix.shape[1] for matrix in shown))
+    title = 0.45 if "\n" not in panels[0].rest else 0.58
+    for lines, heights in _pages(pairs, columns, title):
+        figure = Figure(figsize=(WIDTH, min(HEIGHT, AROUND + title * len(lines) + sum(heights))), layout="constrained")
+        grid = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights)
+        axes = []
+        for below, (row, line) in enumerate(zip(grid, lines, strict=True), start=1):
+            for axis in row[len(line) :]:
+                axis.remove()
+            for place, (axis, (panel, matrix)) in enumerate(zip(row, line, strict=False)):
+                image = _draw_panel(axis, panel, matrix, norm, int(14 * (WIDTH / columns - 0.4)))
+                axes.append(axis)
+                if not place:
+                    axis.set_ylabel(panel.heat.y)
+                if below == len(lines) or len(lines[below]) <= place:
+                    axis.set_xlabel(panel.heat.x)
+        yield figure, axes, image
+
+
+def _parts(panel: Panel, values: Floats) -> Iterator[tuple[Panel, Floats]]:
+    """A panel of many rows as several of about as many."""
+    count = len(panel.heat.rows)
+    if panel.heat.square or count <= ROWS:
+        yield panel, values
+        return
+    each = -(-count // -(-count // ROWS))
+    for start in range(0, count, each):
+        end = min(start + each, count)
+        span = f" ({panel.heat.y} {panel.heat.rows[start]} to {panel.heat.rows[end - 1]})"
+        yield replace(panel, name=(panel.name + span).strip(), rows=(start, end)), values[start:end]
 
 
 def _columns(panels: Sequence[Panel], experts: int) -> int:
@@ -93,31 +138,77 @@ def _columns(panels: Sequence[Panel], experts: int) -> int:
     return min(len(panels), room)
 
 
-def _heights(panels: Sequence[Panel], columns: int) -> list[float]:
-    """Of each line of panels, in inches."""
-    rows = [len(panel.heat.rows) for panel in panels]
-    lines = [max(rows[start : start + columns]) for start in range(0, len(rows), columns)]
-    if panels[0].heat.square:
-        return [WIDTH / max(columns, 2) - 0.4] * len(lines)
-    row = 0.15 if max(rows) <= NAMED_ROWS else 0.09
-    return [max(0.7, row * most) for most in lines]
+def _pages(
+    pairs: Sequence[tuple[Panel, Floats]], columns: int, title: float
+) -> Iterator[tuple[list[Sequence[tuple[Panel, Floats]]], list[float]]]:
+    """The lines of panels of each page, and their heights in inches."""
+    room = HEIGHT - AROUND
+    lines: list[Sequence[tuple[Panel, Floats]]] = []
+    heights: list[float] = []
+    for start in range(0, len(pairs), columns):
+        line = pairs[start : start + columns]
+        if line[0][0].heat.square:
+            height = WIDTH / max(columns, 2) - 0.4
+        else:
+            rows = max(len(matrix) for _, matrix in line)
+            height = max(0.7, rows * max(LOWEST_ROW, min(ROW, (room - title) / rows)))
+        if lines and sum(heights) + title * len(lines) + height + title > room:
+            yield lines, heights
+            lines, heights = [], []
+        lines.append(line)
+        heights.append(height)
+    yield lines, heights
 
 
 def _draw_panel(axis: Any, panel: Panel, values: Floats, norm: Any, room: int) -> Any:
     """The image of one panel, under a title of about ``room`` letters."""
-    rows, beside, square = panel.heat.rows, panel.heat.beside, panel.heat.square
-    image = axis.imshow(values, cmap="RdBu_r", norm=norm, aspect="equal" if square else "auto", interpolation="nearest")
-    axis.set_facecolor("0.85")  # shows where a router has no such expert
+    heat = panel.heat
+    rows, beside, flags = heat.rows[panel.shown], heat.beside[panel.shown], heat.flags[panel.shown]
+    faded = panel.uncertain
+    colours = diverging_map().with_extremes(bad="0.85")  # shows where a router has no such expert
+    style = {"norm": norm, "aspect": "equal" if heat.square else "auto", "interpolation": "nearest"}
+    image = axis.imshow(values, cmap=colours, alpha=np.where(faded > 0, FADED, 1.0) if faded.any() else None, **style)
+    _hatch(axis, faded)
     axis.set_title(plain(panel.name, max(8, room - len(panel.rest.partition("\n")[0]))) + panel.rest)
     axis.spines[:].set_visible(True)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    if square:
-        axis.yaxis.get_major_locator().set_params(integer=True)
+    tick(axis.xaxis, whole=True)
+    if heat.square:
+        tick(axis.yaxis, whole=True)
         return image
-    step = 1 if panel.named else 4
-    axis.set_yticks(range(0, len(rows), step), rows[::step])
-    if beside and panel.named:
+    small = 6 if len(rows) > 48 else 7
+    axis.set_yticks(range(len(rows)), rows)
+    axis.tick_params(axis="y", labelsize=small, pad=7 if any(flags) else 3, length=0 if any(flags) else 2)
+    _mark(axis, flags)
+    if beside:
         right = axis.secondary_yaxis("right")
         right.set_yticks(range(len(rows)), beside)
         right.tick_params(length=0, labelsize=6)
     return image
+
+
+def _hatch(axis: Any, faded: Floats) -> None:
+    """Lines over the faded cells, which also show in print without colours; neighbours in a row as one area."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    edges = np.diff(np.pad(faded > 0, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    starts, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
+    if not len(starts):
+        return
+    areas = [
+        Path([(x0, y - 0.5), (x1, y - 0.5), (x1, y + 0.5), (x0, y + 0.5), (x0, y - 0.5)], closed=True)
+        for (y, x0), (_, x1) in zip(starts - [0, 0.5], ends - [0, 0.5], strict=True)
+    ]
+    axis.add_patch(
+        PathPatch(Path.make_compound_path(*areas), fill=False, lw=0, hatch="/////", edgecolor="0.72", zorder=1.5)
+    )
+
+
+def _mark(axis: Any, flags: Sequence[str]) -> None:
+    """The findings that rows are flagged for, left of them: filled, and hollow what is open."""
+    for row, flag in enumerate(flags):
+        if flag:
+            fill = "none" if flag == "open" else FINDINGS[flag]
+            edge = "0.35" if flag == "open" else FINDINGS[flag]
+            at = axis.get_yaxis_transform()
+            axis.plot(-0.012, row, ">", ms=3.2, mfc=fill, mec=edge, mew=0.7, transform=at, clip_on=False)

@@ -12,21 +12,21 @@ import numpy as np
 from ..figures import CLEAR, Chart, Line, layer_chart
 from ..inputs import View
 from ..names import label_and_unit
-from .base import COLOURS, WIDTH, heading, intervals_of, layer_ticks, legend, marker_of
+from .base import MOST_NAMED, WIDTH, heading, intervals_of, layer_ticks, legend, look, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_line(axis: Any, line: Line, colour: Any, *, band: float = 0.2, **style: Any) -> None:
+def draw_line(axis: Any, line: Line, *, color: Any, band: float = 0.2, **style: Any) -> None:
     """The values joined, each interval as part of a band of that opacity; ``style`` is matplotlib's."""
     x, ends = line.points.x, np.array([[v.low, v.high] for v in line.values])
-    axis.plot(x, [v.value for v in line.values], color=colour, **style)
+    axis.plot(x, [v.value for v in line.values], color=color, **style)
     # Where a single point has an interval and its neighbours none, a band would not be seen: then bars.
     if np.isfinite(ends).all():
-        axis.fill_between(x, ends[:, 0], ends[:, 1], color=colour, alpha=band, lw=0)
+        axis.fill_between(x, ends[:, 0], ends[:, 1], color=color, alpha=band, lw=0)
     else:
-        axis.vlines(x, ends[:, 0], ends[:, 1], color=colour, lw=1)
+        axis.vlines(x, ends[:, 0], ends[:, 1], color=color, lw=1)
 
 
 def draw_points(axis: Any, line: Line, colour: Any) -> None:
@@ -43,7 +43,7 @@ def draw_by_layer(views: Sequence[View], metrics: Sequence[str], label: str) -> 
     from matplotlib.figure import Figure
 
     kinds = list(dict.fromkeys(r["router"] for view in views for r in view.report["routers"]))
-    named = 0.16 * math.ceil(len(views) / 3) if len(views) > 1 else 0.0
+    named = 0.16 * math.ceil(min(len(views), MOST_NAMED + 1) / 3) if len(views) > 1 else 0.0
     figure = Figure(figsize=(WIDTH, 0.7 + 1.9 * len(kinds) + named), layout="constrained")
     axes = figure.subplots(len(kinds), len(metrics), squeeze=False, sharex="row", sharey=True)
     for row, kind in zip(axes, kinds, strict=True):
@@ -81,12 +81,13 @@ def _tau(axis: Any, metric: str, views: Sequence[View]) -> str:
 def _panel(axis: Any, chart: Chart) -> list[str]:
     """Draw the lines of a chart and those of even routing; returns what those are."""
     drawn = [(number, line) for number, line in enumerate(chart.lines) if line.points.x]
+    styles = chart.styles()
     for number, line in drawn:
-        marker = marker_of(number) if len(line.points.x) <= 32 else None
-        draw_line(axis, line, COLOURS[number % len(COLOURS)], marker=marker, label=number)
+        draw_line(axis, line, label=number, **look(styles[number], marked=len(line.points.x) <= 32))
     if not any(math.isfinite(value.value) for _, line in drawn for value in line.values):
         axis.annotate("not recorded", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.3")
     layer_ticks(axis, {x for _, line in drawn for x in line.points.x})
+    tick(axis.yaxis, whole=chart.whole)
     axis.grid(axis="y")
     return _draw_references(axis, chart)
 

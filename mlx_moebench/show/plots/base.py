@@ -14,12 +14,14 @@ from unicodedata import bidirectional
 from ...errors import StatsError
 from ...files import check_output, write_aside
 from ...types import Facts, Json
+from ..colours import ALL, DOMAINS
 from ..names import model_name, sizes, unit_of_text
-from ..numbers import percent
+from ..numbers import count, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ..figures import Style
     from ..inputs import Inputs, View
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -38,6 +40,7 @@ STYLE: Json = {
     "figure.titlesize": 9,
     "grid.color": "0.88",
     "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.35,
     "legend.fontsize": 7,
     "legend.frameon": False,
     "lines.linewidth": 1.2,
@@ -48,9 +51,15 @@ STYLE: Json = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999933")
-"""Okabe and Ito's, told apart by colour-blind readers; lines also differ by `MARKERS`."""
+HEIGHT = 9.0
+"""Inches: the text height of a page; what does not fit goes on the next one."""
+
 MARKERS = "osD^vPX*"
+DASHED = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+"""Lines differ by these where their colours begin anew."""
+
+MOST_NAMED = 24
+"""Lines that a legend names at most."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +68,39 @@ class Plot:
 
     needs: the inputs it is drawn from, in words. draw: ``draw(inputs)``, or ``draw(inputs, layers)``; raises
     `StatsError` where the inputs lack it. options: those that mean something to it, ``layers`` to draw and what a
-    comparison is to ``allow``.
+    comparison is to ``allow``; ``span``: only the routers of these layers, (first, last); ``card``: which expert, named
+    as its card on a page; ``sequence``: which one of a trace. pages: all pages with the same arguments, of a picture
+    that may have several; ``draw`` returns the first.
     """
 
     name: str
     summary: str
     needs: str
     draw: Callable[..., Figure]
-    options: tuple[Literal["layers", "allow"], ...] = ()
+    options: tuple[Literal["layers", "allow", "span", "card", "sequence"], ...] = ()
+    pages: Callable[..., list[Figure]] | None = None
+
+    def every(self, *arguments: Any, **options: Any) -> list[Figure]:
+        """All pages."""
+        return self.pages(*arguments, **options) if self.pages else [self.draw(*arguments, **options)]
 
 
-def views(inputs: Inputs, kind: str) -> list[View]:
+Span = tuple[int, int]
+"""The first and the last layer that are drawn."""
+
+
+def within(report: Facts, span: Span | None) -> Json:
+    """A report or profile with the routers of these layers alone; raises `StatsError` where there are none."""
+    if span is None:
+        return dict(report)
+    routers = [router for router in report["routers"] if span[0] <= router["layer"] <= span[1]]
+    if not routers:
+        have = sorted({router["layer"] for router in report["routers"]})
+        raise StatsError(f"No router is in layers {span[0]} to {span[1]}: they are in layers {have[0]} to {have[-1]}.")
+    return {**report, "routers": routers}
+
+
+def views(inputs: Inputs, kind: str, span: Span | None = None) -> list[View]:
     """Each domain of each run, named by what tells them apart; raises `StatsError` for none."""
     if not inputs.runs:
         raise StatsError(f"There is nothing to draw {kind} from: give a stats pair, or the folder of a profile.")
@@ -77,7 +108,10 @@ def views(inputs: Inputs, kind: str) -> list[View]:
     every = []
     for run in inputs.runs:
         every += [run.view(d, f"{run.name}: {d}" if several else d) for d in run.domains] or [run.view()]
-    return every
+    if span is None:
+        return every
+    # The sums are those of all routers.
+    return [view._replace(report=within(view.report, span), stats=None) for view in every]
 
 
 def heading(views: Sequence[View], *below: str) -> str:
@@ -120,33 +154,76 @@ def check_plot(path: Path) -> None:
     check_output(path, FORMATS, "plot")
 
 
-def write_picture(path: Path, draw: Callable[[], Figure], title: str | None = None) -> None:
-    """Write a `picture` as the suffix of ``path`` says."""
-    write_aside({path: picture(path.suffix.lower(), draw, title)})
+def write_picture(
+    path: Path, draw: Callable[[], Figure | Sequence[Figure]], title: str | None = None, page: int | None = None
+) -> list[Path]:
+    """Write what ``draw`` returns as the suffix of ``path`` says, and return what was written.
+
+    A PDF holds all pages; of another format each of several is a file, ``load-1.png``. page: only that one, from 1.
+    """
+    contents = pictures(path.suffix.lower(), draw, title, page)
+    paths = [path] if len(contents) == 1 else [path.with_stem(f"{path.stem}-{n + 1}") for n in range(len(contents))]
+    write_aside(dict(zip(paths, contents, strict=True)))
+    return paths
 
 
-def picture(kind: str, draw: Callable[[], Figure], title: str | None = None) -> bytes:
-    """A file of a ``kind``, .png, .svg or .pdf, in the common style; the same input gives the same bytes.
+def picture(kind: str, draw: Callable[[], Figure | Sequence[Figure]], title: str | None = None) -> bytes:
+    """The first page, of a PDF all of them, as `pictures` makes it."""
+    return pictures(kind, draw, title)[0]
 
-    title: instead of that of the figure; empty for none.
+
+def pictures(
+    kind: str, draw: Callable[[], Figure | Sequence[Figure]], title: str | None = None, page: int | None = None
+) -> list[bytes]:
+    """Files of a ``kind``, .png, .svg or .pdf, in the common style; the same input gives the same bytes.
+
+    title: instead of that of the figures; empty for none. page: only that one; raises `StatsError` where there is none.
     """
     import matplotlib as mpl
     from cycler import cycler
 
-    made = "made by mlx-moebench"  # by which `files.MARKS` knows it
-    every: Json = {".svg": {"Date": None, "Creator": made}, ".pdf": {"CreationDate": None, "Creator": made}}
-    metadata = every.get(kind, {"Software": made})
-    options: Json = {"pil_kwargs": {"optimize": True}} if kind == ".png" else {}
-    style: Any = STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
-    content = io.BytesIO()
+    style: Any = STYLE | {"axes.prop_cycle": cycler(color=DOMAINS)}
     with mpl.rc_context():
         mpl.rcdefaults()  # not the settings of the user's own plots
         mpl.rcParams.update(style)
-        figure = draw()
-        if title is not None:
+        drawn = draw()
+        figures = list(drawn) if isinstance(drawn, Sequence) else [drawn]
+        if page is not None and not 1 <= page <= len(figures):
+            raise StatsError(f"There is no page {page}: this picture has {count(len(figures), 'page')}.")
+        figures = figures if page is None else figures[page - 1 : page]
+        for figure in figures if title is not None else ():
             figure.suptitle(lines(plain(title, 400)))
-        figure.savefig(content, format=kind[1:], dpi=200, metadata=metadata, **options)
+        return [_pdf(figures)] if kind == ".pdf" else [_image(kind, figure) for figure in figures]
+
+
+MADE = "made by mlx-moebench"
+"""By which `files.MARKS` knows what was written here."""
+
+
+def _pdf(figures: Iterable[Figure]) -> bytes:
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    content = io.BytesIO()
+    with PdfPages(content, metadata={"CreationDate": None, "Creator": MADE}) as pages:
+        for figure in figures:
+            pages.savefig(figure)
     return content.getvalue()
+
+
+def _image(kind: str, figure: Figure) -> bytes:
+    content = io.BytesIO()
+    metadata: Json = {"Date": None, "Creator": MADE} if kind == ".svg" else {"Software": MADE}
+    options: Json = {"pil_kwargs": {"optimize": True}} if kind == ".png" else {}
+    figure.savefig(content, format=kind[1:], dpi=200, metadata=metadata, **options)
+    return content.getvalue()
+
+
+def headed(figures: Sequence[Figure], *texts: str) -> list[Figure]:
+    """The pages of a picture under its heading, numbered where there are several."""
+    each = [line for text in texts for line in text.splitlines()]
+    for number, figure in enumerate(figures):
+        figure.suptitle(lines(*each, *([f"page {number + 1} of {len(figures)}"] if len(figures) > 1 else [])))
+    return list(figures)
 
 
 def plain(text: object, limit: int = 60) -> str:
@@ -171,9 +248,29 @@ def _letters() -> frozenset[int]:
     return frozenset(get_font(findfont(STYLE["font.family"])).get_charmap())
 
 
-def marker_of(number: int) -> str:
-    """The marker of a line: where colours begin anew, each meets another marker."""
-    return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+def look(style: Style, *, marked: bool = True) -> Json:
+    """A line's style as matplotlib's keywords."""
+    colour = ALL if style.hue is None else DOMAINS[style.hue]
+    return {"color": colour, "ls": DASHED[style.dash], "marker": MARKERS[style.marker] if marked else None}
+
+
+def colour_of(number: int) -> str:
+    """The colour of the line of that number in a chart, of lines that are no domains."""
+    return DOMAINS[number % len(DOMAINS)]
+
+
+def tick(axis: Any, *, whole: bool = False) -> None:
+    """Two ticks or more on an x or a y axis, at 1, 2 or 5 times a power of ten, or at ``whole`` numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=whole, min_n_ticks=2))
+
+
+def paged(panels: Sequence[Any], on_a_page: int) -> list[Sequence[Any]]:
+    """The panels of each page, about as many on each."""
+    pages = max(1, -(-len(panels) // on_a_page))
+    each = -(-len(panels) // pages)
+    return [panels[start : start + each] for start in range(0, len(panels), each)]
 
 
 def legend(figure: Figure, axes: Iterable[Any], views: Sequence[View]) -> None:
@@ -185,8 +282,10 @@ def legend(figure: Figure, axes: Iterable[Any], views: Sequence[View]) -> None:
     for axis in axes:
         for line, number in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(int(number), line)
-    order = sorted(handles)
+    order = sorted(handles)[:MOST_NAMED]
     names = [plain(views[number].name, room) + views[number].size for number in order]
+    if left := len(handles) - len(order):
+        order, names = [*order, order[-1]], [*names, f"and {left:,} more"]
     figure.legend([handles[number] for number in order], names, loc="outside lower center", ncols=columns)
 
 

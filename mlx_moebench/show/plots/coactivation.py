@@ -9,17 +9,22 @@ import numpy as np
 
 from ...errors import StatsError
 from ..figures import CoactivationSeries, coactivation_heat, coactivation_series
-from ..figures.coactivation import WIDEST
+from ..figures.coactivation import BY_LIFT, WIDEST
 from ..inputs import Inputs, Run
 from ..names import sizes, unit_of_text
 from ._heat import Panel, draw_panels
-from .base import Plot, lines, plain
+from .base import Plot, headed, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def draw(inputs: Inputs, layers: Sequence[int] = ()) -> Figure:
+    """The first of `pages`."""
+    return pages(inputs, layers)[0]
+
+
+def pages(inputs: Inputs, layers: Sequence[int] = ()) -> list[Figure]:
     """Lift over that of chance, a panel per run and router of ``layers``; by default first, middle and last one."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
@@ -37,14 +42,15 @@ def draw(inputs: Inputs, layers: Sequence[int] = ()) -> Figure:
     largest = max(float(np.nanmax(np.abs(np.log2(np.maximum(r, 1 / WIDEST))), initial=1.0)) for r in ratios)
     most = 2.0 ** min(np.ceil(largest), np.log2(WIDEST))
     clipped = [np.clip(ratio, 1 / most, most) for ratio in ratios]
-    figure, axes, image = draw_panels(panels, clipped, LogNorm(1 / most, most))
     ticks = 2.0 ** np.arange(-np.log2(most), np.log2(most) + 1)
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02, extend="both")
-    bar.ax.xaxis.set(major_locator=FixedLocator(list(ticks)), minor_locator=NullLocator())
-    bar.ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
-    bar.set_label("lift, multiple of its value under even routing (1 = chance)")
-    figure.suptitle(_heading(inputs.runs))
-    return figure
+    drawn = []
+    for figure, axes, image in draw_panels(panels, LogNorm(1 / most, most), clipped):
+        bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02, extend="both")
+        bar.ax.xaxis.set(major_locator=FixedLocator(list(ticks)), minor_locator=NullLocator())
+        bar.ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+        bar.set_label(BY_LIFT.format("1 = chance"))
+        drawn.append(figure)
+    return headed(drawn, *_heading(inputs.runs))
 
 
 def _chosen(run: Run, layers: Sequence[int]) -> list[CoactivationSeries]:
@@ -61,10 +67,10 @@ def _chosen(run: Run, layers: Sequence[int]) -> list[CoactivationSeries]:
     return chosen
 
 
-def _heading(runs: Sequence[Run]) -> str:
+def _heading(runs: Sequence[Run]) -> list[str]:
     sized = ((run.name, run.report["data"]["name"], sizes(run.report)) for run in runs)
     names = [f"{plain(name, 40)} on {plain(data, 40)}: {size}" for name, data, size in sized]
-    return lines(*names, "grey: an expert with itself, or one without tokens; no intervals: pairs are kept in one sum")
+    return [*names, "grey: an expert with itself, or one without tokens; no intervals: pairs are kept in one sum"]
 
 
 PLOT = Plot(
@@ -73,4 +79,5 @@ PLOT = Plot(
     "stats pairs with both files",
     draw,
     options=("layers",),
+    pages=pages,
 )

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from ..figures import Chart, dead_chart
 from ..inputs import Inputs, View
 from ._lines import title_with
-from .base import COLOURS, WIDTH, Plot, heading, layer_ticks, legend, marker_of, views
+from .base import WIDTH, Plot, Span, heading, layer_ticks, legend, look, tick, views
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(inputs: Inputs) -> Figure:
+def draw(inputs: Inputs, span: Span | None = None) -> Figure:
     """Number of experts that no token chose by layer, a panel per kind of router, against that of even routing."""
     from matplotlib.figure import Figure
 
-    every = views(inputs, "dead experts")
+    every = views(inputs, "dead experts", span)
     kinds = list(dict.fromkeys(r["router"] for view in every for r in view.report["routers"]))
     figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
     axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
@@ -39,20 +39,22 @@ def _title(every: Sequence[View], kind: str, several: bool) -> str:
 
 def _panel(axis: Any, chart: Chart, every: Sequence[View]) -> None:
     """Stems, with runs side by side in each layer, and steps of what even routing would leave unused."""
-    from matplotlib.ticker import MaxNLocator
-
+    styles = chart.styles()
     for number, (line, reference) in enumerate(zip(chart.lines, chart.references, strict=True)):
         shift = 0.5 * ((number + 0.5) / len(every) - 0.5)
         x, dead = [at + shift for at in line.points.x], [value.value for value in line.values]
-        colour, marker = COLOURS[number % len(COLOURS)], marker_of(number)
+        style = look(styles[number])
+        colour, marker = style["color"], style["marker"]
         axis.vlines(x, 0, dead, color=colour)
         axis.plot(x, dead, marker, color=colour, label=number)
         axis.step(reference.x, reference.y, color=colour, ls="--", lw=0.8, where="mid")
     layer_ticks(axis, {x for line in chart.lines for x in line.points.x})
     axis.grid(axis="y")
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    tick(axis.yaxis, whole=True)
     if not any(value.value for line in chart.lines for value in line.values):
         axis.annotate("none in any layer", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.3")
 
 
-PLOT = Plot("dead", "Experts that no token chose, by layer, against even routing.", "stats pairs or profiles", draw)
+PLOT = Plot(
+    "dead", "Experts that no token chose, by layer, against even routing.", "stats pairs or profiles", draw, ("span",)
+)

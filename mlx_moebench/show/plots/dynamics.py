@@ -11,7 +11,7 @@ from ..figures import Chart, DynamicsSeries, course_chart, depth_chart, dynamics
 from ..inputs import Inputs
 from ..numbers import percent
 from ._lines import draw_line
-from .base import COLOURS, WIDTH, Plot, layer_ticks, lines, marker_of, plain, write_picture
+from .base import HEIGHT, WIDTH, Plot, colour_of, layer_ticks, lines, look, plain, tick, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def draw_dynamics(series: DynamicsSeries) -> Figure:
     from matplotlib.figure import Figure
 
     kinds = list(series.overall)
-    figure = Figure(figsize=(WIDTH, 0.7 + 4.6 * len(kinds)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, min(HEIGHT, 0.7 + 4.6 * len(kinds))), layout="constrained")
     axes = figure.subplots(2 * len(kinds), 3, squeeze=False)
     for number, kind in enumerate(kinds):
         panels = axes[2 * number : 2 * number + 2].flat
@@ -75,16 +75,20 @@ def plot_dynamics(report: Facts, path: Path) -> None:
 
 
 def _panel(axis: Any, chart: Chart, names: list[str]) -> None:
-    shades = not any(names)
+    shades, styles = not any(names), chart.styles()
     for number, (line, name) in enumerate(zip(chart.lines, names, strict=True)):
-        colour: Any = str(0.8 * (1 - number / max(len(names) - 1, 1))) if shades else COLOURS[number]
-        draw_line(axis, line, colour, band=0.15, marker=marker_of(0 if shades else number), label=name or None)
+        style = look(styles[0 if shades else number])
+        if shades:
+            style["color"] = str(0.8 * (1 - number / max(len(names) - 1, 1)))
+        draw_line(axis, line, band=0.15, label=name or None, **style)
     for reference in chart.references:
-        axis.plot(reference.x, reference.y, ls=":", color=COLOURS[reference.line or 0], lw=1)
+        axis.plot(reference.x, reference.y, ls=":", color=colour_of(reference.line or 0), lw=1)
     axis.set_xlabel(chart.x)
     axis.set_ylabel(chart.y)
     if not shades:
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=1.2, borderaxespad=0.1)
+    tick(axis.xaxis, whole=chart.whole_x)
+    tick(axis.yaxis)
     axis.grid(axis="y")
 
 

@@ -10,30 +10,34 @@ from ...types import Json
 from ..figures import LoadSeries, kinds_of, load_heat, load_series
 from ..inputs import Inputs, View
 from ..names import model_name
-from ._heat import Panel, draw_even
-from .base import Plot, heading, intervals_of, views, write_picture
+from ._heat import FADED_WORDS, Panel, any_faded, draw_even
+from .base import Plot, Span, headed, heading, intervals_of, views, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(inputs: Inputs) -> Figure:
+def pages(inputs: Inputs, span: Span | None = None) -> list[Figure]:
     """One panel per run or domain and kind of router."""
-    return draw_load(views(inputs, "loads"))
+    return draw_load(views(inputs, "loads", span))
 
 
-def draw_load(every: Sequence[View]) -> Figure:
+def draw(inputs: Inputs, span: Span | None = None) -> Figure:
+    """The first of `pages`."""
+    return pages(inputs, span)[0]
+
+
+def draw_load(every: Sequence[View]) -> list[Figure]:
     """Loads as multiples of the even share; beside each router its busiest expert's share of tokens with its band."""
     one = len(every) == 1
-    series = [load_series(view, bands=False) for view in every]  # those of single experts are not drawn
+    series = [load_series(view) for view in every]
     most = max(loads.most for loads in series)
     panels = [p for view, loads in zip(every, series, strict=True) for p in _panels(view, loads, most, alone=one)]
-    figure = draw_even(panels)
     beside = "right of a row: share of tokens of its busiest expert"
     beside += "".join(dict.fromkeys(loads.marks for loads in series))
     how = intervals_of(every, ["top_share_token"], "brackets" if one else "bands of plot shares")
-    figure.suptitle(heading(every, beside, how) if any(panel.named for panel in panels) else heading(every))
-    return figure
+    how += f"; {FADED_WORDS}" if any_faded(panels) else ""
+    return headed(draw_even(panels), heading(every, beside, how))
 
 
 def _panels(view: View, loads: LoadSeries, most: float, *, alone: bool) -> Iterator[Panel]:
@@ -50,4 +54,6 @@ def plot_load(report: Json, path: Path) -> None:
     write_picture(path, lambda: draw_load([View(model_name(report["model"]), report)]))
 
 
-PLOT = Plot("load", "Layer x expert load, as multiples of the even share.", "stats pairs or profiles", draw)
+PLOT = Plot(
+    "load", "Layer x expert load, as multiples of the even share.", "stats pairs or profiles", draw, ("span",), pages
+)

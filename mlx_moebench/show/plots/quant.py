@@ -12,7 +12,7 @@ from ..figures import Chart, QuantSeries, kept_chart, kinds_of, margin_chart, qu
 from ..inputs import Inputs
 from ..numbers import percent
 from ._lines import draw_line
-from .base import COLOURS, WIDTH, Plot, layer_ticks, lines, marker_of, plain, write_picture
+from .base import WIDTH, Plot, layer_ticks, lines, look, plain, tick, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,11 +60,12 @@ def plot_quant(report: Facts, path: Path) -> None:
 
 
 def _draw(axis: Any, chart: Chart) -> None:
-    for number, line in enumerate(chart.lines):
+    for line, style in zip(chart.lines, chart.styles(), strict=True):
         if line.points.x:
-            draw_line(axis, line, COLOURS[number % len(COLOURS)], marker=marker_of(number), label=line.name)
+            draw_line(axis, line, label=line.name, **look(style))
     if not any(line.points.x for line in chart.lines):
         axis.annotate("no margin", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.3")
+    tick(axis.yaxis)
     axis.grid(axis="y")
 
 

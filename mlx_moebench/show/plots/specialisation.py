@@ -12,20 +12,29 @@ from ...types import Facts
 from ..figures import DomainSeries, domain_heat, domain_series, kinds_of
 from ..inputs import Inputs
 from ..numbers import percent
-from ._heat import Panel, draw_even
-from .base import Plot, lines, write_picture
+from ._heat import FADED_WORDS, Panel, any_faded, draw_even
+from .base import Plot, Span, headed, write_picture
 from .domains import over, profiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(inputs: Inputs) -> Figure:
+BESIDE = 24
+"""Routers of a panel up to which those of several domains stand side by side, the words beside the last alone."""
+
+
+def pages(inputs: Inputs, span: Span | None = None) -> list[Figure]:
     """A panel per profile, domain and kind of router, with the words at the right of the last."""
-    return draw_specialisation(profiles(inputs, "specialisation"))
+    return draw_specialisation(profiles(inputs, "specialisation", span))
 
 
-def draw_specialisation(every: Sequence[DomainSeries]) -> Figure:
+def draw(inputs: Inputs, span: Span | None = None) -> Figure:
+    """The first of `pages`."""
+    return pages(inputs, span)[0]
+
+
+def draw_specialisation(every: Sequence[DomainSeries]) -> list[Figure]:
     """Shares of each domain's tokens as multiples of the even share K/E."""
     panels, most = [], max(one.most for one in every)
     for one in every:
@@ -33,10 +42,10 @@ def draw_specialisation(every: Sequence[DomainSeries]) -> Figure:
             for place, domain in enumerate(one.domains):
                 name = f"{one.name}: {domain}" if len(every) > 1 else domain
                 rest = f"\n{kind} routers" if len(kinds) > 1 else ""
-                panels.append(Panel(name, rest, domain_heat(one, place, kind, most)))
-    figure = draw_even(panels)
-    figure.suptitle(lines(*(over(one) for one in every), f"right of a row: its word; {_bands(every)}"))
-    return figure
+                words = place + 1 == len(one.domains) or len(one.routers) > BESIDE
+                panels.append(Panel(name, rest, domain_heat(one, place, kind, most, words=words)))
+    how = f"right of a row: its word; {_bands(every)}" + (f"; {FADED_WORDS}" if any_faded(panels) else "")
+    return headed(draw_even(panels), *(over(one) for one in every), how)
 
 
 def _bands(every: Sequence[DomainSeries]) -> str:
@@ -58,4 +67,6 @@ PLOT = Plot(
     "Layer x expert shares of every domain, with the words.",
     "a profile, or stats pairs of one model on two or more domains",
     draw,
+    ("span",),
+    pages,
 )

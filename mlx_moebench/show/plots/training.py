@@ -11,7 +11,7 @@ from ...types import Facts, Json
 from ..figures import Chart, TrainingSeries, training_charts, training_series
 from ..inputs import Inputs, Training
 from ._lines import draw_line
-from .base import COLOURS, WIDTH, Plot, lines, plain, write_picture
+from .base import WIDTH, Plot, colour_of, lines, plain, tick, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,17 +60,19 @@ def plot_training(log: Sequence[Facts], report: Json, path: Path) -> Path:
 
 
 HUES = ((0, 1), (5,), (2, 3, 0), (1, 7))
-"""Which of `COLOURS` the lines of each chart have."""
+"""Which colours the lines of each chart have."""
 
 
 def _panel(axis: Any, chart: Chart, hues: Sequence[int]) -> None:
     for line, hue in zip(chart.lines, hues, strict=False):
         style: Json = {"marker": "o"} if line.name == "validation" else {"lw": 0.9}
-        draw_line(axis, line, COLOURS[hue], band=0.15, label=line.name, **style)
+        draw_line(axis, line, color=colour_of(hue), band=0.15, label=line.name, **style)
     for number, reference in enumerate(chart.references):
         axis.axhline(reference.y[0], color="0.3", ls="--", lw=1, label=None if number else reference.name)
     axis.set_ylabel(f"{chart.title},\n{chart.y}")
     axis.set_xlabel(chart.x)
+    tick(axis.xaxis, whole=chart.whole_x)
+    tick(axis.yaxis)
     axis.grid()
 
 

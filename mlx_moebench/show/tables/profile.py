@@ -17,7 +17,7 @@ from ...routing.metrics import METRICS
 from ...types import Facts, Json
 from ..figures import findings_sentence
 from ..findings import flags
-from ..names import HEADS, data_warnings, model_name, read_by
+from ..names import HEADS, QUANTITIES, data_warnings, model_name, read_by
 from ..numbers import number, percent, with_interval
 from .base import Terminal, answered, plain_table, sentences
 from .findings import finding_parts
@@ -29,11 +29,8 @@ COLUMNS = (
 """Columns of the tidy table; ``reason`` says why a value or its interval is missing."""
 
 BETWEEN = {
-    "domain_information": "nats",
-    "dominant_share": "share of tokens",
-    "idle_experts": "share of experts",
-    "mixture_spread": "ratio",
-    "jensen_shannon": "nats",
+    name: QUANTITIES[name].unit
+    for name in ("domain_information", "dominant_share", "idle_experts", "mixture_spread", "jensen_shannon")
 }
 """Metrics of several domains at once, with their units; their ``domain`` is the names joined by ``|``.
 

@@ -1,6 +1,8 @@
 // What every figure uses: elements, numbers in words, colours, files to save. Text only ever becomes textContent.
 "use strict";
 const MB = { data: JSON.parse(document.getElementById("data").textContent), redraws: [] };
+MB.sketches = {}; // pictures with a script of their own: {draw(host, drawing, state), table(drawing, state)} by kind
+MB.widgets = {}; // what is no figure: a function of its section and its data, by name
 
 MB.element = (name, attributes = {}, ...children) => {
   const element = document.createElement(name);
@@ -51,76 +53,89 @@ MB.dark = () => {
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 };
 
-// [place on the scale, red, green, blue]
-const ARMS = {
-  light: [
-    [-1, 8, 64, 129],
-    [-0.5, 92, 158, 205],
-    [0, 246, 246, 246],
-    [0.35, 253, 184, 99],
-    [0.7, 217, 95, 2],
-    [1, 115, 46, 0],
-  ],
-  dark: [
-    [-1, 120, 190, 255],
-    [-0.5, 52, 108, 160],
-    [0, 36, 40, 46],
-    [0.35, 140, 76, 22],
-    [0.7, 222, 132, 48],
-    [1, 255, 214, 160],
-  ],
-};
+// The colours of `show/colours.py`, for the ground that the page has.
+MB.ground = () => MB.data.colours[MB.isDark ? "dark" : "light"];
 
-const mixed = (arms, x) => {
+const rgb = (hex) => [1, 3, 5].map((from) => parseInt(hex.slice(from, from + 2), 16));
+const mixed = (stops, x) => {
   let i = 1;
-  while (i < arms.length - 1 && x > arms[i][0]) i += 1;
-  const [a, b] = [arms[i - 1], arms[i]];
-  const w = (x - a[0]) / (b[0] - a[0]);
-  return `rgb(${[1, 2, 3].map((c) => Math.round(a[c] + w * (b[c] - a[c]))).join(",")})`;
+  while (i < stops.length - 1 && x > stops[i][0]) i += 1;
+  const [[low, from], [high, to]] = [stops[i - 1], stops[i]];
+  const w = Math.max(0, Math.min(1, (x - low) / (high - low)));
+  const [a, b] = [rgb(from), rgb(to)];
+  return `rgb(${a.map((c, k) => Math.round(c + w * (b[k] - c))).join(",")})`;
 };
 const STEPS = 400;
-const diverging = (arms) => Array.from({ length: STEPS + 1 }, (_, i) => mixed(arms, (2 * i) / STEPS - 1));
-const COLOURS = { light: diverging(ARMS.light), dark: diverging(ARMS.dark) };
+const MAPS = new Map();
+const mapped = (stops, low, x) => {
+  if (!MAPS.has(stops)) {
+    MAPS.set(
+      stops,
+      Array.from({ length: STEPS + 1 }, (_, i) => mixed(stops, low + ((1 - low) * i) / STEPS)),
+    );
+  }
+  return MAPS.get(stops)[Math.round(((Math.max(low, Math.min(1, x)) - low) / (1 - low)) * STEPS)];
+};
 
 // Blue for less, orange for more, the page's neutral at 0: told apart by every kind of colour blindness. t in [-1, 1].
-MB.diverging = (t) =>
-  COLOURS[MB.isDark ? "dark" : "light"][Math.round(((Math.max(-1, Math.min(1, t)) + 1) / 2) * STEPS)];
+MB.diverging = (t) => mapped(MB.ground().diverging, -1, t);
+// x in [0, 1].
+MB.sequential = (x) => mapped(MB.data.colours.sequential, 0, x);
 
-// Okabe and Ito's colours, the darkest and the palest changed for either ground.
-const HUES = {
-  light: ["#0072b2", "#d55e00", "#009e73", "#8f4f9f", "#a67c00", "#3b9bd0", "#4d4d4d", "#b8527e"],
-  dark: ["#56b4e9", "#f0914a", "#2fc49b", "#cf9be0", "#f0c541", "#9fd3f5", "#c9c9c9", "#f29ac0"],
+// Of a domain by its name; of all together, "", and of one that nobody named the greys.
+MB.domainColour = (name) => {
+  const place = MB.data.colours.names.indexOf(name);
+  const { domains, all } = MB.ground();
+  return place < 0 ? all : domains[place % domains.length];
 };
-const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
-const SHAPES = ["circle", "square", "triangle", "diamond"];
 
-// How the n-th line looks. Where hues begin anew, each meets another dash.
-MB.style = (n) => ({
-  colour: HUES[MB.isDark ? "dark" : "light"][n % 8],
-  dash: DASHES[(n + Math.floor(n / 8)) % 4],
-  shape: SHAPES[n % 4],
+// Of an expert among all of its router: the busiest by `counts` have their own, and so has the one that was `chosen`.
+const RANKS = new WeakMap();
+MB.expertColour = (index, counts, chosen = null) => {
+  if (!RANKS.has(counts)) {
+    const order = Array.from(counts, (_, i) => i).sort((a, b) => counts[b] - counts[a] || a - b);
+    RANKS.set(counts, new Map(order.map((expert, rank) => [expert, counts[expert] > 0 ? rank : Infinity])));
+  }
+  const { experts, other, chosen: own } = MB.ground();
+  return experts[RANKS.get(counts).get(index)] ?? (index === chosen ? own : other);
+};
+
+const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
+const SHAPES = ["circle", "square", "triangle", "diamond", "down", "cross", "plus", "star"];
+
+// How a line looks, of its numbers of hue, null for all domains, dash and marker.
+MB.style = ([hue, dash, marker]) => ({
+  colour: hue === null ? MB.ground().all : MB.ground().domains[hue],
+  dash: DASHES[dash],
+  shape: SHAPES[marker],
 });
 
-MB.ticks = (low, high, most = 6) => {
+// Two or more, at 1, 2 or 5 times a power of ten; whole: at whole numbers alone.
+MB.ticks = (low, high, most = 6, whole = false) => {
   if (!(high > low)) return [low];
   const rough = (high - low) / most;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((m) => m * power >= rough * 0.999);
+  const found = power * [1, 2, 5, 10].find((m) => m * power >= rough * 0.999);
+  const step = whole ? Math.max(1, found) : found;
   const ticks = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-6; i += 1) {
     ticks.push(+(i * step).toPrecision(12));
   }
-  return ticks;
+  return ticks.length > 1 || step === 1 || most > 40 ? ticks : MB.ticks(low, high, most * 2, whole);
 };
 
 MB.tip = (lines, x, y) => {
   const tip = document.getElementById("tip");
   tip.replaceChildren(...lines.map((line) => MB.element("div", { text: line })));
   tip.hidden = false;
-  const { width, height } = tip.getBoundingClientRect();
+  MB.beside(tip, x, y);
+};
+// Puts a box beside a point of the window, where it is whole.
+MB.beside = (box, x, y) => {
+  const { width, height } = box.getBoundingClientRect();
   const right = document.documentElement.clientWidth;
-  tip.style.left = `${Math.max(4, Math.min(x + 14, right - width - 4))}px`;
-  tip.style.top = `${y + 18 + height > innerHeight ? Math.max(4, y - height - 12) : y + 18}px`;
+  box.style.left = `${Math.max(4, Math.min(x + 14, right - width - 4))}px`;
+  box.style.top = `${y + 18 + height > innerHeight ? Math.max(4, y - height - 12) : y + 18}px`;
 };
 MB.untip = () => {
   document.getElementById("tip").hidden = true;
@@ -144,7 +159,9 @@ MB.cell = (value) => {
   const text = MB.plain(String(value));
   return `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replace(/"/g, '""')}"`;
 };
-MB.csv = ({ columns, rows }) => [columns, ...rows].map((row) => row.map(MB.cell).join(",")).join("\n") + "\n";
+// table: of `MB.tableOf`.
+MB.csv = ({ columns, length, row }) =>
+  [columns, ...Array.from({ length }, (_, i) => row(i))].map((cells) => cells.map(MB.cell).join(",")).join("\n") + "\n";
 
 MB.fileName = (text) => {
   const words = MB.plain(text)

@@ -16,9 +16,10 @@ MB.linesOf = (chart, hidden, chosen) =>
       high: line.values[i][2],
       hollow: line.clear !== null && !line.clear[i],
       lines: () => tipOf(chart, line, i),
+      router: chart.layers ? MB.routerIn(chart.point_heads, places.cells[i]) : null,
     }));
     return {
-      ...MB.style(number),
+      ...MB.style(line.style),
       name: line.name,
       note: line.note,
       hidden: hidden(number),
@@ -68,22 +69,20 @@ MB.chart = (host, chart, lines) => {
   for (const line of shown) drawIntervals(svg, frame, line);
   for (const line of shown) drawLine(svg, frame, line);
   nameReferences(svg, frame, references, ends, shown);
-  const ring = { r: 8, fill: "none", stroke: frame.fg, "stroke-width": 2, visibility: "hidden" };
   host.replaceChildren(svg);
-  MB.walkPoints(host, shown, frame, svg.appendChild(MB.svg("circle", ring)));
+  walkPoints(host, chart, { svg, lines: shown, frame });
 };
 
 const pairsOf = (x, y) => x.map((value, i) => [value, y[i]]).filter((pair) => pair[1] !== null);
 
 // Both axes of a chart: how numbers become places, where the ticks are, and what the margins are.
 const frameOf = (host, chart, shown, references) => {
-  const width = Math.max(280, host.clientWidth);
+  const width = Math.max(280, MB.room(host));
   const height = Math.max(220, Math.min(330, width * 0.36));
   const [low, high] = verticalEnds(chart, shown, references);
   const [left, right] = horizontalEnds(chart, shown, references);
-  const yTicks = MB.ticks(low, high, Math.max(3, Math.floor(height / 48)));
-  let xTicks = MB.ticks(left, right, Math.max(3, Math.floor(width / 70)));
-  if (chart.layers) xTicks = xTicks.filter(Number.isInteger);
+  const yTicks = MB.ticks(low, high, Math.max(3, Math.floor(height / 48)), chart.whole);
+  const xTicks = MB.ticks(left, right, Math.max(3, Math.floor(width / 70)), chart.whole_x);
   const digits = decimals(yTicks);
   const widest = Math.max(...yTicks.map((tick) => tick.toFixed(digits).length));
   const margin = { left: 34 + 7.2 * widest, right: 12, top: 10, bottom: 42 };
@@ -102,6 +101,7 @@ const verticalEnds = (chart, shown, references) => {
   const known = values.filter(Number.isFinite);
   if (chart.zero) known.push(0);
   const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 1];
+  if (chart.whole) return [Math.min(low, 0), Math.max(1, high * 1.06)];
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   return [low - (chart.zero && low >= 0 ? 0 : room), high + room];
 };
@@ -203,11 +203,21 @@ const decimals = (ticks) => {
   return Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
 };
 
+const star = (x, y) => {
+  const at = (i) => [i % 2 ? 2 : 5, (i * Math.PI) / 5];
+  const points = Array.from({ length: 10 }, (_, i) => at(i));
+  return `M${points.map(([r, turn]) => `${x + r * Math.sin(turn)} ${y - r * Math.cos(turn)}`).join("L")}Z`;
+};
+
 MB.marker = (shape, x, y, attributes) => {
   const r = 3.6;
   const path = (d) => MB.svg("path", { d, ...attributes });
   if (shape === "square") return MB.svg("rect", { x: x - r, y: y - r, width: 2 * r, height: 2 * r, ...attributes });
   if (shape === "triangle") return path(`M${x} ${y - 4.5}L${x + 4.4} ${y + 3.4}L${x - 4.4} ${y + 3.4}Z`);
+  if (shape === "down") return path(`M${x} ${y + 4.5}L${x + 4.4} ${y - 3.4}L${x - 4.4} ${y - 3.4}Z`);
+  if (shape === "cross") return path(`M${x - r} ${y - r}L${x + r} ${y + r}M${x - r} ${y + r}L${x + r} ${y - r}`);
+  if (shape === "plus") return path(`M${x - r} ${y}L${x + r} ${y}M${x} ${y - r}L${x} ${y + r}`);
+  if (shape === "star") return path(star(x, y));
   if (shape === "diamond") return path(`M${x} ${y - 5}L${x + 5} ${y}L${x} ${y + 5}L${x - 5} ${y}Z`);
   return MB.svg("circle", { cx: x, cy: y, r, ...attributes });
 };
@@ -243,38 +253,40 @@ const stepped = (points, at, [lines, along]) => {
   return [line, i];
 };
 
-// One handler for a whole chart: the nearest point under the pointer, arrow keys from point to point.
-MB.walkPoints = (host, lines, frame, ring) => {
+// One handler for a whole chart; a place is [line, point].
+const walkPoints = (host, chart, { svg, lines, frame }) => {
   const points = lines.map((line) => line.points);
-  let at = null;
-  const hide = () => {
-    ring.setAttribute("visibility", "hidden");
-    MB.untip();
-  };
-  const show = (place, spoken) => {
-    if (place === null) return hide();
-    at = place;
-    const point = points[place[0]][place[1]];
-    const [x, y] = [frame.x(point.x), frame.y(point.y)];
-    for (const [key, value] of Object.entries({ cx: x, cy: y, visibility: "visible" })) ring.setAttribute(key, value);
-    const box = host.getBoundingClientRect();
-    const words = point.lines();
-    if (spoken) MB.speak(words);
-    return MB.tip(words, box.left + x, box.top + y);
-  };
-  const under = (event) => {
-    const box = host.getBoundingClientRect();
-    show(nearest(points, frame, event.clientX - box.left, event.clientY - box.top), false);
-  };
-  host.onpointermove = under;
-  host.onpointerdown = under;
-  host.onpointerleave = hide;
-  host.onblur = hide;
-  host.onkeydown = (event) => {
-    if (event.key === "Escape") hide();
-    const place = event.key in CHART_KEYS ? stepped(points, at, CHART_KEYS[event.key]) : null;
-    if (place === null) return;
-    event.preventDefault();
-    show(place, true);
-  };
+  const ring = { r: 8, fill: "none", stroke: frame.fg, "stroke-width": 2, class: "ring" };
+  const at = ([line, i]) => ({ x: frame.x(points[line][i].x), y: frame.y(points[line][i].y) });
+  const rings = Object.fromEntries(
+    ["pointed", "pinned"].map((how) => [how, svg.appendChild(MB.svg("circle", { ...ring, visibility: "hidden" }))]),
+  );
+  rings.pinned.setAttribute("stroke-width", 3);
+  const origin = () => svg.getBoundingClientRect();
+  const band = MB.svg("rect", { class: "selected", fill: frame.fg, opacity: 0.08, "pointer-events": "none" });
+  MB.walk(host, {
+    ...{ title: chart.title, id: host.closest("figure")?.id, reveal: () => {} },
+    under: (x, y) => nearest(points, frame, x - origin().left, y - origin().top),
+    step: (from, key) => (key in CHART_KEYS ? stepped(points, from, CHART_KEYS[key]) : null),
+    lines: ([line, i]) => points[line][i].lines(),
+    where: (place) => ({ x: origin().left + at(place).x, y: origin().top + at(place).y }),
+    mark: (place, how) => {
+      rings[how].setAttribute("visibility", place ? "visible" : "hidden");
+      if (!place) return;
+      rings[how].setAttribute("cx", at(place).x);
+      rings[how].setAttribute("cy", at(place).y);
+    },
+    pick: ([line, i]) => (points[line][i].router === null ? null : { router: points[line][i].router }),
+    choose: ({ router }) => {
+      band.remove();
+      if (!chart.layers || router === null) return;
+      const { layer } = MB.data.routers[router];
+      const [left, right] = [layer - 0.4, layer + 0.4].map(frame.x);
+      const { top, bottom } = frame.margin;
+      if (left < frame.margin.left - 1 || right > frame.width - frame.margin.right + 1) return;
+      const size = { x: left, width: right - left, y: top, height: frame.height - top - bottom };
+      for (const [name, value] of Object.entries(size)) band.setAttribute(name, value);
+      svg.prepend(band);
+    },
+  });
 };

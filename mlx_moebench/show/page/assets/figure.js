@@ -31,7 +31,19 @@ class Shown {
   }
 
   toggle(number) {
-    this.hidden.set(number, !(this.hidden.get(number) ?? this.drawing.lines[number].hidden));
+    const hidden = !(this.hidden.get(number) ?? this.drawing.lines[number].hidden);
+    if (hidden === this.drawing.lines[number].hidden) this.hidden.delete(number);
+    else this.hidden.set(number, hidden);
+  }
+
+  // Which lines were taken out or brought in, as a text: 2h.5s are line 2, hidden, and line 5, shown.
+  get toggled() {
+    return [...this.hidden].map(([number, hidden]) => `${number}${hidden ? "h" : "s"}`).join(".");
+  }
+
+  set toggled(text) {
+    const parts = text.split(".").map((part) => /^(\d+)([hs])$/.exec(part));
+    this.hidden = new Map(parts.filter(Boolean).map(([, number, how]) => [Number(number), how === "h"]));
   }
 
   // What the legend names: nothing of a single line, or of more than there is room for.
@@ -51,17 +63,18 @@ class Shown {
 
   draw(host) {
     const { drawing, lines } = this;
+    if (drawing.kind in MB.sketches) return MB.sketches[drawing.kind].draw(host, drawing, this.state);
     if (drawing.kind === "heat") return MB.heatmap(host, drawing, this.state);
-    if (drawing.kind === "nothing") return nothing(host, drawing.reason);
+    if (drawing.kind === "nothing") return MB.nothing(host, drawing.reason);
     if (lines.some((line) => line.points.length)) return MB.chart(host, drawing, lines);
     const reason = MB.reason(drawing.lines.flatMap((line) => line.values)[0] ?? []);
-    return nothing(host, reason ?? "it is undefined here");
+    return MB.nothing(host, reason ?? "it is undefined here");
   }
 }
 
-const nothing = (host, reason) => {
+MB.nothing = (host, reason) => {
   host.replaceChildren(MB.element("p", { class: "note", text: `Nothing to draw: ${reason}.` }));
-  for (const handler of ["onpointermove", "onpointerdown", "onpointerleave", "onkeydown"]) host[handler] = null;
+  MB.still(host);
 };
 
 const seen =
@@ -80,66 +93,113 @@ const elementsOf = (shown) => {
   const action = { role: "application", "aria-roledescription": "figure" };
   const host = MB.element("div", {
     ...{ class: "plot", tabindex: 0, ...action },
-    "aria-label": `${label}. Arrow keys move, Escape leaves.`,
+    "aria-label": `${label}. Arrow keys move, Enter pins, Escape leaves.`,
   });
-  const scroll = { class: "scroll", tabindex: 0, role: "region", "aria-label": `Table: ${label}` };
+  const body = MB.element("div", { class: "paged" });
+  const details = MB.element("details", {}, MB.element("summary", { text: "As a table" }), body);
+  const { controls } = shown.own;
+  const heading = MB.element("h3", { text: title });
+  const head = MB.element("div", { class: "head" }, heading, anchorOf(shown));
+  const legend = MB.element("ul", { class: "legend" });
+  const caption = MB.element("figcaption");
+  const chosen = controls.length ? MB.element("div", { class: "controls" }, ...controls) : null;
+  const parts = [head, chosen, legend, host, caption, toolsOf(shown), details];
+  const figure = MB.element("figure", { id: shown.id }, ...parts);
+  return { figure, heading, legend, host, caption, details, body };
+};
+
+const toolsOf = (shown) => {
   const button = (text, onclick) =>
-    MB.element("button", { type: "button", text, "aria-label": `Save as ${text}: ${label}`, onclick });
+    MB.element("button", { type: "button", text, "aria-label": `Save as ${text}: ${shown.drawing.label}`, onclick });
   const csv = () => {
     const blob = new Blob([MB.csv(shown.table)], { type: "text/csv" });
     MB.save(blob, `${MB.fileName(shown.drawing.title)}.csv`);
   };
-  const tools = MB.element(
-    "div",
-    { class: "tools" },
-    button("CSV", csv),
-    button("PNG", () => MB.png(host, shown)),
-  );
-  const body = MB.element("div", scroll);
-  const details = MB.element("details", {}, MB.element("summary", { text: "As a table" }), body);
-  const { controls } = shown.own;
-  const heading = MB.element("h3", { text: title });
-  const legend = MB.element("ul", { class: "legend" });
-  const caption = MB.element("figcaption");
-  const chosen = controls.length ? MB.element("div", { class: "controls" }, ...controls) : null;
-  const figure = MB.element("figure", { id: shown.id }, heading, chosen, legend, host, caption, tools, details);
-  return { figure, heading, legend, host, caption, details, body };
+  const buttons = [button("CSV", csv), button("SVG", () => MB.saveSvg(shown)), button("PNG", () => MB.savePng(shown))];
+  return MB.element("div", { class: "tools" }, ...buttons);
+};
+
+// A link to the figure as it is seen: pressed, it goes into the address and is copied.
+const anchorOf = (shown) => {
+  const words = { title: "Copy a link to this figure", "aria-label": `Copy a link to: ${shown.drawing.label}` };
+  const link = MB.element("a", { class: "anchor", href: `#${shown.id}`, text: "#", ...words });
+  const current = () => link.setAttribute("href", MB.addressOf(shown.id));
+  for (const kind of ["pointerdown", "focus"]) link.addEventListener(kind, current);
+  link.addEventListener("click", async (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    MB.remember(shown.id);
+    const address = location.href.split("#")[0] + MB.addressOf(shown.id);
+    MB.said(link, (await MB.copy(address)) ? "Link copied" : "The link is in the address bar");
+  });
+  return link;
 };
 
 MB.figure = (parent, figure, shared, id) => {
   const shown = new Shown(figure, shared, id);
   const parts = elementsOf(shown);
-  const fill = () => parts.body.replaceChildren(MB.table(shown.table, 1500));
-  let drawn = false;
-  const draw = () => {
-    drawn = true;
+  let [drawn, filled] = [false, false];
+  const fill = () => {
+    if (parts.details.open && !filled) MB.pages(parts.body, shown.table, shown.drawing.title);
+    filled = parts.details.open;
+  };
+  const name = () => {
     parts.heading.textContent = shown.drawing.title;
     parts.caption.textContent = shown.caption;
+  };
+  const draw = () => {
+    drawn = true;
+    name();
     shown.draw(parts.host);
     drawLegend(parts.legend, shown, redraw);
-    if (parts.details.open) fill();
+    fill();
   };
   const redraw = () => {
-    MB.untip();
+    MB.release(parts.host);
     if (drawn) draw();
   };
   parts.figure.drawNow = () => {
     if (!drawn) draw();
     if (seen) seen.unobserve(parts.figure);
   };
-  // What is not on the screen is drawn again when it comes there.
-  const refresh = () => {
+  const near = () => {
     const box = parts.figure.getBoundingClientRect();
-    if (!drawn || !seen || (box.bottom > 0 && box.top < innerHeight)) return redraw();
+    return !drawn || !seen || (box.bottom > 0 && box.top < innerHeight);
+  };
+  // What is not on the screen is drawn again when it comes there.
+  const refresh = (isNear = near()) => {
+    if (isNear) return redraw();
+    MB.release(parts.host);
+    name();
     drawn = false;
     return seen.observe(parts.figure);
   };
-  parts.details.addEventListener("toggle", () => parts.details.open && fill());
-  for (const state of [shown.own, shared]) state.listeners.push(redraw);
-  MB.redraws.push({ redraw, refresh, drawNow: parts.figure.drawNow });
+  const changed = () => {
+    filled = false;
+    if (drawn) refresh();
+    else name();
+  };
+  for (const state of [shown.own, shared]) state.listeners.push(changed);
+  keepFigure(shown, parts.details, { fill, changed });
+  MB.redraws.push({ redraw, near, refresh, drawNow: parts.figure.drawNow });
   parent.append(parts.figure);
   if (seen) seen.observe(parts.figure);
   else draw();
+};
+
+// Lines taken out and an open table are part of the address, too.
+const keepFigure = (shown, details, { fill, changed }) => {
+  const take = (text) => {
+    shown.toggled = text;
+    changed();
+  };
+  MB.keep(`${shown.id}.lines`, () => shown.toggled, take);
+  const open = (text) => (details.open = text === "open");
+  MB.keep(`${shown.id}.table`, () => (details.open ? "open" : ""), open);
+  details.addEventListener("toggle", () => {
+    fill();
+    MB.remember(shown.id);
+  });
 };
 
 const drawLegend = (legend, shown, redraw) => {
@@ -149,9 +209,10 @@ const drawLegend = (legend, shown, redraw) => {
     const onclick = () => {
       shown.toggle(number);
       redraw();
+      MB.remember(shown.id);
     };
     const pressed = { type: "button", "aria-pressed": String(!line.hidden), onclick };
-    return MB.element("li", {}, MB.element("button", pressed, key(line), MB.element("bdi", { text: line.name })));
+    return MB.element("li", {}, MB.element("button", pressed, MB.key(line), MB.element("bdi", { text: line.name })));
   });
   legend.replaceChildren(...entries);
   legend.hidden = !entries.length;
@@ -159,7 +220,7 @@ const drawLegend = (legend, shown, redraw) => {
 };
 
 // A piece of a line, as a picture.
-const key = (line) => {
+MB.key = (line) => {
   const picture = MB.svg("svg", { width: 26, height: 12, "aria-hidden": "true" });
   const dash = { "stroke-width": 2, "stroke-dasharray": line.dash };
   picture.append(MB.svg("line", { x1: 1, x2: 25, y1: 6, y2: 6, stroke: line.colour, ...dash }));

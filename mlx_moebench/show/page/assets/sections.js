@@ -16,6 +16,7 @@ MB.build = ({ id, heading, choices, parts }) => {
   if (choices.length) section.append(MB.element("div", { class: "controls" }, ...shared.controls));
   for (const part of parts) {
     if (part.note) section.append(MB.element("p", { class: "note", text: part.note }));
+    else if (part.widget) MB.widgets[part.widget](section, part);
     else if (part.table) section.append(...tableParts(part.table));
     else if (part.pair) {
       const pair = section.appendChild(MB.element("div", { class: "pair" }));

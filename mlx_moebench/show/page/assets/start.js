@@ -18,7 +18,11 @@
     MB.isDark = MB.dark();
     button.setAttribute("aria-pressed", String(MB.isDark));
   };
-  const redrawAll = () => MB.redraws.forEach((figure) => figure.refresh());
+  // Where they are is asked of all before the first is drawn, or the page would be laid out anew for each.
+  const redrawAll = () => {
+    const near = MB.redraws.map((figure) => figure.near?.() ?? true);
+    MB.redraws.forEach((figure, i) => figure.refresh(near[i]));
+  };
 
   const startTheme = () => {
     const before = stored();
@@ -76,7 +80,8 @@
     for (const moved of ["wheel", "touchmove"]) addEventListener(moved, MB.untip, { passive: true });
   };
 
-  // Paper is light, and shows every figure and where it comes from.
+  // Paper is light, and shows every figure, drawn as wide as A4 and Letter have room, and where it comes from.
+  const PAPER = 700;
   const watchPrinter = () => {
     let chosen;
     const opened = [];
@@ -88,12 +93,14 @@
         details.open = true;
         opened.push(details);
       }
+      MB.sheet = PAPER;
       for (const figure of MB.redraws) {
         figure.drawNow();
         figure.redraw();
       }
     });
     addEventListener("afterprint", () => {
+      MB.sheet = null;
       for (const details of opened.splice(0)) details.open = false;
       if (chosen) root.dataset.theme = chosen;
       else delete root.dataset.theme;
@@ -104,6 +111,8 @@
 
   startTheme();
   buildSections();
+  MB.watchPins();
+  MB.watchSelection();
   watchAddress();
   watchWindow();
   watchPrinter();

@@ -5,10 +5,10 @@
 
 // What all figures show: the number of a router (of `MB.data.routers`) and of an expert; null where none is chosen.
 MB.selection = { router: null, expert: null };
-const selectors = [];
+const selectListeners = [];
 
 // callback(selection) is called whenever it has changed.
-MB.onSelect = (callback) => selectors.push(callback);
+MB.onSelect = (callback) => selectListeners.push(callback);
 
 const wholeBelow = (number, end) => (Number.isInteger(number) && number >= 0 && number < end ? number : null);
 
@@ -21,7 +21,7 @@ MB.select = (change, place = null, kind = "select") => {
   const expert = wholeBelow(wanted.expert, most || Infinity);
   if (router === MB.selection.router && expert === MB.selection.expert) return false;
   Object.assign(MB.selection, { router, expert });
-  for (const callback of selectors) callback(MB.selection);
+  for (const callback of selectListeners) callback(MB.selection);
   MB.remember(place, kind);
   return true;
 };
@@ -36,19 +36,19 @@ MB.routerOf = (layer, kind) => {
 
 // Something to keep in the address. read() returns a text, "" for the default; write(text) takes it up again, and does
 // nothing where it cannot be.
-const kept = new Map();
-MB.keep = (key, read, write) => kept.set(key, { read, write });
+const keptValues = new Map();
+MB.keep = (key, read, write) => keptValues.set(key, { read, write });
 
-const selected = (name) => [
+const selectedPart = (name) => [
   () => (MB.selection[name] === null ? "" : String(MB.selection[name])),
   (text) => MB.select({ [name]: /^\d+$/.test(text) ? Number(text) : null }),
 ];
-MB.keep("router", ...selected("router"));
-MB.keep("expert", ...selected("expert"));
+MB.keep("router", ...selectedPart("router"));
+MB.keep("expert", ...selectedPart("expert"));
 
-let at = ""; // the section or figure that the address names
-let restoring = false;
-let last = null; // the kind of the change before
+let addressPlace = ""; // the section or figure that the address names
+let isRestoring = false;
+let lastChange = null; // the kind of the change before
 
 const partsOf = (hash) => {
   const [place, ...rest] = hash.replace(/^#/, "").split("?");
@@ -64,19 +64,19 @@ const partsOf = (hash) => {
 // What follows the # for a place, with all that is chosen.
 MB.addressOf = (place) => {
   const values = new URLSearchParams();
-  for (const [key, { read }] of kept) if (read()) values.set(key, read());
+  for (const [key, { read }] of keptValues) if (read()) values.set(key, read());
   const query = String(values);
   return `#${encodeURIComponent(place)}${query && `?${query}`}`;
 };
 
 // A step of the browser's history. Values looked at one after the other are one step.
 MB.remember = (place = null, kind = "choice") => {
-  if (restoring) return;
-  at = place ?? at;
-  const address = MB.addressOf(at);
+  if (isRestoring) return;
+  addressPlace = place ?? addressPlace;
+  const address = MB.addressOf(addressPlace);
   if (address === (location.hash || "#")) return;
-  const again = kind === "pin" && last === "pin";
-  last = kind;
+  const again = kind === "pin" && lastChange === "pin";
+  lastChange = kind;
   try {
     history[again ? "replaceState" : "pushState"](null, "", address);
   } catch {
@@ -86,12 +86,12 @@ MB.remember = (place = null, kind = "choice") => {
 
 MB.restore = () => {
   const { place, values } = partsOf(location.hash);
-  restoring = true;
-  for (const [key, { read, write }] of kept) if (read() !== (values.get(key) ?? "")) write(values.get(key) ?? "");
-  restoring = false;
-  last = null;
-  if (place === at) return;
-  at = place;
+  isRestoring = true;
+  for (const [key, { read, write }] of keptValues) if (read() !== (values.get(key) ?? "")) write(values.get(key) ?? "");
+  isRestoring = false;
+  lastChange = null;
+  if (place === addressPlace) return;
+  addressPlace = place;
   MB.lookAt(place);
 };
 
@@ -101,7 +101,7 @@ MB.lookAt = (place) => {
   if (!element) return;
   element.drawNow?.();
   element.scrollIntoView();
-  if (element.tabIndex >= 0) element.focus({ preventScroll: true });
+  if (element.hasAttribute("tabindex")) element.focus({ preventScroll: true });
 };
 
 // What was chosen in the lists of a figure or a section, and who draws anew when it changes. id: of that figure or

@@ -206,6 +206,16 @@ Object.assign(
         );
       }
 
+      // What was chosen elsewhere on the page: a router, and one of its experts or null.
+      show(router, expert = null) {
+        if (router !== this.state.router) {
+          Object.assign(this.state, { router, expert: null });
+          this.routerSelect.value = String(router);
+          this.draw("router");
+        }
+        this.choose(expert);
+      }
+
       choose(expert) {
         this.state.expert = expert;
         this.state.word = null;
