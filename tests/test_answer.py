@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from page_inputs import NANO, QUICK, RESULTS, training_folder, uneven_stats
 from rich.console import Console
 from routing_reference import make_stats
 
 from mlx_moebench import RoutingStats
+from mlx_moebench.cli import group
 from mlx_moebench.pair.profile import profile_document, profile_of_stats
 from mlx_moebench.routing import RouterSpec
 from mlx_moebench.show.export import to_card, to_markdown
@@ -357,3 +359,16 @@ def test_every_metric_of_a_comparison_has_words() -> None:
         "Entropy of the load: load",
     ):
         assert words in text
+
+
+def test_sides_of_a_comparison_take_names(tmp_path: Path) -> None:
+    paths = [RESULTS / f"routing_stats_nano{bits}_math.json" for bits in ("", "_4bit")]
+    named = [f"{name}={path}" for name, path in zip(("my base", "4 bit = small"), paths, strict=True)]
+    output = tmp_path / "out.json"
+    result = CliRunner().invoke(group, ["compare", *named, "--resamples", "100", "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    assert "A: my base, moebench-nano on math" in result.output
+    assert said(read_inputs([output])).startswith("4 bit = small against my base, paired")
+    lost = CliRunner().invoke(group, ["compare", f"my base={tmp_path}/none.json", str(paths[1])])
+    assert "none.json" in str(lost.exception)
+    assert "my base=" not in str(lost.exception)
