@@ -20,14 +20,13 @@ from mlx_moebench.errors import StatsError
 from mlx_moebench.pair.seal import sealed_text
 from mlx_moebench.routing import RouterSpec
 from mlx_moebench.show.export import to_card, to_csv, to_markdown
-from mlx_moebench.show.figures import answer
+from mlx_moebench.show.figures import Line, Points, answer, styles_of
 from mlx_moebench.show.inputs import read_inputs
 from mlx_moebench.show.numbers import percent
 from mlx_moebench.show.page import build_page
 from mlx_moebench.show.page.data import page_data
 from mlx_moebench.show.page.provenance import provenance
 from mlx_moebench.show.plots import get_plot
-from mlx_moebench.show.plots.base import COLOURS, marker_of
 
 TWO_KINDS = tuple(
     RouterSpec(layer, layer, kind, experts, 2) for layer in range(3) for kind, experts in (("attention", 4), ("mlp", 8))
@@ -238,8 +237,17 @@ def test_a_training_without_a_step_is_not_drawn(tmp_path: Path) -> None:
 
 
 def test_more_lines_than_colours_differ_by_their_markers() -> None:
-    styles = {(COLOURS[number % len(COLOURS)], marker_of(number)) for number in range(40)}
-    assert len(styles) == 40
+    lines = [Line(str(number), Points((), (), ()), ()) for number in range(40)]
+    assert len({(style.hue, style.marker) for style in styles_of(lines)}) == 40
+
+
+def test_a_line_of_a_domain_has_its_colour_and_no_two_look_the_same() -> None:
+    names = ["", "a", "b", "", "a", "b", *map(str, range(8))]
+    lines = [Line(name, Points((), (), ()), (), domain=name) for name in names]
+    styles = styles_of(lines, ["b"])
+    assert [style.hue for style in styles[:6]] == [None, 1, 0, None, 1, 0], "those of the page come first"
+    assert len(set(styles)) == len(styles)
+    assert len({(style.hue, style.dash) for style in styles}) == len(styles), "also where there are no markers"
 
 
 def test_no_heading_of_provenance_over_nothing(tmp_path: Path) -> None:
