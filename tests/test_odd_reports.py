@@ -212,7 +212,7 @@ def test_rows_with_one_axis_are_not_cut(tmp_path: Path) -> None:
     for router in between:
         router["domain_information"]["value"] = 0.5 if router["router"] == "mlp" else 0.01
     figure = get_plot("domains").draw(inputs)
-    panels = [axis for axis in figure.axes if "information" in axis.get_title()]
+    panels = [axis for axis in figure.axes if "Information of domain" in axis.get_title()]
     assert len(panels) == 2
     assert all(uncut(axis) for axis in panels)
 
@@ -239,15 +239,6 @@ def test_a_training_without_a_step_is_not_drawn(tmp_path: Path) -> None:
 def test_more_lines_than_colours_differ_by_their_markers() -> None:
     lines = [Line(str(number), Points((), (), ()), ()) for number in range(40)]
     assert len({(style.hue, style.marker) for style in styles_of(lines)}) == 40
-
-
-def test_a_line_of_a_domain_has_its_colour_and_no_two_look_the_same() -> None:
-    names = ["", "a", "b", "", "a", "b", *map(str, range(8))]
-    lines = [Line(name, Points((), (), ()), (), domain=name) for name in names]
-    styles = styles_of(lines, ["b"])
-    assert [style.hue for style in styles[:6]] == [None, 1, 0, None, 1, 0], "those of the page come first"
-    assert len(set(styles)) == len(styles)
-    assert len({(style.hue, style.dash) for style in styles}) == len(styles), "also where there are no markers"
 
 
 def test_no_heading_of_provenance_over_nothing(tmp_path: Path) -> None:
