@@ -162,19 +162,18 @@ def test_every_row_between_domains_has_its_method_and_sizes(tmp_path: Path) -> N
 
 def test_a_single_router_and_no_word_read_well(tmp_path: Path) -> None:
     found = inputs(tmp_path)
-    (name, profile), kinds = next(iter(found.profiles.items())), ({"open": 1}, {"null": 1}, {"null": 3}, {"idle": 3})
-    said = [answer(Inputs((), {name: profile | {"words_by_router": {"mlp": kind}}})).sentences[0] for kind in kinds]
-    for sentence, words in zip(
-        said,
-        (
-            "its only router is open",
-            "its only router is without a word",
-            "its 3 routers are without a word",
-            "of 3 routers 3 idle",
-        ),
-        strict=True,
+    name, profile = next(iter(found.profiles.items()))
+    routers = json.loads(json.dumps(profile["routers"]))
+    for number, word, words in (
+        (1, "idle", "in the only layer many experts are idle on every domain"),
+        (1, None, "in the only layer no expert and no domain stands out, by the values alone: there are no intervals"),
+        (3, None, "in 3 of 3 layers no expert and no domain stands out, by the values alone: there are no intervals"),
+        (3, "dominated", "in 3 of 3 layers one expert leads on most domains"),
     ):
-        assert f"): {words}. The least" in sentence
+        for router in routers:
+            router["findings"]["word"] = word
+        changed = Inputs((), {name: profile | {"routers": routers[:number]}})
+        assert f": {words}" in answer(changed).sentences[0]
 
 
 def test_flags_that_differ_are_those_that_both_sides_have() -> None:

@@ -286,7 +286,9 @@ def test_a_null_metric_has_a_null_interval() -> None:
         ci = intervals([sums], np.zeros(12), PLAN, [name])
         assert ci.routers[0][name] == Interval(reason="the metric is not defined here"), name
     full = clusters(12, experts=4, top_k=4)
-    assert intervals([full], np.zeros(12), PLAN).routers[0]["selection_margin"].reason == "the metric is not defined here"
+    assert (
+        intervals([full], np.zeros(12), PLAN).routers[0]["selection_margin"].reason == "the metric is not defined here"
+    )
 
 
 def test_metrics_without_interval_say_so() -> None:

@@ -131,7 +131,8 @@ def command(
 ) -> None:
     """Show how the routing of B differs from that of A: every metric, with intervals, overall and by layer.
 
-    A and B are stats pairs (either file of each), or models: a folder, a hub id, an adapter's folder, or moebench-nano.
+    A and B are stats pairs (either file of each), or models: a folder, a hub id, an adapter's folder, or moebench-nano;
+    as NAME=A each is called so.
     Models are measured on --dataset first, as analyze measures. The same sequences are compared in pairs, different
     ones as independent samples. Sides that differ in what was measured, or how, are refused with the reason, unless
     --allow says otherwise.
@@ -148,6 +149,7 @@ def command(
     from ..show.tables.comparison import DEFAULT
     from ._progress import speaks
 
+    names, (a, b) = _named(a, b)
     chosen = tuple(get_metric(name).name for name in dict.fromkeys(metrics)) or DEFAULT
     options = Options(loading, reading, flag, Saving(command=command_line()), plan)
     if arms:
@@ -177,7 +179,17 @@ def command(
         sides = _measured((a, b), base, output_dir, dataset, options, quiet or not speaker)
         if not speaker:
             return
-    _write(compare(*sides, allow=allow, plan=plan), chosen, (output, csv, plot), as_json)
+    _write(compare(*sides, allow=allow, plan=plan), names, chosen, (output, csv, plot), as_json)
+
+
+def _named(a: str, b: str | None) -> tuple[list[str] | None, tuple[str, str | None]]:
+    """(what NAME=SIDE calls the two, or None where neither has a name; the sides without their names)."""
+    from ..data.importers import split_name
+
+    (first, a), (second, b) = split_name(a), (None, None) if b is None else split_name(b)
+    if first is None and second is None:
+        return None, (a, b)
+    return [first or Path(a).name, second or Path(b or "").name], (a, b)
 
 
 def _check_outputs(output: Path | None, csv: Path | None, plot: Path | None) -> None:
@@ -271,6 +283,7 @@ def _refuse_measuring() -> None:
 
 def _write(
     comparison: Comparison,
+    names: list[str] | None,
     metrics: tuple[str, ...],
     places: tuple[Path | None, Path | None, Path | None],
     as_json: bool,
@@ -282,7 +295,7 @@ def _write(
     from ..show.plots.comparison import plot_effects
     from ..show.tables.comparison import print_comparison
 
-    report = comparison.to_dict() | {"command": command_line()}
+    report = comparison.to_dict() | {"command": command_line()} | ({"names": names} if names else {})
     text = sealed_text(report)
     output, csv, plot = places
     if plot:

@@ -173,3 +173,4 @@ class ComparisonFile(Sealed, kw_only=True, forbid_unknown_fields=True):
         says("By kind of router: each metric averaged over its routers; peak_ of a maximum: the largest over them."),
     ]
     command: Annotated[str | UnsetType, says("The command that made it; absent in Python.")] = UNSET
+    names: Annotated[list[str] | UnsetType, says("What the user calls A and B, where that was said.")] = UNSET

@@ -160,7 +160,7 @@ def _routing(training: Training, entries: Sequence[Facts]) -> tuple[State, str] 
     """The loss on the routing; None where nothing was trained on it, or nothing is known."""
     loss = _routing_settings(training)
     values = _column(entries, "routing_loss")
-    if loss is None or not _weight(training) or not len(values) or np.isnan(values).all():
+    if loss is None or not _weight(training) or not any("routing_loss" in entry for entry in entries):
         return None
     if loss.get("name") == "entropy_floor":
         return _floor(training, entries, loss)

@@ -62,8 +62,9 @@ def render(comparison: Json, metrics: Sequence[str] = DEFAULT) -> Group:
 
 def _heading(comparison: Json) -> Text:
     lines = []
-    for label in ("a", "b"):
-        lines.append(f"{label.upper()}: {side_name(comparison[label])}: {sizes(comparison[label])}")
+    for place, label in enumerate(("a", "b")):
+        name = f"{comparison['names'][place]}, " if comparison.get("names") else ""
+        lines.append(f"{label.upper()}: {name}{side_name(comparison[label])}: {sizes(comparison[label])}")
     series, design = difference_series(comparison), comparison["design"]
     how = series.how
     if design["paired"]:

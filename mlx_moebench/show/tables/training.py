@@ -39,8 +39,8 @@ def print_training(
     """
     console = console or Terminal()
     loss = report["settings"]["routing_loss"]
-    name = "no routing loss" if loss is None else f"{loss['name']}, weight {loss['weight']:g}"
-    console.print(f"{report['model']}: {report['tokens_trained']:,} tokens, {name}", style="bold", markup=False)
+    trained = "no routing loss" if loss is None else f"{loss['name']}, weight {loss['weight']:g}"
+    console.print(f"{report['model']}: {report['tokens_trained']:,} tokens, {trained}", style="bold", markup=False)
     console.print(_table(report))
     for line in _notes(report):
         console.print(line, markup=False)

@@ -2,9 +2,6 @@
 "use strict";
 
 for (const link of document.querySelectorAll(".strip a")) {
-  link.addEventListener("click", () => {
-    const { layer, kind } = link.dataset;
-    const router = MB.routerOf?.(Number(layer), kind) ?? null;
-    if (router !== null) MB.select({ router });
-  });
+  const { layer, kind } = link.dataset;
+  link.addEventListener("click", () => MB.select({ router: MB.routerOf(Number(layer), kind) }));
 }
