@@ -122,7 +122,7 @@ const MoebenchMap = (() => {
     drawSide(side, n) {
       const { data, starts, cell } = this;
       const other = this.sides.length > 1 ? this.sides[1 - n] : null;
-      if (other !== null) this.picture.append(this.text(titled(side.name), starts[n], 12, { "font-weight": 600 }));
+      if (other !== null) this.picture.append(this.heading(side.name, starts[n], cell * data.layers.length + GAP));
       data.layers.forEach((name, l) => {
         const [x, y] = [starts[n] + (l + 0.5) * cell, this.top - 6];
         const turn = this.turned ? { transform: `rotate(-55 ${x} ${y})` } : { "text-anchor": "middle" };
@@ -146,6 +146,16 @@ const MoebenchMap = (() => {
         const at = { x1, x2: starts[n] + cell * data.layers.length, y1: y, y2: y };
         this.picture.append(svg("line", { ...at, class: "mm-made", stroke: "currentColor", "stroke-width": 2 }));
       }
+    }
+
+    // The name of a side, as much of it as there is room for; all of it where it is pointed at.
+    heading(name, x, room) {
+      const most = Math.max(6, Math.floor(room / 6.8));
+      const whole = titled(name);
+      const shown = [...whole].length > most ? `${[...whole].slice(0, most - 1).join("")}…` : whole;
+      const heading = this.text(shown, x, 12, { "font-weight": 600 });
+      heading.append(svg("title", {}, whole));
+      return heading;
     }
 
     text(words, x, y, attributes, family = "system-ui, sans-serif") {
