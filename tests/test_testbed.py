@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+import shutil
 import signal
 from dataclasses import replace
 from itertools import permutations
@@ -20,6 +23,7 @@ from mlx.utils import tree_flatten  # noqa: E402
 from mlx_moebench.cli import main  # noqa: E402
 from mlx_moebench.cli._lab_testbed import METHODS as LISTED  # noqa: E402
 from mlx_moebench.errors import DataError, MoebenchError, RoutingError, TrainingError  # noqa: E402
+from mlx_moebench.lab import keep, ladder  # noqa: E402
 from mlx_moebench.lab.decoder import Model, of_domains  # noqa: E402
 from mlx_moebench.lab.domains import DomainBlocks, DomainOrder, check_repeats, domains_of, repeats  # noqa: E402
 from mlx_moebench.lab.initial import initialise  # noqa: E402
@@ -33,9 +37,12 @@ from mlx_moebench.lab.steps import Updater  # noqa: E402
 from mlx_moebench.lab.testbed import MEASURED, RESULT, Testbed, prepare, run_all, run_folder  # noqa: E402
 from mlx_moebench.pair.format import checked  # noqa: E402
 from mlx_moebench.routing.domains.information import domain_information, matched, purity  # noqa: E402
-from mlx_moebench.show.figures.testbed import map_heat, ranked  # noqa: E402
+from mlx_moebench.show.export import to_csv, to_markdown  # noqa: E402
+from mlx_moebench.show.figures.testbed import map_heat, ranked, sentences  # noqa: E402
 from mlx_moebench.show.inputs import read_inputs  # noqa: E402
+from mlx_moebench.show.numbers import with_interval  # noqa: E402
 from mlx_moebench.show.page import build_page  # noqa: E402
+from mlx_moebench.show.tables.testbed import notes  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
@@ -343,6 +350,11 @@ def read(folder: Path) -> dict[str, Any]:
     return content
 
 
+def size_of(folder: Path) -> dict[str, Any]:
+    (size,) = read(folder)["sizes"]
+    return dict(size)
+
+
 def test_the_bounds_are_where_they_must_be(finished: Path) -> None:
     report = read(finished)
     checked("testbed", report)
@@ -374,8 +386,25 @@ def test_the_same_command_keeps_what_is_finished_and_adds_to_it(finished: Path, 
     assert measured.stat().st_mtime_ns == before
     assert [one["name"] for one in report["sizes"][0]["methods"]] == ["none", "random"]
     assert report["sizes"][0]["methods"][0]["values"]["spec_score"]["reason"] == "a bound was not run"
-    with pytest.raises(TrainingError, match="run with other settings"):
-        run_all(replace(bed, steps=5), folder, ["random"], 1, device="cpu")
+    for method in ("random", "z-loss"):  # one that is finished, and one that would stand beside it
+        with pytest.raises(TrainingError, match=r"run with other settings \(steps = 4, not 5\)"):
+            run_all(replace(bed, steps=5), folder, [method], 1, device="cpu")
+    with pytest.raises(TrainingError, match="tokenizer has 280 tokens, not 270; give --vocab-size 280"):
+        run_all(replace(bed, vocab_size=270), folder, ["random"], 1, device="cpu")
+    moved = tmp_path / "moved"
+    shutil.copytree(texts, moved)
+    elsewhere = replace(bed, domains=domains_of(moved), most_repeats=5.0)
+    run_all(elsewhere, folder, ["random"], 1, device="cpu")
+    with (moved / "red.txt").open("a", encoding="utf-8") as file:
+        file.write("\nrose")
+    with pytest.raises(TrainingError, match=r"The text changed since .* was run"):
+        run_all(elsewhere, folder, ["z-loss"], 1, device="cpu")
+    hidden = run_folder(folder, "random", 0) / "steps" / ".DS_Store"
+    hidden.write_text("a file manager's")
+    flips = json.loads(measured.read_text("utf-8"))["flips"]
+    measured.unlink()
+    run_all(bed, folder, ["random"], 1, device="cpu")
+    assert json.loads(measured.read_text("utf-8"))["flips"] == flips
     measured.write_text(measured.read_text("utf-8").replace('"seed": 0', '"seed": 1'), encoding="utf-8")
     with pytest.raises(TrainingError, match=r"measured.json is damaged; remove it"):
         run_all(bed, folder, ["random"], 1, device="cpu")
@@ -402,13 +431,36 @@ def test_stopped_and_resumed_is_never_stopped_with_a_window(texts: Path, tmp_pat
     assert all(mx.array_equal(value, parts[name]) for name, value in whole.items())
 
 
+def test_a_copy_is_kept_before_the_checkpoint_that_goes_on_behind_it(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed between the two makes the copy again."""
+    bed = small_bed(texts, steps=4)
+    settings = bed.settings(METHODS["none"], 0, prepare(bed, tmp_path))
+    whole = keep.save_checkpoint
+
+    def killed(*arguments: Any) -> None:
+        if arguments[3]["iteration"] == 4:
+            raise KeyboardInterrupt
+        whole(*arguments)
+
+    monkeypatch.setattr(keep, "save_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(settings, tmp_path / "run", device="cpu")
+    assert (keep.snapshot_folder(tmp_path / "run", 4) / "model.safetensors").is_file()
+
+
 def test_it_is_shown_in_a_page_a_table_and_a_picture(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inputs = read_inputs([finished])
     assert len(inputs.testbeds) == 1
     page = build_page(inputs)
     assert "<b>Wald</b>" not in page
-    assert "specialises most of 2 trained methods" in page
-    for words in ("Every method of the testbed", "Specialisation against utilisation", "First choices that flip"):
+    assert "the most specialised of 2 trained methods is" in page
+    loss = size_of(finished)["methods"][0]["losses"]["red"]
+    for words in (
+        *("Every method of the testbed", "Specialisation against utilisation", "First choices that flip"),
+        *("Held-out loss of each domain", with_interval(loss["value"], loss), "expert {expert:0}"),
+    ):
         assert words in page
     report = read(finished)
     size = report["sizes"][0]
@@ -421,6 +473,72 @@ def test_it_is_shown_in_a_page_a_table_and_a_picture(finished: Path, capsys: pyt
     assert code_of(["plot", "testbed", str(finished), "-o", str(finished / "picture.svg")]) == 0
     capsys.readouterr()
     assert code_of(["report", str(finished), "--format", "md", "-o", str(finished / "report.md")]) == 0
+
+
+def test_every_number_of_a_testbed_is_exported(finished: Path) -> None:
+    inputs, size = read_inputs([finished]), read(finished)["sizes"][0]
+    rows = [row for row in csv.DictReader(io.StringIO(to_csv(inputs))) if row["metric"].startswith("testbed.")]
+    told = {(row["router"], row["data"], row["metric"]): row for row in rows}
+    assert len(told) == len(rows)
+    for method in size["methods"]:
+        for name, entry in method["values"].items():
+            row = told[method["name"], "+".join(read(finished)["domains"]), f"testbed.{name}"]
+            assert [float(row[key]) for key in ("value", "low", "high")] == [entry[k] for k in ("value", "low", "high")]
+            assert (row["method"], row["level"]) == ("t over seeds", "0.95")
+        assert float(told[method["name"], "red", "testbed.loss"]["value"]) == method["losses"]["red"]["value"]
+    assert ("reference minus global", "blue+grün+red", "testbed.difference.loss") in told
+    written = to_markdown(inputs)
+    assert "## Routing testbed: " in written
+    for words in (
+        "| reference (upper bound) | 2 | ",
+        "MI / ln D",
+        "| method | blue | grün | red |",
+        "- loss of reference less global: ",
+    ):
+        assert words in written
+
+
+def test_the_answer_names_a_method_by_what_it_does(finished: Path) -> None:
+    """`none` alone would read as if no method did."""
+    report = read(finished)
+    size = report["sizes"][0]
+    size["methods"] = [one | {"name": "none", "title": METHODS["none"].title} for one in size["methods"][1:2]]
+    assert next(sentences(report)).startswith(
+        "On 3 domains with experts for each, the most specialised of 1 trained method is none (no balancing): MI / ln D"
+    )
+
+
+def test_too_few_held_out_sequences_are_said_and_not_called_outside_the_null(finished: Path) -> None:
+    report = read(finished)
+    size = report["sizes"][0]
+    assert not any("too few held-out sequences" in note for note in notes(report, size))
+    assert any("Random routing: MI inside its null in 2 of 2 routers" in note for note in notes(report, size))
+    untested: dict[str, Any] = {"value": 0.3, "low": None, "high": None, "p_value": None}
+    run = {"seed": 0, "routers": [{"information": untested}] * 2}
+    for method in size["methods"]:
+        method["independent"] = [ladder._inside_null(run)]
+        method["routers"] = [one | {"information": untested} for one in method["routers"]]
+    assert size["methods"][0]["independent"] == [{"seed": 0, "inside": 0, "of": 0}]
+    told = list(notes(report, size))
+    assert not any("inside its null" in note for note in told)
+    assert any("too few held-out sequences" in note for note in told)
+
+
+def test_what_is_damaged_is_said_with_what_to_do(finished: Path, texts: Path, tmp_path: Path) -> None:
+    folder, bed = tmp_path / "bed", small_bed(texts)
+    shutil.copytree(finished, folder)
+    run = run_folder(folder, "random", 0)
+    (folder / RESULT).write_text("{}")
+    with pytest.raises(TrainingError, match=r"testbed.json is damaged .* makes it again from the runs"):
+        run_all(replace(bed, window=12), folder, ["random"], device="cpu")
+    (folder / RESULT).unlink()
+    (run / MEASURED).unlink()
+    (run / "training_log.jsonl").write_text("")
+    with pytest.raises(TrainingError, match=r"training_log.jsonl is damaged; remove .*random-seed0"):
+        run_all(replace(bed, window=12), folder, ["random"], device="cpu")
+    (run / "model.safetensors").write_bytes(b"xx")
+    with pytest.raises(TrainingError, match=r"random-seed0 is damaged \(.*\); remove the run"):
+        run_all(replace(bed, window=12), folder, ["random"], device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -436,6 +554,10 @@ def test_it_is_shown_in_a_page_a_table_and_a_picture(finished: Path, capsys: pyt
             "Domain 'b' has 3 tokens, which is less than two sequences of 16",
         ),
         (lambda d: None, "has 0 domains"),
+        (
+            lambda d: [(d / f"{n}.csv").write_text("x,y\n1,2\n") for n in "ab"],
+            "Of a domain that is --domain NAME=DATA@FIELD",
+        ),
     ],
 )
 def test_bad_domains_are_one_clear_sentence(make: Any, sentence: str, tmp_path: Path, capsys: Any) -> None:
@@ -456,6 +578,7 @@ def test_bad_domains_are_one_clear_sentence(make: Any, sentence: str, tmp_path: 
         (["--method", "expert-choice"], "tokens x K"),
         (["--method", "globl"], "Did you mean 'global'?"),
         (["--window", "0"], "window is 0; give 1 or more"),
+        (["--experts-per-domain", "0"], "experts_per_domain is 0; give 1 or more"),
     ],
 )
 def test_bad_settings_are_one_clear_sentence(

@@ -60,12 +60,16 @@ def read_domains(domains: Mapping[str, str], reading: Reading) -> dict[str, Corp
     made: dict[str, Corpus] = {}
     for name, data in domains.items():
         dataset, field = split_field(data)
-        corpus = read_corpus(
-            dataset,
-            text_field=field or reading.text_field,
-            max_samples=reading.max_samples,
-            split_on=reading.split_on,
-        )
+        try:
+            corpus = read_corpus(
+                dataset,
+                text_field=field or reading.text_field,
+                max_samples=reading.max_samples,
+                split_on=reading.split_on,
+            )
+        except DataError as error:
+            how = " Of a domain that is --domain NAME=DATA@FIELD." if "--text-field" in str(error) else ""
+            raise DataError(f"Domain {name!r}: {error}{how}") from error
         if not any(document.text.strip() for document in corpus.documents):
             raise DataError(f"Domain {name!r} ({data}) holds no text; give it some, or leave the domain out.")
         made[name] = corpus

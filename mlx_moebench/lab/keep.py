@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerFast
 
-from ..checkpoints import check_complete
+from ..checkpoints import check_complete, shortened
 from ..errors import ModelLoadError, TrainingError
 from ..files import HEADER_BROKEN, check_regular, write_aside
 from ..train.checkpoint import FILE, load_arrays, random_key, save_arrays
@@ -102,10 +102,18 @@ def save_model(folder: Path, model: Model, tokenizer: PreTrainedTokenizerFast) -
 
 
 def read_model(folder: Path) -> Model:
-    """The model of such a folder, not tried out: one that asks for the domain of a text cannot be by itself."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    model = Model(ModelArgs.from_dict(config))
-    model.load_weights(str(folder / "model.safetensors"))
+    """The model of such a folder, not tried out: one that asks for the domain of a text cannot be by itself.
+
+    Raises TrainingError where it is damaged.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        model = Model(ModelArgs.from_dict(config))
+        model.load_weights(str(folder / "model.safetensors"))
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"{folder} is damaged ({shortened(error)}); remove the run, and the same command makes it again."
+        ) from error
     model.eval()
     mx.eval(model.parameters())
     return model

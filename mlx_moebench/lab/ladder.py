@@ -154,7 +154,7 @@ def _method(name: str, runs: Mapping[int, Json], scores: Mapping[int, float]) ->
         "values": {key: values[key] for key in QUANTITIES},
         "losses": {domain: interval([runs[s]["losses"][domain] for s in seeds]) for domain in first["losses"]},
         "words": _words([router["word"] for seed in seeds for router in runs[seed]["routers"]]),
-        "independent": [_inside_null(run) for run in runs.values()],
+        "independent": [_inside_null(runs[seed]) for seed in seeds],
         "flips": _course([runs[seed]["flips"] for seed in seeds]),
         "routers": [
             {key: router[key] for key in ("layer", "information", "owner", "shares", "word", "findings")}
@@ -164,9 +164,9 @@ def _method(name: str, runs: Mapping[int, Json], scores: Mapping[int, float]) ->
 
 
 def _inside_null(run: Json) -> Json:
-    """Of how many routers the test of independence does not reject at 5%, for one run."""
-    p = [router["information"]["p_value"] for router in run["routers"]]
-    return {"seed": run["seed"], "inside": sum(1 for x in p if x is not None and x > 1 - LEVEL), "of": len(p)}
+    """Of how many routers the test of independence does not reject at 5%, of those that it was made of, for one run."""
+    known = [p for router in run["routers"] if (p := router["information"]["p_value"]) is not None]
+    return {"seed": run["seed"], "inside": sum(1 for p in known if p > 1 - LEVEL), "of": len(known)}
 
 
 def _words(words: Sequence[str | None]) -> dict[str, int]:

@@ -273,10 +273,11 @@ def _after(run: _Run, step: int, updated: Updated, rate: float, speed: float) ->
     run.log.add(log_entry(step, updated, rate, speed))
     if last or (settings.eval_every and step % settings.eval_every == 0):
         _evaluate(run, step)
-    if last or step % settings.save_every == 0:
-        _save(run, step)
+    # The copy first: a run that ends between the two makes it again.
     if settings.snapshot_every and step % settings.snapshot_every == 0:
         _snapshot(run, step)
+    if last or step % settings.save_every == 0:
+        _save(run, step)
 
 
 def log_entry(step: int, updated: Updated, rate: float, speed: float) -> Json:

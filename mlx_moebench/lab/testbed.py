@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ..data import split_field
 from ..data.training_log import FILE as LOG
 from ..data.training_log import read_log
 from ..environment import environment
 from ..errors import StatsError, TrainingError
-from ..files import check_output, write_aside
+from ..files import is_ours, probe_folder, write_aside
 from ..instrument.live import LiveRoutingStats
 from ..instrument.softmax import cross_entropy
 from ..options import Plan, Reading, Step, quiet_step
@@ -39,7 +41,7 @@ from .domains import DomainBlocks, check_domains, pack_domains, read_domains
 from .methods import FLOOR_WEIGHT, METHODS, Method, method_named
 from .presets import preset_named
 from .pretrain import REPORT, pretrain
-from .settings import Pretraining
+from .settings import FREE_TO_CHANGE, Pretraining
 from .text import load_tokenizer, train_tokenizer
 
 MEASURED = "measured.json"
@@ -85,7 +87,8 @@ class Testbed:
         check_domains(self.domains)
         for name in ("own", "top_k", "each", "micro_batch_size", "window"):
             if getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; give 1 or more.")
+                shown = {"own": "experts_per_domain", "each": "per_domain"}.get(name, name)
+                raise TrainingError(f"{shown} is {getattr(self, name)}; give 1 or more.")
         if self.own % self.top_k:
             raise TrainingError(
                 f"A domain's {self.own} experts are no multiple of the {self.top_k} that a token chooses, so the "
@@ -142,7 +145,14 @@ def prepare(bed: Testbed, folder: Path, step: Step = quiet_step) -> Path:
         step("training the tokenizer", 0, 0)
         tokenizer = train_tokenizer(list(corpora.values()), bed.vocab_size)
         place.mkdir(parents=True, exist_ok=True)
-        tokenizer.save_pretrained(str(place))
+        with TemporaryDirectory() as made:
+            tokenizer.save_pretrained(made)
+            files = sorted(Path(made).iterdir(), key=lambda file: file.name == "tokenizer.json")
+            write_aside({place / file.name: file.read_bytes() for file in files})
+    elif (n := len(load_tokenizer(place))) != bed.vocab_size:
+        raise TrainingError(
+            f"{place} has {n} tokens, not {bed.vocab_size}; give --vocab-size {n}, or choose another --output."
+        )
     return place
 
 
@@ -154,10 +164,7 @@ def run(
     place = run_folder(folder, method.name, seed)
     if (place / MEASURED).is_file():
         measured: Json = read_run(place / MEASURED)
-        if measured.get("settings") != _comparable(settings):
-            raise TrainingError(
-                f"{place} was run with other settings; give those it was started with, or choose another --output."
-            )
+        _check_settings(place, measured, settings)
         return measured
     if not (place / REPORT).is_file():
         pretrain(settings, place, resume=(place / "config.json").is_file(), device=device, step=step)
@@ -168,8 +175,39 @@ def run(
 
 def finished(folder: Path) -> list[Json]:
     """What was measured of the runs in ``folder``, method by method."""
-    places = (folder.glob(f"{name}-seed*/{MEASURED}") for name in METHODS)
-    return [read_run(path) for of_method in places for path in sorted(of_method)]
+    return [read_run(path) for path in _measured(folder)]
+
+
+def check_kept(bed: Testbed, folder: Path, tokenizer: Path) -> None:
+    """Raise TrainingError where a finished run in ``folder`` is not one of this testbed: of other text or settings."""
+    places = _measured(folder)
+    if not places:
+        return
+    texts = [corpus.sha256 for corpus in read_domains(bed.domains, Reading()).values()]
+    for path in places:
+        place, measured = path.parent, read_run(path)
+        was = replace(bed, preset=measured["settings"]["preset"])
+        _check_settings(place, measured, was.settings(METHODS[measured["method"]], measured["seed"], tokenizer))
+        if not (place / REPORT).is_file():
+            continue
+        if [one["sha256"] for one in read_run(place / REPORT)["data"]["sets"]] != texts:
+            raise TrainingError(f"The text changed since {place} was run; put it back, or choose another --output.")
+
+
+def _measured(folder: Path) -> list[Path]:
+    return [path for name in METHODS for path in sorted(folder.glob(f"{name}-seed*/{MEASURED}"))]
+
+
+def _check_settings(place: Path, measured: Json, settings: Pretraining) -> None:
+    """Raise TrainingError where a run was made with others."""
+    old, new = _alike(measured["settings"]), _alike(_comparable(settings))
+    if old == new:
+        return
+    key = min(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    raise TrainingError(
+        f"{place} was run with other settings ({key} = {old.get(key)!r}, not {new.get(key)!r}); give those it was "
+        "started with, or choose another --output."
+    )
 
 
 def run_all(
@@ -184,7 +222,8 @@ def run_all(
 ) -> Json:
     """Run methods, by default all, with seeds from 0, and write what all runs in ``folder`` say to testbed.json there.
 
-    Runs that are finished are kept, and one that was stopped goes on; testbed.json is written after each. Runs of one
+    Runs that are finished are kept, and one that was stopped goes on; testbed.json is written after each. All runs in
+    ``folder`` are of one text and one set of settings, but for the preset. Runs of one
     seed see the same batches and begin with the same weights but for what their routers are.
 
     Returns the report as `ladder.result` makes it. Raises TrainingError or DataError for what cannot be run.
@@ -193,8 +232,14 @@ def run_all(
 
     folder = Path(folder)
     chosen = [method_named(name) for name in (methods or METHODS)]
-    check_output(folder / RESULT, ".json", "result of lab testbed", ("sizes", "domains"))
-    prepare(bed, folder, step)
+    there = folder / RESULT
+    if there.is_file() and there.stat().st_size and not is_ours(there, ("sizes", "domains")):
+        raise TrainingError(
+            f"{there} is damaged or no result of lab testbed: move it away, and the same command makes it "
+            "again from the runs that are finished."
+        )
+    probe_folder(there)
+    check_kept(bed, folder, prepare(bed, folder, step))
     plan = [(method, seed) for seed in range(seeds) for method in chosen]
     for number, (method, seed) in enumerate(plan, 1):
         which = f"{method.name}, seed {seed} ({number} of {len(plan)})"
@@ -225,6 +270,12 @@ def _comparable(settings: Pretraining) -> Json:
     return made
 
 
+def _alike(settings: Json) -> Json:
+    """What runs that stand together must share; where the text lies is not of it."""
+    kept = {key: value for key, value in settings.items() if key not in FREE_TO_CHANGE}
+    return kept | {"domains": [[name, split_field(data)[1]] for name, data in settings["domains"].items()]}
+
+
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +288,8 @@ def measure(bed: Testbed, place: Path, method: Method, seed: int, step: Step = q
     between = domain_report(stats, {}, Plan())
     log = [entry for entry in read_log(place / LOG) if "max_violation" in entry]
     last = log[-max(int(len(log) * LAST), 1) :]
+    if not last:
+        raise TrainingError(f"{place / LOG} is damaged; remove {place}, and the same command makes it again.")
     report: Json = read_run(place / REPORT)
     strata = np.asarray(stats.strata)
     routers = [
@@ -327,7 +380,7 @@ def _router(entry: Json, counts: HostArray) -> Json:
 def _flips(place: Path, blocks: DomainBlocks, step: Step) -> list[Json]:
     """Of every snapshot but the first what share of tokens has another first choice, and other experts, than before."""
     chosen, before, found = _held_out(blocks, MOST_FLIPS), None, []
-    for path in sorted((place / keep.SNAPSHOTS).iterdir()):
+    for path in sorted((place / keep.SNAPSHOTS).glob("step-*")):
         at = int(path.name.rpartition("-")[2])
         step("comparing snapshots", 0, 0)
         kept: dict[int, list[HostArray]] = {}

@@ -52,7 +52,7 @@ class TestbedRouter(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class TestbedNull(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Of how many routers of a run the test of independence does not reject at 5%."""
+    """Of how many routers of a run the test of independence does not reject at 5%, of those that it was made of."""
 
     seed: Count
     inside: Count

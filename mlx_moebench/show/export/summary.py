@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ...types import Facts
 from ..figures import answer, difference_series, domain_series
+from ..figures.testbed import ranked, size_name
 from ..findings import DEFINITION, meanings
 from ..inputs import Inputs, Run, Training
 from ..markdown import Cells, code, listed, table, text
@@ -27,6 +28,8 @@ from ..names import (
 from ..numbers import UNDEFINED, count, decimals, percent
 from ..tables.dynamics import COURSE
 from ..tables.quant import COLUMNS
+from ..tables.testbed import HEADS as OF_TESTBED
+from ..tables.testbed import heading, notes, orders
 from ..tables.training import ENDS, ROWS
 from .card import spoken, words_of
 
@@ -46,6 +49,7 @@ def to_markdown(inputs: Inputs) -> str:
         *(_uncertainty(report) for report in inputs.uncertainties),
         *(_quantised(report) for report in inputs.quants),
         *(_followed(report) for report in inputs.dynamics),
+        *(_testbed(report) for report in inputs.testbeds),
         *(_training(training) for training in inputs.trainings),
     ):
         lines += [*part, ""]
@@ -224,6 +228,32 @@ def _followed(report: Facts) -> Iterator[str]:
         yield from table(["checkpoint", "routers", *(head for _, head in COURSE)], rows)
         yield ""
     yield from listed(cells)
+
+
+def _testbed(report: Facts) -> Iterator[str]:
+    for number, size in enumerate(report["sizes"]):
+        cells = Cells()
+        yield from [""] * bool(number)
+        yield f"## Routing testbed: {text(size_name(size))}"
+        yield ""
+        yield f"{text(heading(report, size))}."
+        yield ""
+        rows = []
+        for one in ranked(size):
+            bound = f" ({one['bound']} bound)" if one["bound"] else ""
+            words = ", ".join(f"{n} {word}" for word, n in one["words"].items())
+            values = (cells.cell(one["values"][name], 3) for name in OF_TESTBED)
+            rows.append([text(f"{one['name']}{bound}"), str(len(one["seeds"])), *values, text(words)])
+        yield from table(["method", "seeds", *OF_TESTBED.values(), "routers by finding"], rows)
+        yield ""
+        yield "Held-out loss of each domain, nats per token:"
+        yield ""
+        names = report["domains"]
+        rows = [[text(m["name"]), *(cells.cell(m["losses"][n], 3) for n in names)] for m in ranked(size)]
+        yield from table(["method", *map(text, names)], rows)
+        yield ""
+        yield from (f"- {text(sentence)}" for sentence in (*orders(size), *notes(report, size)))
+        yield from listed(cells)
 
 
 def _training(training: Training) -> Iterator[str]:

@@ -30,7 +30,9 @@ def to_csv(inputs: Inputs) -> str:
     them, ``finding.NAME`` (1 for yes, 0 for no) and ``word.WORD`` (1). Of comparisons: ``difference.METRIC``, B minus
     A. Of reports of loss: rank correlations with the loss, and mean losses of tenths. Of quantised arms:
     ``quant.ARM.MEASURE``, and ``same_input`` of each. Of checkpoints: ``dynamics.MEASURE@CHECKPOINT``, and
-    ``depth.MARGIN@CHECKPOINT`` and ``trend.MEASURE`` of all routers of a kind. A training's log has a row per
+    ``depth.MARGIN@CHECKPOINT`` and ``trend.MEASURE`` of all routers of a kind. Of testbeds, with the size as ``model``
+    and the method as ``router``: ``testbed.QUANTITY``, ``testbed.QUANTITY@UPDATE`` of the flips, ``testbed.loss`` of
+    each domain, and ``testbed.difference.QUANTITY`` of two methods. A training's log has a row per
     step already; its runs before and after are runs here.
     """
     return csv_of(_rows(inputs))
@@ -61,6 +63,8 @@ def _rows(inputs: Inputs) -> Iterator[Json]:
         yield from _quantised(report)
     for report in inputs.dynamics:
         yield from followed(report)
+    for report in inputs.testbeds:
+        yield from _placed(report)
 
 
 def _report(report: Facts) -> Iterator[Json]:
@@ -169,6 +173,30 @@ def followed(report: Facts) -> Iterator[Json]:
         for measure, entry in trends.items():
             row = _number(f"trend.{measure}", label_of(measure)[1], entry["value"], entry, level)
             yield about | {"router": kind} | row
+
+
+def _placed(report: Facts) -> Iterator[Json]:
+    units = {name: about["unit"] for name, about in report["quantities"].items()}
+    units |= {"change_rate": "share of experts"}
+    data = "+".join(map(str, report["domains"]))
+    for size in report["sizes"]:
+        for one in size["methods"]:
+            about = {"model": str(size["preset"]), "router": str(one["name"])}
+            for name, entry in one["values"].items():
+                yield about | {"data": data} | _over_seeds(name, units[name], entry, report)
+            for at in one["flips"]:
+                for name in ("top1_flip", "change_rate"):
+                    yield (about | {"data": data} | _over_seeds(f"{name}@{at['step']}", units[name], at[name], report))
+            for domain, entry in one["losses"].items():
+                yield about | {"data": str(domain)} | _over_seeds("loss", units["loss"], entry, report)
+        for order in size["orders"]:
+            about = {"model": str(size["preset"]), "router": f"{order['method']} minus {order['other']}", "data": data}
+            name = order["quantity"]
+            yield about | _over_seeds(f"difference.{name}", units[name], order, report)
+
+
+def _over_seeds(name: str, unit: str, entry: Facts, report: Facts) -> Json:
+    return _number(f"testbed.{name}", unit, entry["value"], {**entry, "method": "t over seeds"}, report["level"])
 
 
 def _about(model: Facts, data: Facts) -> Json:

@@ -149,7 +149,7 @@ def map_heat(report: Facts, size: Facts, method: Facts, router: int) -> Heat:
             ),
         },
         "ratio",
-        ("{row}, expert {expert}", "{share:3} of the domain's tokens", "{ratio:2} times the even share"),
+        ("{row}, expert {expert:0}", "{share:3} of the domain's tokens", "{ratio:2} times the even share"),
         "Share of a domain's tokens that use an expert, over the even share K/E. Every expert stands with the domain "
         "that it is matched to, R // D to each, so that specialisation is a diagonal of blocks, as the reference "
         f"router's. MI(domain; expert) {mi.value:.3f} nats of {np.log(len(rows)):.3f}. Seed {method['seeds'][0]}, "
@@ -165,16 +165,16 @@ def sentences(report: Facts) -> Iterator[str]:
     size = report["sizes"][0]
     by_name = {one["name"]: one for one in size["methods"]}
     trained = [one for one in ranked(size) if not one["bound"] and one["name"] != "hash"]
-    best = trained[0]["name"] if trained else None
+    best = f"{trained[0]['name']} ({trained[0]['title']})" if trained else None
     yield (
         f"On {count(len(report['domains']), 'domain')} with experts for each, "
         + (
-            f"{best} specialises most of {count(len(trained), 'trained method')}: MI / ln D "
-            f"{_value(trained[0], 'specialisation').value:.3f}, "
+            f"the most specialised of {count(len(trained), 'trained method')} is {best}: MI / ln D "
+            f"{_value(trained[0], 'specialisation').value:.3f}, where "
             if best
             else ""
         )
-        + f"where the reference router has {_known(by_name, 'reference')} and a random one {_known(by_name, 'random')}."
+        + f"the reference router has {_known(by_name, 'reference')} and a random one {_known(by_name, 'random')}."
     )
 
 

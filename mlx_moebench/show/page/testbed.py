@@ -27,7 +27,7 @@ def _section(report: Facts, size: Facts, name: str) -> Section:
     ]
     if any(one["flips"] and not one["bound"] and one["name"] != "hash" for one in size["methods"]):
         parts.append(Figure({"": flip_chart(report, size)}))
-    parts += [*orders(size), *notes(report, size)]
+    parts += [_losses(report, size), *orders(size), *notes(report, size)]
     return Section(name, f"Routing testbed: {size_name(size)}", tuple(parts))
 
 
@@ -49,6 +49,21 @@ def _ladder(report: Facts, size: Facts) -> Table:
         heading="Methods, the most specialised first",
         note=f"Means over routers and seeds [{percent(report['level'])} t intervals over seeds]; findings: routers of "
         "all seeds by their word.",
+    )
+
+
+def _losses(report: Facts, size: Facts) -> Table:
+    domains = [str(name) for name in report["domains"]]
+    rows = (
+        (str(one["name"]), *(with_interval(one["losses"][name]["value"], one["losses"][name]) for name in domains))
+        for one in ranked(size)
+    )
+    return Table(
+        "Held-out loss of each domain",
+        ("method", *domains),
+        tuple(rows),
+        heading="Held-out loss of each domain, nats per token",
+        note=f"Means over seeds [{percent(report['level'])} t intervals over seeds].",
     )
 
 

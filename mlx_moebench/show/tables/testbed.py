@@ -57,7 +57,7 @@ def render(report: Json, size: Json) -> Group:
     )
 
 
-def heading(report: Json, size: Json) -> str:
+def heading(report: Facts, size: Facts) -> str:
     """What was trained, and on what."""
     settings = size["settings"]
     return (
@@ -90,9 +90,16 @@ def notes(report: Facts, size: Facts) -> Iterator[str]:
         f"or more. By chance MI / ln D is 0 and precision {number(report['chance']['precision'])}."
     )
     inside = next((one["independent"] for one in size["methods"] if one["name"] == "random"), None)
-    if inside:
-        routers, of = sum(one["inside"] for one in inside), sum(one["of"] for one in inside)
-        yield f"Random routing: MI inside its null in {routers} of {count(of, 'router')} (test of independence at 5%)."
+    if inside and inside[0]["of"]:
+        first = inside[0]  # its choices are the same with every seed
+        routers = f"{first['inside']} of {count(first['of'], 'router')}"
+        yield f"Random routing: MI inside its null in {routers} (test of independence at 5%)."
+    untested = any(one["information"]["p_value"] is None for method in size["methods"] for one in method["routers"])
+    if untested:
+        yield (
+            "A domain has too few held-out sequences, fewer than ten that count: MI is not corrected for what finite "
+            "samples add, is above 0 also by chance, and is not tested. Give more text, or a smaller --held-out."
+        )
     if (gain := _gain(size)) is not None:
         yield f"The reference router's loss is {decimals(gain, 3)} nats below that of no balancing."
 
