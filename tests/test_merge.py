@@ -87,7 +87,7 @@ def test_merged_shards_equal_one_run(folder: Path, tmp_path: Path, capsys: pytes
 
 def test_missing_shards_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     merge(folder / "part1", folder / "part3", "-o", tmp_path / "some")
-    assert "unfinished: shard 1/3, 3/3 of math, 16 of 24 documents" in capsys.readouterr().out.replace("\n", " ")
+    assert "Unfinished: shard 1/3, 3/3 of math, 16 of 24 documents" in capsys.readouterr().out.replace("\n", " ")
     data = read_report(tmp_path / "some")["data"]
     assert (data["complete"], data["shards"]) == (False, ["1/3", "3/3"])
     merge(tmp_path / "some", folder / "part2", "-o", tmp_path / "all")
@@ -106,7 +106,7 @@ def test_data_sets(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert report["settings"]["ci"] == {"method": "percentile", "resamples": 100, "seed": 5, "level": 0.95}
     merge(folder / "part1", folder / "code", "-o", tmp_path / "one")
     assert read_report(tmp_path / "one")["data"]["complete"] is False
-    assert "unfinished: shard 1/3 of math" in capsys.readouterr().out.replace("\n", " ")
+    assert "Unfinished: shard 1/3 of math" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_nothing_counts_twice(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +145,7 @@ def test_the_default_output_of_a_shard_is_its_own(
     monkeypatch.chdir(tmp_path)
     main(["analyze", "--max-samples", "4", "--max-length", "16", "--shard", "2/2", "--quiet"])
     assert (tmp_path / "routing_stats_moebench-nano_math_shard-2-of-2.json").exists()
-    assert "unfinished: shard 2/2" in capsys.readouterr().out
+    assert "Unfinished: shard 2/2" in capsys.readouterr().out
 
 
 def test_facts_join_in_any_order_and_statistics_without_parts_say_nothing() -> None:

@@ -256,7 +256,7 @@ def test_what_is_no_input_is_refused_in_a_sentence(tmp_path: Path, name: str, te
 
 
 def test_a_folder_of_something_else_and_nothing_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StatsError, match="neither a profile nor a training"):
+    with pytest.raises(StatsError, match="neither a profile, a trace nor a training"):
         read_inputs([tmp_path])
     with pytest.raises(StatsError, match="nothing to report"):
         read_inputs([])

@@ -372,7 +372,7 @@ def test_command_line_errors(folder: Path, tmp_path: Path, fails: Callable[..., 
     assert "A plot ends in .png, .svg or .pdf, got 'p.gif'." in fails("load", pair, "-o", tmp_path / "p.gif")
     assert "Missing argument 'INPUTS...'" in fails("load", "-o", out)
     assert "Missing option '-o'" in fails("load", pair)
-    assert "No such file" in fails("load", tmp_path / "nope.json", "-o", out)
+    assert "There is no " in fails("load", tmp_path / "nope.json", "-o", out)
     assert "No such option" in fails("load", pair, "--layer", 1, "-o", out)
     assert not out.exists()
 

@@ -304,7 +304,7 @@ def test_no_two_pairs_at_one_place(tmp_path: Path) -> None:
 def test_bad_arguments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = folder / "moebench-nano" / "math.json"
     assert "have only math" in fails(capsys, pair, "--output", tmp_path)
-    assert "No stats pair at nothing.json" in fails(capsys, "nothing.json", "--output", tmp_path)
+    assert "There is no nothing.json" in fails(capsys, "nothing.json", "--output", tmp_path)
     assert "not both" in fails(capsys, pair, "--domain", "math", code=2)
     assert "--max-samples is for measuring" in fails(capsys, pair, "--max-samples", 3, "--output", tmp_path, code=2)
     assert "A plot ends in .png, .svg or .pdf" in fails(capsys, pair, "--plot", "x.jpg", "--output", tmp_path)

@@ -64,7 +64,7 @@ def test_table_has_every_layer_with_intervals() -> None:
 def test_table_says_why_there_is_no_interval_or_flag() -> None:
     shown = text(report(sequences=3))
     assert "No intervals: 3 sequences are too few" in shown
-    assert "n/a: even routing already gives 0.5 >= tau = 0.4." in shown
+    assert "not defined: even routing already gives 0.5 >= tau = 0.4." in shown
 
 
 def around_tau() -> dict[str, Any]:
@@ -82,13 +82,13 @@ def test_a_flag_is_open_where_the_interval_of_the_share_holds_tau() -> None:
     assert [r["collapsed"] for r in made["routers"]] == [True, True, False]
     assert [flag_of(r, made["settings"]) for r in made["routers"]] == ["open", "yes", "no"]
     rows = [line.split() for line in text(made).splitlines()]
-    assert [row[-1] for row in rows if row and row[0] in ("0", "1", "2")] == ["open", "collapsed", "-"]
+    assert [row[-1] for row in rows if row and row[0] in ("0", "1", "2")] == ["open", "above", "-"]
     assert "open: the interval of that share holds tau" in text(made)
     heat = load_heat(load_series(View("m", made), bands=False), 2.0)
     assert [beside[-2:] for beside in heat.beside] == [" ?", " *", "0]"]
     assert heat.beside_head == "busiest, of tokens; * > 0.4; ? may be below 0.4"
     run = Inputs((Run("m", made, None, {}),))
-    assert "2 of 3 routers are flagged as collapsed at tau 0.4 (1 flag open: the interval" in to_markdown(run)
+    assert "in 1 of 3 layers (0) other texts may say otherwise (open)" in to_markdown(run)
     cells = [line.split(" | ") for line in to_markdown(run).splitlines()]
     assert [row[-1] for row in cells if row[0] in ("| 0", "| 1", "| 2")] == ["open |", "yes |", "no |"]
     flags = [row["reason"] for row in csv.DictReader(io.StringIO(to_csv(run))) if row["metric"] == "collapsed"]

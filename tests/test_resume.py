@@ -413,4 +413,4 @@ def test_an_unfinished_report_says_so(
         analyze(checkpoint, "math", output=tmp_path / "o", **SETTINGS)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(json.loads((tmp_path / "o.json").read_text())))
-    assert "unfinished: 10 of 24 sequences of math measured; analyze --resume continues." in console.export_text()
+    assert "Unfinished: 10 of 24 sequences of math measured; analyze --resume continues." in console.export_text()

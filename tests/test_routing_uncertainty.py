@@ -104,7 +104,7 @@ def test_all_experts_chosen_have_no_margin(make_tiny: Any, tiny_checkpoint: Path
     found = routing_uncertainty(model, "code", tokenizer=tokenizer, **SETTINGS)
     margin = found["routers"][0]["selection_margin"]
     assert (margin["rho"], margin["low"], margin["calibration"]) == (None, None, [])
-    assert "null" in margin["reason"]
+    assert "not defined" in margin["reason"]
     assert found["summary"]["mlp"]["selection_margin"]["rho"] is None
     json.dumps(found, allow_nan=False)
 

@@ -625,7 +625,7 @@ def test_a_table_without_intervals_says_why(settings: Any) -> None:
 
     for samples, said in ((12, "95% bootstrap intervals"), (3, "no intervals (")):
         console = Console(record=True, file=io.StringIO(), width=120)
-        print_training(run(settings(str(samples), iters=1, save_every=1, routing_samples=samples)), console)
+        print_training(run(settings(str(samples), iters=1, save_every=1, routing_samples=samples)), console=console)
         assert said in console.export_text()
 
 

@@ -263,7 +263,10 @@ def test_infinity_by_its_size_is_refused(tmp_path: Path) -> None:
 
 
 SHOWN: dict[str, tuple[Callable[[], Facts], str]] = {
-    "a comparison of nothing": (lambda: test_other_json.comparison() | {"overall": {}}, "damaged or from another"),
+    "a comparison of nothing": (
+        lambda: test_other_json.comparison() | {"overall": {"mlp": {"mean_entropy": {}}}},
+        "damaged or from another",
+    ),
 }
 
 
