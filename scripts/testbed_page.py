@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_moebench.files import write_aside
 from mlx_moebench.lab.methods import METHODS
+from mlx_moebench.lab.presets import preset_named
 from mlx_moebench.lab.testbed import RESULT
 from mlx_moebench.show.figures.testbed import flip_chart, map_heat, ranked, size_name
 from mlx_moebench.show.numbers import percent, signed, with_interval
@@ -121,7 +122,7 @@ def _losses(report: dict[str, Any]) -> str:
 
 def _runs(report: dict[str, Any]) -> str:
     def rows() -> Iterator[list[str]]:
-        flops = [6 * size["parameters"]["active"] * size["tokens_trained"] for size in report["sizes"]]
+        flops = [_flops(size) for size in report["sizes"]]
         for size, work in zip(report["sizes"], flops, strict=True):
             s, seconds = size["settings"], size.get("cpu_seconds") or []
             yield [
@@ -138,6 +139,12 @@ def _runs(report: dict[str, Any]) -> str:
 
     columns = ["size", "parameters", "a token goes through", "experts, chosen", "layers", "tokens"]
     return _table([*columns, "FLOPs, of the first", "runs", "processor time of a run"], rows())
+
+
+def _flops(size: dict[str, Any]) -> int:
+    """Of a training: six for every weight that a token is multiplied with, and so none for its embedding."""
+    preset = preset_named(size["preset"])
+    return 6 * (size["parameters"]["active"] - preset.hidden * preset.vocab_size) * int(size["tokens_trained"])
 
 
 def _findings(report: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from ..figures.drawing import DASHES, HUES, Style
 from ..figures.testbed import plane_chart, ranked, size_name
 from ..inputs import Inputs
 from ..numbers import percent
-from .base import HEIGHT, WIDTH, Plot, lines, look, plain
+from .base import HEIGHT, WIDTH, Plot, lines, look, plain, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,6 +65,8 @@ def _plane(axis: Any, report: Facts, size: Facts) -> None:
     axis.set_xlabel(chart.x)
     axis.set_ylabel(chart.y)
     axis.set_title(plain(size_name(size), 90), fontsize=6.5, loc="left")
+    axis.set_ylim(-0.04, 1.04)
+    tick(axis.xaxis)
     axis.grid()
 
 
@@ -76,6 +78,9 @@ def _ladder(axis: Any, report: Facts, size: Facts, quantity: str, label: str) ->
         _mark(axis, every[method["name"]], x=value.value, y=-place, xerr=_ends(value.value, value))
     axis.set_yticks([-place for place in range(len(methods))], [plain(one["name"]) for one in methods])
     axis.set_xlabel(label)
+    if quantity == "specialisation":
+        axis.set_xlim(-0.04, 1.04)
+    tick(axis.xaxis)
     axis.grid(axis="x")
 
 
