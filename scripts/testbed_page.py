@@ -144,21 +144,14 @@ def _runs(report: dict[str, Any]) -> str:
 def _flops(size: dict[str, Any]) -> int:
     """Of a training: six for every weight that a token is multiplied with, and so none for its embedding."""
     preset = preset_named(size["preset"])
-    return 6 * (size["parameters"]["active"] - preset.hidden * preset.vocab_size) * int(size["tokens_trained"])
+    multiplied = int(size["parameters"]["active"]) - preset.hidden * preset.vocab_size
+    return 6 * multiplied * int(size["tokens_trained"])
 
 
 def _findings(report: dict[str, Any]) -> str:
-    """What the orders and bounds came to, in sentences whose numbers are those of the table."""
-    size = report["sizes"][0]
-    methods = {one["name"]: one["values"] for one in size["methods"]}
-    said = []
-    for quantity, words in (("specialisation", "specialises"), ("loss", "has the lower loss")):
-        found = [one for one in size["orders"] if one["quantity"] == quantity and one["method"] != "reference"]
-        for answer, says in (("yes", "as expected"), ("no", "against what was expected"), ("open", "open")):
-            pairs = [f"`{one['method']}` over `{one['other']}`" for one in found if one["answer"] == answer]
-            if pairs:
-                more = f"{words} more" if quantity == "specialisation" else words
-                said.append(f"- What {more}, {says}: {', '.join(pairs)}.")
+    """What the orders and bounds came to, in sentences whose numbers are those of the tables."""
+    said = [line for size in report["sizes"] for line in _of_orders(size)]
+    methods = {one["name"]: one["values"] for one in report["sizes"][0]["methods"]}
     if {"reference", "none"} <= methods.keys():
         shown = [with_interval(methods[n]["loss"]["value"], methods[n]["loss"]) for n in ("reference", "none")]
         said.append(f"- Loss of the reference router {shown[0]}, without balancing {shown[1]} nats a token.")
@@ -170,3 +163,17 @@ def _findings(report: dict[str, Any]) -> str:
         f"{percent(report['level'])} over seeds."
     )
     return "\n".join(said)
+
+
+def _of_orders(size: dict[str, Any]) -> Iterator[str]:
+    """Which orders of two methods hold at a size; of one seed its values."""
+    if max(len(one["seeds"]) for one in size["methods"]) == 1:
+        values = ", ".join(f"`{o['name']}` {o['values']['specialisation']['value']:.3f}" for o in ranked(size))
+        yield f"- {size['preset']}, one seed, and so without intervals: MI / ln D {values}."
+        return
+    for quantity, words in (("specialisation", "specialises more"), ("loss", "has the lower loss")):
+        found = [one for one in size["orders"] if one["quantity"] == quantity and one["method"] != "reference"]
+        for answer, says in (("yes", "as expected"), ("no", "against what was expected"), ("open", "open")):
+            pairs = [f"`{one['method']}` over `{one['other']}`" for one in found if one["answer"] == answer]
+            if pairs:
+                yield f"- {size['preset']}, what {words}, {says}: {', '.join(pairs)}."
