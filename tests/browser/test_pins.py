@@ -176,7 +176,7 @@ def test_a_pinned_expert_is_shown_in_all_figures(open_page: Any, nano: str) -> N
     assert page.locator(".chosen").inner_text().startswith("Layer 4, expert 6 selected")
     assert drawn(page, "layers-1").locator("rect.selected").count() == 1
     assert page.locator("#domains-5 h3").inner_text() == "Experts by domain, layer 4"
-    assert drawn(page, "domains-5").locator(".mark.selected").count() == 1
+    drawn(page, "domains-5").locator(".mark.selected").wait_for(state="attached")
     assert page.locator("#coactivation-1 h3").inner_text().endswith("of layer 4")
     assert drawn(page, "coactivation-1").locator(".mark.selected").count() == 2
     # The list of layers of one figure is that of the others.

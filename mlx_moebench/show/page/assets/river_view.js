@@ -17,7 +17,7 @@
     // Builds all of it anew in a host, after a change of theme or width, too.
     draw(host) {
       this.host = host;
-      const width = Math.max(300, host.clientWidth);
+      const width = Math.max(300, MB.room(host));
       const size = Math.min(this.drawing.columns.length, width < 640 ? MB.river.size.narrow : MB.river.size.wide);
       if (this.size !== size) this.from = Math.min(this.from, this.drawing.columns.length - size);
       this.size = size;
