@@ -118,8 +118,8 @@ def small(picture: bytes) -> bytes:
 
 
 def said(page: Any) -> str:
-    """The answer, a paragraph a line, without what is only for screen readers."""
-    lines: list[str] = page.locator(".lead > p, .lead > [role=alert]").all_inner_texts()
+    """The answer, verdicts on trainings first."""
+    lines = page.locator(".said > p").all_inner_texts()
     return " ".join(" ".join(line.split()) for line in lines)
 
 
