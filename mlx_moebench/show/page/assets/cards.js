@@ -72,8 +72,8 @@
         return MB.element("li", {}, much, link, " ", MB.element("span", { dir: "auto", class: "words", text: words }));
       });
       const all = this.routers.reduce((sum, { experts }) => sum + experts, 0).toLocaleString("en");
-      const shown = rows.length < this.found ? `the first ${rows.length} of ` : "";
-      const text = `Index: ${shown}${this.found.toLocaleString("en")} of ${all} experts stand out`;
+      const first = rows.length < this.found ? `, the first ${rows.length} of them` : "";
+      const text = `Index: ${this.found.toLocaleString("en")} of ${all} experts stand out${first}`;
       const scroll = { class: "scroll card-scroll", tabindex: 0, role: "group", "aria-label": "Index of the cards" };
       const list = MB.element("div", scroll, MB.element("ol", { class: "card-index" }, ...rows));
       if (!rows.length) return MB.element("p", { class: "note", text: `${text}.` });
