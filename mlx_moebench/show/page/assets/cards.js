@@ -46,6 +46,16 @@
       this.expert = MB.element("select", { id: ids[1] });
       this.fillExperts();
       const onclick = () => this.show(Number(this.layer.value), Number(this.expert.value));
+      // The lists follow what is chosen elsewhere, so that its card is one press away.
+      if (this.run === 0)
+        MB.onSelect(({ router, expert }) => {
+          if (router === null || !this.routers[router]) return;
+          if (Number(this.layer.value) !== router) {
+            this.layer.value = String(router);
+            this.fillExperts();
+          }
+          if (expert !== null) this.expert.value = String(expert);
+        });
       const control = (text, id, select) =>
         MB.element("span", { class: "control" }, MB.element("label", { for: id, text }), select);
       return MB.element(
