@@ -407,4 +407,5 @@ def test_a_layer_that_cannot_be_flagged_is_not_said_to_be_clear() -> None:
 def test_the_gallery_says_what_the_page_answers(name: str, files: list[str]) -> None:
     screens = json.loads((RESULTS.parent / "docs" / "gallery" / "first_screens.json").read_text(encoding="utf-8"))
     said = answer(read_inputs([RESULTS / file for file in files])).sentences
-    assert screens[name]["said"] == re.sub("[\u2066-\u2069]", "", " ".join(said)), "python scripts/make_first_screens.py"
+    shown_there = re.sub("[\u2066-\u2069]", "", " ".join(said))
+    assert screens[name]["said"] == shown_there, "run python scripts/make_first_screens.py"
