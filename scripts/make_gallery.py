@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import subprocess
 import sys
@@ -88,14 +89,33 @@ expert's cells stay bright when one of them is clicked. `python scripts/make_dem
 """
 
 
+SCREENS = """\
+## First screens
+
+What a report shows on opening, in a window of 1440 x 900, and what its answer says there, word for word.
+`python scripts/make_first_screens.py` makes them. The training is of the embedded model, with a learning rate that ruins
+it; what is made up has random routing, or loads of random unevenness on 48 layers.
+"""
+
+
+def first_screens() -> str:
+    """Each first screen with its answer."""
+    every = json.loads((DOCS / "gallery" / "first_screens.json").read_text(encoding="utf-8"))
+    parts = [
+        f"### {one['title']}\n\n> {one['said']}\n\n![First screen: {one['title']}](gallery/first_{name}.png)\n"
+        for name, one in every.items()
+    ]
+    return "\n".join([SCREENS, *parts])
+
+
 def page() -> str:
-    """docs/gallery.md: each kind with its command and picture."""
+    """docs/gallery.md: each kind with its command and picture, first screens, and the demo."""
     parts = [INTRODUCTION]
     for name, plot in plots().items():
         command = f"mlx-moebench plot {name} {' '.join(INPUTS[name])} -o {name}.pdf"
         parts.append(f"## {name}\n\n{plot.summary} From {plot.needs}.\n\n```\n{command}\n```\n\n")
         parts[-1] += f"![{plot.summary}](gallery/{name}.png)\n"
-    return "\n".join([*parts, DEMO])
+    return "\n".join([*parts, first_screens(), DEMO])
 
 
 def run(folder: Path, *arguments: str) -> None:

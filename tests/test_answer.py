@@ -19,8 +19,8 @@ from mlx_moebench.cli import group
 from mlx_moebench.pair.profile import profile_document, profile_of_stats
 from mlx_moebench.routing import RouterSpec
 from mlx_moebench.show.export import to_card, to_markdown
-from mlx_moebench.show.figures import answer, definitions, report_sentence, strips, training_verdict
-from mlx_moebench.show.inputs import Inputs, Training, read_inputs
+from mlx_moebench.show.figures import answer, definitions, difference_series, report_sentence, strips, training_verdict
+from mlx_moebench.show.inputs import Inputs, Run, Training, read_inputs
 from mlx_moebench.show.numbers import even_share, share
 from mlx_moebench.show.page import build_page
 from mlx_moebench.show.tables.comparison import render as render_comparison
@@ -372,3 +372,40 @@ def test_sides_of_a_comparison_take_names(tmp_path: Path) -> None:
     lost = CliRunner().invoke(group, ["compare", f"my base={tmp_path}/none.json", str(paths[1])])
     assert "none.json" in str(lost.exception)
     assert "my base=" not in str(lost.exception)
+
+
+def test_a_band_of_a_change_ends_at_all_of_the_tokens() -> None:
+    """An expert that went from 4% to all of the tokens did not gain 103 points."""
+    comparison = json.loads((RESULTS / "comparisons" / "nano_4bit.json").read_text())
+    change = comparison["routers"][0]["load"]["token_share_change"]
+    change["values"][:2] = [0.96, -0.96]
+    change |= {"below": 0.07, "above": 0.07}
+    load = difference_series(comparison).loads[0]
+    assert (load.low[0], load.high[0]) == pytest.approx((0.89, 1.0))
+    assert (load.low[1], load.high[1]) == pytest.approx((-1.0, -0.89))
+
+
+def test_a_layer_that_cannot_be_flagged_is_not_said_to_be_clear() -> None:
+    stats = make_stats()
+    inputs = Inputs(runs=(Run("a", stats.report(QUICK), None, {}),))
+    for router in inputs.runs[0].report["routers"]:
+        router |= {"collapsed": None, "collapsed_reason": "scores tie", "collapsed_open": None}
+    (strip,) = strips(inputs)
+    assert {place.state for place in strip.places} == {"unknown"}
+    assert "Layer 0: cannot be flagged (scores tie); " in strip.places[0].words
+    assert strip.legend[0][2] == "cannot be flagged"
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("olmoe", ["routing_stats_olmoe_counts.json"]),
+        ("nano", [f"routing_stats_nano_{domain}.json" for domain in ("math", "general", "code")]),
+        ("compared", ["comparisons/nano_4bit.json"]),
+    ],
+)
+def test_the_gallery_says_what_the_page_answers(name: str, files: list[str]) -> None:
+    screens = json.loads((RESULTS.parent / "docs" / "gallery" / "first_screens.json").read_text(encoding="utf-8"))
+    said = answer(read_inputs([RESULTS / file for file in files])).sentences
+    shown_there = re.sub("[\u2066-\u2069]", "", " ".join(said))
+    assert screens[name]["said"] == shown_there, "run python scripts/make_first_screens.py"

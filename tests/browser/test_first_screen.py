@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from page_inputs import NANO, QUICK, RESULTS, training_folder, uneven_stats
+from routing_reference import make_stats
 
+from mlx_moebench.routing.tally import SCALARS
 from mlx_moebench.show.inputs import read_inputs
 from mlx_moebench.show.page import build_page
 
@@ -37,6 +40,38 @@ def test_answer_and_layers_stand_in_the_first_screen(open_page: Any, nano: str, 
     assert (strip["x"] > said["x"] + said["width"] - 1) == (size is not PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     assert "Strongest: expert" in page.inner_text(".lead")
+
+
+def test_sentence_strip_and_table_do_not_contradict_each_other(open_page: Any, nano: str) -> None:
+    """Each names the same word for the same layers, the strongest expert is that of its layer's cell, and no flag of
+    one domain stands beside findings over several."""
+    page = open_page(nano, viewport=WIDE)
+    said = page.inner_text(".lead")
+    cells = page.locator(".strip .unseen").all_text_contents()
+    words = [found[1] for found in (re.match(r"Layer \d+: (\w+)", text) for text in cells) if found]
+    assert len(words) == 6
+    counted: dict[str, int] = {}
+    for number, which in re.findall(r"in (\d+) of 6 layers[^;.]*\((\w+)\)", said):
+        counted[which] = counted.get(which, 0) + int(number)
+    assert counted == {word: words.count(word) for word in words}
+    ((expert, layer, size),) = re.findall(r"Strongest: expert (\d+) of layer (\d+) takes (\d+%)", said)
+    cell = page.locator(".strip a").nth(int(layer))
+    assert cell.locator(".size").inner_text() == size
+    assert f"expert {expert} takes {size}" in cell.get_attribute("title")
+    assert not re.search("collapsed|flagged|tau|undetermined", page.inner_text("#answer .said"))
+
+
+def test_a_layer_that_cannot_be_flagged_is_not_said_to_be_clear(open_page: Any, tmp_path: Path) -> None:
+    """As after a training that ruined a router, when all scores tie."""
+    stats = make_stats()
+    for sums in stats._sums:
+        sums._arrays["scalars"][:, SCALARS.index("tied")] = sums._arrays["n_tokens"]
+        sums._arrays["scalars"][:, SCALARS.index("selection_margin")] = 0
+    stats.save(tmp_path / "tied.json", QUICK)
+    page = open_page(written(tmp_path, [tmp_path / "tied.json"]), viewport=WIDE)
+    assert page.locator(".strip .letter").all_inner_texts() == ["x"] * 3
+    assert "cannot be flagged" in page.inner_text(".states")
+    assert "can be flagged: scores tie" in page.inner_text(".lead")
 
 
 def test_48_layers_of_128_experts_fit_the_first_screen(open_page: Any, tmp_path: Path) -> None:

@@ -227,6 +227,15 @@ def test_a_card_is_made_when_it_is_asked_for(open_page: Any, nano: str) -> None:
     page.locator("#card-5-7").wait_for()
 
 
+def test_the_lists_of_cards_follow_what_is_chosen(open_page: Any, nano: str) -> None:
+    page = open_page(nano, viewport=WIDE)
+    page.evaluate("MB.select({ router: 4, expert: 9 })")
+    page.locator("#cards").get_by_text("Open its card").click()
+    assert page.locator("#cards h4, #cards h3").first.inner_text().startswith("Layer 4, expert 9")
+    page.evaluate("MB.select({ router: 2 })")
+    assert page.locator("#cards").get_by_label("Layer", exact=True).first.input_value() == "2"
+
+
 def test_a_link_opens_its_card_and_the_numbers_are_those_of_the_report(open_page: Any, nano: str) -> None:
     page = open_page(f"{nano}#card-3-7", viewport=WIDE)
     run = read_inputs(NANO, plan=QUICK).runs[0]

@@ -134,11 +134,12 @@ def _load(router: Facts) -> LoadDifference:
     change, l1 = router["load"]["token_share_change"], router["load"]["load_l1"]
     values = None if change["values"] is None else np.array([or_nan(x) for x in change["values"]])
     middle = np.zeros(0) if values is None else values
+    # No share changes by more than all of it.
     return LoadDifference(
         router_id(router),
         values,
-        middle - or_nan(change.get("below")),
-        middle + or_nan(change.get("above")),
+        np.maximum(middle - or_nan(change.get("below")), -1.0),
+        np.minimum(middle + or_nan(change.get("above")), 1.0),
         value_of(l1["value"], l1),
         or_nan(l1.get("plugin")),
         or_nan(l1.get("detectable")),

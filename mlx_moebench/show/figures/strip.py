@@ -17,6 +17,9 @@ from .sentences import Judged, judged
 MOST = 3
 """Strips that a page shows."""
 
+SMALL = 0.1
+"""A distance below it has a third digit."""
+
 STATES = {
     "collapsed": ("C", "collapsed: most experts are used on no domain"),
     "dominated": ("D", "dominated: one expert leads on most domains"),
@@ -26,6 +29,7 @@ STATES = {
     "open": ("?", "open: these texts do not decide"),
     "flagged": ("!", "flagged: one expert takes more than tau"),
     "clear": ("-", "not flagged"),
+    "unknown": ("x", "cannot be flagged"),
     "moved": ("M", "moved: the load differs by more than chance"),
     "still": ("=", "no difference beyond chance"),
 }
@@ -93,8 +97,9 @@ class Strip:
     def note(self) -> str:
         """What the numbers of all are, and what stands below them."""
         parts = [self.numbers.get("", "")]
-        parts += ["Small: the interval" if any(place.ends for place in self.places) else ""]
-        return "; ".join(filter(None, parts))
+        parts += ["small: the interval" if any(place.ends for place in self.places) else ""]
+        said = "; ".join(filter(None, parts))
+        return f"{said[:1].upper()}{said[1:]}"
 
 
 def strips(inputs: Inputs) -> tuple[Strip, ...]:
@@ -180,7 +185,7 @@ def _labelled(routers: Sequence[Facts]) -> Iterator[tuple[str, Facts]]:
 
 
 def _flagged(label: str, router: Facts, settings: Facts) -> Place:
-    state = {"yes": "flagged", "open": "open"}.get(flag_of(router, settings), "clear")
+    state = {"yes": "flagged", "open": "open", "no": "clear", "null": "unknown"}[flag_of(router, settings)]
     value = value_of(router.get("top_share_token"), router["ci"].get("top_share_token"))
     number, ends = _written(value)
     whole = with_interval(value.value, value, 0, share)
@@ -210,5 +215,6 @@ def _written(value: Value, of_shares: bool = True) -> tuple[str, str]:
     if of_shares:
         ends = f"{share(value.low)[:-1]} to {share(value.high)}" if value.has_interval else ""
         return share(value.value), ends
-    ends = f"{value.low:.2f} to {value.high:.2f}" if value.has_interval else ""
-    return (f"{value.value:.2f}" if value.value == value.value else "not defined"), ends
+    digits = 3 if value.value < SMALL else 2
+    ends = f"{value.low:.{digits}f} to {value.high:.{digits}f}" if value.has_interval else ""
+    return (f"{value.value:.{digits}f}" if value.value == value.value else "not defined"), ends

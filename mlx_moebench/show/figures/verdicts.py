@@ -198,19 +198,20 @@ def _floor(training: Training, entries: Sequence[Facts], loss: Facts) -> tuple[S
 
 
 def _sizes(rows: Floats, floors: Sequence[float]) -> str:
-    """`` (mean 2.31 nats, floor 2.50, 1.90 at the start; 4 of 6 routers below)``."""
+    """`` (mean over routers in the first 4 steps 2.31, in the last 1.90 nats, floor 2.50; 4 of 6 routers ...)``."""
     if not rows.size:
         return ""
     part = _part(len(rows))
     start, end = np.nanmean(rows[:part], axis=0), np.nanmean(rows[-part:], axis=0)
     floor = f"floor {', '.join(number(nats) for nats in floors)}" if floors else "floor not known"
+    steps = "first step" if part == 1 else f"first {part:,} steps"
     below = ""
     if len(floors) == 1:
         low = int((end < floors[0] - SAME * floors[0]).sum())
         below = f"; {low} of {count(len(end), 'router')} end below it"
     return (
-        f" (mean over routers from {number(float(np.nanmean(start)))} to {number(float(np.nanmean(end)))} nats, "
-        f"{floor}{below})"
+        f" (mean over routers in the {steps} {number(float(np.nanmean(start)))}, in the last "
+        f"{number(float(np.nanmean(end)))} nats, {floor}{below})"
     )
 
 

@@ -11,7 +11,7 @@ import jinja2
 from ... import __version__
 from ...types import Facts, Json
 from ..colours import FINDINGS, FINDINGS_DARK
-from ..figures import Fact, answer, definitions, strips
+from ..figures import Fact, answer, definitions, difference_series, strips
 from ..inputs import Inputs
 from ..numbers import with_interval
 from ..tokens import SCRIPTS as TOKEN_SCRIPTS
@@ -116,7 +116,8 @@ def _title(inputs: Inputs) -> str:
     names += [f"{report['model']['id']}, quantised" for report in inputs.quants]
     names += [f"{report['model']['id']} over a training" for report in inputs.dynamics]
     names += [f"the testbed on {', '.join(report['domains'])}" for report in inputs.testbeds]
-    names += ["comparison"] if inputs.comparisons and not names else []
+    if not names:
+        names = [" against ".join(reversed(difference_series(one).names)) for one in inputs.comparisons]
     shown = list(dict.fromkeys(names))
     return "Routing of " + ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 

@@ -46,6 +46,16 @@
       this.expert = MB.element("select", { id: ids[1] });
       this.fillExperts();
       const onclick = () => this.show(Number(this.layer.value), Number(this.expert.value));
+      // The lists follow what is chosen elsewhere, so that its card is one press away.
+      if (this.run === 0)
+        MB.onSelect(({ router, expert }) => {
+          if (router === null || !this.routers[router]) return;
+          if (Number(this.layer.value) !== router) {
+            this.layer.value = String(router);
+            this.fillExperts();
+          }
+          if (expert !== null) this.expert.value = String(expert);
+        });
       const control = (text, id, select) =>
         MB.element("span", { class: "control" }, MB.element("label", { for: id, text }), select);
       return MB.element(
@@ -72,8 +82,8 @@
         return MB.element("li", {}, much, link, " ", MB.element("span", { dir: "auto", class: "words", text: words }));
       });
       const all = this.routers.reduce((sum, { experts }) => sum + experts, 0).toLocaleString("en");
-      const shown = rows.length < this.found ? `the first ${rows.length} of ` : "";
-      const text = `Index: ${shown}${this.found.toLocaleString("en")} of ${all} experts stand out`;
+      const first = rows.length < this.found ? `, the first ${rows.length} of them` : "";
+      const text = `Index: ${this.found.toLocaleString("en")} of ${all} experts stand out${first}`;
       const scroll = { class: "scroll card-scroll", tabindex: 0, role: "group", "aria-label": "Index of the cards" };
       const list = MB.element("div", scroll, MB.element("ol", { class: "card-index" }, ...rows));
       if (!rows.length) return MB.element("p", { class: "note", text: `${text}.` });

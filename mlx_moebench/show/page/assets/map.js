@@ -85,7 +85,8 @@ const MoebenchMap = (() => {
       const rows = Math.max(...sides.map((side) => side.tokens.length));
       const twice = sides.length > 1 && sides[1].tokens.some((text, t) => text !== data.tokens[t]);
       this.gutters = sides.map((_, n) => (n === 0 || twice ? 112 : 0));
-      const room = ((MB.sheet ?? this.root.clientWidth) || 800) - this.gutters.reduce((a, b) => a + b) - GAP * (sides.length - 1) - 4;
+      const whole = (MB.sheet ?? this.root.clientWidth) || 800;
+      const room = whole - this.gutters.reduce((a, b) => a + b) - GAP * (sides.length - 1) - 4;
       const wide = room / (sides.length * data.layers.length);
       this.cell = Math.max(LEAST, Math.min(WIDEST, Math.floor(wide)));
       this.turned = Math.max(...data.layers.map((name) => name.length)) * 6.5 > this.cell;

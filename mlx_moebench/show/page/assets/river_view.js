@@ -171,7 +171,7 @@
         const { fill, opacity } = MB.river.look(lift);
         const box = { x, y: y - 10, width: 22, height: 11, fill, "fill-opacity": opacity, stroke: MB.colour("line") };
         group.append(MB.svg("rect", box), MB.svg("text", { x: x + 27, y }, lift === 4 ? "4 or more" : `${lift}`));
-        x += 62;
+        x += 56;
       }
       if (this.flow)
         group.append(MB.svg("text", { x, y }, "ribbon: the more opaque, the more of the lit expert's tokens"));

@@ -257,7 +257,7 @@ Object.assign(
           if (data.later[i]) continue;
           line.append(fill(make(i === token ? "mark" : "span", { className: "mt-piece" }), data.text(i), true));
         }
-        return make("li", {}, muted(`${figure(weight)}  `), line, fill(span("mt-where", ""), sequence.name, true));
+        return make("li", {}, muted(`${weight.toFixed(3)}  `), line, fill(span("mt-where", ""), sequence.name, true));
       });
       const shown = `${items.length} of ${every.length.toLocaleString("en")}`;
       const caption = muted(`In context, largest gate weight first: ${shown}.`);
