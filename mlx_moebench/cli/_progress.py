@@ -16,12 +16,13 @@ SECONDS = 30.0
 
 
 @contextmanager
-def progress(quiet: bool, first: float = SECONDS) -> Iterator[Step]:
+def progress(quiet: bool, first: float | None = None) -> Iterator[Step]:
     """A `Step` that draws one bar, or writes a line now and then to a log, or does nothing when ``quiet``.
 
-    What happens meanwhile inside of others, as downloads, is told to it, too. first: seconds until a log gets a line.
+    What happens meanwhile inside of others, as downloads, is told to it, too. first: seconds until a log gets a line, as between
+    two lines unless given.
     """
-    with _steps(quiet, first) as step:
+    with _steps(quiet, SECONDS if first is None else first) as step:
         before = LISTENER.set(step)
         try:
             yield step
