@@ -19,8 +19,8 @@ SECONDS = 30.0
 def progress(quiet: bool, first: float | None = None) -> Iterator[Step]:
     """A `Step` that draws one bar, or writes a line now and then to a log, or does nothing when ``quiet``.
 
-    What happens meanwhile inside of others, as downloads, is told to it, too. first: seconds until a log gets a line, as between
-    two lines unless given.
+    What happens meanwhile inside of others, as downloads, is told to it, too. first: seconds until a log gets a line,
+    `SECONDS` unless given.
     """
     with _steps(quiet, SECONDS if first is None else first) as step:
         before = LISTENER.set(step)
