@@ -93,8 +93,8 @@ SCREENS = """\
 ## First screens
 
 What a report shows on opening, in a window of 1440 x 900, and what its answer says there, word for word.
-`python scripts/make_first_screens.py` makes them. The training is of the embedded model, with a learning rate that ruins
-it; what is made up has random routing, or loads of random unevenness on 48 layers.
+`python scripts/make_first_screens.py` makes them. The training is of the embedded model, with a learning rate that
+ruins it; what is made up has random routing, or loads of random unevenness on 48 layers.
 """
 
 
