@@ -31,7 +31,7 @@ from mlx_moebench.routing import Plan, RouterSpec
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "docs" / "gallery"
 SENTENCES = GALLERY / "first_screens.json"
-SIZE = {"width": 1440, "height": 900}
+SIZE: Any = {"width": 1440, "height": 900}
 MOST_BYTES = 120_000
 
 DOMAINS = [f"results/routing_stats_nano_{name}.json" for name in ("math", "general", "code")]
