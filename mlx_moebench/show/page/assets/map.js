@@ -6,7 +6,7 @@
 //     colours: [L][E] as #rrggbb, other: the one of them that many experts share, whose cells always have their number,
 //     against: null, or {name, tokens, experts, weights}: drawn beside it, what changed outlined
 //     first: number of the first token, 0 if absent; made: of either side, rows above a line, below it were generated
-//   }, {dark, tip(lines, x, y), untip(), speak(lines), choose({token, layer, expert})});
+//   }, {dark, tip(lines, x, y), untip(), speak(lines), choose({token, layer, expert}), room(): pixels it may take});
 //   map.reveal(n): only the first n tokens, the last of them marked; map.select(layer, expert); map.select(null)
 //
 // An entry of `experts` that is null has no cell. Every text reaches the page through textContent alone.
@@ -85,7 +85,7 @@ const MoebenchMap = (() => {
       const rows = Math.max(...sides.map((side) => side.tokens.length));
       const twice = sides.length > 1 && sides[1].tokens.some((text, t) => text !== data.tokens[t]);
       this.gutters = sides.map((_, n) => (n === 0 || twice ? 112 : 0));
-      const whole = (MB.sheet ?? this.root.clientWidth) || 800;
+      const whole = (this.options.room?.() ?? this.root.clientWidth) || 800;
       const room = whole - this.gutters.reduce((a, b) => a + b) - GAP * (sides.length - 1) - 4;
       const wide = room / (sides.length * data.layers.length);
       this.cell = Math.max(LEAST, Math.min(WIDEST, Math.floor(wide)));

@@ -121,6 +121,7 @@
         untip: MB.untip,
         speak: MB.speak,
         choose: (place_) => this.chosen(place_),
+        room: () => MB.room(place),
       };
       this.map = MoebenchMap.draw(place, data, tools);
       // The keys are those of the figure, which has the focus.
