@@ -508,7 +508,8 @@ def test_the_gallery_shows_every_kind_and_is_small() -> None:
     screens = json.loads((docs / "gallery" / "first_screens.json").read_text(encoding="utf-8"))
     pictures = {name: size for name, size in every.items() if not name.startswith("first_")}
     assert set(every) == {*plots(), *(f"first_{name}" for name in screens)}
-    assert sum(pictures.values()) < 900_000
+    # Of sixteen kinds, of which the river's ribbons alone take 210 kB.
+    assert sum(pictures.values()) < 950_000
     # Seven screens of 1440 x 900 pixels in their own size, so that the text on them can be read.
     assert all(size < 120_000 for name, size in every.items() if name not in pictures)
     spec = importlib.util.spec_from_file_location("make_gallery", RESULTS.parent / "scripts" / "make_gallery.py")
