@@ -74,6 +74,15 @@ def test_a_layer_that_cannot_be_flagged_is_not_said_to_be_clear(open_page: Any, 
     assert "can be flagged: scores tie" in page.inner_text(".lead")
 
 
+@pytest.mark.parametrize("size", [WIDE, NARROW, PHONE])
+def test_intervals_fit_their_cells(open_page: Any, tmp_path: Path, size: dict[str, int]) -> None:
+    page = open_page(written(tmp_path, [RESULTS / "comparisons" / "nano_4bit.json"]), viewport=size)
+    for text in ("0.02 to 0.03", "99.6 to 100%", "99 to >99.9%"):
+        page.evaluate("(text) => document.querySelectorAll('.ends').forEach((e) => { e.textContent = text; })", text)
+        over = "[...document.querySelectorAll('.strip a')].filter((a) => a.scrollWidth > a.clientWidth).length"
+        assert page.evaluate(over) == 0, text
+
+
 def test_48_layers_of_128_experts_fit_the_first_screen(open_page: Any, tmp_path: Path) -> None:
     for sha in "ab":
         uneven_stats(f"domain {sha}", sha * 64, tokens=100).save(tmp_path / f"{sha}.json", QUICK)

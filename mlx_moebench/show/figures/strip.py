@@ -17,9 +17,6 @@ from .sentences import Judged, judged
 MOST = 3
 """Strips that a page shows."""
 
-SMALL = 0.1
-"""A distance below it has a third digit."""
-
 STATES = {
     "collapsed": ("C", "collapsed: most experts are used on no domain"),
     "dominated": ("D", "dominated: one expert leads on most domains"),
@@ -215,6 +212,5 @@ def _written(value: Value, of_shares: bool = True) -> tuple[str, str]:
     if of_shares:
         ends = f"{share(value.low)[:-1]} to {share(value.high)}" if value.has_interval else ""
         return share(value.value), ends
-    digits = 3 if value.value < SMALL else 2
-    ends = f"{value.low:.{digits}f} to {value.high:.{digits}f}" if value.has_interval else ""
-    return (f"{value.value:.{digits}f}" if value.value == value.value else "not defined"), ends
+    ends = f"{value.low:.2f} to {value.high:.2f}" if value.has_interval else ""
+    return (f"{value.value:.2f}" if value.value == value.value else "not defined"), ends
