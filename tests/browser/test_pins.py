@@ -174,17 +174,17 @@ def test_a_pinned_expert_is_shown_in_all_figures(open_page: Any, nano: str) -> N
     page.mouse.click(*cell(page, "load-1", 4, 6))
     assert page.evaluate("MB.selection") == {"router": 4, "expert": 6}
     assert page.locator(".chosen").inner_text().startswith("Layer 4, expert 6 selected")
-    assert drawn(page, "layers-1").locator("rect.selected").count() == 1
+    drawn(page, "layers-1").locator("rect.selected").wait_for(state="attached")
     assert page.locator("#domains-5 h3").inner_text() == "Experts by domain, layer 4"
     drawn(page, "domains-5").locator(".mark.selected").wait_for(state="attached")
     assert page.locator("#coactivation-1 h3").inner_text().endswith("of layer 4")
-    assert drawn(page, "coactivation-1").locator(".mark.selected").count() == 2
+    drawn(page, "coactivation-1").locator(".mark.selected").nth(1).wait_for(state="attached")
     # The list of layers of one figure is that of the others.
     page.locator("#coactivation-1").get_by_label("Layer", exact=True).select_option(label="1")
     assert page.locator("#domains-5 h3").inner_text() == "Experts by domain, layer 1"
     page.locator(".chosen").get_by_text("Clear", exact=True).click()
     assert page.locator(".chosen").is_hidden()
-    assert page.locator(".mark.selected, rect.selected").count() == 0
+    page.wait_for_function("document.querySelectorAll('.mark.selected, rect.selected').length === 0")
 
 
 def test_scripts_select_and_are_told(open_page: Any, nano: str) -> None:
