@@ -31,6 +31,9 @@ from mlx_moebench.show.tokens import token_data_of
 
 pytestmark = pytest.mark.browser
 
+LONGEST = 0.2
+"""CPU seconds of a click that the tests allow, for slower machines; docs/report.md has what was measured."""
+
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -117,7 +120,7 @@ def least(page: Any, spent: Any, script: str, undo: str = "") -> float:
         spent()
         page.evaluate(script)
         seconds = min(seconds, spent())
-        if seconds < 0.1:
+        if seconds < LONGEST:
             break
     return seconds
 
@@ -551,7 +554,7 @@ def test_a_large_report_stays_small_and_quick(open_page: Any, large: Path) -> No
         page.evaluate(f"{figure}.querySelector('summary').scrollIntoView()")
         opened = f"{figure}.querySelector('details').open = false; {figure}.querySelector('summary').click()"
         turned = f"[...{figure}.querySelectorAll('.paged button')].slice(2).forEach((button) => button.click())"
-        assert slowest(opened, turned) < 0.1, figure
+        assert slowest(opened, turned) < LONGEST, figure
     choices = page.evaluate("[...document.querySelectorAll('main select')].map((s) => Math.min(3, s.options.length))")
     assert sum(choices) > 15
     for number, options in enumerate(choices):
@@ -562,7 +565,7 @@ def test_a_large_report_stays_small_and_quick(open_page: Any, large: Path) -> No
             for option in range(options)
         ]
         for script, other in zip(change, [*change[1:], *change[:1]], strict=True):
-            assert least(page, spent, script, other) < 0.1, page.evaluate(f"{select}.id")
+            assert least(page, spent, script, other) < LONGEST, page.evaluate(f"{select}.id")
 
 
 def test_the_theme_of_a_large_report_changes_at_once(open_page: Any, large: Path) -> None:
@@ -570,7 +573,7 @@ def test_the_theme_of_a_large_report_changes_at_once(open_page: Any, large: Path
     page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
     page.locator("#coactivation-1").scroll_into_view_if_needed()
     spent = cpu(page)
-    assert least(page, spent, "theme.click()") < 0.1
+    assert least(page, spent, "theme.click()") < LONGEST
 
 
 def test_a_table_is_shown_a_page_at_a_time(open_page: Any, large: Path) -> None:
