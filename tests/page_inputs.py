@@ -14,6 +14,8 @@ from routing_reference import ENVIRONMENT, MODEL, make_stats
 from mlx_moebench import RoutingStats
 from mlx_moebench.routing import Plan, RouterSpec, Sums
 from mlx_moebench.routing.tally import SCALARS
+from mlx_moebench.show.inputs import read_inputs
+from mlx_moebench.show.page import build_page
 
 RESULTS = Path(__file__).parents[1] / "results"
 NANO = [str(RESULTS / f"routing_stats_nano_{domain}.json") for domain in ("math", "general", "code")]
@@ -135,3 +137,10 @@ def training_folder(folder: Path, steps: int = 30, routers: int = 3) -> Path:
     make_stats().save(folder / "routing_before.json", QUICK)
     make_stats(model=MODEL | {"adapter": ADAPTER}).save(folder / "routing_after.json", QUICK)
     return folder
+
+
+def written(folder: Path, arguments: list[Any], name: str = "page") -> str:
+    """The address of the page of these inputs, written into ``folder``."""
+    path = folder / f"{name}.html"
+    path.write_text(build_page(read_inputs(arguments, plan=QUICK)), encoding="utf-8")
+    return path.as_uri()

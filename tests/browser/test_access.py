@@ -6,21 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_inputs import NANO, QUICK, RESULTS, hostile_pairs, training_folder
-
-from mlx_moebench.show.inputs import read_inputs
-from mlx_moebench.show.page import build_page
+from page_inputs import NANO, RESULTS, hostile_pairs, training_folder, written
 
 pytestmark = pytest.mark.browser
 
 AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-
-
-def written(folder: Path, arguments: list[Any], name: str) -> str:
-    path = folder / f"{name}.html"
-    path.write_text(build_page(read_inputs(arguments, plan=QUICK)), encoding="utf-8")
-    return path.as_uri()
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_inputs import NANO, QUICK, RESULTS
+from page_inputs import NANO, QUICK, RESULTS, written
 from routing_reference import make_stats
 
 from mlx_moebench.show.figures import Line, Points, styles_of
-from mlx_moebench.show.inputs import read_inputs
-from mlx_moebench.show.page import build_page
 from mlx_moebench.show.page.data import look
 
 pytestmark = pytest.mark.browser
@@ -23,12 +21,6 @@ WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 def nano(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the page of the embedded model on its three domains."""
     return written(tmp_path_factory.mktemp("page"), NANO)
-
-
-def written(folder: Path, arguments: list[Any]) -> str:
-    path = folder / "page.html"
-    path.write_text(build_page(read_inputs(arguments, plan=QUICK)), encoding="utf-8")
-    return path.as_uri()
 
 
 def drawn(page: Any, section: str) -> Any:

@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_inputs import HEBREW, NANO, QUICK, RESULTS, hostile_pairs
-
-from mlx_moebench.show.inputs import read_inputs
-from mlx_moebench.show.page import build_page
+from page_inputs import HEBREW, NANO, RESULTS, hostile_pairs, written
 
 pytestmark = pytest.mark.browser
 
@@ -31,12 +28,6 @@ WIDE, PHONE = SCREENS["desktop"], SCREENS["phone"]
 def nano(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the page of the embedded model on its three domains."""
     return written(tmp_path_factory.mktemp("page"), NANO)
-
-
-def written(folder: Path, arguments: list[Any]) -> str:
-    path = folder / "page.html"
-    path.write_text(build_page(read_inputs(arguments, plan=QUICK)), encoding="utf-8")
-    return path.as_uri()
 
 
 def drawn(page: Any, figure: str) -> Any:

@@ -9,10 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from page_inputs import HOSTILE, NANO, QUICK, RESULTS, hostile_pairs, training_folder, uneven_stats
-
-from mlx_moebench.show.inputs import read_inputs
-from mlx_moebench.show.page import build_page
+from page_inputs import HOSTILE, NANO, QUICK, RESULTS, hostile_pairs, training_folder, uneven_stats, written
 
 pytestmark = pytest.mark.browser
 
@@ -22,12 +19,6 @@ A4, LETTER = 703, 725
 """Widths in CSS pixels between the margins of 12 mm: 186 and 191.9 mm."""
 
 SEVEN_POINTS = 7 * 96 / 72
-
-
-def written(folder: Path, arguments: list[Any], name: str = "page") -> str:
-    path = folder / f"{name}.html"
-    path.write_text(build_page(read_inputs(arguments, plan=QUICK)), encoding="utf-8")
-    return path.as_uri()
 
 
 @pytest.fixture(scope="module")
