@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 def executable() -> str | None:
     """Chromium of this machine: MOEBENCH_CHROMIUM, or the first of `NAMES` on the path."""
     return os.environ.get("MOEBENCH_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Wait until a JavaScript expression holds. Not wait_for_function, which has a page make code of it: ours refuse."""
+    until = time.monotonic() + 30
+    while not page.evaluate(expression):
+        assert time.monotonic() < until, expression
+        page.wait_for_timeout(50)
 
 
 @pytest.fixture(scope="session")

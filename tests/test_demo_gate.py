@@ -262,3 +262,23 @@ def test_a_request_that_drips_is_ended(demo: Server) -> None:
             except ConnectionError:
                 ended = True
     assert ended
+
+
+def test_who_asks_while_a_stream_ends_hears_of_it_after_hanging_up(demo: Server) -> None:
+    """Gradio's page waits for ever for an answer that it hears of before it has read that its stream has ended."""
+    number, session = routes(demo), "endsnow"
+    body = {"session_hash": session, "fn_index": number, "data": ["moebench-nano", "one text", "words", ""]}
+    assert asked(demo, "POST", JOIN, body)[0] == 200
+    stream = HTTPConnection("127.0.0.1", demo.port, timeout=60)
+    stream.request("GET", f"{DATA}?session_hash={session}")
+    answer = stream.getresponse()
+    while b"close_stream" not in answer.readline():
+        pass
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(asked, demo, "POST", JOIN, body)
+        with pytest.raises(TimeoutError):
+            second.result(0.5)
+        answer.close()
+        stream.close()
+        assert second.result(60)[0] == 200
+    assert shown(demo, session, number, "again") != ""

@@ -10,15 +10,14 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
 from ..web.origins import Origins
+from .streams import Message, Receive, Send, Streams
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 POLICY = (
@@ -71,7 +70,7 @@ class Gate:
         self, app: App, origins: Origins, wanted: Callable[[Any], Any], waits: Callable[[str], bool], most: int
     ) -> None:
         self.app, self._origins, self._wanted, self._waits, self._most = app, origins, wanted, waits, most
-        self._running = 0
+        self._running, self._streams = 0, Streams()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what the page asks for; answer all else."""
@@ -81,27 +80,33 @@ class Gate:
         if scope["type"] != "http":  # the page opens no WebSocket
             await send({"type": "websocket.close", "code": 1008})
             return
-        began = False
+        began, session = False, ""
 
         async def sent(message: Message) -> None:
             nonlocal began
             if message["type"] == "http.response.start":
                 began = True
                 message = _guarded(message)
+                if scope["path"] == JOIN:
+                    await self._streams.settled(session)
             await send(message)
 
         self._running += 1
         try:
-            heard = await self._heard(scope, receive)
-            await self.app(_told(scope), heard, sent)
+            heard, session = await self._heard(scope, receive)
+            answered = partial(self.app, _told(scope), heard)
+            if scope["path"] == DATA:
+                await self._streams.run(session, answered, receive, sent)
+            else:
+                await answered(sent)
         except Refused as refused:
             if not began:
                 await _answer(send, refused)
         finally:
             self._running -= 1
 
-    async def _heard(self, scope: Scope, receive: Receive) -> Receive:
-        """What Gradio receives; raises `Refused`."""
+    async def _heard(self, scope: Scope, receive: Receive) -> tuple[Receive, str]:
+        """What Gradio receives, and of which session, if it is of one; raises `Refused`."""
         method, path = scope["method"], scope["path"]
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         if (why := self._origins.refusal(headers, page=path == PAGE and method == "GET")) is not None:
@@ -119,12 +124,13 @@ class Gate:
                 raise Refused(400, "Say which session_hash is asked for.")
             if not self._waits(asked[0]):  # Gradio would break off its answer
                 raise Refused(404, "Nothing of that session is to be run.")
-        elif not (method in ("GET", "HEAD") and ASSETS.fullmatch(path)):
+            return receive, asked[0]
+        if not (method in ("GET", "HEAD") and ASSETS.fullmatch(path)):
             raise Refused(404, "There is no such page.")
-        return receive
+        return receive, ""
 
-    async def _body(self, receive: Receive) -> Receive:
-        """The body, once it is there, checked and written anew."""
+    async def _body(self, receive: Receive) -> tuple[Receive, str]:
+        """The body, once it is there, checked and written anew, and its session."""
         raw = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -143,7 +149,8 @@ class Gate:
             asked = json.loads(raw.decode())
         except (ValueError, RecursionError):
             raise Refused(400, "The request is not JSON.") from None
-        told: Message | None = {"type": "http.request", "body": json.dumps(self._wanted(asked)).encode()}
+        wanted = self._wanted(asked)
+        told: Message | None = {"type": "http.request", "body": json.dumps(wanted).encode()}
 
         async def heard() -> Message:
             nonlocal told
@@ -152,7 +159,7 @@ class Gate:
             message, told = told, None
             return message
 
-        return heard
+        return heard, wanted["session_hash"]
 
 
 def _told(scope: Scope) -> Scope:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import wait_until
 from page_inputs import NANO, QUICK
 
 from mlx_moebench.show.inputs import read_inputs
@@ -52,7 +53,7 @@ def change_everything(page: Any) -> None:
     choose(page, "coactivation-1", "Layer", "3")
     page.evaluate("MB.select({ expert: 7 })")
     page.locator("#layers-1 summary").click()
-    page.wait_for_function("location.hash.includes('layers-1.table')")
+    wait_until(page, "location.hash.includes('layers-1.table')")
 
 
 def test_a_link_opens_the_page_as_it_was_left(open_page: Any, nano: str) -> None:
@@ -83,16 +84,16 @@ def test_back_and_forward_go_through_what_was_chosen(open_page: Any, nano: str) 
     choose(page, "load", "Data", "math")
     choose(page, "coactivation-1", "Layer", "2")
     page.go_back()
-    page.wait_for_function("MB.selection.router === null")
+    wait_until(page, "MB.selection.router === null")
     assert page.locator("#domains-5").get_by_label("Layer", exact=True).input_value() == "0"
     page.go_back()
-    page.wait_for_function("document.querySelector('#load-1 h3').textContent.endsWith('code')")
+    wait_until(page, "document.querySelector('#load-1 h3').textContent.endsWith('code')")
     page.go_back()
-    page.wait_for_function("document.querySelector('#load-1 h3').textContent.endsWith('all domains')")
+    wait_until(page, "document.querySelector('#load-1 h3').textContent.endsWith('all domains')")
     assert (page.url, data.input_value()) == (first, "0")
     for _ in range(3):
         page.go_forward()
-    page.wait_for_function("MB.selection.router === 2")
+    wait_until(page, "MB.selection.router === 2")
     assert page.locator("#load-1 h3").inner_text().endswith("math")
 
 
@@ -105,7 +106,7 @@ def test_values_looked_at_one_after_the_other_are_one_step_back(open_page: Any, 
         page.keyboard.press(key)
     assert page.evaluate("MB.selection") == {"router": 1, "expert": 1}
     page.go_back()
-    page.wait_for_function("MB.selection.router === null")
+    wait_until(page, "MB.selection.router === null")
     assert page.locator("#load-1 h3").inner_text().endswith("code")
 
 
@@ -117,12 +118,12 @@ def test_every_figure_has_a_link_that_leads_to_it(open_page: Any, nano: str) -> 
     assert len(set(names)) == len(names) >= 6
     link = page.locator("#coactivation-1 .anchor")
     link.click()
-    page.wait_for_function("document.querySelector('#coactivation-1 .anchor').textContent === 'Link copied'")
+    wait_until(page, "document.querySelector('#coactivation-1 .anchor').textContent === 'Link copied'")
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied == page.url == f"{nano}#coactivation-1?load-1.view=1"
     other = open_page(copied, viewport=WIDE)
     top = "document.getElementById('coactivation-1').getBoundingClientRect().top"
-    other.wait_for_function(f"{top} > -5 && {top} < innerHeight")
+    wait_until(other, f"{top} > -5 && {top} < innerHeight")
     assert other.locator("#load-1 h3").inner_text().endswith("code")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from chromium import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -184,7 +185,7 @@ def test_the_map_has_every_layer_and_plays(open_page: Any, demo: tuple[str, Path
     wait_for(page, "through 6 routers")
     page.locator("#text-a textarea").fill("Two experts for every token")
     wait_for(page, "moebench-nano: 8 tokens")
-    page.wait_for_function("document.querySelectorAll('.mp-map .mm-cell').length === 8 * 6")
+    wait_until(page, "document.querySelectorAll('.mp-map .mm-cell').length === 8 * 6")
     assert faint(page) == 0
     page.clock.install(time=0)
     page.clock.pause_at(1000)
@@ -242,7 +243,7 @@ def test_a_text_grows_in_the_map_and_stops(open_page: Any, demo: tuple[str, Path
     )
     page.locator("#generate").click()
     wait_for(page, "generated: 64 tokens")
-    page.wait_for_function("document.querySelectorAll('.mp-map g[data-token]').length === 74")
+    wait_until(page, "document.querySelectorAll('.mp-map g[data-token]').length === 74")
     seen = page.evaluate("window.seen")
     assert len({rows for rows in seen if 10 < rows < 74}) > 2
     assert seen == sorted(seen)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import wait_until
 from page_inputs import NANO, QUICK, RESULTS, training_folder, uneven_stats
 from routing_reference import make_stats
 
@@ -108,7 +109,7 @@ def test_a_layer_is_told_by_letter_number_and_words(open_page: Any, nano: str) -
 def test_a_click_on_a_layer_goes_to_its_figures(open_page: Any, nano: str) -> None:
     page = open_page(nano, viewport=WIDE)
     page.locator(".strip a").nth(4).click()
-    page.wait_for_function("Math.abs(document.getElementById('domains').getBoundingClientRect().top) < 200")
+    wait_until(page, "Math.abs(document.getElementById('domains').getBoundingClientRect().top) < 200")
     assert page.evaluate("location.hash").startswith("#domains")
     chosen = page.locator("#domains").get_by_label("Layer", exact=True).first
     assert chosen.evaluate("(select) => select.value") == "4"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import wait_until
 from page_inputs import HEBREW, HOSTILE, NANO, QUICK, uneven_stats
 
 from mlx_moebench.routing import RouterSpec
@@ -151,7 +152,7 @@ def test_a_sentence_is_sent_through_the_river(open_page: Any, traced: str) -> No
     assert float(path.split("L")[-1].split(",")[0]) > 1000, "all the way to the last layer"
     river.get_by_role("button", name="Play").click()
     assert river.get_by_role("button", name="Stop").is_visible()
-    page.wait_for_function("document.querySelector('#river mark')?.textContent !== undefined")
+    wait_until(page, "document.querySelector('#river mark')?.textContent !== undefined")
     river.get_by_role("button", name="Stop").click()
     assert page.evaluate("window.hit") is None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import wait_until
 from page_inputs import HEBREW, NANO, RESULTS, hostile_pairs, written
 
 pytestmark = pytest.mark.browser
@@ -175,7 +176,7 @@ def test_a_pinned_expert_is_shown_in_all_figures(open_page: Any, nano: str) -> N
     assert page.locator("#domains-5 h3").inner_text() == "Experts by domain, layer 1"
     page.locator(".chosen").get_by_text("Clear", exact=True).click()
     assert page.locator(".chosen").is_hidden()
-    page.wait_for_function("document.querySelectorAll('.mark.selected, rect.selected').length === 0")
+    wait_until(page, "document.querySelectorAll('.mark.selected, rect.selected').length === 0")
 
 
 def test_scripts_select_and_are_told(open_page: Any, nano: str) -> None:
