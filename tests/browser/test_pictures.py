@@ -188,18 +188,30 @@ def test_the_map_outlines_what_two_runs_change(open_page: Any, traced: str) -> N
     assert page.locator("img").count() == 0
 
 
+CELLS = "cells => cells.map((c) => [c.closest('[data-token]').dataset.token, c.dataset.layer, c.dataset.expert])"
+"""Token, layer and first expert of cells, in the order in which they are drawn."""
+
+
 def test_a_cell_tells_its_expert_and_a_click_shows_where_else_it_is(open_page: Any, traced: str) -> None:
     page = open_page(traced, viewport=WIDE)
     drawn(page, "map")
     cell = page.locator("#map .mm-cell").first
     expert = cell.get_attribute("data-expert")
+    order = page.locator("#map .mm-cell").evaluate_all(CELLS)
     cell.hover()
     assert page.inner_text("#tip").splitlines()[1].startswith(f"First expert {expert}, gate weight 0.")
     cell.click()
     chosen = page.locator("#map .mm-chosen")
     assert {chosen.nth(n).get_attribute("data-expert") for n in range(chosen.count())} == {expert}
+    bright = page.locator("#map .mm-cell").evaluate_all(
+        "cells => cells.filter((c) => !c.closest('[opacity=\"0.25\"]')).map((c) => [c.dataset.layer, c.dataset.expert])"
+    )
+    expected = sorted(one[1:] for one in order if one[1:] == ["0", expert])
+    assert sorted(bright) == expected
     page.locator("#map .plot").focus()
     page.keyboard.press("Escape")
+    assert page.locator("#map .mm-cell").evaluate_all(CELLS) == order
+    assert page.locator('#map [opacity="0.25"]').count() == 0
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     assert "layer 1" in page.inner_text("#live")

@@ -75,7 +75,7 @@ const MoebenchMap = (() => {
 
   class View {
     constructor(root, data, options) {
-      Object.assign(this, { root, data, options, cells: [], here: null, chosen: null, revealed: Infinity });
+      Object.assign(this, { root, data, options, rows: [], bright: [], here: null, chosen: null, revealed: Infinity });
       this.sides = [data, ...(data.against ? [data.against] : [])];
       this.build();
     }
@@ -136,11 +136,13 @@ const MoebenchMap = (() => {
           const at = { "text-anchor": "end" };
           row.append(this.text(visible(text), starts[n] - 6, y + 13, at, "ui-monospace, Menlo, Consolas, monospace"));
         }
+        const cells = svg("g");
         side.experts[t].forEach((expert, l) => {
-          if (expert !== null && expert !== undefined) row.append(this.drawCell(side, other, n, t, l, expert));
+          if (expert !== null && expert !== undefined) cells.append(this.drawCell(side, other, n, t, l, expert));
         });
+        row.append(cells);
         this.picture.append(row);
-        this.cells.push(row);
+        this.rows.push({ row, cells, experts: side.experts[t] });
       });
       if (side.made > 0 && side.made < side.tokens.length) {
         const [x1, y] = [starts[n] - this.gutters[n], this.top + side.made * ROW];
@@ -234,21 +236,30 @@ const MoebenchMap = (() => {
       this.options.choose?.(again ? null : { ...place, expert });
     }
 
-    // Only the cells of one expert of one layer stay bright; null brings all back.
+    // Only the cells of one expert of one layer stay bright; null brings all back. A row turns faint as a whole, and the
+    // one cell of it that stays bright stands beside the others: touching each of thousands takes long enough to notice.
     select(layer, expert) {
       this.chosen = layer === null ? null : { layer, expert };
-      for (const cell of this.picture.querySelectorAll(".mm-cell")) {
-        const { layer: l, expert: e } = cell.dataset;
-        const on = layer === null || (Number(l) === layer && Number(e) === expert);
-        cell.setAttribute("opacity", on ? 1 : 0.25);
-        cell.classList.toggle("mm-chosen", layer !== null && on);
+      for (const { cell, cells, next } of this.bright) {
+        cell.classList.remove("mm-chosen");
+        cells.insertBefore(cell, next);
+      }
+      this.bright = [];
+      for (const { cells, experts } of this.rows) {
+        if (layer === null) cells.removeAttribute("opacity");
+        else cells.setAttribute("opacity", 0.25);
+        if (layer === null || experts[layer] !== expert) continue;
+        const cell = cells.querySelector(`[data-layer="${layer}"]`);
+        this.bright.push({ cell, cells, next: cell.nextSibling });
+        cell.classList.add("mm-chosen");
+        cells.after(cell);
       }
     }
 
     reveal(n) {
       this.revealed = n;
-      for (const row of this.cells) row.setAttribute("opacity", Number(row.dataset.token) < n ? 1 : 0.08);
-      const shown = n >= 1 && n <= this.cells.length;
+      for (const { row } of this.rows) row.setAttribute("opacity", Number(row.dataset.token) < n ? 1 : 0.08);
+      const shown = n >= 1 && n <= this.rows.length;
       this.bar.setAttribute("visibility", shown ? "visible" : "hidden");
       if (shown) this.bar.setAttribute("y", this.top + (n - 1) * ROW);
     }

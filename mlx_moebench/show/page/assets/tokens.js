@@ -69,6 +69,7 @@ Object.assign(
         });
         this.details = make("div", { className: "mt-details" });
         this.experts = make("div", { className: "mt-experts", role: "group" });
+        this.experts.addEventListener("click", (e) => this.turn(e.target.closest("button")));
         this.heading = make("h3", { className: "mt-heading" });
         this.most = make("div", { className: "mt-most" });
         const left = this.data.left_out.sentence;
@@ -200,21 +201,24 @@ Object.assign(
         this.experts.replaceChildren(
           ...order.map((expert) => {
             const colour = this.data.colourOf(this.state.router, expert, this.state.expert);
-            const button = expertButton(expert, this.router, tokens, colour);
-            button.addEventListener("click", () => this.choose(this.state.expert === expert ? null : expert));
-            return button;
+            return expertButton(expert, this.router, tokens, colour);
           }),
         );
       }
 
       // What was chosen elsewhere on the page: a router, and one of its experts or null.
       show(router, expert = null) {
-        if (router !== this.state.router) {
-          Object.assign(this.state, { router, expert: null });
-          this.routerSelect.value = String(router);
-          this.draw("router");
-        }
-        this.choose(expert);
+        if (router === this.state.router) return this.choose(expert);
+        Object.assign(this.state, { router, expert, word: null });
+        this.routerSelect.value = String(router);
+        this.draw("router");
+      }
+
+      // The button of an expert was pressed: choose it, or none where it was chosen.
+      turn(button) {
+        if (button === null) return;
+        const expert = Number(button.dataset.expert);
+        this.choose(this.state.expert === expert ? null : expert);
       }
 
       choose(expert) {

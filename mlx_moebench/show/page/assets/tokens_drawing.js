@@ -33,7 +33,8 @@ Object.assign(
     const span = (className, textContent) => make("span", { className, textContent });
     const muted = (text) => span("mt-muted", text);
 
-    const plural = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
+    const { format: grouped } = new Intl.NumberFormat("en"); // made once: toLocaleString makes one for each number
+    const plural = (n, noun) => `${grouped(n)} ${noun}${n === 1 ? "" : "s"}`;
 
     // A text as something that can be seen: {text, strange} pieces, where strange ones stand for what cannot be.
     // running: part of a line that is read, so that spaces stay spaces.
@@ -215,7 +216,7 @@ Object.assign(
       const swatch = make("span", { className: "mt-swatch", "aria-hidden": "true" });
       swatch.style.cssText = styleOf(rgb(colour));
       const button = make("button", { type: "button" });
-      button.append(swatch, make("b", { textContent: String(expert) }), ` ${all.toLocaleString("en")}`);
+      button.append(swatch, make("b", { textContent: String(expert) }), ` ${grouped(all)}`);
       const chosen = `chosen by ${plural(all, "token")} (${((100 * all) / tokens).toFixed(0)}%)`;
       const words = `expert ${expert}: ${chosen}, first choice of ${router.first[expert]}`;
       button.setAttribute("aria-label", words);
@@ -236,7 +237,9 @@ Object.assign(
         fill(button, data.texts[word.id]);
         button.addEventListener("click", () => press(word.id));
         const share = ((100 * word.places.length) / word.occurs).toFixed(0);
-        const cells = [word.places.length, word.occurs, `${share}%`].map((n) => n.toLocaleString("en"));
+        const cells = [word.places.length, word.occurs, `${share}%`].map((n) =>
+          typeof n === "number" ? grouped(n) : n,
+        );
         return make("tr", {}, make("td", {}, button), ...cells.map((textContent) => make("td", { textContent })));
       });
       const more = words.length - rows.length;
@@ -259,7 +262,7 @@ Object.assign(
         }
         return make("li", {}, muted(`${weight.toFixed(3)}  `), line, fill(span("mt-where", ""), sequence.name, true));
       });
-      const shown = `${items.length} of ${every.length.toLocaleString("en")}`;
+      const shown = `${items.length} of ${grouped(every.length)}`;
       const caption = muted(`In context, largest gate weight first: ${shown}.`);
       return make("div", { className: "mt-contexts" }, caption, make("ol", {}, ...items));
     }
