@@ -236,8 +236,8 @@ const MoebenchMap = (() => {
       this.options.choose?.(again ? null : { ...place, expert });
     }
 
-    // Only the cells of one expert of one layer stay bright; null brings all back. A row turns faint as a whole, and the
-    // one cell of it that stays bright stands beside the others: touching each of thousands takes long enough to notice.
+    // Only the cells of one expert of one layer stay bright; null brings all back. A row turns faint as a whole, and
+    // the one cell of it that stays bright stands beside the others: touching each of thousands takes long.
     select(layer, expert) {
       this.chosen = layer === null ? null : { layer, expert };
       for (const { cell, cells, next } of this.bright) {
