@@ -144,7 +144,8 @@ def _drawn(figure: _Figure) -> str:
     height = f'height="{HEIGHT * rows + BELOW}"'
     wide = f"min-width: {LEAST * experts}px; max-width: {max(24 * experts, NARROW)}px"
     return (
-        f'<figure><figcaption>{html.escape(figure.caption)}</figcaption><div class="wide load">'
+        f"<figure><figcaption>{html.escape(figure.caption)}</figcaption>"
+        f'<div class="wide load" tabindex="0" role="group" aria-label="{html.escape(figure.caption)}">'
         f'<svg aria-hidden="true" class="names" width="{MARGIN}" {height}>{"".join(names)}</svg>'
         f'<svg role="img" aria-label="{html.escape(words)}" style="{wide}" {height}>{"".join(cells)}</svg></div>'
         f"{_scale(figure)}<p>{html.escape(figure.note)}</p></figure>"

@@ -30,7 +30,8 @@ def table_html(sides: Sequence[RoutedText]) -> str:
     second = "".join(_head(name, unit, 'scope="col"') for name, unit in below) * len(COLUMNS)
     rows = "".join(_row(sides, number) for number in range(len(sides[0].stats.specs)))
     return (
-        f'<div class="wide"><table class="routers"><thead><tr>{"".join(heads)}</tr>'
+        '<div class="wide" tabindex="0" role="region" aria-label="Routers">'
+        f'<table class="routers"><thead><tr>{"".join(heads)}</tr>'
         + (f"<tr>{second}</tr>" if two else "")
         + f"</thead><tbody>{rows}</tbody></table></div>"
     )

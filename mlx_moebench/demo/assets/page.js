@@ -3,7 +3,8 @@
 globalThis.MoebenchDemo = (() => {
   "use strict";
 
-  const dark = () => Boolean(document.querySelector("body.dark, .gradio-container.dark"));
+  let paper = false; // which is white
+  const dark = () => !paper && Boolean(document.querySelector("body.dark, .gradio-container.dark"));
 
   // The sides of the map from a `MoebenchTokens.Data`: what goes on with a sequence is joined to it.
   const sidesOf = (data) => {
@@ -79,6 +80,12 @@ globalThis.MoebenchDemo = (() => {
       choose: (chosen) => chosen && tokens?.show(chosen.router, chosen.expert),
     });
     demo.player = player;
+    for (const kind of ["beforeprint", "afterprint"]) {
+      addEventListener(kind, () => {
+        paper = kind === "beforeprint";
+        player.redraw();
+      });
+    }
     // Which layer, colour and expert are shown stays the same when other text is typed.
     element.addEventListener("moebench-view", (event) => (view = event.detail));
     const draw = () => {

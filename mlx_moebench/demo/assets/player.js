@@ -98,6 +98,11 @@ const MoebenchPlayer = (() => {
       return [first, Math.min(this.length, first + rows)];
     }
 
+    // The same in other colours.
+    redraw() {
+      if (this.shown) this.draw();
+    }
+
     draw() {
       this.drawing = null;
       const began = performance.now();

@@ -216,11 +216,10 @@ Object.assign(
       const swatch = make("span", { className: "mt-swatch", "aria-hidden": "true" });
       swatch.style.cssText = styleOf(rgb(colour));
       const button = make("button", { type: "button" });
-      button.append(swatch, make("b", { textContent: String(expert) }), ` ${grouped(all)}`);
+      // What is seen is part of the button's name, so that it can be called by voice; the rest describes it.
+      button.append(swatch, span("mt-said", "expert "), make("b", { textContent: String(expert) }), ` ${grouped(all)}`);
       const chosen = `chosen by ${plural(all, "token")} (${((100 * all) / tokens).toFixed(0)}%)`;
-      const words = `expert ${expert}: ${chosen}, first choice of ${router.first[expert]}`;
-      button.setAttribute("aria-label", words);
-      button.title = words;
+      button.title = `expert ${expert}: ${chosen}, first choice of ${router.first[expert]}`;
       button.dataset.expert = expert;
       return button;
     }
