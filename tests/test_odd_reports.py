@@ -162,6 +162,18 @@ def test_a_training_that_diverged_keeps_the_steps_before(tmp_path: Path) -> None
     assert entropies[2]["values"][20] == [1.5, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("name", ["ce", "routing_loss", "load_entropy"])
+def test_a_figure_beyond_what_squares_hold_is_no_error(tmp_path: Path, name: str) -> None:
+    folder = training_folder(tmp_path / "floor")
+    lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()[:30]]
+    lines[0][name] = [1e308] * 3 if name == "load_entropy" else 1e308
+    lines[1][name] = lines[0][name]
+    (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    inputs = read_inputs([folder])
+    assert answer(inputs).verdicts[0].parts
+    assert len(drawings(page_data(inputs), "training")) == 4
+
+
 def test_what_a_comparison_allowed_is_said_as_such() -> None:
     cautions = answer(read_inputs([RESULTS / "comparisons" / "nano_decode.json"])).cautions
     assert "Compared although the sides differ: prefill and decode." in cautions
