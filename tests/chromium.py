@@ -19,7 +19,7 @@ def executable() -> str | None:
 
 
 def wait_until(page: Any, expression: str) -> None:
-    """Wait until a JavaScript expression holds. Not wait_for_function, which has a page make code of it: ours refuse."""
+    """Wait until a JavaScript expression holds. wait_for_function would have the page make code of it; ours refuse."""
     until = time.monotonic() + 30
     while not page.evaluate(expression):
         assert time.monotonic() < until, expression

@@ -132,3 +132,9 @@ def test_nothing_is_unpickled_or_run_as_code() -> None:
                     assert called not in ("torch.load", "eval", "exec", "yaml.unsafe_load", "pandas.read_pickle"), path
                     assert keys.get("allow_pickle", "False") == "False", path
                     assert called != "yaml.load" or len(node.args) + len(keys) == 2, path
+
+
+def test_browser_tests_wait_by_asking_again() -> None:
+    """playwright's own waiting lets the page make code of a string, which our pages refuse once it has to wait."""
+    for path in (PACKAGE.parent / "tests" / "browser").glob("*.py"):
+        assert ".wait_for_function(" not in path.read_text(encoding="utf-8"), path

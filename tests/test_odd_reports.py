@@ -141,6 +141,11 @@ def test_a_training_without_its_report_is_not_called_one_without_a_loss(tmp_path
     assert "without a routing loss" not in sentence
 
 
+def test_the_title_of_a_training_names_it_once(tmp_path: Path) -> None:
+    inputs = read_inputs([training_folder(tmp_path / "floor")])
+    assert "<title>Routing of the training floor</title>" in build_page(inputs)
+
+
 def test_a_training_that_diverged_keeps_the_steps_before(tmp_path: Path) -> None:
     folder = training_folder(tmp_path / "floor")
     lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()[:30]]
@@ -148,10 +153,25 @@ def test_a_training_that_diverged_keeps_the_steps_before(tmp_path: Path) -> None
         line |= {"ce": None, "routing_loss": None, "token_entropy": [None] * 3, "load_entropy": [1.0, None, 2.0]}
     (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     inputs = read_inputs([folder])
-    assert "from 4.900 (first tenth) to no number" in answer(inputs).sentences[0]
+    said = answer(inputs)
+    assert said.verdicts[0].state == "bad"
+    assert "loss of the training batches is no number any more; at the start it was" in said.verdicts[0].sentence
+    assert said.sentences[0] == "Training floor, with entropy_floor, weight 0.5: 30 steps on 3,000 tokens."
     entropies = drawings(page_data(inputs), "training")[2]["lines"]
     assert entropies[0]["values"][19:21] == [[1.8, 1.8, 1.8], [None, None, None, None]]
     assert entropies[2]["values"][20] == [1.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["ce", "routing_loss", "load_entropy"])
+def test_a_figure_beyond_what_squares_hold_is_no_error(tmp_path: Path, name: str) -> None:
+    folder = training_folder(tmp_path / "floor")
+    lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()[:30]]
+    lines[0][name] = [1e308] * 3 if name == "load_entropy" else 1e308
+    lines[1][name] = lines[0][name]
+    (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    inputs = read_inputs([folder])
+    assert answer(inputs).verdicts[0].parts
+    assert len(drawings(page_data(inputs), "training")) == 4
 
 
 def test_what_a_comparison_allowed_is_said_as_such() -> None:

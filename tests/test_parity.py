@@ -301,7 +301,8 @@ def test_logits_with_a_cache(tmp_path: Path, row: TorchRow) -> None:
     near = max(TOLERANCE * np.abs(whole).max(), 2 * np.abs(np.hstack(expected) - whole).max())
     assert near < 1e-4
     np.testing.assert_allclose(np.hstack(logits), np.hstack(expected), atol=near, rtol=0)
-    np.testing.assert_allclose(np.hstack(logits), model(mx.array(ids)), atol=near, rtol=0)
+    # Two of MLX's own, each as far from transformers'.
+    np.testing.assert_allclose(np.hstack(logits), model(mx.array(ids)), atol=2 * near, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("mlx.core", reason="needs MLX")
+from mlx_moebench.data.training_log import is_log
 from mlx_moebench.train import LOG, train_adapter, training_config
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -118,3 +119,15 @@ def test_starting_again_without_resume_keeps_no_line(
     train_adapter(training_config(given), device="cpu")
     assert lines(tmp_path / "adapters") == undisturbed
     assert [json.loads(line)["step"] for line in undisturbed] == [0, 1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        *((text, True) for text in ('{"st', '{"step": 0, "val_c', '{"step": 0}', '{"step": 0}\n{"st')),
+        *((text, False) for text in ("{}", '{"stop": 1', "notes", "notes\n" * 2, '{"st\n{"step": 0}\n')),
+    ],
+)
+def test_the_start_of_a_first_line_is_of_a_log(tmp_path: Path, text: str, ours: bool) -> None:
+    (tmp_path / LOG).write_text(text)
+    assert is_log(tmp_path / LOG) == ours

@@ -37,3 +37,16 @@ def read_log(path: Path) -> list[Json]:
             )
         entries.append(entry)
     return entries
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file that is not empty is a log, if only the start of the first line of one that a kill cut short."""
+    try:
+        return bool(read_log(path)) or _is_cut(read_bytes(path))
+    except TrainingError:
+        return False
+
+
+def _is_cut(line: bytes) -> bool:
+    start = b'{"step": '
+    return line.startswith(start) or start.startswith(line)

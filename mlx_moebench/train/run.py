@@ -19,7 +19,7 @@ from mlx_lm.tuner.trainer import TrainingArgs, train
 from ..checkpoints import find, shortened
 from ..checkpoints.adapters import CONFIG, WEIGHTS
 from ..data.training_log import FILE as LOG
-from ..data.training_log import read_log
+from ..data.training_log import is_log
 from ..errors import RenamedError, TrainingError, needed
 from ..files import check_ours, check_output
 from ..instrument import config_of, routers_of
@@ -150,16 +150,9 @@ def _check_ours(folder: Path) -> None:
     for name, names in keys.items():
         check_output(folder / name, ".json", "file of a training", names)
     check_output(folder / "training.png", ".png", "plot")
-    check_ours(folder / LOG, "log of a training", lambda: _is_log(folder / LOG))
+    check_ours(folder / LOG, "log of a training", lambda: is_log(folder / LOG))
     for name in (BEFORE, AFTER):
         check_writable(folder / name)
-
-
-def _is_log(path: Path) -> bool:
-    try:
-        return bool(read_log(path))
-    except TrainingError:
-        return False
 
 
 def _resolved(config: TrainingConfig, model: nn.Module, folder: Path) -> TrainingConfig:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...types import Facts
 from ..inputs import Inputs, Run, Training
 from ..names import SUMMARY, data_warnings, isolated, missing, tie_warnings
-from ..numbers import count, difference, number, with_interval
+from ..numbers import count, difference, with_interval
 from .base import Value, labels, value_of
 from .differences import difference_sentence, difference_series
 from .dynamics import DynamicsSeries, dynamics_series
@@ -69,19 +69,13 @@ def _largest(values: Sequence[Value]) -> int:
 
 
 def _training(training: Training) -> str:
-    """What was trained, for how long; whether it went well stands in its verdict."""
+    """What was trained, for how long; what became of it its verdict says, alone, so that no two can disagree."""
     series = training_series(training)
     loss = series.loss
     name = "without a routing loss" if loss is None else f"with {loss.get('name')}, weight {loss.get('weight'):g}"
     name = name if series.finished else "not finished"
     steps = f"{count(len(series.steps), 'step')} on {count(series.tokens, 'token')}"
-    ends = ""
-    if len(series.steps) > 1:
-        tenth = max(1, len(series.ce) // 10)
-        first, last = (float(part.mean()) for part in (series.ce[:tenth], series.ce[-tenth:]))
-        end = f"{number(last)} nats" if last == last else "no number"
-        ends = f": cross-entropy of the batches went from {number(first)} (first tenth) to {end} (last tenth)"
-    return f"Training {isolated(series.name)}, {name}: {steps}{ends}."
+    return f"Training {isolated(series.name)}, {name}: {steps}."
 
 
 def _uncertainty(report: Facts) -> str:

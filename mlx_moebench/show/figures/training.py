@@ -156,4 +156,5 @@ def _band(series: TrainingSeries, name: str, every: int) -> Line:
 def _range(rows: Floats) -> Iterator[Value]:
     for row in rows:
         known = row[np.isfinite(row)]
-        yield Value(float(known.mean()), float(known.min()), float(known.max())) if known.size else Value(math.nan)
+        mean = float((known / max(1, known.size)).sum())  # no sum that is larger than the largest
+        yield Value(mean, float(known.min()), float(known.max())) if known.size else Value(math.nan)

@@ -60,7 +60,8 @@ def training_verdict(training: Training, others: Sequence[Training] = ()) -> Ver
     loss did not rise; else open.
     """
     entries = [entry for entry in training.log if "ce" in entry]
-    found = [one for one in (_loss(training, entries, others), _routing(training, entries)) if one is not None]
+    with np.errstate(over="ignore", invalid="ignore"):  # a sum beyond what a number holds is as bad as it looks
+        found = [one for one in (_loss(training, entries, others), _routing(training, entries)) if one is not None]
     states = [state for state, _ in found]
     state: State = "bad" if "bad" in states else "good" if set(states) == {"good"} else "open"
     order = {"bad": 0, "open": 1, "good": 2}

@@ -111,7 +111,9 @@ def _sha256(text: str) -> str:
 
 
 def _title(inputs: Inputs) -> str:
-    names = [*(run.name for run in inputs.runs), *inputs.profiles, *(t.name for t in inputs.trainings)]
+    sides = {f"{training.name} {when}" for training in inputs.trainings for when in ("before", "after")}
+    names = [f"the training {training.name}" for training in inputs.trainings]
+    names += [name for name in (*(run.name for run in inputs.runs), *inputs.profiles) if name not in sides]
     names += [str(report["data"]["name"]) for report in inputs.uncertainties]
     names += [f"{report['model']['id']}, quantised" for report in inputs.quants]
     names += [f"{report['model']['id']} over a training" for report in inputs.dynamics]
