@@ -6,10 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -24,6 +26,16 @@ def wait_until(page: Any, expression: str) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < until, expression
         page.wait_for_timeout(50)
+
+
+def assert_accessible(page: Any) -> None:
+    """No rule of axe is broken by what a page shows now."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed (make lint installs it where Node is)")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    violations = page.evaluate("axe.run().then(({ violations }) => violations)")
+    words = [f"{v['id']}: {v['help']}: {[n['target'] for n in v['nodes'][:3]]}" for v in violations]
+    assert not words, "\n".join(words)
 
 
 @pytest.fixture(scope="session")

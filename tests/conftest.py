@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from chromium import browser, open_page  # noqa: F401  # fixtures of the tests in browser/
+from demo_server import demo  # noqa: F401
 from family_rows import BY_TYPE, CONFIGS, FORM_OF, FORMS, Row, vocab_size
 from firefox import firefox  # noqa: F401
 

@@ -84,7 +84,8 @@ def build(models: Models, main: MainThread, max_tokens: int, live: bool) -> Any:
         table = gr.HTML(elem_id="routers", apply_default_css=False)
         gr.Markdown(
             "## River and cards\nA report on this text: the river of moves between layers, which its tokens run down, "
-            "a card of every expert, and all figures."
+            "a card of every expert, and all figures.",
+            elem_id="offer",
         )
         report = gr.Button("Make the report", elem_id="report", min_width=80)
         page = gr.HTML(elem_id="page", apply_default_css=False)

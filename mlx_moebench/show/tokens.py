@@ -289,6 +289,7 @@ _STYLE = """
 }
 body { margin: 0; padding: 1rem; background: var(--bg); color: var(--fg); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.2rem; margin: 0 0 0.6rem; }
+h2 { font-size: 1.05rem; margin: 0 0 0.6rem; }
 """
 
 _PAGE = """<!doctype html>
@@ -302,7 +303,7 @@ script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'">
 <style>{style}</style>
 </head>
 <body>
-<main><h1>{title}</h1><div id="tokens"></div></main>
+<main><h1>{title}</h1><h2>One layer, token by token</h2><div id="tokens"></div></main>
 <script type="application/json" id="data">{data}</script>
 <script>{script}</script>
 </body>

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromium import wait_until
+from chromium import assert_accessible, wait_until
 from page_inputs import HEBREW, HOSTILE, NANO, QUICK, uneven_stats
 
 from mlx_moebench.routing import RouterSpec
@@ -274,3 +274,12 @@ def test_the_pictures_fit_a_phone(open_page: Any, which: str, request: pytest.Fi
     page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert page.locator("#river").get_by_text("Layers 0 to 2 of 6").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation_with_tokens(open_page: Any, traced: str, scheme: str) -> None:
+    page = open_page(traced, viewport=WIDE, color_scheme=scheme)
+    page.evaluate("MB.redraws.forEach((figure) => figure.drawNow())")
+    page.locator(".mt-experts button").first.click()
+    page.locator(".mt-takes").first.wait_for()
+    assert_accessible(page)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import assert_accessible
 
 from mlx_moebench.routing import RouterSpec
 from mlx_moebench.routing.tokens import Choices, TokenSequence
@@ -339,3 +340,13 @@ def test_it_answers_a_click_at_once(open_page: Any, tmp_path: Path, shape: str) 
     assert times("document.querySelector(`[data-expert='${value}']`).click()", list(range(7)))[3] < 0.6
     assert times(set_to.format("colour"), ["entropy", "margin", "expert"])[1] < 1.0
     assert times(set_to.format("router"), ["1", "2", "3"])[1] < 1.5
+
+
+@pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, {"forced_colors": "active"}], ids=str)
+def test_axe_finds_no_violation(
+    open_page: Any, plain: tuple[str, list[TokenSequence]], options: dict[str, Any]
+) -> None:
+    page = open_page(plain[0], **options)
+    page.locator(".mt-experts button").first.click()
+    page.locator(".mt-takes").first.wait_for()
+    assert_accessible(page)

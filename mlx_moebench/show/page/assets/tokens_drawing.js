@@ -263,7 +263,8 @@ Object.assign(
       });
       const shown = `${items.length} of ${grouped(every.length)}`;
       const caption = muted(`In context, largest gate weight first: ${shown}.`);
-      return make("div", { className: "mt-contexts" }, caption, make("ol", {}, ...items));
+      const list = make("ol", { tabindex: "0", "aria-label": "In context" }, ...items); // it scrolls, by keys too
+      return make("div", { className: "mt-contexts" }, caption, list);
     }
 
     const elements = { contexts, details, expertButton, make, muted, named, scale, table, tokenElement };
