@@ -18,6 +18,7 @@ from routing_reference import make_stats
 
 from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
+from mlx_moebench.cli._result import show
 from mlx_moebench.errors import StatsError
 from mlx_moebench.routing import Plan, RouterSpec
 from mlx_moebench.show.colours import FINDINGS
@@ -489,6 +490,21 @@ def test_pages_are_numbered_files_or_the_one_that_was_asked_for(
     assert "are no layers" in fails(*some[1:], "--layers", "a-b", "-o", out)
     assert "ends before it begins" in fails(*some[1:], "--layers", "9-3", "-o", out)
     assert not out.exists()
+
+
+def test_an_option_of_another_command_names_every_page_and_replaces_none_of_others(
+    many: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `analyze --plot` ends; pictures of other commands are written by the same function."""
+    report = json.loads(many[0].read_text(encoding="utf-8"))
+    pages = [tmp_path / "p-1.svg", tmp_path / "p-2.svg"]
+    show(many[0], {"prefill": report}, False, tmp_path / "p.svg")
+    assert capsys.readouterr().out.endswith(f"; {pages[0]}; {pages[1]}\n")
+    assert all(page.is_file() for page in pages)
+    pages[1].write_bytes(b"of somebody")
+    with pytest.raises(StatsError, match=r"p-2\.svg exists and holds no plot"):
+        show(many[0], {"prefill": report}, False, tmp_path / "p.svg")
+    assert pages[1].read_bytes() == b"of somebody"
 
 
 @pytest.mark.parametrize("kind", ["dead", "dynamics", "training", "entropy"])

@@ -69,11 +69,10 @@ def quant(
     text = sealed_text(report)
     if output:
         write_aside({output: text.encode()})
-    if plot:
-        plot_quant(report, plot)
+    pages = plot_quant(report, plot) if plot else []
     if as_json:
         click.echo(text, nl=False)
         return
     print_quant(report, metrics)
-    if written := [str(path) for path in (output, plot) if path]:
+    if written := [str(path) for path in (output, *pages) if path]:
         say(f"Wrote {'; '.join(written)}")

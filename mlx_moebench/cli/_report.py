@@ -43,7 +43,7 @@ def deliver(
     places: Places,
     *,
     table: Callable[[Json], str] | None = None,
-    draw: Callable[[Json, Path], None] | None = None,
+    draw: Callable[[Json, Path], list[Path]] | None = None,
 ) -> None:
     """Write ``report`` to its places and print it, by ``show`` or as JSON."""
     from ..files import write_aside
@@ -55,14 +55,13 @@ def deliver(
         contents[places.csv] = table(report).encode()
     if contents:
         write_aside(contents)
-    if places.plot and draw:
-        draw(report, places.plot)
+    pages = draw(report, places.plot) if places.plot and draw else []
     for warning in report["model"].get("warnings", ()):
         warn(warning)
     if as_json:
         click.echo(text, nl=False)
         return
     show(report)
-    for path in places:
+    for path in (places.output, places.csv, *pages):
         if path:
             say(f"Wrote {path}")

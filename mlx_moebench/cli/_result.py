@@ -34,9 +34,8 @@ def show(output: Path, reports: Mapping[Phase, Json], as_json: bool, plot: Path 
         click.echo(whole if len(every) > 1 else next(iter(every.values())), nl=False)
     for number, (phase, report) in enumerate(reports.items()):
         picture = plot and (plot if number == 0 else plot.with_name(f"{plot.stem}.{phase}{plot.suffix}"))
-        if picture:
-            plot_load(report, picture)
+        written = plot_load(report, picture) if picture else []
         if not as_json:
             report_path, sums_path = pair_paths(output if number == 0 else decode_output(output))
             print_report(report)
-            say(f"Wrote {report_path} and {sums_path.name}" + (f"; {picture}" if picture else ""))
+            say("; ".join([f"Wrote {report_path} and {sums_path.name}", *map(str, written)]))

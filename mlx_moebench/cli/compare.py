@@ -298,8 +298,6 @@ def _write(
     report = comparison.to_dict() | {"command": command_line()} | ({"names": names} if names else {})
     text = sealed_text(report)
     output, csv, plot = places
-    if plot:
-        plot_effects(report, plot, metrics)
     contents: dict[Path, bytes] = {}
     if output:
         contents[output] = text.encode()
@@ -307,9 +305,10 @@ def _write(
         contents[csv] = comparison.to_dataframe().map(csv_cell).to_csv(index=False).encode()
     if contents:
         write_aside(contents)
+    pages = plot_effects(report, plot, metrics) if plot else []
     if as_json:
         click.echo(text, nl=False)
         return
     print_comparison(report, metrics)
-    if written := [str(path) for path in places if path]:
+    if written := [str(path) for path in (output, csv, *pages) if path]:
         say(f"Wrote {'; '.join(written)}")

@@ -95,12 +95,11 @@ def command(
         write_aside({output: text.encode()})
     if csv:
         write_aside({csv: csv_of(followed(report)).encode()})
-    if plot:
-        plot_dynamics(report, plot)
+    pages = plot_dynamics(report, plot) if plot else []
     if as_json:
         click.echo(text, nl=False)
         return
     print_dynamics(report)
-    for path in (output, csv, plot):
+    for path in (output, csv, *pages):
         if path:
             say(f"Wrote {path}")

@@ -186,8 +186,7 @@ def _write(profiles: list[Profile], output: Path, plot: Path | None, plan: Plan,
             warn(warning)
         if plot:
             place = plot if number == 0 else plot.with_name(f"{plot.stem}.{model['name']}{plot.suffix}")
-            plot_specialisation(model | {"settings": settings}, place)
-            paths.append(place)
+            paths += plot_specialisation(model | {"settings": settings}, place)
         if not as_json:
             print_profile(model, profiles[number].reports, settings)
     if as_json:

@@ -49,9 +49,9 @@ def _page(routers: Sequence[Facts], highest: Mapping[str, float]) -> Figure:
     return figure
 
 
-def plot_experts(report: Facts, path: Path) -> None:
-    """The picture of one report, as ``experts --plot`` writes it."""
-    write_picture(path, lambda: draw_experts(report))
+def plot_experts(report: Facts, path: Path) -> list[Path]:
+    """The picture of one report, as ``experts --plot`` writes it; returns its files, one a page."""
+    return write_picture(path, lambda: draw_experts(report))
 
 
 def _values(routers: Any, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:

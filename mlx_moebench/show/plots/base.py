@@ -160,9 +160,12 @@ def write_picture(
     """Write what ``draw`` returns as the suffix of ``path`` says, and return what was written.
 
     A PDF holds all pages; of another format each of several is a file, ``load-1.png``. page: only that one, from 1.
+    Raises `StatsError` where a page would replace what this package did not draw.
     """
     contents = pictures(path.suffix.lower(), draw, title, page)
     paths = [path] if len(contents) == 1 else [path.with_stem(f"{path.stem}-{n + 1}") for n in range(len(contents))]
+    for place in paths:
+        check_plot(place)
     write_aside(dict(zip(paths, contents, strict=True)))
     return paths
 

@@ -68,9 +68,9 @@ def _page(series: DifferenceSeries, metrics: Sequence[str], columns: int) -> Fig
     return figure
 
 
-def plot_effects(comparison: Facts, path: Path, metrics: Sequence[str] = DEFAULT) -> None:
-    """The picture of `Comparison.to_dict`, as ``compare --plot`` writes it."""
-    write_picture(path, lambda: draw_comparison(difference_series(comparison), metrics))
+def plot_effects(comparison: Facts, path: Path, metrics: Sequence[str] = DEFAULT) -> list[Path]:
+    """The picture of `Comparison.to_dict`, as ``compare --plot`` writes it; returns its files, one a page."""
+    return write_picture(path, lambda: draw_comparison(difference_series(comparison), metrics))
 
 
 def _panel(axis: Any, chart: Chart) -> None:

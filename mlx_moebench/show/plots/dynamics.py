@@ -69,9 +69,9 @@ def draw_dynamics(series: DynamicsSeries) -> Figure:
     return figure
 
 
-def plot_dynamics(report: Facts, path: Path) -> None:
-    """The picture of one report, as ``dynamics --plot`` writes it."""
-    write_picture(path, lambda: draw_dynamics(dynamics_series(report)))
+def plot_dynamics(report: Facts, path: Path) -> list[Path]:
+    """The picture of one report, as ``dynamics --plot`` writes it; returns its files, one a page."""
+    return write_picture(path, lambda: draw_dynamics(dynamics_series(report)))
 
 
 def _panel(axis: Any, chart: Chart, names: list[str]) -> None:

@@ -50,9 +50,9 @@ def _panels(view: View, loads: LoadSeries, most: float, *, alone: bool) -> Itera
         yield Panel(name, rest, load_heat(loads, most, kind, brief=not alone))
 
 
-def plot_load(report: Json, path: Path) -> None:
-    """The picture of one routing report, as ``analyze --plot`` writes it."""
-    write_picture(path, lambda: draw_load([View(model_name(report["model"]), report)]))
+def plot_load(report: Json, path: Path) -> list[Path]:
+    """The picture of one routing report, as ``analyze --plot`` writes it; returns its files, one a page."""
+    return write_picture(path, lambda: draw_load([View(model_name(report["model"]), report)]))
 
 
 PLOT = Plot(

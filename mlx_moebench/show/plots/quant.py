@@ -54,9 +54,9 @@ def draw_quant(series: QuantSeries) -> Figure:
     return figure
 
 
-def plot_quant(report: Facts, path: Path) -> None:
-    """The picture of one report, as ``compare --quant --plot`` writes it."""
-    write_picture(path, lambda: draw_quant(quant_series(report)))
+def plot_quant(report: Facts, path: Path) -> list[Path]:
+    """The picture of one report, as ``compare --quant --plot`` writes it; returns its files, one a page."""
+    return write_picture(path, lambda: draw_quant(quant_series(report)))
 
 
 def _draw(axis: Any, chart: Chart) -> None:

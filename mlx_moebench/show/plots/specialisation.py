@@ -57,9 +57,9 @@ def _bands(every: Sequence[DomainSeries]) -> str:
     return f"no intervals: {next((r.reason for r in routers if r.reason), 'not computed')}"
 
 
-def plot_specialisation(profile: Facts, path: Path) -> None:
-    """The picture of one model of a profile with its ``settings``, as ``profile --plot`` writes it."""
-    write_picture(path, lambda: draw_specialisation([domain_series(str(profile["name"]), profile)]))
+def plot_specialisation(profile: Facts, path: Path) -> list[Path]:
+    """The picture of one model of a profile with its ``settings``, by ``profile --plot``; returns its files, one a page."""
+    return write_picture(path, lambda: draw_specialisation([domain_series(str(profile["name"]), profile)]))
 
 
 PLOT = Plot(

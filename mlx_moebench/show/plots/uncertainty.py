@@ -67,9 +67,9 @@ def _intervals(every: Sequence[UncertaintySeries]) -> str:
     return f"no intervals: {next((loss.reason for loss in losses if loss.reason), 'not computed')}"
 
 
-def plot_uncertainty(report: Facts, path: Path) -> None:
-    """The picture of one report, as ``loss --plot`` writes it."""
-    write_picture(path, lambda: draw_uncertainty([uncertainty_series(report)]))
+def plot_uncertainty(report: Facts, path: Path) -> list[Path]:
+    """The picture of one report, as ``loss --plot`` writes it; returns its files, one a page."""
+    return write_picture(path, lambda: draw_uncertainty([uncertainty_series(report)]))
 
 
 def _colours(lines: int) -> list[Any]:
