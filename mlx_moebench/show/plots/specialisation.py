@@ -58,7 +58,7 @@ def _bands(every: Sequence[DomainSeries]) -> str:
 
 
 def plot_specialisation(profile: Facts, path: Path) -> list[Path]:
-    """The picture of one model of a profile with its ``settings``, by ``profile --plot``; returns its files, one a page."""
+    """The picture of one model of a profile with ``settings``, of ``profile --plot``; returns its files, one a page."""
     return write_picture(path, lambda: draw_specialisation([domain_series(str(profile["name"]), profile)]))
 
 
