@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from dynamics_files import write as write_course
 from page_inputs import NANO, QUICK, RESULTS, training_folder, uneven_stats
 from rich.console import Console
 from routing_reference import make_stats
@@ -24,7 +25,10 @@ from mlx_moebench.show.inputs import Inputs, Run, Training, read_inputs
 from mlx_moebench.show.numbers import even_share, share
 from mlx_moebench.show.page import build_page
 from mlx_moebench.show.tables.comparison import render as render_comparison
+from mlx_moebench.show.tables.dynamics import render as render_course
+from mlx_moebench.show.tables.loss import render as render_loss
 from mlx_moebench.show.tables.profile import render_profile
+from mlx_moebench.show.tables.quant import render as render_quant
 from mlx_moebench.show.tables.routers import render as render_report
 from mlx_moebench.show.tables.training import print_training
 
@@ -200,6 +204,19 @@ def test_the_sentence_is_the_same_everywhere(nano: Inputs) -> None:
     one = read_inputs(NANO[:1], plan=QUICK)
     assert re.sub(r"\s+", " ", said(one)) in re.sub(r"\s+", " ", shown(render_report(one.runs[0].report)))
     assert report_sentence(one.runs[0].report) == said(one)
+
+
+def test_reports_of_other_kinds_end_with_their_sentence(tmp_path: Path) -> None:
+    course = write_course(tmp_path / "course.json")
+    quant, loss = (RESULTS / kind / "nano_math.json" for kind in ("quant_drift", "uncertainty"))
+    for path, render in ((course, render_course), (quant, render_quant), (loss, render_loss)):
+        inputs = read_inputs([path])
+        table = re.sub(r"\s+", " ", shown(render(json.loads(path.read_text(encoding="utf-8")))))
+        assert table.endswith(re.sub(r"\s+", " ", said(inputs)) + " ")
+        assert said(inputs).replace("[", "\\[").replace("]", "\\]") in to_markdown(inputs)
+    rows = json.loads(quant.read_text(encoding="utf-8"))["arms"][0]["routers"]
+    kept = [row["own"]["exact_set_rate"]["value"] for row in rows]
+    assert f"fewest in layer {rows[kept.index(min(kept))]['layer']}, {min(kept):.3f} [" in said(read_inputs([quant]))
 
 
 @pytest.mark.parametrize(

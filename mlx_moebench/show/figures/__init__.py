@@ -48,6 +48,7 @@ from .dynamics import (
     DynamicsSeries,
     chance_of,
     course_chart,
+    course_sentence,
     depth_chart,
     dynamics_series,
     label_of,
@@ -68,11 +69,11 @@ from .load import (
     load_series,
     none_dead,
 )
-from .quant import QuantSeries, arm_words, kept_chart, margin_chart, quant_series
+from .quant import QuantSeries, arm_words, kept_chart, kept_sentence, margin_chart, quant_series
 from .sentences import findings_sentence, report_sentence
 from .strip import Place, Strip, strips
 from .training import TrainingSeries, training_charts, training_series
-from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncertainty_series
+from .uncertainty import Curve, UncertaintySeries, loss_chart, rho_chart, uncertainty_sentence, uncertainty_series
 from .verdicts import Verdict, training_verdict
 
 __all__ = [
@@ -118,6 +119,7 @@ __all__ = [
     "coactivation_heat",
     "coactivation_series",
     "course_chart",
+    "course_sentence",
     "dead_chart",
     "dead_series",
     "definitions",
@@ -135,6 +137,7 @@ __all__ = [
     "grouped",
     "information_chart",
     "kept_chart",
+    "kept_sentence",
     "kinds_of",
     "label_of",
     "layer_chart",
@@ -157,5 +160,6 @@ __all__ = [
     "training_charts",
     "training_series",
     "training_verdict",
+    "uncertainty_sentence",
     "uncertainty_series",
 ]

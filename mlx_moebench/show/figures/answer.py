@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from ...types import Facts
 from ..inputs import Inputs, Run, Training
 from ..names import SUMMARY, data_warnings, isolated, missing, tie_warnings
-from ..numbers import count, difference, with_interval
-from .base import Value, labels, value_of
+from ..numbers import count
+from .base import Value, value_of
 from .differences import difference_sentence, difference_series
-from .dynamics import DynamicsSeries, dynamics_series
-from .quant import QuantSeries, quant_series
+from .dynamics import course_sentence, dynamics_series
+from .quant import kept_sentence, quant_series
 from .sentences import findings_sentence, report_sentence
 from .testbed import sentences as testbed_sentences
 from .training import training_series
-from .uncertainty import uncertainty_series
+from .uncertainty import uncertainty_sentence, uncertainty_series
 from .verdicts import Verdict, training_verdict
 
 
@@ -51,21 +51,12 @@ def answer(inputs: Inputs) -> Answer:
         for name, profile in inputs.profiles.items()
     ]
     sentences += [report_sentence(run.report, run.name) for run in inputs.runs if run.name not in inputs.profiles]
-    sentences += [_uncertainty(report) for report in inputs.uncertainties]
-    sentences += [_quantised(quant_series(report)) for report in inputs.quants]
-    sentences += [_followed(dynamics_series(report)) for report in inputs.dynamics]
+    sentences += [uncertainty_sentence(uncertainty_series(report)) for report in inputs.uncertainties]
+    sentences += [kept_sentence(quant_series(report)) for report in inputs.quants]
+    sentences += [course_sentence(dynamics_series(report)) for report in inputs.dynamics]
     sentences += [sentence for report in inputs.testbeds for sentence in testbed_sentences(report)]
     facts = tuple(fact for run in inputs.runs for fact in _facts(run))
     return Answer(verdicts, tuple(sentences), facts, tuple(dict.fromkeys([*inputs.notes, *_cautions(inputs)])))
-
-
-def _words(value: Value, digits: int = 3) -> str:
-    return with_interval(value.value, value, digits)
-
-
-def _largest(values: Sequence[Value]) -> int:
-    """Number of the largest value; an undefined one is the last choice."""
-    return max(range(len(values)), key=lambda n: (values[n].value == values[n].value, values[n].value))
 
 
 def _training(training: Training) -> str:
@@ -76,44 +67,6 @@ def _training(training: Training) -> str:
     name = name if series.finished else "not finished"
     steps = f"{count(len(series.steps), 'step')} on {count(series.tokens, 'token')}"
     return f"Training {isolated(series.name)}, {name}: {steps}."
-
-
-def _uncertainty(report: Facts) -> str:
-    series = uncertainty_series(report)
-    curves = series.curves["entropy"]
-    strongest = _largest([Value(abs(c.rho.value)) for c in curves])
-    rho = curves[strongest].rho
-    where = f"layer {labels([c.router for c in curves])[strongest]}, {count(series.n_tokens, 'token')}"
-    return (
-        f"{isolated(series.name)}: routing entropy at a token correlates with the loss of the next one, at its "
-        f"strongest, by rho = {difference(rho.value, rho, 3)} ({where})."
-    )
-
-
-def _quantised(series: QuantSeries) -> str:
-    several = len(series.arms[0].overall) > 1
-    kept = [
-        f"{_words(row['exact_set_rate'])} in {arm.name}{f' ({kind} routers)' if several else ''}"
-        for arm in series.arms
-        for kind, row in arm.overall.items()
-    ]
-    return (
-        f"{isolated(series.name)}: with weights/routers quantised to so many bits, this share of "
-        f"{count(series.n_tokens, 'token')} keeps its set of experts, over all layers: {'; '.join(kept)}."
-    )
-
-
-def _followed(series: DynamicsSeries) -> str:
-    """How much of its routing a training had at its start, and how much still moved at its end."""
-    parts = []
-    for kind, course in series.overall.items():
-        of = f" ({kind} routers)" if len(series.overall) > 1 else ""
-        parts.append(
-            f"{_words(course['saturation'][0])} of a token's experts at {isolated(series.names[0])} are those of "
-            f"{isolated(series.names[-1])}{of}; from {isolated(series.names[0])} to {isolated(series.names[1])} "
-            f"{_words(course['change_rate'][1])} of them changed, to the last one {_words(course['change_rate'][-1])}"
-        )
-    return f"{isolated(series.name)}, {count(len(series.names), 'checkpoint')}: {'; '.join(parts)}."
 
 
 def _facts(run: Run) -> Iterator[Fact]:

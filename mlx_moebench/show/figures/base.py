@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ...routing.metrics import get_metric
 from ...types import Facts
-from ..numbers import count, percent
+from ..numbers import count, percent, with_interval
 
 
 class Value(NamedTuple):
@@ -54,6 +54,16 @@ def labels(routers: Sequence[RouterId]) -> list[str]:
     """``3``, or ``3 attention`` where there are several kinds of router."""
     several = len({r.router for r in routers}) > 1
     return [f"{r.layer} {r.router}" if several else str(r.layer) for r in routers]
+
+
+def in_words(value: Value) -> str:
+    """``0.912 [0.905, 0.919]``."""
+    return with_interval(value.value, value, 3)
+
+
+def largest(values: Sequence[Value]) -> int:
+    """Number of the largest value; an undefined one is the last choice."""
+    return max(range(len(values)), key=lambda n: (values[n].value == values[n].value, values[n].value))
 
 
 def value_of(value: float | None, entry: Facts | None = None) -> Value:

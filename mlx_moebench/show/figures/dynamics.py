@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...types import Facts, HostArray
-from ..names import label_and_unit, model_name
-from .base import RouterId, Value, definition, intervals_of, labels, n_of, or_nan, router_id, value_of
+from ..names import isolated, label_and_unit, model_name
+from ..numbers import count
+from .base import RouterId, Value, definition, in_words, intervals_of, labels, n_of, or_nan, router_id, value_of
 from .drawing import Chart, Heat, Line, Measure, Points, Reference, Scale, points_of
 
 OWN = {
@@ -119,6 +120,20 @@ def dynamics_series(report: Facts) -> DynamicsSeries:
         },
         tuple(tuple(np.array(at["selection_counts"]) for at in r["checkpoints"]) for r in routers),
     )
+
+
+def course_sentence(series: DynamicsSeries) -> str:
+    """How much of its routing a training had at its start, and how much still moved at its end."""
+    parts = []
+    for kind, course in series.overall.items():
+        of = f" ({kind} routers)" if len(series.overall) > 1 else ""
+        changed = course["change_rate"]
+        parts.append(
+            f"{in_words(course['saturation'][0])} of a token's experts at {isolated(series.names[0])} are those of "
+            f"{isolated(series.names[-1])}{of}; from {isolated(series.names[0])} to {isolated(series.names[1])} "
+            f"{in_words(changed[1])} of them changed, to the last one {in_words(changed[-1])}"
+        )
+    return f"{isolated(series.name)}, {count(len(series.names), 'checkpoint')}: {'; '.join(parts)}."
 
 
 def steps_of(report: Facts) -> tuple[tuple[float, ...], str]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...types import Facts
-from ..names import model_name
-from .base import RouterId, Value, intervals_of, n_of, or_nan, router_id, value_of
+from ..names import isolated, model_name
+from ..numbers import count
+from .base import RouterId, Value, in_words, intervals_of, labels, largest, n_of, or_nan, router_id, value_of
 from .drawing import Chart, Line, Points, kinds_of, points_of
 
 EXACT = "exact_set_rate"
@@ -71,6 +72,24 @@ def quant_series(report: Facts) -> QuantSeries:
         or_nan(report["settings"]["ci"].get("level")),
         tuple(router_id(r) for r in report["arms"][0]["routers"]),
         tuple(_arm(arm, report["measures"]) for arm in report["arms"]),
+    )
+
+
+def kept_sentence(series: QuantSeries) -> str:
+    """Sets of experts that each arm keeps, and in which layer fewest; the same on the page and in the terminal."""
+    several = len(series.arms[0].overall) > 1
+    names = labels(series.routers)
+    kept = []
+    for arm in series.arms:
+        overall = (
+            f"{in_words(row[EXACT])}{f' of {kind} routers' if several else ''}" for kind, row in arm.overall.items()
+        )
+        least = largest([Value(-value.value) for value in arm.own[EXACT]])
+        fewest = f"fewest in layer {names[least]}, {in_words(arm.own[EXACT][least])}"
+        kept.append(f"{' and '.join(overall)} in {isolated(arm.name)} ({fewest})")
+    return (
+        f"{isolated(series.name)}: with weights/routers quantised to so many bits, this share of "
+        f"{count(series.n_tokens, 'token')} keeps its set of experts, over all layers: {'; '.join(kept)}."
     )
 
 

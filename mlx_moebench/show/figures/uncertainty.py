@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...types import Facts
-from ..names import SCORES, model_name
-from ..numbers import with_interval
-from .base import RouterId, Value, intervals_of, labels, n_of, or_nan, router_id, value_of
+from ..names import SCORES, isolated, model_name
+from ..numbers import count, difference, with_interval
+from .base import RouterId, Value, intervals_of, labels, largest, n_of, or_nan, router_id, value_of
 from .drawing import Chart, Line, Points, Reference, kinds_of, points_of
 
 
@@ -65,6 +65,18 @@ def uncertainty_series(report: Facts) -> UncertaintySeries:
         or_nan(report["settings"]["ci"].get("level", 0.95)),
         value_of(report["mean_loss"]["value"], report["mean_loss"]),
         {score: tuple(_curve(r, r[score]) for r in report["routers"]) for score in SCORES},
+    )
+
+
+def uncertainty_sentence(series: UncertaintySeries) -> str:
+    """Where entropy and loss go together most, and how much; the same on the page, in the terminal and in Markdown."""
+    curves = series.curves["entropy"]
+    strongest = largest([Value(abs(curve.rho.value)) for curve in curves])
+    rho = curves[strongest].rho
+    where = f"layer {labels(series.routers)[strongest]}, {count(series.n_tokens, 'token')}"
+    return (
+        f"{isolated(series.name)}: routing entropy at a token correlates with the loss of the next one, at its "
+        f"strongest, by rho = {difference(rho.value, rho, 3)} ({where})."
     )
 
 

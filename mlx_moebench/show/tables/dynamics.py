@@ -10,10 +10,10 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from ...types import Json
-from ..figures import label_of
+from ..figures import course_sentence, dynamics_series, label_of
 from ..names import model_name, sizes
 from ..numbers import UNDEFINED, decimals, percent, signed, with_interval
-from .base import Terminal, plain_table, sentences
+from .base import Terminal, answered, plain_table, sentences
 
 COURSE = (
     ("saturation", "saturation"),
@@ -42,7 +42,7 @@ def render(report: Json) -> Group:
         of = f", {kind} routers" if len(report["overall"]) > 1 else ""
         parts += [_course(report, kind, of), _by_layer(report, kind, of), _depth(report, kind, of)]
         parts += [_trends(report, kind, of)] if report["trends"][kind] else []
-    return Group(*parts, sentences(_notes(report), "dim"))
+    return Group(*parts, sentences(_notes(report), "dim"), answered([course_sentence(dynamics_series(report))]))
 
 
 def _named(report: Json) -> list[str]:

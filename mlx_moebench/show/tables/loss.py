@@ -10,9 +10,10 @@ from rich.text import Text
 
 from ...printable import one_line
 from ...types import Json
+from ..figures import uncertainty_sentence, uncertainty_series
 from ..names import SCORES, model_name
 from ..numbers import UNDEFINED, decimals, with_interval
-from .base import Terminal, interval_notes, plain_table, router_table, sentences
+from .base import Terminal, answered, interval_notes, plain_table, router_table, sentences
 
 
 def print_uncertainty(report: Json, console: Console | None = None) -> None:
@@ -39,7 +40,9 @@ def render(report: Json) -> Group:
         "loss: mean, in nats, of the tenth of the tokens with the least entropy, and of that with the most."
     )
     entries = (report["mean_loss"], *(router[name] for router in report["routers"] for name in SCORES))
-    return Group(*parts, interval_notes(note, entries, ci))
+    return Group(
+        *parts, interval_notes(note, entries, ci), answered([uncertainty_sentence(uncertainty_series(report))])
+    )
 
 
 def _routers(report: Json) -> Table:

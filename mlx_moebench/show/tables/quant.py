@@ -9,10 +9,10 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from ...types import Json
-from ..figures import arm_words
+from ..figures import arm_words, kept_sentence, quant_series
 from ..names import model_name, sizes
 from ..numbers import decimals, percent, signed, with_interval
-from .base import Terminal, plain_table, sentences
+from .base import Terminal, answered, plain_table, sentences
 from .comparison import DEFAULT, SHORT
 
 COLUMNS = (
@@ -41,7 +41,7 @@ def render(report: Json, metrics: Sequence[str] = DEFAULT) -> Group:
         parts += [_overall(report, kind), _by_layer(report, kind), _by_margin(report, kind)]
         parts += [_separations(report, kind)] * bool(report["separations"])
         parts += [_metrics(report, kind, metrics)] * bool(metrics)
-    return Group(*parts, sentences(_notes(report), "dim"))
+    return Group(*parts, sentences(_notes(report), "dim"), answered([kept_sentence(quant_series(report))]))
 
 
 def _of(report: Json, kind: str) -> str:
