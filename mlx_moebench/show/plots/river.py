@@ -11,7 +11,7 @@ from ...errors import StatsError
 from ...routing.sums import Floats
 from ..colours import OTHER, diverging_map, expert_colours
 from ..figures.base import labels
-from ..figures.river import Column, RiverSeries, river_series
+from ..figures.river import POOLED, Column, RiverSeries, river_series
 from ..inputs import Inputs, Run
 from ..names import sizes
 from .base import WIDTH, Plot, lines, plain
@@ -80,7 +80,7 @@ def _heading(runs: Sequence[Run], every: Sequence[RiverSeries]) -> str:
     named = (f"{plain(run.name, 40)} on {plain(run.report['data']['name'], 40)}: {sizes(run.report)}" for run in runs)
     merged = any(column.others for series in every for column in series.columns)
     rest = "; the busiest experts, all others together and drawn smaller" if merged else ""
-    return lines(*named, f"height: selections{rest}; no intervals: moves are kept in one sum")
+    return lines(*named, f"height: selections{rest}; {POOLED}")
 
 
 def _draw_river(axis: Any, series: RiverSeries) -> None:
