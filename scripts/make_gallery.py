@@ -41,7 +41,7 @@ INPUTS = {
     "entropy": DOMAINS,
     "load": DOMAINS,
     "quant": ["results/quant_drift/nano_math.json"],
-    "river": DOMAINS,
+    "river": ["twenty_trace", "--sequence", "2"],
     "shares": DOMAINS,
     "specialisation": ["results/profiles/nano.json"],
     "testbed": ["results/testbed/testbed.json"],

@@ -22,7 +22,7 @@ from mlx_moebench.routing.tally import SCALARS
 from mlx_moebench.routing.tokens import Choices, TokenSequence
 from mlx_moebench.show.figures import domain_series, load_series
 from mlx_moebench.show.figures.cards import NEAREST, CardSeries, card_series
-from mlx_moebench.show.figures.river import BUSIEST, RiverSeries, _cost, river_series
+from mlx_moebench.show.figures.river import BUSIEST, DEFINITION, POOLED, RiverSeries, _cost, river_series
 from mlx_moebench.show.figures.token_map import token_map
 from mlx_moebench.show.inputs import Inputs, Run, read_inputs
 from mlx_moebench.show.page import SCRIPTS, build_page
@@ -144,6 +144,15 @@ def test_two_routers_of_a_layer_follow_each_other(tmp_path: Path) -> None:
     figure = section(inputs, "river")["parts"][0]["drawings"][""]
     assert [column["name"] for column in figure["columns"]] == ["0 attention", "0 mlp", "1 attention", "1 mlp"]
     assert len(figure["moves"]) == 3
+
+
+def test_page_and_plot_say_why_moves_have_no_interval(nano: Inputs) -> None:
+    (drawing,) = section(nano, "river")["parts"][0]["drawings"].values()
+    heading = str(get_plot("river").draw(nano).get_suptitle()).replace("\n", " ")
+    assert POOLED.startswith("no interval: ")
+    assert drawing["pooled"] == POOLED
+    assert POOLED in DEFINITION, "which the caption begins with"
+    assert POOLED in heading
 
 
 def section(inputs: Inputs, name: str, **settings: Any) -> dict[str, Any]:

@@ -22,10 +22,13 @@ from mlx_moebench.cli._result import show
 from mlx_moebench.errors import StatsError
 from mlx_moebench.routing import Plan, RouterSpec
 from mlx_moebench.show.colours import FINDINGS
+from mlx_moebench.show.figures.river import river_series
+from mlx_moebench.show.figures.token_map import token_map
 from mlx_moebench.show.inputs import Inputs, read_inputs
 from mlx_moebench.show.plots import get_plot, plots, write_picture
 from mlx_moebench.show.plots._heat import padded
 from mlx_moebench.show.plots.base import plain
+from mlx_moebench.show.tokens import token_data
 
 RESULTS = Path(__file__).parents[1] / "results"
 PLAN = Plan(resamples=100)
@@ -437,6 +440,27 @@ def test_even_stands_in_the_middle_of_the_one_diverging_map(folder: Path, tmp_pa
         image = figure.axes[0].images[0]
         assert image.cmap.name == "diverging"
         assert float(image.norm(1.0)) == pytest.approx(0.5)
+
+
+def test_the_paths_of_a_traced_sequence_go_through_its_first_experts(folder: Path, tmp_path: Path) -> None:
+    (trace,) = given("tokens", folder)
+    inputs = read_inputs([trace], plan=PLAN)
+    paths = drawn("river", inputs, tmp_path / "p.png", (1, 3), 1).axes[0].findobj(lambda one: one.get_gid() == "path")
+    expected = token_map(token_data(trace), 1, len(paths))
+    assert len(paths) == len(expected.texts) > 10
+    columns = {column.router.layer: column for column in river_series(inputs.runs[0]).columns}
+    for path, experts in zip(paths, expected.experts[:, 1:4], strict=True):
+        for place, expert in enumerate(experts):
+            nodes = list(columns[place + 1].experts)
+            loads = columns[place + 1].loads / columns[place + 1].loads.sum() * (1 - 0.012 * (len(nodes) - 1))
+            top = loads[: nodes.index(expert)].sum() + 0.012 * nodes.index(expert)
+            (y,) = {y for x, y in path.get_path().vertices if x == place}
+            assert top < y < top + loads[nodes.index(expert)]
+    other = read_inputs([folder / "a.json", trace], plan=PLAN)
+    with pytest.raises(StatsError, match="The trace is of another model than"):
+        get_plot("river").draw(other)
+    with pytest.raises(StatsError, match="no sequence to draw the paths of"):
+        get_plot("river").draw(read_inputs([folder / "a.json"], plan=PLAN), None, 1)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ Examples:
   mlx-moebench plot domains results/profile -o domains.pdf            the folder of a profile
   mlx-moebench plot coactivation math.json --layer 0 --layer 5 -o pairs.png
   mlx-moebench plot river math.json --layers 0-4 -o river.svg         moves from layer to layer
+  mlx-moebench plot river math.json trace --sequence 2 -o river.pdf   with the paths of the tokens of a text
   mlx-moebench plot tokens trace --sequence 2 -o tokens.pdf           a trace, or two side by side
   mlx-moebench plot card math.json trace --card 3-7 -o card.png       one expert
   mlx-moebench plot comparison before.json after.json -o effects.pdf

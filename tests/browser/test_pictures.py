@@ -114,9 +114,10 @@ def test_ribbons_tell_their_moves_and_their_lift(open_page: Any, nano: str) -> N
     page = open_page(nano, viewport=WIDE)
     drawn(page, "river")
     page.locator("#river path[data-gap]").last.dispatch_event("pointermove", {"pointerType": "mouse"})
-    assert page.locator("#tip div").count() == 3
+    assert page.locator("#tip div").count() == 4
     assert "to layer" in page.inner_text("#tip")
     assert "(chance 1)" in page.inner_text("#tip")
+    assert "no interval: the counts are pooled over all sequences" in page.inner_text("#tip")
 
 
 def test_many_layers_are_windowed(open_page: Any, tmp_path: Path) -> None:

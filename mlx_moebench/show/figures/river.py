@@ -24,10 +24,13 @@ SWEEPS = 24
 """Times that the columns are put into order, from left to right and back."""
 
 ONE_ROUTER = "the model has one router, and a river needs a next one"
+POOLED = "no interval: the counts are pooled over all sequences"
+"""Tokens of a text depend on each other, so that an interval would need the moves of each sequence, kept apart."""
+
 DEFINITION = (
     "Selections of an expert, and how many of its tokens' selections at the next router are which expert's: all K x K' "
     "pairs of a token. Lift: those pairs over what independent choices at the two routers would give, "
-    "M_ij T / (N_i N_j); chance is 1. There is no interval: moves are kept for all sequences together."
+    f"M_ij T / (N_i N_j); chance is 1. There is {POOLED}."
 )
 
 Counts = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from ...routing.sums import Floats
 from ...types import Facts, HostArray
 from ..colours import expert_colours
 from .base import labels, router_id
-from .river import Counts
+from .river import Counts, RiverSeries
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,22 @@ def token_map(view: Facts, sequence: int, most: int) -> TokenMap:
         np.stack(weights, axis=1).astype(np.float64),
         tuple(np.array(r["first"], dtype=np.int64) for r in routers),
     )
+
+
+def river_nodes(tokens: TokenMap, series: RiverSeries) -> Counts | None:
+    """[T, C] the node of each token's first expert in every column of a river; None of other routers."""
+    routers = [column.router for column in series.columns]
+    theirs = [len(counts) for counts in tokens.first]
+    if tokens.layers != tuple(labels(routers)) or theirs != [router.n_experts for router in routers]:
+        return None
+    nodes = np.empty(tokens.experts.shape, dtype=np.int64)
+    for place, column in enumerate(series.columns):
+        node_of = np.full(column.router.n_experts, len(column.experts) - 1)  # the merged ones, which stand last
+        for node, expert in enumerate(column.experts):
+            if expert is not None:
+                node_of[expert] = node
+        nodes[:, place] = node_of[tokens.experts[:, place]]
+    return nodes
 
 
 def _slots(router: Facts, name: str, kind: str) -> HostArray:

@@ -12,7 +12,7 @@ from ...types import Facts, HostArray, Json
 from ..figures import domain_series, load_series
 from ..figures.base import labels, n_of
 from ..figures.cards import LISTED, NEAREST, ORDER, CardSeries, Neighbour, card_series
-from ..figures.river import DEFINITION, RiverSeries, river_series
+from ..figures.river import DEFINITION, POOLED, RiverSeries, river_series
 from ..inputs import Inputs, Run
 from ..names import isolated, model_name, unit_of_text
 from .parts import Figure, Part, Section, Sketch, Widget
@@ -64,7 +64,8 @@ def _data(series: RiverSeries, place: int) -> Json:
         }
         for number, (name, column) in enumerate(zip(names, series.columns, strict=True))
     ]
-    return {"run": place, "columns": columns, "moves": [moves.ravel().tolist() for moves in series.moves]}
+    moves = [moves.ravel().tolist() for moves in series.moves]
+    return {"run": place, "columns": columns, "moves": moves, "pooled": POOLED}
 
 
 def token_map(tokens: Facts) -> Section:

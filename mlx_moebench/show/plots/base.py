@@ -239,6 +239,11 @@ def plain(text: object, limit: int = 60) -> str:
     return f"\u200e{shown}\u200e" if any(bidirectional(c) in ("R", "AL") for c in shown) else shown
 
 
+def visible(text: str, limit: int = 60) -> str:
+    """A token as it can be drawn, its spaces seen."""
+    return plain(text.replace(" ", "\u2423"), limit) or "''"
+
+
 def _escaped(character: str) -> str:
     return character.encode("ascii", "backslashreplace").decode() if ord(character) > 126 else repr(character)[1:-1]
 

@@ -13,7 +13,7 @@ from ..figures.token_map import TokenMap, token_map
 from ..inputs import Inputs
 from ..numbers import count
 from ..tokens import token_data
-from .base import WIDTH, Plot, lines, plain
+from .base import WIDTH, Plot, lines, plain, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,16 +89,11 @@ def _draw_map(axis: Any, one: TokenMap, colours: list[list[str]], other: TokenMa
     axis.spines[:].set_visible(False)
     step = -(-layers // 24)
     axis.set_xticks(range(0, layers, step), one.layers[::step], rotation=0 if max(map(len, one.layers)) < 4 else 60)
-    axis.set_yticks(range(tokens), [_word(text) for text in one.texts], fontsize=6, family="DejaVu Sans Mono")
+    axis.set_yticks(range(tokens), [visible(text, 14) for text in one.texts], fontsize=6, family="DejaVu Sans Mono")
     axis.xaxis.tick_top()
     axis.xaxis.set_label_position("top")
     axis.set_xlabel("layer")
     axis.set_ylabel(f"token, from {one.start}")
-
-
-def _word(text: str) -> str:
-    """A token as it can be drawn, its spaces seen."""
-    return plain(text.replace(" ", "\u2423"), 14) or "''"
 
 
 def _ink(cell: Any) -> str:

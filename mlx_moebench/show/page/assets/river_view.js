@@ -233,7 +233,7 @@
     ribbonLines({ gap, i, j, count, lift, share }) {
       const [a, b] = [this.nameOf({ column: gap, node: i }), this.nameOf({ column: gap + 1, node: j })];
       const words = `${MB.count(count, "move")}, ${MB.number(100 * share, 1)}% of the first one's`;
-      return [`${a} to ${b.toLowerCase()}`, words, `Lift ${MB.number(lift, 2)} (chance 1)`];
+      return [`${a} to ${b.toLowerCase()}`, words, `Lift ${MB.number(lift, 2)} (chance 1)`, this.drawing.pooled];
     }
 
     click(event) {
