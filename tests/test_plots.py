@@ -434,6 +434,44 @@ def test_flagged_rows_are_marked_however_many_there_are(layers: int, tmp_path: P
     assert overflowing(figure) == []
 
 
+def test_experts_are_sorted_by_load_and_by_favourite_domain(folder: Path, tmp_path: Path) -> None:
+    inputs = read_inputs([folder / "a.json", folder / "b.json"], plan=PLAN)
+    (run,) = inputs.runs
+    plain_heats, by_load, by_domain = (
+        [
+            np.array(axis.images[0].get_array())
+            for axis in drawn("load", inputs, tmp_path / "p.png", (1, 2), order).axes[:2]
+        ]
+        for order in ("number", "load", "domain")
+    )
+    assert len(run.domains) == len(plain_heats) == 2
+    for values, ordered in zip(plain_heats, by_load, strict=True):
+        np.testing.assert_array_equal(ordered, -np.sort(-values, axis=1))
+    counts = [[r["selection_counts"] for r in report["routers"][1:3]] for report in run.domains.values()]
+    tokens = [[r["n_tokens"] for r in report["routers"][1:3]] for report in run.domains.values()]
+    favourite = (np.array(counts) / np.array(tokens)[:, :, None]).argmax(axis=0)
+    for values, ordered in zip(plain_heats, by_domain, strict=True):
+        expected = [row[np.lexsort((-row, of))] for row, of in zip(values, favourite, strict=True)]
+        np.testing.assert_array_equal(ordered, expected)
+    figure = drawn("load", inputs, tmp_path / "p.png", None, "domain")
+    assert "favourite domain (data-a, data-b)" in " ".join(str(figure.get_suptitle()).split())
+    assert not [label for label in figure.axes[0].get_xticklabels() if label.get_text()], "a place is no number"
+    with pytest.raises(StatsError, match="Experts have a favourite among several domains"):
+        get_plot("load").draw(read_inputs([folder / "a.json"], plan=PLAN), None, "domain")
+
+
+def test_flagged_layers_alone(tmp_path: Path) -> None:
+    collapsed_stats().save(tmp_path / "c.json", PLAN)
+    inputs = read_inputs([tmp_path / "c.json"], plan=PLAN)
+    every = drawn("load", inputs, tmp_path / "p.png").axes[0]
+    marked = {int(line.get_ydata()[0]) for line in every.lines if line.get_marker() == ">"}
+    flagged = drawn("load", inputs, tmp_path / "p.png", None, "number", True)
+    names = [label.get_text() for label in every.get_yticklabels()]
+    assert [label.get_text() for label in flagged.axes[0].get_yticklabels()] == [names[n] for n in sorted(marked)]
+    assert 0 < len(marked) < len(names)
+    assert "flagged layers only" in str(flagged.get_suptitle())
+
+
 def test_even_stands_in_the_middle_of_the_one_diverging_map(folder: Path, tmp_path: Path) -> None:
     for kind in ("load", "coactivation"):
         figure = drawn(kind, read_inputs([folder / "a.json"]), tmp_path / "p.png")

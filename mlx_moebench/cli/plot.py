@@ -25,6 +25,7 @@ Examples:
   mlx-moebench plot tokens trace --sequence 2 -o tokens.pdf           a trace, or two side by side
   mlx-moebench plot card math.json trace --card 3-7 -o card.png       one expert
   mlx-moebench plot comparison before.json after.json -o effects.pdf
+  mlx-moebench plot load profile/ --order domain --flagged -o load.png       experts by domain, flagged layers
   mlx-moebench plot load profile/ --layers 0-15 -o load.pdf           some layers; a PDF has as many pages as it takes
   mlx-moebench plot training adapters -o training.png
 """
@@ -75,6 +76,13 @@ _OPTIONS = {
     "sequence": click.Option(
         ["--sequence"], type=click.IntRange(min=0), default=0, help="Which sequence of the trace, from 0.  [default: 0]"
     ),
+    "order": click.Option(
+        ["--order"],
+        type=click.Choice(["number", "load", "domain"]),
+        default="number",
+        help="Experts by number, by load in each layer, or by favourite domain and then load.  [default: number]",
+    ),
+    "flagged": click.Option(["--flagged"], is_flag=True, help="Only the layers that are flagged."),
     "layers": click.Option(
         ["--layer", "layers"],
         multiple=True,

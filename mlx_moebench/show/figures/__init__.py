@@ -5,6 +5,7 @@ a reason beside them.
 """
 
 from .answer import Answer, Fact, answer
+from .arranged import ORDERS, arranged
 from .base import RouterId, Value
 from .coactivation import CoactivationSeries, coactivation_heat, coactivation_series
 from .definitions import definitions
@@ -59,6 +60,7 @@ from .layers import LAYER_METRICS, LayerSeries, layer_chart, layer_series
 from .load import (
     Band,
     DeadSeries,
+    Favourites,
     LoadSeries,
     RouterLoad,
     dead_chart,
@@ -81,6 +83,7 @@ __all__ = [
     "CLEAR",
     "DASHES",
     "LAYER_METRICS",
+    "ORDERS",
     "WITHOUT",
     "Answer",
     "Band",
@@ -92,6 +95,7 @@ __all__ = [
     "DomainSeries",
     "DynamicsSeries",
     "Fact",
+    "Favourites",
     "Heat",
     "LayerSeries",
     "Line",
@@ -114,6 +118,7 @@ __all__ = [
     "Verdict",
     "answer",
     "arm_words",
+    "arranged",
     "chance_of",
     "change_heat",
     "coactivation_heat",

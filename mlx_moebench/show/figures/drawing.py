@@ -235,7 +235,7 @@ class Heat:
     neutral: what the measure with an interval is under even routing, or without a change, row by row: cells whose
     interval holds it are faded. flags: of each row the finding that it is marked for, empty for none, and
     ``flag_words`` what the marks mean. groups: the number of the domain that each cell is most of, and
-    their names.
+    their names. order: that of the columns, one of `ORDERS`.
     """
 
     title: str
@@ -261,6 +261,7 @@ class Heat:
     flag_words: str = ""
     groups: tuple[HostArray, ...] = ()
     group_names: tuple[str, ...] = ()
+    order: str = "number"
 
     @property
     def uncertain(self) -> list[npt.NDArray[np.bool_]]:

@@ -12,6 +12,7 @@ from ...types import Facts
 from ..domains import MOST_SHOWN
 from ..figures import (
     LAYER_METRICS,
+    ORDERS,
     CoactivationSeries,
     DifferenceSeries,
     DomainSeries,
@@ -158,9 +159,9 @@ def _load(runs: Sequence[Run]) -> Section:
         options = tuple((str(place), view.name) for place, (view, _) in enumerate(views))
         some = f" (the first {MOST_SHOWN} of {len(run.domains):,} domains)" if len(run.domains) > MOST_SHOWN else ""
         figures.append(Figure(drawings, "view", (Choice("view", f"Data{some}", options),)))
-    orders: tuple[tuple[str, str], ...] = (BY_NUMBER, ("each", "their load, each layer its own"))
+    orders: tuple[tuple[str, str], ...] = (BY_NUMBER, ("each", ORDERS["load"]))
     if any(run.domains for run in runs):
-        orders = (*orders, ("group", "their favourite domain, then their load"))
+        orders = (*orders, ("group", ORDERS["domain"]))
     rows = Choice("rows", "Layers", (("all", "all"), ("flagged", "flagged only")))
     choices = (Choice("order", "Experts in the order of", orders), *([rows] if flagged else []))
     return Section("load", "Load: which experts work", tuple(figures), choices)

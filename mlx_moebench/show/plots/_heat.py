@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...routing.sums import Floats
+from ...types import HostArray
 from ..colours import FINDINGS, diverging_map
 from ..figures import Heat
 from .base import HEIGHT, WIDTH, plain, tick
@@ -169,9 +170,12 @@ def _draw_panel(axis: Any, panel: Panel, values: Floats, norm: Any, room: int) -
     style = {"norm": norm, "aspect": "equal" if heat.square else "auto", "interpolation": "nearest"}
     image = axis.imshow(values, cmap=colours, alpha=np.where(faded > 0, FADED, 1.0) if faded.any() else None, **style)
     _hatch(axis, faded)
+    _divide(axis, heat.groups[panel.shown] if heat.order == "domain" else ())
     axis.set_title(plain(panel.name, max(8, room - len(panel.rest.partition("\n")[0]))) + panel.rest)
     axis.spines[:].set_visible(True)
     tick(axis.xaxis, whole=True)
+    if heat.order != "number":
+        axis.set_xticks([])  # a place is no expert's number
     if heat.square:
         tick(axis.yaxis, whole=True)
         return image
@@ -202,6 +206,14 @@ def _hatch(axis: Any, faded: Floats) -> None:
     axis.add_patch(
         PathPatch(Path.make_compound_path(*areas), fill=False, lw=0, hatch="/////", edgecolor="0.72", zorder=1.5)
     )
+
+
+def _divide(axis: Any, groups: Sequence[HostArray]) -> None:
+    """A line between neighbours of different groups."""
+    edges = [(np.flatnonzero(np.diff(row)) + 0.5, y) for y, row in enumerate(groups)]
+    if edges:
+        x, y = (np.concatenate(one) for one in zip(*((at, np.full(len(at), y)) for at, y in edges), strict=True))
+        axis.vlines(x, y - 0.5, y + 0.5, color="black", linewidth=1.2)
 
 
 def _mark(axis: Any, flags: Sequence[str]) -> None:

@@ -69,15 +69,15 @@ class Plot:
     needs: the inputs it is drawn from, in words. draw: ``draw(inputs)``, or ``draw(inputs, layers)``; raises
     `StatsError` where the inputs lack it. options: those that mean something to it, ``layers`` to draw and what a
     comparison is to ``allow``; ``span``: only the routers of these layers, (first, last); ``card``: which expert, named
-    as its card on a page; ``sequence``: which one of a trace. pages: all pages with the same arguments, of a picture
-    that may have several; ``draw`` returns the first.
+    as its card on a page; ``sequence``: which one of a trace; ``order`` and ``flagged``: as for `arranged`. pages: all
+    pages with the same arguments, of a picture that may have several; ``draw`` returns the first.
     """
 
     name: str
     summary: str
     needs: str
     draw: Callable[..., Figure]
-    options: tuple[Literal["layers", "allow", "span", "card", "sequence"], ...] = ()
+    options: tuple[Literal["layers", "allow", "span", "card", "sequence", "order", "flagged"], ...] = ()
     pages: Callable[..., list[Figure]] | None = None
 
     def every(self, *arguments: Any, **options: Any) -> list[Figure]:
