@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from dynamics_files import write as write_course
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from page_inputs import collapsed_stats
 from routing_reference import make_stats
 
@@ -153,6 +154,14 @@ def test_files_carry_no_date(suffix: str, start: bytes, folder: Path, tmp_path: 
     assert content.startswith(start)
     assert content == (tmp_path / f"second{suffix}").read_bytes()
     assert b"/Type3" not in content, "journals refuse Type 3 fonts"
+
+
+def test_no_last_digit_of_a_layout_reaches_a_file(folder: Path, tmp_path: Path) -> None:
+    """The solver of layouts gives others each time, and clip paths of an SVG are named by them."""
+    figure = drawn("load", read_inputs([folder / "a.json", folder / "b.json"]), tmp_path / "p.svg")
+    assert isinstance(figure.get_layout_engine(), PlaceHolderLayoutEngine), "nothing moves them again"
+    places = [part for axis in figure.axes for part in axis.get_position().bounds]
+    assert places == pytest.approx([round(part, 6) for part in places], rel=0, abs=1e-12)
 
 
 @each_of_routers

@@ -196,7 +196,22 @@ def pictures(
         figures = figures if page is None else figures[page - 1 : page]
         for figure in figures if title is not None else ():
             figure.suptitle(lines(plain(title, 400)))
+        for figure in figures:
+            _settle(figure)
         return [_pdf(figures)] if kind == ".pdf" else [_image(kind, figure) for figure in figures]
+
+
+def _settle(figure: Figure) -> None:
+    """Lay a figure out once, for good, and round where its axes are.
+
+    The solver of constrained layouts goes by the addresses of its constraints: the last digits differ from one time to
+    the next, and with them the names of clip paths in an SVG.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axis in figure.axes:
+        left, bottom, width, height = (round(float(part), 6) for part in axis.get_position().bounds)
+        axis.set_position((left, bottom, width, height))
 
 
 MADE = "made by mlx-moebench"
