@@ -1,10 +1,10 @@
-"""Throughput of ``mlx-moebench serve`` over that of mlx-lm's server, on the same requests.
+"""Throughput of ``mlx-moebench serve`` over that of mlx-lm's server, and with ``--last-tokens`` over without.
 
 python benchmarks/serve.py [--rounds 10] [--part width nano] [--rows 8] [--tokens 48] [--quick] [--json PATH]
 
-Two servers run side by side, one of each kind, with the same checkpoint: ``width``, two layers of OLMoE's real widths
+Three servers run side by side, one of each kind, with the same checkpoint: ``width``, two layers of OLMoE's real widths
 with random float32 weights (4 GB for each server), or ``nano``, the embedded model. A round sends ``--rows`` requests
-at once to one of them and waits for all; rounds alternate between the two, and so does which goes first. Prompts are
+at once to one of them and waits for all; rounds alternate between them, and so does which goes first. Prompts are
 new in every pair, so that no prompt cache helps. Read the ratio, not the rates. The answers are compared, too.
 
 After the rounds of a model it says, from a run of its own, which share of the processor time of the thread that
@@ -38,7 +38,11 @@ from mlx_moebench.models import select_device
 import mlx.core as mx  # isort: skip  # after the package, which loads a fast BLAS first
 from mlx.utils import tree_flatten  # isort: skip
 
+KEPT = 64
+"""Of ``--last-tokens``: the tokens of each request whose choices are kept for the live page."""
+
 OURS = "from mlx_moebench.cli import main\nmain(['serve', '--output', sys.argv.pop(1), *sys.argv[1:]])"
+KEEPING = OURS.replace("'serve',", f"'serve', '--last-tokens', '{KEPT}',")
 THEIRS = "sys.argv.pop(1)\nfrom mlx_lm import server\nserver.main()"
 PROFILED = """
 import atexit, json, time
@@ -128,10 +132,9 @@ def prompts(pair: int, rows: int) -> list[str]:
 
 
 def compare(part: str, model: Path, folder: Path, args: argparse.Namespace, results: Results) -> None:
-    """Add the ratio of the rates, after one round that warms up."""
-    servers = {
-        name: Server(code, model, folder, f"{part}-{name}") for name, code in (("mlx-lm", THEIRS), ("serve", OURS))
-    }
+    """Add the ratios of the rates, after one round that warms up."""
+    kinds = {"mlx-lm": THEIRS, "serve": OURS, "keeping": KEEPING}
+    servers = {name: Server(code, model, folder, f"{part}-{name}") for name, code in kinds.items()}
     answers: dict[str, list[list[str]]] = {name: [] for name in servers}
 
     def arm(name: str) -> Callable[[], float]:
@@ -149,7 +152,10 @@ def compare(part: str, model: Path, folder: Path, args: argparse.Namespace, resu
         server.end()
     what = f"{part}, {args.rows} requests at once of {args.tokens} tokens"
     results.ratio(f"serve, {what}", "mlx-lm's server", rates["serve"], rates["mlx-lm"], "tokens/s, more is faster")
-    same = sum(ours == theirs for ours, theirs in zip(*answers.values(), strict=True))
+    results.ratio(
+        f"serve --last-tokens {KEPT}, {what}", "serve", rates["keeping"], rates["serve"], "tokens/s, more is faster"
+    )
+    same = sum(ours == theirs == kept for theirs, ours, kept in zip(*answers.values(), strict=True))
     results.note(f"{part}: the same answers in {same} of {args.rounds + 1} rounds.")
 
 

@@ -243,6 +243,28 @@ def test_counts_are_those_without_the_last_tokens(make_tiny: Any, cpu: None) -> 
     assert len(answer["experts"]) == 5
 
 
+def test_last_tokens_are_the_same_tallied_together_and_one_by_one(make_tiny: Any, cpu: None) -> None:
+    from mlx_lm.generate import BatchGenerator
+
+    class OneByOne(ServedStats):
+        together = 1
+
+    model = make_tiny()
+    every = [ServedStats(model, last_tokens=20), OneByOne(model, last_tokens=20)]
+    generator = BatchGenerator(model, max_tokens=70, prefill_step_size=4)
+    generator.insert([[5, 6, 7], [8, 9, 10, 11, 12, 13]], [70, 45])
+    for _ in range(100):
+        generator.next()
+    generator.close()
+    for one in every:
+        with one.holding():
+            pass
+    together, single = ([request.last for request in one.last._requests.values()] for one in every)  # type: ignore[union-attr]
+    assert sorted(map(list, together)) == sorted(map(list, single))
+    assert [len(last) for last in together] == [20, 20]
+    assert every[0].last.answer(every[0].specs) == every[1].last.answer(every[1].specs)  # type: ignore[union-attr]
+
+
 # -- models that come and go -----------------------------------------------------------------------------------------
 
 

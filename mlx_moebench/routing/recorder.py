@@ -302,7 +302,7 @@ class Recorder(Announced):
 
     def _finish(self, forward: Forward) -> None:
         """Tally a forward whose positions are known, now or with others."""
-        if self.together == 1 or self._tokens is not None:
+        if self.together == 1:
             self._tally(forward)
             if len(self._queue) >= QUEUE:
                 self._unless_read(self._flush)
