@@ -6,6 +6,7 @@ environment beside the fields of its class (``REQUIRED``) may be missing from st
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def schema_text(name: str) -> str:
     for one in _structs(whole):
         component = components[one.__name__]
         component |= getattr(one, "RULES", {})
+        if "description" in component:  # of the docstring, which Python dedents itself from 3.13 on
+            component["description"] = inspect.cleandoc(component["description"])
         component["required"] = [*component.get("required", ()), *getattr(one, "REQUIRED", ())]
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | components.pop(whole.__name__)
     return json.dumps(schema | {"title": title, "$defs": dict(sorted(components.items()))}, indent=2) + "\n"
