@@ -21,8 +21,8 @@ NO_NUMBERS = "The numbers of a forward were none, and it is not recorded; the lo
 class ServedStats(LiveRoutingStats):
     """As `attach` makes them; a forward that cannot be counted is left out and counted in ``dropped``, never raised.
 
-    sequences: that are kept apart, see `Recorder.most`. last_tokens: whose choices are kept, see `LastTokens`. Steps are
-    tallied together, and whoever reads has those tallied that have run.
+    sequences: that are kept apart, see `Recorder.most`. last_tokens: whose choices are kept, see `LastTokens`. Steps
+    are tallied together, and whoever reads has those tallied that have run.
     """
 
     together = 32
