@@ -20,9 +20,11 @@ from routing_reference import make_stats
 from mlx_moebench import RoutingStats
 from mlx_moebench.cli import main
 from mlx_moebench.cli._result import show
+from mlx_moebench.cli.plot import _OPTIONS as OPTIONS
 from mlx_moebench.errors import StatsError
 from mlx_moebench.routing import Plan, RouterSpec
 from mlx_moebench.show.colours import FINDINGS
+from mlx_moebench.show.figures import ORDERS
 from mlx_moebench.show.figures.river import river_series
 from mlx_moebench.show.figures.token_map import token_map
 from mlx_moebench.show.inputs import Inputs, read_inputs
@@ -467,6 +469,11 @@ def test_experts_are_sorted_by_load_and_by_favourite_domain(folder: Path, tmp_pa
     assert not [label for label in figure.axes[0].get_xticklabels() if label.get_text()], "a place is no number"
     with pytest.raises(StatsError, match="Experts have a favourite among several domains"):
         get_plot("load").draw(read_inputs([folder / "a.json"], plan=PLAN), None, "domain")
+
+
+def test_the_orders_of_the_command_are_those_there_are() -> None:
+    """The command line names them again, since it starts without what draws."""
+    assert list(OPTIONS["order"].type.choices) == list(ORDERS)
 
 
 def test_flagged_layers_alone(tmp_path: Path) -> None:
