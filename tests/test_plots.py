@@ -471,6 +471,15 @@ def test_experts_are_sorted_by_load_and_by_favourite_domain(folder: Path, tmp_pa
         get_plot("load").draw(read_inputs([folder / "a.json"], plan=PLAN), None, "domain")
 
 
+def test_the_interval_of_a_single_layer_is_a_bar(tmp_path: Path) -> None:
+    make_stats(specs=(RouterSpec(0, 0, "mlp", 8, 2),)).save(tmp_path / "one.json", PLAN)
+    inputs = read_inputs([tmp_path / "one.json"], plan=PLAN)
+    axis = drawn("entropy", inputs, tmp_path / "p.png").axes[0]
+    entry = inputs.runs[0].report["routers"][0]["ci"]["mean_entropy"]
+    heights = [segment[:, 1].tolist() for lines in axis.collections for segment in lines.get_segments()]
+    assert [entry["low"], entry["high"]] in heights
+
+
 def test_the_orders_of_the_command_are_those_there_are() -> None:
     """The command line names them again, since it starts without what draws."""
     assert list(OPTIONS["order"].type.choices) == list(ORDERS)

@@ -22,8 +22,8 @@ def draw_line(axis: Any, line: Line, *, color: Any, band: float = 0.2, **style: 
     """The values joined, each interval as part of a band of that opacity; ``style`` is matplotlib's."""
     x, ends = line.points.x, np.array([[v.low, v.high] for v in line.values])
     axis.plot(x, [v.value for v in line.values], color=color, **style)
-    # Where a single point has an interval and its neighbours none, a band would not be seen: then bars.
-    if np.isfinite(ends).all():
+    # Where a point is alone, or has an interval and its neighbours none, a band would not be seen: then bars.
+    if len(x) > 1 and np.isfinite(ends).all():
         axis.fill_between(x, ends[:, 0], ends[:, 1], color=color, alpha=band, lw=0)
     else:
         axis.vlines(x, ends[:, 0], ends[:, 1], color=color, lw=1)
